@@ -1,0 +1,1 @@
+"""FUSE adapter: translate a request, call vfs, translate the answer back. Nothing else knows pyfuse3."""

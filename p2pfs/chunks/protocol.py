@@ -1,0 +1,62 @@
+"""Stores of sealed chunks. One conformance suite: tests/contract/test_chunk_store.py."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.wire.chunks import Receipt
+
+
+class Blocks(NamedTuple):
+    """A run of blocks of a chunk."""
+
+    first: int
+    count: int
+
+
+Check = Callable[[memoryview], object]
+
+
+class ChunkStore(Protocol):
+    """Keeps immutable sealed chunks under (volume, id).
+
+    Implementations: directory and memory (hold them), remote (one peer over net), and wrappers: replicated, cached,
+    limited, faulty. Callers verify what they get by its authentication tags; a store that holds chunks verifies them
+    too and never returns bytes it knows to be wrong.
+    """
+
+    async def put(self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer]) -> list[Receipt]:
+        """Store a chunk whose sealed bytes are the concatenation of `parts`. Idempotent: again is fine and gives a
+        newer `put_seq`.
+
+        Durability: on return each receipt's peer has it on stable storage.
+
+        Raises:
+            Misuse: The bytes are not those of `chunk`.
+            NoSpace: There is no room, or the reservation does not cover it.
+            Unavailable: Too few stores answered within the deadline; what was stored stays.
+        """
+        ...
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        """Sealed bytes of some blocks; `size` is the whole chunk's sealed size as the caller knows it.
+
+        The view is the caller's: nobody changes its bytes later. `check` raises Corrupt on bytes that do not open: a
+        store with several sources then counts that source as lying and goes on to the next.
+
+        Raises:
+            NotFound: No store that answered has it.
+            Corrupt: The copy here is damaged (and now quarantined).
+            Unavailable: Nobody answered within the deadline.
+        """
+        ...
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        """Whether a copy is there, without reading it."""
+        ...
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        """Move the copy to the trash unless it was put again since `put_seq`. Absent is fine."""
+        ...

@@ -1,0 +1,93 @@
+"""One tree of errors. Callers catch by meaning; the edge that owns a library maps its exceptions to these.
+
+errno, HTTP statuses and exit codes are *not* here: they live in p2pfs_mount.errno, p2pfs.wire.failures and
+p2pfs.exitcodes.
+"""
+
+
+class PoolError(Exception):
+    """Anything this project raises on purpose. `str(error)` is one sentence for a person."""
+
+
+class Semantic(PoolError):
+    """The request was understood and refused; trying again unchanged gives the same answer."""
+
+
+class NotFound(Semantic):
+    """No such inode, dentry, chunk, volume or node."""
+
+
+class Exists(Semantic):
+    """The name, volume or node is already there."""
+
+
+class NotDirectory(Semantic):
+    """A directory was needed."""
+
+
+class IsDirectory(Semantic):
+    """Something other than a directory was needed."""
+
+
+class NotEmpty(Semantic):
+    """The directory has entries."""
+
+
+class Loop(Semantic):
+    """A directory would be moved below itself."""
+
+
+class TooLarge(Semantic):
+    """Beyond a limit of the format: file size, name, target, links."""
+
+
+class Denied(Semantic):
+    """The caller's certificate, role or membership does not allow this."""
+
+
+class Invalid(Semantic):
+    """Arguments that cannot be meant: bad flags, a rename that makes no sense."""
+
+
+class NoSpace(Semantic):
+    """No peers have room for another `min_replicas` copies."""
+
+
+class OverQuota(Semantic):
+    """The owner's share is used up."""
+
+
+class Conflict(Semantic):
+    """The state the change builds on is no longer the state; fetch again and retry."""
+
+
+class Gone(Semantic):
+    """The chunk is being purged: put it again."""
+
+
+class Unavailable(PoolError):
+    """Nobody who could answer did, within the deadline. Retriable."""
+
+
+class CoordinatorAway(Unavailable):
+    """The coordinator does not answer; reads may go on from caches and peers."""
+
+
+class Corrupt(PoolError):
+    """Bytes that do not authenticate: never shown, counted, reported, repaired."""
+
+
+class Fenced(PoolError):
+    """The session, epoch or incarnation is no longer valid; its holder must not write any more."""
+
+
+class Misuse(PoolError):
+    """A message or call that breaks the protocol: a bug or an attack, never weather."""
+
+
+class UserError(PoolError):
+    """A mistake of the person at the command line: one sentence that says what to do, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

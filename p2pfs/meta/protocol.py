@@ -1,0 +1,55 @@
+"""The namespace of one volume as a mount sees it. One conformance suite: tests/contract/test_namespace.py."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from p2pfs.types import ChunkId, DentryId, InodeId
+from p2pfs.wire.namespace import Applied, Attributes, ChunkPlace, DirectoryPage, Entry, ExtentPage, Operation, Space
+
+
+class Namespace(Protocol):
+    """One volume's tree within one session. All names and contents are sealed; see wire.namespace for each operation.
+
+    Every method may raise CoordinatorAway (nobody answered within the deadline) and Fenced (the session is over: it
+    must not be used any more). Questions are answered from one committed state; what `apply` returned is visible to
+    every later question of every session.
+    """
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Entry:
+        """The dentry of a sealed name. Raises NotFound, NotDirectory."""
+        ...
+
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """Raises NotFound."""
+        ...
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        """Dentries numbered above `after`, ascending, at most `limit`. Raises NotFound, NotDirectory."""
+        ...
+
+    async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
+        """Every live extent of one 256 MiB range with the inode's attributes, in one snapshot. Raises NotFound."""
+        ...
+
+    async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
+        """Where copies are now; unknown chunks are left out."""
+        ...
+
+    async def space(self) -> Space: ...
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        """Do all operations in order in one transaction, or none.
+
+        Durability: on return the change is committed on the coordinator's stable storage. Retrying is the
+        implementation's business: an operation is never applied twice.
+
+        Cancellation: the change may or may not have been made.
+
+        Raises:
+            Semantic: What the first refused operation raises; nothing was changed.
+        """
+        ...
+
+    async def new_ids(self, count: int) -> range:
+        """`count` inode or dentry numbers never used before in this volume, consecutive."""
+        ...

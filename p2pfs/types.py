@@ -1,0 +1,97 @@
+"""The vocabulary: identifiers, sizes and enumerations that every layer shares.
+
+Nothing here does anything; ids are types so that a signature says which number it wants.
+"""
+
+import enum
+from typing import Final, NewType
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+BLOCK_BYTES: Final = 64 * KIB
+"""Plain bytes of a full block, the unit of authentication and of a partial read."""
+CHUNK_BYTES: Final = MIB
+"""Most plain bytes of a chunk; also the span of file bytes one extent index covers."""
+TAG_BYTES: Final = 16
+"""Authentication tag at the end of each sealed block."""
+BLOCKS_PER_CHUNK: Final = CHUNK_BYTES // BLOCK_BYTES
+SEALED_CHUNK_BYTES: Final = CHUNK_BYTES + BLOCKS_PER_CHUNK * TAG_BYTES
+"""Most bytes a sealed chunk has on the wire and on a peer's disk."""
+DIGEST_RANGE_BYTES: Final = 256 * MIB
+"""File bytes covered by one digest of an inode head."""
+INDICES_PER_RANGE: Final = DIGEST_RANGE_BYTES // CHUNK_BYTES
+MAX_LAYERS: Final = 16
+"""Extents of one MiB beyond which a mount compacts."""
+MAX_NAME_BYTES: Final = 255
+MAX_TARGET_BYTES: Final = 4095
+MAX_FILE_BYTES: Final = 1 << 50
+
+PoolId = NewType("PoolId", str)
+"""32 lower-case hexadecimal digits, random."""
+NodeId = NewType("NodeId", str)
+"""32 lower-case hexadecimal digits, random, never reused."""
+PeerNumber = NewType("PeerNumber", int)
+"""32 bit, given by the coordinator to a node with the role peer; rows use it instead of the node id."""
+VolumeId = NewType("VolumeId", int)
+"""63 bit, random; sixteen hexadecimal digits in addresses and on disks."""
+InodeId = NewType("InodeId", int)
+"""63 bit, per volume, never reused."""
+DentryId = NewType("DentryId", int)
+"""63 bit, per volume, never reused; the readdir cookie. Drawn from the same blocks as inode numbers."""
+ChunkId = NewType("ChunkId", bytes)
+"""32 bytes: BLAKE3 over the hashes of the sealed blocks (format.chunk)."""
+ChunkKey = NewType("ChunkKey", bytes)
+"""32 bytes: the AES-256-GCM key of one chunk."""
+GroupId = NewType("GroupId", int)
+"""The first 16 bits of a chunk id."""
+SessionId = NewType("SessionId", str)
+"""32 hexadecimal digits naming one mount's conversation with the coordinator."""
+
+ROOT_INODE: Final = InodeId(1)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Kind(enum.IntEnum):
+    """What an inode is. Persisted and sealed: never renumber."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+    CHARACTER = 6
+    BLOCK = 7
+
+
+class Role(enum.StrEnum):
+    """What a node's certificate lets it be."""
+
+    COORDINATOR = "coordinator"
+    PEER = "peer"
+    CLIENT = "client"
+    ADMIN = "admin"
+
+
+class PeerState(enum.StrEnum):
+    """A peer as the coordinator sees it; only UP and SUSPECT peers count as holding readable copies."""
+
+    UP = "up"
+    SUSPECT = "suspect"
+    DOWN = "down"
+    REVOKED = "revoked"
+
+
+class Health(enum.StrEnum):
+    """The whole pool in one word."""
+
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def volume_name(volume: VolumeId) -> str:
+    """Sixteen hexadecimal digits, as used in addresses and on peers' disks."""
+    return f"{volume:016x}"

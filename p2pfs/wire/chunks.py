@@ -1,0 +1,64 @@
+"""Chunk traffic on the wire: receipts and reservation tokens, with the exact bytes they authenticate.
+
+`PUT /volumes/{volume}/chunks/{id}` carries a token in the header `P2pfs-Reservation` (hexadecimal of its msgpack) and
+answers with a Receipt; `GET` takes a `Range` over the sealed bytes; both bodies are the sealed chunk itself.
+"""
+
+from typing import Final
+
+import msgspec
+
+from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
+
+RESERVATION_HEADER: Final = "P2pfs-Reservation"
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """A peer's proof that it holds a chunk on stable storage; only the coordinator can check `mac`."""
+
+    peer: int
+    put_seq: int  # rises with every PUT on that peer; a delete names the one it means
+    mac: bytes  # 16 bytes: BLAKE3 keyed by the peer's receipt key over receipt_message()
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """Room promised to `sender` on one peer until `expires_s`; signed by the coordinator (Ed25519)."""
+
+    id: int  # 63 bit; a peer counts the bytes stored under it
+    sender: str  # node id
+    volume: int
+    peer: int
+    room_bytes: int  # sealed bytes
+    expires_s: int  # UTC
+    signature: bytes = b""
+
+
+def receipt_message(pool: PoolId, peer: PeerNumber, volume: VolumeId, chunk: ChunkId, size: int, put_seq: int) -> bytes:
+    """The bytes a receipt's MAC covers: label, then every field at a fixed width (docs/protocol.md)."""
+    return b"".join(
+        (
+            b"p2pfs receipt 1\0",
+            bytes.fromhex(pool),
+            peer.to_bytes(4, "big"),
+            volume.to_bytes(8, "big"),
+            chunk,
+            size.to_bytes(4, "big"),
+            put_seq.to_bytes(8, "big"),
+        )
+    )
+
+
+def token_message(pool: PoolId, token: Token) -> bytes:
+    """The bytes a token's signature covers."""
+    return b"".join(
+        (
+            b"p2pfs reservation 1\0",
+            bytes.fromhex(pool),
+            token.id.to_bytes(8, "big"),
+            bytes.fromhex(NodeId(token.sender)),
+            token.volume.to_bytes(8, "big"),
+            token.peer.to_bytes(4, "big"),
+            token.room_bytes.to_bytes(8, "big"),
+            token.expires_s.to_bytes(8, "big"),
+        )
+    )

@@ -1,0 +1,136 @@
+"""Membership on the wire: joining, certificates, heartbeats, the pool map, status."""
+
+import msgspec
+
+
+class PeerInfo(msgspec.Struct, frozen=True):
+    """One peer in the pool map. Placement uses `capacity` of all members; readers skip what is not reachable."""
+
+    number: int
+    node: str
+    name: str
+    owner: str
+    zone: str
+    addresses: list[str]  # "host:port", best first
+    capacity: int  # bytes offered
+    free: int  # bytes not yet used or promised
+    state: str  # types.PeerState
+
+
+class PoolMap(msgspec.Struct, frozen=True):
+    """`GET /map`. `version` rises when anything but `free` changes."""
+
+    pool: str
+    version: int
+    incarnation: int
+    replicas: int
+    min_replicas: int
+    peers: list[PeerInfo]
+
+
+class JoinRequest(msgspec.Struct, frozen=True):
+    """`POST /join` without a certificate. The secret is proof; the key is bound to the invite at first use."""
+
+    secret: bytes
+    csr: bytes  # PKCS#10, DER
+
+
+class JoinAnswer(msgspec.Struct, frozen=True):
+    """What a new node must know; `certificate` and `ca` are DER."""
+
+    pool: str
+    node: str
+    name: str
+    owner: str
+    zone: str
+    roles: list[str]
+    certificate: bytes
+    ca: bytes
+    coordinator: str  # node id every later connection must find
+    peer: int = 0  # peer number where the role peer was given
+
+
+class RenewRequest(msgspec.Struct, frozen=True):
+    """`POST /renew` with the old certificate, for the same key or a new one."""
+
+    csr: bytes
+
+
+class RenewAnswer(msgspec.Struct, frozen=True):
+    certificate: bytes
+
+
+class InviteRequest(msgspec.Struct, frozen=True):
+    """`POST /invites` by an admin. `name` is `owner@machine`."""
+
+    name: str
+    roles: list[str]
+    zone: str = ""
+    capacity: int = 0  # greatest bytes a peer may offer; 0: no limit
+    lifetime_s: int = 86400
+
+
+class InviteAnswer(msgspec.Struct, frozen=True):
+    invite: str  # the text to hand over: format.invites
+
+
+class Revocations(msgspec.Struct, frozen=True):
+    """Everything revoked so far: servers refuse these nodes and serials and close their live connections."""
+
+    version: int
+    nodes: list[str]
+    serials: list[str]  # hexadecimal
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """What psutil says of a peer's machine; all bytes, shares 0…1, rates bytes a second."""
+
+    disk_total: int
+    disk_free: int
+    memory_total: int
+    memory_available: int
+    cpu_count: int
+    cpu_load: float
+    net_sent: int
+    net_received: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """`POST /heartbeat` by a peer every `heartbeat` seconds."""
+
+    addresses: list[str]
+    capacity: int
+    used: int
+    trash: int
+    chunks: int
+    clock_s: float
+    resources: Resources
+    map_version: int
+    revocations_version: int
+    corrupt: list[tuple[int, bytes]] = []  # (volume, chunk) quarantined since the last acknowledged heartbeat
+    version: str = ""
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True):
+    """`receipt_key` and `token_key` let the peer sign receipts and check tokens."""
+
+    peer: int
+    map_version: int
+    receipt_key: bytes
+    token_key: bytes  # Ed25519 public key, raw
+    capacity: int  # what the pool lets this peer offer
+    interval_s: float
+    revocations: Revocations | None = None  # when newer than the peer's
+    coordinator_clock_s: float = 0.0
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """`GET /nodes`."""
+
+    node: str
+    name: str
+    owner: str
+    zone: str
+    roles: list[str]
+    revoked: bool
+    peer: int

@@ -1,0 +1,87 @@
+"""Who may do what: every route of every server, in one table.
+
+`docs/protocol.md` and the authorisation tests are made from it. A server looks a request up here before any handler
+runs; a route that is not here does not exist.
+"""
+
+from typing import Final
+
+import msgspec
+
+from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, Role
+
+ANYONE: Final = frozenset(Role)
+"""Every role; a valid certificate of the pool is still required."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One thing a server does.
+
+    `members`: the {volume} or {session} in the path must belong to the caller's owner. `anonymous`: no certificate is
+    needed. `lapsed`: a certificate expired up to 90 days is accepted. Exactly these weaken the rule "valid certificate
+    with one of `roles`".
+    """
+
+    name: str
+    method: str
+    path: str  # segments in braces are parameters
+    roles: frozenset[Role]
+    body_limit: int = 64 * KIB
+    members: bool = False
+    anonymous: bool = False
+    lapsed: bool = False
+
+
+_MOUNT: Final = frozenset({Role.CLIENT})
+_ADMIN: Final = frozenset({Role.ADMIN})
+_PEER: Final = frozenset({Role.PEER})
+
+COORDINATOR_ROUTES: Final = (
+    Route("join", "POST", "/join", frozenset(), body_limit=8 * KIB, anonymous=True),
+    Route("renew", "POST", "/renew", ANYONE, body_limit=8 * KIB, lapsed=True),
+    Route("heartbeat", "POST", "/heartbeat", _PEER, body_limit=MIB),
+    Route("map", "GET", "/map", ANYONE),
+    Route("status", "GET", "/status", ANYONE),
+    Route("nodes", "GET", "/nodes", ANYONE),
+    Route("invite", "POST", "/invites", _ADMIN),
+    Route("revoke", "POST", "/nodes/{node}/revoke", _ADMIN),
+    Route("create_volume", "POST", "/volumes", _MOUNT),
+    Route("volumes", "GET", "/volumes", frozenset({Role.CLIENT, Role.ADMIN})),
+    Route("volume_slots", "GET", "/volumes/{volume}/slots", _MOUNT, members=True),
+    Route("open_session", "POST", "/volumes/{volume}/sessions", _MOUNT, members=True),
+    Route("questions", "POST", "/volumes/{volume}/questions", _MOUNT, body_limit=MIB, members=True),
+    Route("renew_session", "POST", "/sessions/{session}/renew", _MOUNT, members=True),
+    Route("close_session", "DELETE", "/sessions/{session}", _MOUNT, members=True),
+    Route("grant_ids", "POST", "/sessions/{session}/ids", _MOUNT, members=True),
+    Route("batch", "POST", "/sessions/{session}/batches", _MOUNT, body_limit=16 * MIB, members=True),
+    Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
+)
+
+_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
+_COORDINATOR: Final = frozenset({Role.COORDINATOR})
+
+PEER_ROUTES: Final = (
+    Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
+    Route("get_chunk", "GET", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
+    Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
+    Route("delete_chunk", "DELETE", "/volumes/{volume}/chunks/{chunk}", _COORDINATOR),
+    Route("health", "GET", "/health", ANYONE),
+)
+
+
+def match(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+    """The route for a request and its path parameters, or None. `path` has no query."""
+    segments = path.split("/")
+    for route in routes:
+        pattern = route.path.split("/")
+        if route.method != method or len(pattern) != len(segments):
+            continue
+        parameters = {}
+        for wanted, given in zip(pattern, segments, strict=True):
+            if wanted.startswith("{"):
+                parameters[wanted[1:-1]] = given
+            elif wanted != given:
+                break
+        else:
+            return route, parameters
+    return None

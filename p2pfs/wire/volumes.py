@@ -1,0 +1,102 @@
+"""Volumes, their key slots, sessions and reservations on the wire."""
+
+import msgspec
+
+from p2pfs.wire.chunks import Token
+
+
+class KeySlot(msgspec.Struct, frozen=True):
+    """The volume master key wrapped for one way of opening it; opaque to the coordinator (format.keys)."""
+
+    kind: str  # "passphrase" | "recovery"
+    wrapped: bytes  # format.keys encoding, versioned
+
+
+class VolumeInfo(msgspec.Struct, frozen=True):
+    """`GET /volumes`. `check` is the key-check value clients pin."""
+
+    volume: int
+    name: str
+    owner: str
+    check: bytes
+    small_file_bytes: int
+    dedup: bool
+    created_s: int
+    files: int = 0  # inodes
+    bytes: int = 0  # content bytes as the coordinator counts them
+
+
+class CreateVolume(msgspec.Struct, frozen=True):
+    """`POST /volumes`. The root directory's head is sealed by the client like any other."""
+
+    volume: int
+    name: str
+    check: bytes
+    slots: list[KeySlot]
+    root_head: bytes
+    root_mode: int
+    root_uid: int
+    root_gid: int
+    time_ns: int
+    small_file_bytes: int = 16384
+    dedup: bool = True
+
+
+class VolumeSlots(msgspec.Struct, frozen=True):
+    """`GET /volumes/{volume}/slots`, for members only."""
+
+    slots: list[KeySlot]
+
+
+class OpenSession(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/sessions`."""
+
+    host: str = ""
+    mount_point: str = ""
+    read_only: bool = False
+
+
+class SessionGrant(msgspec.Struct, frozen=True):
+    """A session lives while it is renewed within `lifetime_s`; its ids come in blocks [first, last]."""
+
+    session: str
+    incarnation: int
+    lifetime_s: float
+    first_id: int
+    last_id: int
+
+
+class RenewSession(msgspec.Struct, frozen=True):
+    """`POST /sessions/{session}/renew` every third of the lifetime."""
+
+    map_version: int
+
+
+class RenewedSession(msgspec.Struct, frozen=True):
+    map_version: int  # fetch the map again if higher than yours
+
+
+class GrantIds(msgspec.Struct, frozen=True):
+    """`POST /sessions/{session}/ids` → IdBlock."""
+
+    count: int
+
+
+class IdBlock(msgspec.Struct, frozen=True):
+    first_id: int
+    last_id: int
+
+
+class Reserve(msgspec.Struct, frozen=True):
+    """`POST /sessions/{session}/reservations`: room for `room_bytes` sealed bytes on each of enough peers.
+
+    `returned` gives back tokens that are not needed any more. Raises NoSpace when fewer than `min_replicas` peers have
+    room.
+    """
+
+    room_bytes: int
+    returned: list[int] = []  # token ids
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    tokens: list[Token]
