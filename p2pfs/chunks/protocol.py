@@ -1,13 +1,15 @@
 """Stores of sealed chunks. One conformance suite: tests/contract/test_chunk_store.py."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 
-class Blocks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Blocks:
     """A run of blocks of a chunk."""
 
     first: int
