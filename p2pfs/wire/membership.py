@@ -109,6 +109,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     revocations_version: int
     corrupt: list[tuple[int, bytes]] = []  # (volume, chunk) quarantined since the last acknowledged heartbeat
     version: str = ""
+    put_seq: int = -1  # every PUT up to this one is counted in `used`, which was read after it; -1: not told
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):

@@ -16,6 +16,8 @@ from p2pfs.wire.chunks import Receipt
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+FIRST_CHANGE: Final = 0
+"""`change` of a new inode, and inside the head that comes with it; each commit adds one."""
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +94,8 @@ class Space(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Make(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Make an inode and its first dentry. Raises Exists, NotFound or NotDirectory (parent)."""
+    """Make an inode and its first dentry, with the change FIRST_CHANGE. Raises Exists, NotFound or NotDirectory
+    (parent)."""
 
     parent: int
     name: bytes
@@ -178,6 +181,7 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
     The new change is `base_change + 1`. Raises Conflict when the inode's change is not `base_change`, Gone when a chunk
     is being purged, Misuse when a receipt does not verify or a new chunk has too few, NotFound.
+    `time_ns` becomes mtime and ctime; 0 leaves them (compaction changes nothing a program sees).
     `inline` replaces inline data; with `clear_inline` there is none afterwards. `cut_index` ≥ 0 filters all older
     extents (seq < cut_seq) of index ≥ cut_index at once.
     """

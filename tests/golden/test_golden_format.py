@@ -1,0 +1,136 @@
+"""Frozen vectors: what format 1 wrote once, every later version seals the same and opens.
+
+If one of these fails, data that people have stored would become unreadable: change the code, not the vectors.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from p2pfs.format import phrases
+from p2pfs.format.chunk import open_blocks, seal, verify
+from p2pfs.format.extents import Extent, open_extent, seal_extent
+from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, seal_head
+from p2pfs.format.invites import Invite, decode_invite, encode_invite
+from p2pfs.format.keys import VolumeKeys, unwrap
+from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
+from p2pfs.format.values import ValueKind, open_value, seal_value
+from p2pfs.placement.candidates import Candidate
+from p2pfs.placement.rendezvous import order
+from p2pfs.types import ChunkId, ChunkKey, Kind
+from p2pfs.wire.namespace import ExtentRow
+from p2pfs.wire.volumes import KeySlot
+
+pytestmark = pytest.mark.l0
+
+Vector = dict[str, Any]
+VECTORS: Vector = json.loads((Path(__file__).parent / "format.json").read_text())
+KEYS = VolumeKeys.derive(bytes.fromhex(VECTORS["keys"]["master"]))
+
+
+def some(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("vector", VECTORS[kind])
+
+
+def unhex(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def test_sub_keys() -> None:
+    for name in ("check", "content", "digest", "tag"):
+        assert getattr(KEYS, name).hex() == VECTORS["keys"][name]
+
+
+@some("chunks")
+def test_chunks(vector: Vector) -> None:
+    plain = blake3(bytes.fromhex(vector["seed"])).digest(vector["length"])
+    sealed = seal(KEYS, [plain])
+    assert (sealed.key.hex(), sealed.id.hex()) == (vector["key"], vector["id"])
+    assert blake3(sealed.data).hexdigest() == vector["sealed_blake3"]
+    if "sealed" in vector:
+        stored = bytes.fromhex(vector["sealed"])
+        verify(ChunkId(bytes.fromhex(vector["id"])), stored)
+        assert open_blocks(ChunkKey(bytes.fromhex(vector["key"])), stored, first=0, size=len(stored)) == plain
+
+
+@some("extents")
+def test_extents(vector: Vector) -> None:
+    volume, inode = vector["volume"], vector["inode"]
+    row = ExtentRow(vector["index"], vector["seq"], unhex(vector["chunk"]), bytes.fromhex(vector["sealed"]))
+    extent = open_extent(KEYS, volume, inode, row)
+    assert (extent.off, extent.length, extent.chunk_off) == (vector["off"], vector["length"], vector["chunk_off"])
+    assert extent.key == unhex(vector["key"])
+    assert seal_extent(KEYS, volume, inode, extent) == row
+    assert f"{row_digest(KEYS, volume, inode, row):064x}" == vector["digest"]
+    assert isinstance(extent, Extent)
+
+
+def test_a_digest_of_several_extents() -> None:
+    total = 0
+    for vector in VECTORS["extents"]:
+        total = add(total, int(vector["digest"], 16))
+    assert f"{total:064x}" == VECTORS["digest_of_all_extents"]
+
+
+@some("heads")
+def test_heads(vector: Vector) -> None:
+    digests = tuple(int(digest, 16) for digest in vector["digests"])
+    head = Head(vector["change"], vector["size"], Kind(vector["kind"]), digests)
+    sealed = bytes.fromhex(vector["sealed"])
+    assert open_head(KEYS, vector["volume"], vector["inode"], sealed) == head
+    assert seal_head(KEYS, vector["volume"], vector["inode"], head) == sealed
+
+
+@some("names")
+def test_names_and_tags(vector: Vector) -> None:
+    volume, parent, inode, kind = vector["volume"], vector["parent"], vector["inode"], Kind(vector["kind"])
+    name, sealed, tag = (bytes.fromhex(vector[key]) for key in ("name", "sealed", "tag"))
+    assert open_name(KEYS, volume, parent, sealed) == name
+    assert seal_name(KEYS, volume, parent, name) == sealed
+    check_tag(KEYS, volume, parent, name, inode, kind, tag)
+    assert dentry_tag(KEYS, volume, parent, name, inode, kind) == tag
+
+
+@some("values")
+def test_values(vector: Vector) -> None:
+    volume, inode, kind = vector["volume"], vector["inode"], ValueKind(vector["kind"])
+    data, name, sealed = (bytes.fromhex(vector[key]) for key in ("data", "name", "sealed"))
+    assert open_value(KEYS, kind, volume, inode, sealed, name) == data
+    assert seal_value(KEYS, kind, volume, inode, data, name) == sealed
+    if "inline_digest" in vector:
+        assert f"{inline_digest(KEYS, volume, inode, sealed):064x}" == vector["inline_digest"]
+
+
+@some("slots")
+def test_key_slots(vector: Vector) -> None:
+    slot = KeySlot(vector["kind"], bytes.fromhex(vector["wrapped"]))
+    assert unwrap(slot, vector["secret"], floor_kib=vector["floor_kib"]).hex() == VECTORS["keys"]["master"]
+
+
+@some("phrases")
+def test_recovery_phrases(vector: Vector) -> None:
+    assert phrases.encode(bytes.fromhex(vector["secret"])) == vector["phrase"]
+    assert phrases.decode(vector["phrase"]).hex() == vector["secret"]
+
+
+@some("invites")
+def test_invites(vector: Vector) -> None:
+    invite = Invite(
+        pool=vector["pool"],
+        addresses=tuple(vector["addresses"]),
+        ca_key=bytes.fromhex(vector["ca_key"]),
+        coordinator=vector["coordinator"],
+        secret=bytes.fromhex(vector["secret"]),
+        expires_s=vector["expires_s"],
+    )
+    assert decode_invite(vector["text"]) == invite
+    assert encode_invite(invite) == vector["text"]
+
+
+def test_placement() -> None:
+    peers = [Candidate(**peer) for peer in VECTORS["placement"]["peers"]]
+    for vector in VECTORS["placement"]["orders"]:
+        assert list(order(peers, vector["group"])) == vector["order"]
