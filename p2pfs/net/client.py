@@ -1,0 +1,288 @@
+"""A pooled HTTP/1.1 client over mutual TLS: chunks and metadata go through it.
+
+It dials exactly the node it is told to and keeps a bounded number of connections to each. It knows nothing of what is
+asked; retrying beyond one stale connection, other peers, and sequence numbers are its callers' business.
+"""
+
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import trio
+
+from p2pfs.errors import Denied, Misuse, Unavailable
+from p2pfs.net.dialled import Connect, Dialled, Endpoint, Reply, connect_by_tcp, dial, expecting
+from p2pfs.net.heads import request_head
+from p2pfs.net.identity import Revocations, joining_context, verify_leaf
+from p2pfs.net.wires import Stall
+from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.types import MIB, Buffer, NodeId, PoolId
+from p2pfs.wire import codec, failures
+
+__all__ = ["Client", "Endpoint", "Reply", "joining_client"]
+
+T = TypeVar("T")
+_CONNECT_S: Final = 1.0
+_KEEP_IDLE_S: Final = 30.0  # less than servers keep them, so that stale ones are rare
+_MOST_IDLE: Final = 64
+_LARGEST_ANSWER: Final = 32 * MIB
+_WITH_BODY: Final = frozenset({"POST", "PUT"})
+
+
+class _Node:
+    """What the client holds of one node."""
+
+    __slots__ = ("idle", "slots")
+
+    def __init__(self, connections: int) -> None:
+        self.slots = trio.Semaphore(connections)
+        self.idle: list[Dialled] = []  # the last one used goes first: its buffers are warm
+
+
+class Client:
+    """Connections to the nodes of one pool, for all tasks of a process.
+
+    Cancellation: a cancelled request closes its connection; whether the other end acted on it is unknown.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        pool: PoolId,
+        *,
+        clock: Clock | None = None,
+        connections_per_node: int = 8,
+        revocations: Revocations | None = None,
+        connect_s: float = _CONNECT_S,
+        verify: Callable[[bytes], None] | None = None,
+        connect: Connect = connect_by_tcp,
+    ) -> None:
+        self._context = context
+        self._pool = pool
+        self._clock = clock or SystemClock()
+        self._per_node = connections_per_node
+        self._revocations = revocations or Revocations()
+        self._connect_s = connect_s
+        self._verify = verify
+        self._connect = connect
+        self._nodes: dict[NodeId, _Node] = {}
+        self._idle: OrderedDict[Dialled, _Node] = OrderedDict()  # longest idle first
+        self._busy: set[Dialled] = set()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"Client({len(self._busy)} busy, {len(self._idle)} idle)"
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; requests under way fail with Unavailable. Ends."""
+        self._is_closed = True
+        idle, self._idle = list(self._idle), OrderedDict()
+        self._nodes.clear()
+        for connection in (*idle, *self._busy):
+            await connection.aclose()
+
+    async def call(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        message: Any,  # noqa: ANN401 - any wire struct, or None for no body
+        kind: type[T],
+        *,
+        timeout_s: float = 30.0,
+        idle_s: float | None = None,
+        idempotent: bool = True,
+    ) -> T:
+        """Send a message, receive one of `kind` (`type(None)`: an empty answer). Raises as `request`, and Misuse when
+        the answer is no `kind`."""
+        parts = () if message is None else (codec.encode(message),)
+        reply = await self.request(
+            endpoint, method, path, parts=parts, timeout_s=timeout_s, idle_s=idle_s, idempotent=idempotent
+        )
+        if kind is type(None) and not reply.body:
+            return None
+        return codec.decode(reply.body, kind)
+
+    async def request(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        *,
+        parts: Sequence[Buffer] = (),
+        headers: Iterable[tuple[str, str]] = (),
+        into: memoryview | None = None,
+        timeout_s: float,
+        idle_s: float | None = None,
+        idempotent: bool = True,
+        raw: bool = False,
+        limit: int = _LARGEST_ANSWER,
+    ) -> Reply:
+        """One request. Its body is the concatenation of `parts`, which nobody may change meanwhile; the answer's body
+        is received into `into` where given. `timeout_s` bounds everything, `idle_s` the time without a byte moving.
+
+        A connection that turns out to be stale is replaced once, if no byte of an answer was seen and the request is
+        `idempotent`.
+
+        Raises:
+            Unavailable: Nobody answered in time, the connection broke, or the answer is none.
+            Denied: Another node answered, or it refused our certificate.
+            PoolError: What the other end raised, unless `raw`.
+        """
+        head = request_head(
+            method,
+            path,
+            endpoint.node,
+            length=sum(map(len, parts)) if parts or method in _WITH_BODY else None,
+            headers=headers,
+        )
+        exchange = _Exchange(head, parts, has_body=method != "HEAD", into=into, limit=limit, idle_s=idle_s)
+        with trio.move_on_after(timeout_s) as scope:
+            reply = await self._exchange(endpoint, exchange, idempotent)
+        if scope.cancelled_caught:
+            raise Unavailable(f"{endpoint} did not answer within {timeout_s:g} s")
+        if reply.status >= 400 and not raw:
+            raise failures.decode_failure(reply.status, reply.body)
+        return reply
+
+    async def _exchange(self, endpoint: Endpoint, exchange: "_Exchange", idempotent: bool) -> Reply:
+        if self._is_closed:
+            raise Unavailable("this client is closed")
+        node = self._nodes.get(endpoint.node)
+        if node is None:
+            node = self._nodes[endpoint.node] = _Node(self._per_node)
+        try:
+            node.slots.acquire_nowait()
+        except trio.WouldBlock:
+            await node.slots.acquire()
+        try:
+            pooled = await self._pooled(node, endpoint)
+            if pooled is not None:
+                try:
+                    return await self._run(pooled, node, exchange)
+                except Unavailable:
+                    if pooled.saw_answer or not idempotent or self._is_closed or exchange.is_stalled:
+                        raise
+            return await self._run(await self._dial(endpoint), node, exchange)
+        finally:
+            node.slots.release()
+
+    async def _run(self, connection: Dialled, node: _Node, exchange: "_Exchange") -> Reply:
+        self._busy.add(connection)
+        try:
+            return await exchange.over(connection)
+        finally:
+            self._busy.discard(connection)
+            if connection.is_open and not self._is_closed:
+                self._keep(connection, node)
+            else:
+                await connection.aclose()
+
+    async def _dial(self, endpoint: Endpoint) -> Dialled:
+        check = expecting(endpoint, self._pool, now=self._clock.time, verify=self._verify)
+        connection = await dial(endpoint, self._context, check, connect_s=self._connect_s, connect=self._connect)
+        if self._is_closed or self._revocations.revoked(connection.identity):
+            await connection.aclose()
+            self._require_open()
+            raise Denied(f"{endpoint} was revoked")
+        return connection
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Unavailable("this client is closed")
+
+    async def _pooled(self, node: _Node, endpoint: Endpoint) -> Dialled | None:
+        """An idle connection that still seems good; those that do not are closed on the way."""
+        await self._sweep()
+        while node.idle:
+            connection = node.idle.pop()
+            del self._idle[connection]
+            identity = connection.identity
+            if (
+                connection.is_usable()
+                and endpoint.role in identity.roles
+                and not self._revocations.revoked(identity)
+                and not identity.is_expired(self._clock.time())
+            ):
+                return connection
+            await connection.aclose()
+        return None
+
+    def _keep(self, connection: Dialled, node: _Node) -> None:
+        connection.idle_since = trio.current_time()
+        node.idle.append(connection)
+        self._idle[connection] = node
+
+    async def _sweep(self) -> None:
+        """Close what was idle for long, and the longest idle beyond the most there may be."""
+        now = trio.current_time()
+        while self._idle:
+            connection, node = next(iter(self._idle.items()))
+            if len(self._idle) <= _MOST_IDLE and now - connection.idle_since < _KEEP_IDLE_S:
+                return
+            del self._idle[connection]
+            node.idle.remove(connection)
+            await connection.aclose()
+
+
+class _Exchange:
+    """One request, ready to be sent over whichever connection there is."""
+
+    __slots__ = ("_has_body", "_head", "_idle_s", "_into", "_limit", "_parts", "is_stalled")
+
+    def __init__(
+        self,
+        head: bytes,
+        parts: Sequence[Buffer],
+        *,
+        has_body: bool,
+        into: memoryview | None,
+        limit: int,
+        idle_s: float | None,
+    ) -> None:
+        self._head = head
+        self._parts = parts
+        self._has_body = has_body
+        self._into = into
+        self._limit = limit
+        self._idle_s = idle_s
+        self.is_stalled = False
+
+    async def over(self, connection: Dialled) -> Reply:
+        """Raises Unavailable after `idle_s` without progress, and as `Dialled.exchange`."""
+        if self._idle_s is None:
+            return await self._over(connection)
+        with trio.CancelScope() as scope:
+            connection.stream.stall = Stall(scope, self._idle_s)
+            try:
+                return await self._over(connection)
+            finally:
+                connection.stream.stall = None
+        self.is_stalled = True
+        raise Unavailable(f"nothing moved for {self._idle_s:g} s")
+
+    async def _over(self, connection: Dialled) -> Reply:
+        return await connection.exchange(
+            self._head, self._parts, has_body=self._has_body, into=self._into, limit=self._limit
+        )
+
+
+def joining_client(ca_key: bytes, pool: PoolId, *, clock: Clock | None = None, connect_s: float = 5.0) -> Client:
+    """A client without a certificate: it sends only to the coordinator that an invite names, recognised by its node id,
+    its role, and a certificate signed by the invite's CA key (33 bytes). Raises Invalid on an impossible key.
+
+    The endpoint given to `call` names that node and `Role.COORDINATOR`.
+    """
+    if len(ca_key) != 33:
+        raise Misuse("a compressed P-256 key has 33 bytes")
+    return Client(joining_context(), pool, clock=clock, connect_s=connect_s, verify=verify_leaf(ca_key))

@@ -1,0 +1,212 @@
+"""One connection that this end opened: dialling, knowing who answered, one exchange after another.
+
+Pooling and retrying are the client's (`net.client`). It sets no deadlines but the one for dialling.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from p2pfs.errors import Denied, PoolError, Unavailable
+from p2pfs.net import heads
+from p2pfs.net.addresses import parse_address
+from p2pfs.net.identity import Identity, identity_of
+from p2pfs.net.inbox import Inbox
+from p2pfs.net.tls import TlsStream
+from p2pfs.types import Buffer, NodeId, Role
+
+_BODILESS = frozenset({204, 304})
+_LAST_WORDS_S = 1.0
+"""How long to look for an answer after sending failed: who refuses a body early says why and closes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Whom to dial: exactly this node in this role, at the first of `addresses` ("host:port") where it answers."""
+
+    node: NodeId
+    role: Role
+    addresses: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.node[:8]} at {', '.join(self.addresses) or 'no address'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. The body is the caller's; where it was received in place, it is that part of the caller's buffer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: memoryview
+
+
+Check = Callable[[bytes], Identity]
+"""Certificate (DER) → identity, or Denied."""
+
+
+class Dialled:
+    """A connection to one node, after the handshake."""
+
+    __slots__ = ("_inbox", "_stream", "identity", "idle_since", "is_open", "saw_answer")
+
+    def __init__(self, stream: TlsStream, identity: Identity) -> None:
+        self._stream = stream
+        self._inbox = Inbox(stream)
+        self.identity = identity
+        self.idle_since = 0.0
+        self.is_open = True  # another exchange may follow
+        self.saw_answer = False  # a byte of the present exchange's answer has arrived
+
+    @property
+    def stream(self) -> TlsStream:
+        return self._stream
+
+    def is_usable(self) -> bool:
+        """Whether an idle connection is still good, as far as this end can know."""
+        return self.is_open and not self._stream.is_readable()
+
+    async def exchange(
+        self,
+        head: bytes,
+        parts: Sequence[Buffer],
+        *,
+        has_body: bool,
+        into: memoryview | None,
+        limit: int,
+    ) -> Reply:
+        """Send a request and receive its answer. `has_body` is False for HEAD.
+
+        Cancellation: the connection cannot be used any more.
+
+        Raises:
+            Unavailable: The connection broke, or what came is no answer or a larger one than `limit` or `into` holds.
+            Denied: The other end refused our certificate.
+        """
+        self.is_open = self.saw_answer = False
+        try:
+            answer = await self._answer_to(head, parts)
+            size = 0 if not has_body or answer.status in _BODILESS else answer.content_length
+            if size is None:
+                raise Unavailable("the answer does not say how long it is")
+            body = await self._body(size, into if answer.status < 400 else None, limit)
+        except heads.BadHead as error:
+            raise Unavailable(f"the other end did not answer in HTTP: {error}") from None
+        self.is_open = answer.keep_alive and not self._inbox.waiting
+        return Reply(answer.status, answer.headers, body)
+
+    async def _answer_to(self, head: bytes, parts: Sequence[Buffer]) -> heads.ResponseHead:
+        try:
+            await self._stream.send_all((head, *parts))
+        except Unavailable:
+            with trio.move_on_after(_LAST_WORDS_S):
+                return await self._head()
+            raise
+        return await self._head()
+
+    async def _head(self) -> heads.ResponseHead:
+        if not await self._inbox.arrival():
+            raise Unavailable("the connection was closed without an answer")
+        self.saw_answer = True
+        raw = await self._inbox.head()
+        if raw is None:
+            raise Unavailable("the connection was closed without an answer")
+        return heads.parse_response(raw)
+
+    async def _body(self, size: int, into: memoryview | None, limit: int) -> memoryview:
+        if size > (limit if into is None else len(into)):
+            raise Unavailable(f"the answer has {size} bytes, more than was asked for")
+        view = memoryview(bytearray(size)) if into is None else into[:size]
+        total = 0
+        while total < size:
+            count = await self._inbox.receive_into(view[total:])
+            if not count:
+                raise Unavailable(f"the answer was cut off after {total} of {size} bytes")
+            total += count
+        return view
+
+    async def aclose(self) -> None:
+        """Ends within a second; exchanges under way fail with Unavailable."""
+        self.is_open = False
+        await self._stream.aclose()
+
+
+Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
+"""How bytes get to (host, port). Raises OSError or Unavailable."""
+
+
+async def connect_by_tcp(host: str, port: int) -> trio.abc.Stream:
+    """The network as it is."""
+    return await trio.open_tcp_stream(host, port)
+
+
+async def dial(
+    endpoint: Endpoint, context: ssl.SSLContext, check: Check, *, connect_s: float, connect: Connect = connect_by_tcp
+) -> Dialled:
+    """A connection to `endpoint`, trying its addresses in order for `connect_s` each.
+
+    Raises:
+        Unavailable: Nobody answered.
+        Denied: Only others answered, or the node does not accept us.
+    """
+    denied: Denied | None = None
+    reason = "no address is known"
+    for address in endpoint.addresses:
+        with trio.move_on_after(connect_s):
+            try:
+                return await _dial_address(address, context, check, connect)
+            except Denied as error:
+                denied = error
+            except PoolError as error:
+                reason = str(error)
+            except OSError as error:
+                reason = _reason(error)
+            continue
+        reason = f"no answer within {connect_s:g} s"
+    if denied is not None:
+        raise Denied(f"{endpoint}: {denied}")
+    raise Unavailable(f"{endpoint} cannot be reached: {reason}")
+
+
+async def _dial_address(address: str, context: ssl.SSLContext, check: Check, connect: Connect) -> Dialled:
+    stream = TlsStream(await connect(*parse_address(address)), context, server_side=False)
+    try:
+        await stream.do_handshake()
+        certificate = stream.peer_certificate
+        if certificate is None:
+            raise Denied("the other end shows no certificate")
+        return Dialled(stream, check(certificate))
+    except BaseException:
+        await stream.aclose()
+        raise
+
+
+def _reason(error: OSError) -> str:
+    cause = error.__cause__  # trio groups what each address of a name said
+    if isinstance(cause, ExceptionGroup) and isinstance(cause.exceptions[0], OSError):
+        error = cause.exceptions[0]
+    return (error.strerror or str(error)).lower()
+
+
+def expecting(
+    endpoint: Endpoint, pool: str, *, now: Callable[[], float], verify: Callable[[bytes], None] | None = None
+) -> Check:
+    """A check that the certificate is that of `endpoint` in `pool` and has not expired; `verify` goes first."""
+
+    def check(certificate: bytes) -> Identity:
+        if verify is not None:
+            verify(certificate)
+        identity = identity_of(certificate)
+        if identity.pool != pool:
+            raise Denied("a node of another pool answered")
+        if identity.node != endpoint.node:
+            raise Denied(f"another node answered: {identity.node[:8]}")
+        if endpoint.role not in identity.roles:
+            raise Denied(f"this node has no role {endpoint.role}")
+        if identity.is_expired(now()):
+            raise Denied("the certificate of this node has expired")
+        return identity
+
+    return check

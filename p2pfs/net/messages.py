@@ -1,0 +1,164 @@
+"""What a handler gets and gives: requests, responses, and the limits a server sets to both."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qs
+
+import trio
+
+from p2pfs.errors import Unavailable
+from p2pfs.net.identity import Identity
+from p2pfs.types import KIB, Buffer
+from p2pfs.wire import codec
+from p2pfs.wire.routes import Route
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how much a server lets others make it wait and hold. Nothing is unlimited."""
+
+    connections: int = 2048  # in all
+    strangers: int = 256  # of them without a certificate, or before it is checked
+    per_node: int = 64
+    handshake_s: float = 10.0
+    head_s: float = 10.0  # from a head's first byte to its last
+    idle_s: float = 90.0  # between two requests
+    transfer_grace_s: float = 10.0  # a body may take this long, plus its size at the slowest rate
+    slowest_bytes_per_s: int = 64 * KIB
+    handler_s: float = 120.0
+    linger_s: float = 2.0  # reading what a refused sender still sends, so that it sees the answer
+    drain_bytes: int = 64 * KIB  # unread body worth reading to keep the connection
+
+    def transfer_s(self, size: int) -> float:
+        """The longest that sending or receiving `size` bytes may take."""
+        return self.transfer_grace_s + size / self.slowest_bytes_per_s
+
+
+class TooSlow(Unavailable):
+    """The other end sent or took less than the slowest rate."""
+
+
+class Source(Protocol):
+    """Where body bytes come from (`net.inbox.Inbox`)."""
+
+    async def receive_into(self, view: memoryview) -> int: ...
+
+
+class Request:
+    """One request that was let in. The body is read by the handler, once, in whichever way suits it."""
+
+    __slots__ = (
+        "_allowance_s",
+        "_source",
+        "content_length",
+        "headers",
+        "identity",
+        "parameters",
+        "query",
+        "remaining",
+        "route",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        parameters: dict[str, str],
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        identity: Identity | None = None,
+        content_length: int = 0,
+        source: Source | None = None,
+        allowance_s: float = 60.0,
+    ) -> None:
+        self.route = route
+        self.parameters = parameters
+        self.query = query  # undecoded, without the question mark
+        self.headers = headers if headers is not None else {}  # lower-case names
+        self.identity = identity
+        self.content_length = content_length
+        self.remaining = content_length  # body bytes not yet read
+        self._source = source
+        self._allowance_s = allowance_s  # of time waiting for the sender, over the whole body
+
+    def __repr__(self) -> str:
+        return f"Request({self.route.name}, {self.parameters}, {self.content_length} bytes)"
+
+    @property
+    def caller(self) -> Identity:
+        """Who asks. Only anonymous routes are ever called by nobody; use `identity` there."""
+        if self.identity is None:
+            raise Unavailable("this request has no sender")  # unreachable: the server refuses it before
+        return self.identity
+
+    def query_values(self) -> dict[str, str]:
+        """The query's values by name; the last of several wins."""
+        return {name: values[-1] for name, values in parse_qs(self.query, keep_blank_values=True).items()}
+
+    async def receive_into(self, view: memoryview) -> int:
+        """The next body bytes, at most `len(view)`; 0 when all were read.
+
+        Raises:
+            TooSlow: The sender is slower than the slowest rate allowed.
+            Unavailable: The connection ended within the body.
+        """
+        if not self.remaining or self._source is None:
+            return 0
+        began = trio.current_time()
+        count = 0
+        with trio.move_on_after(self._allowance_s) as scope:
+            count = await self._source.receive_into(view[: self.remaining])
+        self._allowance_s -= trio.current_time() - began
+        if not count:
+            reason = "came too slowly" if scope.cancelled_caught else "was cut off"
+            raise (TooSlow if scope.cancelled_caught else Unavailable)(f"the body {reason}")
+        self.remaining -= count
+        return count
+
+    async def fill(self, view: memoryview) -> int:
+        """Body bytes until `view` is full or the body ends; how many. Raises as `receive_into`."""
+        total = 0
+        while total < len(view):
+            count = await self.receive_into(view[total:])
+            if not count:
+                break
+            total += count
+        return total
+
+    async def body(self) -> bytearray:
+        """All of the body; its size is bounded by the route. Raises as `receive_into`."""
+        body = bytearray(self.remaining)
+        with memoryview(body) as view:
+            await self.fill(view)
+        return body
+
+    async def message(self, kind: type[T]) -> T:
+        """The body as a wire message. Raises Misuse when it is none, and as `receive_into`."""
+        return codec.decode(await self.body(), kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a handler answers. Body parts are sent as they are and must not change until they are."""
+
+    status: int = 200
+    body: Buffer | Sequence[Buffer] = b""
+    content_type: str = codec.MSGPACK
+    headers: tuple[tuple[str, str], ...] = ()
+    length: int | None = field(default=None, kw_only=True)
+    """What a HEAD answer says the body would measure; otherwise unused."""
+
+    @classmethod
+    def of(cls, message: Any, status: int = 200) -> "Response":  # noqa: ANN401 - any wire struct
+        """A message in msgpack."""
+        return cls(status, codec.encode(message))
+
+    @property
+    def parts(self) -> Sequence[Buffer]:
+        return (self.body,) if isinstance(self.body, bytes | bytearray | memoryview) else self.body
+
+
+Handler = Callable[[Request], Awaitable[Response]]

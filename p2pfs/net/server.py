@@ -1,0 +1,244 @@
+"""An HTTP/1.1 server over mutual TLS: listens, admits, calls handlers, stops for certain.
+
+Not a framework: a route table (`wire.routes`), a handler for each route, and nothing else. Connections run in
+`net.connection`; what a caller may do is decided by `net.gate`; coordinator and peer daemon own one each.
+"""
+
+import logging
+import resource
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import trio
+
+from p2pfs.errors import Denied, Misuse, NotFound, PoolError, TooLarge, Unavailable
+from p2pfs.net.addresses import close_listeners
+from p2pfs.net.connection import Answer, Connection, refusal
+from p2pfs.net.gate import admit
+from p2pfs.net.heads import RequestHead
+from p2pfs.net.identity import Identity, Revocations
+from p2pfs.net.inbox import Inbox
+from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
+from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.types import NodeId, PoolId
+from p2pfs.wire.routes import Route, match
+
+__all__ = ["Authorise", "Handler", "Limits", "Request", "Response", "Server"]
+
+_log = logging.getLogger(__name__)
+_FILES_FOR_OTHERS = 128
+"""File descriptors that connections leave to databases, chunk files and clients of this process."""
+
+Authorise = Callable[[Route, Identity, dict[str, str]], Awaitable[None] | None]
+"""Raises Denied or NotFound unless the caller's owner is a member of the volume or session in the path."""
+
+
+class Server:
+    """Serves `routes` by `handlers` (route name → handler) to nodes of `pool`.
+
+    A handler's PoolError becomes its status; any other exception is logged once and becomes 500. Request bodies are
+    limited by their route, everything else by `limits`.
+
+    Cancellation: cancelling `serve` closes everything at once.
+    """
+
+    def __init__(
+        self,
+        routes: tuple[Route, ...],
+        handlers: Mapping[str, Handler],
+        *,
+        context: ssl.SSLContext,
+        pool: PoolId,
+        limits: Limits | None = None,
+        revocations: Revocations | None = None,
+        clock: Clock | None = None,
+        authorise: Authorise | None = None,
+    ) -> None:
+        names = {route.name for route in routes}
+        if unknown := set(handlers) - names:
+            raise Misuse(f"handlers for routes that do not exist: {', '.join(sorted(unknown))}")
+        self._routes = tuple(route for route in routes if route.name in handlers)
+        if authorise is None and any(route.members for route in self._routes):
+            raise Misuse("routes for members need an `authorise`")
+        self._handlers = dict(handlers)
+        self._context = context
+        self._pool = pool
+        self.limits = limits or Limits()
+        self._revocations = revocations or Revocations()
+        self._clock = clock or SystemClock()
+        self._authorise = authorise
+        self._connections: dict[Connection, None] = {}  # in order of arrival
+        self._per_node: Counter[NodeId] = Counter()
+        self._accepting = trio.CancelScope()
+        self._is_stopping = False
+        self._left = trio.lowlevel.ParkingLot()  # unparked whenever a connection ends
+        self.requests = 0
+        self.failures = 0  # unexpected exceptions
+
+    def __repr__(self) -> str:
+        busy = sum(connection.is_busy for connection in self._connections)
+        return f"Server({len(self._connections)} connections, {busy} busy{', stopping' if self._is_stopping else ''})"
+
+    @property
+    def connections(self) -> int:
+        """Open connections, whatever they do."""
+        return len(self._connections)
+
+    # ---- life ----------------------------------------------------------------------------------------------------
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until `stop`, then until the last connection is over. Closes the listeners."""
+        async with trio.open_nursery() as connections:
+            connections.start_soon(self._listen, list(listeners), connections)
+            task_status.started()  # the sockets listen already; the kernel keeps who comes before the first accept
+
+    async def _listen(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        try:
+            with self._accepting:
+                await trio.serve_listeners(self.accept, listeners, handler_nursery=connections)
+        finally:
+            close_listeners(listeners)
+
+    async def stop(self, deadline_s: float) -> bool:
+        """Stop accepting, close idle connections, let requests finish for `deadline_s`, then close what is left.
+
+        Returns within `deadline_s` and a second whatever handlers do; False when one does not let itself be cancelled
+        (a thread stuck in the kernel): the process should then end itself (`runtime.process.end_within`).
+        """
+        self._is_stopping = True
+        self._accepting.cancel()
+        for connection in self._connections:
+            connection.is_last = True
+            if not connection.is_busy:
+                connection.scope.cancel()
+        await self._emptied(deadline_s)
+        for connection in self._connections:
+            connection.scope.cancel()
+        await self._emptied(1.0)
+        return not self._connections
+
+    async def _emptied(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while self._connections:
+                await self._left.park()
+
+    def drop_revoked(self) -> int:
+        """Close every live connection of a node revoked by now; how many. Their requests end unanswered."""
+        dropped = 0
+        for connection in self._connections:
+            if connection.identity is not None and self._revocations.revoked(connection.identity):
+                connection.scope.cancel()
+                dropped += 1
+        return dropped
+
+    # ---- connections ---------------------------------------------------------------------------------------------
+
+    async def accept(self, transport: trio.abc.Stream) -> None:
+        """Serve one connection, however its bytes come here, until it is over; closes it."""
+        if not self._has_room():
+            _log.debug("a connection was refused: all %d are taken", len(self._connections))
+            await trio.aclose_forcefully(transport)
+            return
+        connection = Connection(transport, self._context, self)
+        self._connections[connection] = None
+        try:
+            await connection.run()
+        except Exception:  # nothing may end the server
+            self.failures += 1
+            _log.exception("a connection failed unexpectedly")
+        finally:
+            del self._connections[connection]
+            if connection.identity is not None and connection.is_counted:
+                self._forget(connection.identity.node)
+            self._left.unpark_all()
+
+    def _has_room(self) -> bool:
+        """Room for one more, if need be by closing the idle stranger who came first: whoever holds no certificate
+        cannot keep others out for longer than it takes them to knock."""
+        if self._is_stopping:
+            return False
+        strangers = [connection for connection in self._connections if connection.identity is None]
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = max(8, min(self.limits.connections, files - _FILES_FOR_OTHERS))
+        if len(self._connections) < most and len(strangers) < self.limits.strangers:
+            return True
+        idle = next((connection for connection in strangers if not connection.is_busy), None)
+        if idle is None:
+            return False
+        idle.scope.cancel()
+        return True
+
+    def greet(self, connection: Connection, identity: Identity | None) -> None:
+        """See `net.connection.Policy`."""
+        if identity is None:
+            return
+        if identity.pool != self._pool:
+            raise Denied("this certificate is of another pool")
+        if self._per_node[identity.node] >= self.limits.per_node:
+            raise Unavailable(f"node {identity.node} has {self.limits.per_node} connections already")
+        self._per_node[identity.node] += 1
+        connection.is_counted = True
+
+    def _forget(self, node: NodeId) -> None:
+        self._per_node[node] -= 1
+        if not self._per_node[node]:
+            del self._per_node[node]
+
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    async def answer(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Answer:
+        """See `net.connection.Policy`."""
+        self.requests += 1
+        request: Request | None = None
+        try:
+            request = await self._admit(head, identity, source)
+            return Answer(await self._handle(request), request)
+        except PoolError as error:
+            must_close = identity is None or isinstance(error, TooSlow) or self._revocations.revoked(identity)
+            return Answer(refusal(error), request, must_close=must_close)
+        except Exception:
+            self.failures += 1
+            _log.exception("%s failed unexpectedly", request or f"{head.method} {head.path}")
+            return Answer(refusal(PoolError("this failed for an unexpected reason; the server's log has it")), request)
+
+    async def _admit(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Request:
+        found = match(self._routes, head.method, head.path)
+        now = self._clock.time()
+        route = admit(found[0] if found else None, identity, now=now, revocations=self._revocations)
+        if found is None:
+            raise NotFound("there is no such route")
+        parameters = found[1]
+        if head.content_length > route.body_limit:
+            raise TooLarge(f"the body of {route.name} has at most {route.body_limit} bytes")
+        if route.members:
+            await self._check_membership(route, identity, parameters)
+        return Request(
+            route,
+            parameters,
+            query=head.query,
+            headers=head.headers,
+            identity=identity,
+            content_length=head.content_length,
+            source=source,
+            allowance_s=self.limits.transfer_s(head.content_length),
+        )
+
+    async def _check_membership(self, route: Route, identity: Identity | None, parameters: dict[str, str]) -> None:
+        if identity is None or self._authorise is None:
+            raise Denied("this is for members only")
+        verdict = self._authorise(route, identity, parameters)
+        if verdict is not None:
+            await verdict
+
+    async def _handle(self, request: Request) -> Response:
+        allowed_s = self.limits.handler_s + self.limits.transfer_s(request.content_length)
+        with trio.move_on_after(allowed_s) as scope:
+            return await self._handlers[request.route.name](request)
+        assert scope.cancelled_caught
+        raise Unavailable(f"{request.route.name} took too long")

@@ -1,0 +1,220 @@
+"""The bytes below TLS: a socket driven directly, or any trio stream.
+
+Not a protocol. `net.tls` fills its incoming BIO from a wire and writes its outgoing bytes to it. A socket is read and
+written without a checkpoint while the kernel has data or room (trio's own methods take one for each call), through one
+receive buffer a thread; after a few such calls in a row it takes one, so that a busy connection starves nobody.
+"""
+
+import contextlib
+import os
+import select
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from p2pfs.errors import Unavailable
+from p2pfs.types import KIB
+
+RECEIVE_BYTES: Final = 128 * KIB
+_UNSENT_BYTES: Final = 256 * KIB
+"""How much the kernel may hold unsent before a socket counts as full; trio's own 16 KiB costs bulk sends a wake-up for
+every few records."""
+_LONGEST_STREAK: Final = 16
+
+
+class Stall:
+    """Ends a scope when nothing moved for a while: each byte that does moves its deadline on."""
+
+    __slots__ = ("_idle_s", "_scope")
+
+    def __init__(self, scope: trio.CancelScope, idle_s: float) -> None:
+        self._scope = scope
+        self._idle_s = idle_s
+        self.progressed()
+
+    def progressed(self) -> None:
+        self._scope.deadline = trio.current_time() + self._idle_s
+
+
+class Wire(Protocol):
+    """Raises Unavailable when the connection is gone, from every method but `close`."""
+
+    stall: Stall | None
+
+    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+        """Put what has arrived into `incoming`, waiting for at least a byte; False at the end of the stream.
+
+        Cancellation: nothing is lost.
+        """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all. Cancellation: some of it may have gone out."""
+        ...
+
+    def is_readable(self) -> bool:
+        """Whether something (data, end, error) waits to be read; False when that cannot be known."""
+        ...
+
+    async def finish(self) -> None:
+        """Say that nothing more will be sent; goes on reading."""
+        ...
+
+    async def close(self, last: bytes) -> None:
+        """Try once to send `last`, then close. Ends within a second."""
+        ...
+
+
+class _Buffer(threading.local):
+    """Filled and emptied between two checkpoints, so that one is enough for all connections of a thread."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(RECEIVE_BYTES))
+        self.list: Sequence[memoryview] = (self.view,)
+
+
+_buffer = _Buffer()
+
+
+class SocketWire:
+    """A TCP (or UNIX) socket."""
+
+    __slots__ = ("_socket", "_streak", "stall")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+        self._streak = 0  # calls since this task last let others run
+        self.stall: Stall | None = None
+        with contextlib.suppress(OSError):  # not TCP
+            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    def _fd(self) -> int:
+        fd = self._socket.fileno()
+        if fd < 0:
+            raise Unavailable("the connection was closed at this end")
+        return fd
+
+    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+        while True:
+            try:
+                count = os.readv(self._fd(), _buffer.list)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_readable)
+                continue
+            except OSError as error:
+                raise _lost(error) from None
+            if not count:
+                incoming.write_eof()
+                return False
+            incoming.write(_buffer.view[:count])
+            if self.stall is not None:
+                self.stall.progressed()
+            await self._take_turns()
+            return True
+
+    async def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                count = os.write(self._fd(), rest)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_writable)
+                continue
+            except OSError as error:
+                raise _lost(error) from None
+            rest = rest[count:]
+            if self.stall is not None:
+                self.stall.progressed()
+        await self._take_turns()
+
+    async def _take_turns(self) -> None:
+        self._streak += 1
+        if self._streak >= _LONGEST_STREAK:
+            self._streak = 0
+            await trio.lowlevel.checkpoint()
+
+    async def _wait(self, until: Callable[[int], Awaitable[None]]) -> None:
+        self._streak = 0
+        try:
+            await until(self._fd())
+        except trio.ClosedResourceError:
+            raise Unavailable("the connection was closed at this end") from None
+
+    def is_readable(self) -> bool:
+        fd = self._socket.fileno()
+        if fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(trio.socket.SHUT_WR)
+
+    async def close(self, last: bytes) -> None:
+        fd = self._socket.fileno()
+        if last and fd >= 0:
+            with contextlib.suppress(OSError):  # full or gone: the end is told by the socket's closing then
+                os.write(fd, last)
+        self._socket.close()
+
+
+class StreamWire:
+    """Any trio stream: memory streams in tests, a connection spliced through somebody else."""
+
+    __slots__ = ("_stream", "stall")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.stall: Stall | None = None
+
+    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+        try:
+            data = await self._stream.receive_some(RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(error) from None
+        if not data:
+            incoming.write_eof()
+            return False
+        incoming.write(data)
+        if self.stall is not None:
+            self.stall.progressed()
+        return True
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(error) from None
+        if self.stall is not None:
+            self.stall.progressed()
+
+    def is_readable(self) -> bool:
+        return False
+
+    async def finish(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                await self._stream.send_eof()
+
+    async def close(self, last: bytes) -> None:
+        with trio.move_on_after(1, shield=True):
+            if last:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                    await self._stream.send_all(last)
+        await trio.aclose_forcefully(self._stream)
+
+
+def _lost(error: Exception) -> Unavailable:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Unavailable(f"the connection was lost: {(reason or type(error).__name__).lower()}")
+
+
+def wire_of(stream: trio.abc.Stream) -> Wire:
+    """The fastest way to drive `stream`, which nobody else may use any more."""
+    return SocketWire(stream) if isinstance(stream, trio.SocketStream) else StreamWire(stream)

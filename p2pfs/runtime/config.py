@@ -1,0 +1,196 @@
+"""Every setting by its configuration name, with its default, its unit and where it comes from.
+
+Read from `config.toml` in the node's home, then overridden by `--set KEY=VALUE`. Settings that belong to a volume or to
+the pool as a whole are stored by the coordinator once made; here they are what `init` and `volume create` start from.
+Nothing else reads configuration: functions get the numbers they need.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, get_type_hints
+
+import msgspec
+
+from p2pfs.errors import Invalid, Unavailable
+from p2pfs.runtime.sizes import format_duration, format_size, parse_duration, parse_size
+from p2pfs.types import GIB, KIB, MIB
+
+CONFIG_FILE: Final = "config.toml"
+
+# How a value is written; the marker after the type picks the parser below.
+Duration = Annotated[float, "duration"]
+Size = Annotated[int, "size"]
+AutomaticSize = Annotated[int | None, "automatic size"]
+Count = Annotated[int, "count"]
+Share = Annotated[float, "share"]
+Switch = Annotated[bool, "switch"]
+Text = Annotated[str, "text"]
+Level = Annotated[str, "level"]
+DurabilityMode = Annotated[str, "durability"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings. Times are seconds, sizes bytes; None means "chosen when used"."""
+
+    # The pool.
+    heartbeat: Duration = 5.0
+    suspect: Duration = 15.0  # without a heartbeat for so long
+    down: Duration = 60.0
+    repair_delay: Duration = 600.0
+    replicas: Count = 3
+    min_replicas: Count = 2
+    invite_lifetime: Duration = 24 * 3600.0
+    certificate_lifetime: Duration = 90 * 86400.0
+    renew_after: Duration = 60 * 86400.0  # age at which a node asks for a new certificate
+    session_lifetime: Duration = 60.0  # a mount unheard for so long is over
+    reservation_lifetime: Duration = 600.0
+    # A volume.
+    small_file: Size = 16 * KIB  # files up to this size live in the metadata
+    dedup: Switch = True
+    # A mount.
+    durability: DurabilityMode = "close"  # or "fsync": then only fsync waits for the pool
+    io_timeout: Duration = 30.0  # time without progress
+    cache_size: AutomaticSize = None  # 10 GiB or 10 % of the disk, whichever is less
+    memory_cache: Size = 128 * MIB
+    write_buffer: Size = 48 * MIB  # bytes written and not yet stored
+    read_ahead: Size = 8 * MIB
+    connections_per_node: Count = 8
+    # A peer.
+    capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
+    reserve: Size = 1 * GIB  # free disk always left to the owner
+    trash_keep: Duration = 7 * 86400.0
+    early_purge: Share = 0.25  # of the capacity, a day
+    # Any server.
+    listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
+    advertise: Text = ""  # what others dial; empty: worked out from `listen`
+    stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
+    log_level: Level = "info"
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() in ("on", "yes", "true", "1"):
+        return True
+    if text.lower() in ("off", "no", "false", "0"):
+        return False
+    raise Invalid(f"“{text}” is neither on nor off")
+
+
+def _parse_count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 1_000_000:
+        return int(text)
+    raise Invalid(f"“{text}” is no whole number from 1 up")
+
+
+def _parse_share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise Invalid(f"“{text}” is no share: write 25% or 0.25")
+    return share
+
+
+def _parse_automatic(text: str) -> int | None:
+    return None if text.lower() in ("", "auto") else parse_size(text)
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise Invalid(f"“{text}” is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "duration": parse_duration,
+    "size": parse_size,
+    "automatic size": _parse_automatic,
+    "count": _parse_count,
+    "share": _parse_share,
+    "switch": _parse_switch,
+    "text": str,
+    "level": _one_of("debug", "info", "warning", "error"),
+    "durability": _one_of("close", "fsync"),
+}
+_FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
+    "duration": format_duration,
+    "size": format_size,
+    "automatic size": lambda size: "auto" if size is None else format_size(size),
+    "switch": lambda on: "on" if on else "off",
+}
+KINDS: Final[dict[str, str]] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+"""Setting name → how its value is written."""
+
+
+def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
+    """The value of one setting as written by a person or in TOML (text, number or boolean).
+
+    Raises:
+        Invalid: Unknown name, or no such value.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise Invalid(f"“{name}” is no setting: see `p2pfs --help` or docs/commands.md for the names")
+    if isinstance(value, bool):
+        text = "on" if value else "off"
+    elif isinstance(value, str | int | float):
+        text = str(value).strip()
+    else:
+        raise Invalid(f"the setting {name} needs one value, such as {format_setting(name, getattr(Settings(), name))}")
+    try:
+        return _PARSERS[kind](text)
+    except Invalid as error:
+        raise Invalid(f"setting {name}: {error}") from None
+
+
+def format_setting(name: str, value: object) -> str:
+    """How a person writes this value."""
+    return _FORMATTERS.get(KINDS[name], str)(value)
+
+
+def load(home: Path, overrides: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the node at `home`; a missing file means defaults.
+
+    Raises:
+        Invalid: An unknown name, a value that cannot be meant, or values that contradict each other.
+        Unavailable: The file is there and cannot be read.
+    """
+    values = {name: parse_setting(name, value) for name, value in _read(home / CONFIG_FILE).items()}
+    values |= {name: parse_setting(name, value) for name, value in (overrides or {}).items()}
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check(settings: Settings) -> None:
+    if settings.min_replicas > settings.replicas:
+        raise Invalid(f"min_replicas ({settings.min_replicas}) is more than replicas ({settings.replicas})")
+    if not 0 < settings.heartbeat < settings.suspect < settings.down:
+        raise Invalid("heartbeat, suspect and down must each be longer than the one before")
+    for name in ("io_timeout", "session_lifetime", "reservation_lifetime", "certificate_lifetime", "stop_timeout"):
+        if getattr(settings, name) <= 0:
+            raise Invalid(f"setting {name}: it must be longer than nothing")
+    if settings.renew_after >= settings.certificate_lifetime:
+        raise Invalid("renew_after must be shorter than certificate_lifetime")
+    if settings.small_file > 256 * KIB:
+        raise Invalid("setting small_file: at most 256K, larger files belong on peers")
+    if settings.write_buffer < 4 * MIB:
+        raise Invalid("setting write_buffer: at least 4M, a few chunks must fit")

@@ -1,0 +1,56 @@
+"""Small files written so that a crash leaves the old or the new content, never a mixture.
+
+Not for chunks, which have their own store. Blocking: call it at start-up or in a thread.
+"""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from p2pfs.errors import NoSpace, Unavailable
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by `data`.
+
+    Durability: on return content and name are on stable storage.
+
+    Raises:
+        NoSpace: The disk is full; the old file is untouched.
+        Unavailable: Any other failure of the disk; the old file is untouched or already replaced.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        # The mode is given at creation: a secret is never readable for others, not for an instant.
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(fd, mode)
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise NoSpace(f"no space left on the disk of {path}") from error
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make names created, renamed or removed in this directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

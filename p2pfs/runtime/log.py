@@ -1,0 +1,51 @@
+"""Where log records go: one line each, for people, to standard error or a file.
+
+Called once, by whatever process is the outermost. Modules only do `logging.getLogger(__name__)`. Nothing secret may be
+logged; key types show nothing in their repr, and no message or header body is ever logged.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from p2pfs.errors import Invalid, Unavailable
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Lines(logging.Formatter):
+    """`2027-01-15T08:00:00.123Z WARNING p2pfs.net.server: …`; systemd's journal has times of its own, files do not."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+
+
+def setup(level: str = "info", file: Path | None = None) -> None:
+    """Send records of `level` and above to `file` (appended) or to standard error; replaces earlier set-ups.
+
+    Raises:
+        Invalid: No such level.
+        Unavailable: The file cannot be written.
+    """
+    if level.lower() not in LEVELS:
+        raise Invalid(f"“{level}” is no log level: choose one of {', '.join(LEVELS)}")
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+    except OSError as error:
+        raise Unavailable(f"cannot write the log {file}: {error.strerror}") from error
+    handler.setFormatter(_Lines())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    # httpx tells every request at INFO; ours are told where they mean something.
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,232 @@
+"""Which p2pfs mounts this machine has: a registry of small files, and what the kernel says.
+
+Written by a mount when it is usable and removed when it ends; read by `p2pfs umount`, `p2pfs where` and the demo, which
+learn from it whose process to talk to. A record may outlive a killed mount, so the kernel's word (`mounted_type`) comes
+first. Nothing here touches the mount point itself: a dead or hung mount must not hang who looks for it.
+"""
+
+import contextlib
+import hashlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from p2pfs.errors import Denied
+from p2pfs.runtime.files import write_durably
+from p2pfs.runtime.process import is_alive
+
+KERNEL_TYPE: Final = "fuse.p2pfs"
+"""The file system type the kernel shows for our mounts."""
+_MOST_LINKS: Final = 40
+_SUN_PATH_BYTES: Final = 107
+"""Longest path of a Unix socket on Linux, without its terminating zero."""
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """One live mount. `socket` answers JSON lines such as {"op": "umount"}."""
+
+    pid: int
+    home: str
+    socket: str
+    mount_point: str
+    volume: str
+
+    def alive(self) -> bool:
+        """Whether the mount's process is still there."""
+        return is_alive(self.pid)
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def canonical(mount_point: str | Path) -> Path:
+    """The absolute path the kernel knows a mount point by.
+
+    Found by reading links only: a stat of the mount point would be a question to a file system that may be dead.
+    """
+    path = Path(os.path.abspath(mount_point))
+    for _ in range(_MOST_LINKS):
+        path = Path(os.path.realpath(path.parent)) / path.name
+        try:
+            path = Path(os.path.abspath(path.parent / os.readlink(path)))
+        except OSError:  # not a link, or not there
+            return path
+    return path
+
+
+def socket_path(home: Path, mount_point: Path) -> Path:
+    """Where the mount at `mount_point` (canonical) of this home answers."""
+    return home / "run" / f"mount-{_digest(mount_point)[:16]}.sock"
+
+
+def _digest(mount_point: Path) -> str:
+    return hashlib.sha256(os.fsencode(mount_point)).hexdigest()
+
+
+# ---- the registry ---------------------------------------------------------------------------------------------------
+
+
+def register(record: MountRecord) -> Path:
+    """Write the record of a mount that became usable; the path it is kept under.
+
+    Raises:
+        Denied: The registry's directory belongs to somebody else.
+        Unavailable: It cannot be written.
+    """
+    directory = _directories()[0]
+    _make_private(directory)
+    path = _record_path(directory, Path(record.mount_point))
+    write_durably(path, msgspec.json.encode(record), 0o644)
+    return path
+
+
+def forget(mount_point: Path) -> None:
+    """Remove the record of a mount that ended; none is fine."""
+    for directory in _directories():
+        with contextlib.suppress(OSError):
+            _record_path(directory, mount_point).unlink(missing_ok=True)
+
+
+def find(mount_point: Path) -> MountRecord | None:
+    """The record of the mount at this canonical path, whether or not its process still lives."""
+    for directory in _directories():
+        record = _read(_record_path(directory, mount_point))
+        if record is not None and record.mount_point == str(mount_point):
+            return record
+    return None
+
+
+def find_above(path: Path) -> MountRecord | None:
+    """The record of the nearest mount that holds `path`."""
+    return next((record for above in (path, *path.parents) if (record := find(above))), None)
+
+
+def _record_path(directory: Path, mount_point: Path) -> Path:
+    return directory / f"{_digest(mount_point)}.json"
+
+
+def _read(path: Path) -> MountRecord | None:
+    """None for what is not there, not ours or not a record: a hint that cannot be read is no hint."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        if os.fstat(fd).st_uid not in (0, os.geteuid()):
+            return None
+        try:
+            return msgspec.json.decode(file.read(65536), type=MountRecord)
+        except (msgspec.DecodeError, OSError):
+            return None
+
+
+def _directories() -> list[Path]:
+    """Where this user's records may be, the first being where new ones go.
+
+    A shell without XDG_RUNTIME_DIR (cron, sudo -u) must find what a login session has mounted.
+    """
+    uid = os.geteuid()
+    if uid == 0:
+        return [Path("/run/p2pfs/mounts")]
+    places = [Path(f"/run/user/{uid}"), Path(f"/tmp/p2pfs-{uid}")]
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/") and Path(given) not in places:
+        places.insert(0, Path(given))
+    places = [place for place in places if place.is_dir() or place.parent == Path("/tmp")]
+    return [place / "mounts" if place.parent == Path("/tmp") else place / "p2pfs" / "mounts" for place in places]
+
+
+def _make_private(directory: Path) -> None:
+    """Make the registry. Below /tmp anybody could have made it first, with a record that leads elsewhere."""
+    public = directory.is_relative_to("/run/p2pfs")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o755 if public else 0o700)
+    for level in (directory.parent, directory):
+        found = level.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise Denied(f"{level} belongs to somebody else: remove it or set XDG_RUNTIME_DIR")
+        if not public:
+            level.chmod(0o700)
+
+
+# ---- the socket -----------------------------------------------------------------------------------------------------
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, for the owner only, replacing what a killed process left.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with _address(path) as address:
+            listener.bind(address)
+        path.chmod(0o600)
+        listener.listen(8)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def dial(path: Path, timeout_s: float) -> socket.socket:
+    """A connection to the mount that listens at `path`; later operations have the same timeout.
+
+    Raises:
+        OSError: Nobody listens there, or it does not answer in time.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout_s)
+        with _address(path) as address:
+            connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """A name for `path` that fits a socket address: homes may lie deeper than 107 bytes."""
+    if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
+        yield str(path)
+        return
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
+
+
+# ---- what the kernel says -------------------------------------------------------------------------------------------
+
+
+def mounted_type(mount_point: Path, table: str | None = None) -> str | None:
+    """The type of the topmost file system mounted exactly at this canonical path, or None.
+
+    `table` is the text of /proc/self/mountinfo, read here when not given.
+    """
+    if table is None:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    found = None
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) >= 5 and after and _unescape(fields[4]) == str(mount_point):
+            found = after.split()[0]
+    return found
+
+
+def _unescape(field: str) -> str:
+    """The kernel writes space, tab, newline and backslash as octal."""
+    for written, meant in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(written, meant)
+    return field

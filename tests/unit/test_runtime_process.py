@@ -1,0 +1,166 @@
+"""Processes: hardening, pid files, the background, the last resort, sd_notify, log lines."""
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from p2pfs import exitcodes
+from p2pfs.errors import Invalid, Unavailable
+from p2pfs.runtime import log
+from p2pfs.runtime.notify import notify
+from p2pfs.runtime.process import is_alive, pid_file, read_pid
+
+pytestmark = pytest.mark.l0
+
+ROOT = Path(__file__).parents[2]
+
+
+def _python(program: str, *arguments: str | Path, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_a_hardened_process_dumps_no_core() -> None:
+    done = _python(
+        """
+        import ctypes, resource
+        from p2pfs.runtime.process import harden
+        harden()
+        print(resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+        """
+    )
+    assert (done.stdout, done.stderr) == ("0 0\n", "")
+
+
+def test_a_pid_file_names_the_process_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "peer.pid"
+    with pid_file(path):
+        assert read_pid(path) == os.getpid()
+    assert not path.exists()
+    with pid_file(path):
+        path.write_text("1\n")  # a successor took over
+    assert read_pid(path) == 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3", "0"])
+def test_a_broken_pid_file_names_nobody(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pid").write_text(text)
+    assert read_pid(tmp_path / "pid") is None
+    assert read_pid(tmp_path / "none") is None
+
+
+def test_the_living_and_the_dead_are_told_apart() -> None:
+    assert is_alive(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(child.pid)  # a zombie
+    child.wait()
+    assert not is_alive(child.pid)
+
+
+DAEMON = """
+    import os, sys
+    from pathlib import Path
+    from p2pfs.runtime.process import daemonise
+    log, mode = Path(sys.argv[1]), sys.argv[2]
+    readiness = daemonise(log, timeout_s=20 if mode != "slow" else 0.3)
+    print("in the log", os.getsid(0) == os.getpid(), flush=True)
+    if mode == "ready":
+        readiness.ready()
+    elif mode == "fail":
+        readiness.failed("no such pool", 13)
+        sys.exit(13)
+    elif mode == "die":
+        os._exit(9)
+    else:
+        import signal
+        signal.alarm(5)
+        signal.pause()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [
+        ("ready", exitcodes.OK, ""),
+        ("fail", exitcodes.NOT_FOUND, "p2pfs: no such pool"),
+        ("die", exitcodes.FAILED, "ended before it was ready; see"),
+        ("slow", exitcodes.FAILED, "not ready after"),
+    ],
+)
+def test_the_parent_of_a_daemon_tells_how_it_started(tmp_path: Path, mode: str, code: int, words: str) -> None:
+    done = _python(DAEMON, tmp_path / "log", mode)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "log").read_text() == "in the log True\n"
+
+
+def test_the_last_resort_ends_a_process_that_does_not_stop() -> None:
+    done = _python(
+        """
+        import threading
+        from p2pfs.runtime.process import end_within
+        end_within(0.2, 7)
+        threading.Event().wait(20)
+        """
+    )
+    assert done.returncode == 7
+    assert "did not stop within" in done.stderr
+    assert "most recent call first" in done.stderr
+
+
+def test_the_last_resort_can_be_called_off() -> None:
+    done = _python("from p2pfs.runtime.process import end_within; end_within(20, 7).cancel()")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not notify("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    assert not notify("STOPPING=1")  # nobody listens any more: no error
+
+
+def test_log_lines_are_for_people(tmp_path: Path) -> None:
+    done = _python(
+        """
+        import logging, sys
+        from pathlib import Path
+        from p2pfs.runtime import log
+        log.setup("info", Path(sys.argv[1]))
+        log.setup("info", Path(sys.argv[1]))
+        logging.getLogger("p2pfs.x").info("hello %s", "there")
+        logging.getLogger("p2pfs.x").debug("not this")
+        """,
+        tmp_path / "log",
+    )
+    assert done.stderr == ""
+    line = (tmp_path / "log").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO p2pfs\.x: hello there\n", line)
+
+
+def test_an_impossible_log_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    handlers = list(logging.getLogger().handlers)
+    with pytest.raises(Invalid, match="no log level"):
+        log.setup("loud")
+    with pytest.raises(Unavailable, match="cannot write the log"):
+        log.setup("info", tmp_path)
+    assert logging.getLogger().handlers == handlers
