@@ -1,0 +1,89 @@
+"""Requests to the coordinator that outlast its short absences: tried again until `io_timeout` is over, then refused at
+once while it stays away. Every request through here may be repeated without harm; that is its caller's promise.
+
+    answering ──no answer for io_timeout──▶ away (each call tries once, briefly)
+        ◀────────────any answer────────────┘
+"""
+
+import random
+from typing import Any, Final, TypeVar
+
+import trio
+
+from p2pfs.errors import CoordinatorAway, Fenced, PoolError, Unavailable
+from p2pfs.net.client import Client, Endpoint, Reply
+from p2pfs.runtime.retry import backoff
+from p2pfs.types import Buffer
+from p2pfs.wire import codec
+
+T = TypeVar("T")
+
+_ATTEMPT_SHARE: Final = 3  # one attempt takes at most a third of io_timeout: a hung connection must not be all of it
+_AWAY_ATTEMPT_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+class CoordinatorCalls:
+    """One mount's requests to its coordinator, and whether it is away or has fenced us out."""
+
+    def __init__(
+        self, client: Client, coordinator: Endpoint, *, io_timeout_s: float, chance: random.Random | None = None
+    ) -> None:
+        self._client = client
+        self._coordinator = coordinator
+        self._io_timeout_s = io_timeout_s
+        self._chance = chance
+        self._fenced: Fenced | None = None
+        self.is_away = False
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the session is over: every further call raises Fenced without asking."""
+        return self._fenced is not None
+
+    async def ask(self, method: str, path: str, message: Any, kind: type[T]) -> T:  # noqa: ANN401 - any wire message
+        """Send a message, get one of `kind`.
+
+        Raises:
+            CoordinatorAway: No answer within the deadline.
+            Fenced: The session is over.
+            PoolError: What the coordinator refused it with.
+        """
+        reply = await self._request(method, path, b"" if message is None else codec.encode(message))
+        return codec.decode(reply.body, kind)
+
+    async def tell(self, method: str, path: str) -> None:
+        """A request whose answer holds nothing. Raises as `ask`."""
+        await self._request(method, path, b"")
+
+    async def _request(self, method: str, path: str, body: Buffer) -> Reply:
+        deadline = trio.current_time() + (_AWAY_ATTEMPT_S if self.is_away else self._io_timeout_s)
+        pauses = backoff(0.05, _LONGEST_PAUSE_S, chance=self._chance)
+        while True:
+            if self._fenced is not None:
+                raise self._fenced
+            left_s = deadline - trio.current_time()
+            try:
+                return await self._attempt(method, path, body, left_s)
+            except Unavailable as error:
+                pause_s = next(pauses)
+                if self.is_away or trio.current_time() + pause_s >= deadline:
+                    self.is_away = True
+                    raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
+                await trio.sleep(pause_s)
+
+    async def _attempt(self, method: str, path: str, body: Buffer, left_s: float) -> Reply:
+        share_s = max(self._io_timeout_s / _ATTEMPT_SHARE, _AWAY_ATTEMPT_S)
+        try:
+            reply = await self._client.request(
+                self._coordinator, method, path, parts=(body,) if body else (), timeout_s=min(left_s, share_s)
+            )
+        except Unavailable:
+            raise
+        except PoolError as error:
+            self.is_away = False  # a refusal is an answer
+            if isinstance(error, Fenced):
+                self._fenced = error
+            raise
+        self.is_away = False
+        return reply

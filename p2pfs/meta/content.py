@@ -1,0 +1,177 @@
+"""Operations on one inode: commits of new content, attributes, and what keeps it open."""
+
+import sqlite3
+from collections import Counter
+from typing import Final
+
+from p2pfs.errors import Conflict, Invalid, IsDirectory, Misuse, TooLarge
+from p2pfs.meta import chunks_index, inodes, tree
+from p2pfs.meta.inodes import InodeRow
+from p2pfs.meta.work import Work
+from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind
+from p2pfs.wire.namespace import AddReplicas, Commit, ExtentRow, NewChunk, Opened, Released, SetAttributes
+
+MAX_INLINE_BYTES: Final = CHUNK_BYTES + 1024
+"""Sealed; how much a mount keeps inline is a setting of the volume."""
+MAX_SEALED_EXTENT_BYTES: Final = 256
+MAX_INDEX: Final = MAX_FILE_BYTES // CHUNK_BYTES
+
+
+def commit(work: Work, operation: Commit) -> None:
+    """New content: what it names first, then what it drops, so that a chunk that moves is never doomed between."""
+    row = work.inode(operation.inode)
+    _check(row, operation)
+    _add_extents(work, operation)
+    _drop_extents(work, operation)
+    if operation.cut_index >= 0:
+        _cut(work, operation)
+    _set_inline(work, row, operation)
+    work.resize(row, operation.size)
+    row.head = operation.head
+    row.change += 1
+    if operation.mode is not None:
+        row.mode = operation.mode & 0o7777
+    if operation.time_ns:
+        row.mtime_ns = operation.time_ns
+    row.changed(operation.time_ns)
+
+
+def add_replicas(work: Work, operation: AddReplicas) -> None:
+    """More copies, of chunks that are still known."""
+    for new in operation.chunks:
+        work.rules.verify(work.volume, new)
+        chunks_index.add_replicas(work.connection, work.volume, new=new)
+
+
+def set_attributes(work: Work, operation: SetAttributes) -> None:
+    """What is not None."""
+    row = work.inode(operation.inode)
+    if operation.mode is not None:
+        row.mode = operation.mode & 0o7777
+    if operation.uid is not None:
+        row.uid = operation.uid
+    if operation.gid is not None:
+        row.gid = operation.gid
+    if operation.atime_ns is not None:
+        row.atime_ns = operation.atime_ns
+    if operation.mtime_ns is not None:
+        row.mtime_ns = operation.mtime_ns
+    row.changed(operation.ctime_ns)
+
+
+def opened(work: Work, operation: Opened) -> None:
+    """Keep the inode for the session."""
+    row = work.inode(operation.inode)
+    tree.hold(work, row.inode)
+    work.mention(row)
+
+
+def released(work: Work, operation: Released) -> None:
+    """Keep it no longer. What is gone already stays gone."""
+    cursor = work.connection.execute(
+        "DELETE FROM open_inode WHERE volume = ? AND inode = ? AND session = ?",
+        (work.volume, operation.inode, work.session),
+    )
+    if cursor.rowcount:
+        work.settle(work.inode(operation.inode))
+
+
+# ---- parts of a commit ----------------------------------------------------------------------------------------------
+
+
+def _check(row: InodeRow, operation: Commit) -> None:
+    if row.is_directory:
+        raise IsDirectory("a directory has no content")
+    if row.kind != Kind.FILE:
+        raise Invalid("only a file has content")
+    if row.change != operation.base_change:
+        raise Conflict(f"the file is at change {row.change}, not {operation.base_change}")
+    if operation.size > MAX_FILE_BYTES:
+        raise TooLarge("the file would be too large")
+    if operation.inline is not None and len(operation.inline) > MAX_INLINE_BYTES:
+        raise TooLarge("this is too much to be kept inline")
+    if operation.size < 0 or (operation.inline is not None and operation.clear_inline):
+        raise Misuse("this commit contradicts itself")
+
+
+def _add_extents(work: Work, operation: Commit) -> None:
+    new_chunks = _new_chunks(work, operation)
+    if not operation.extents:
+        return
+    numbers: dict[bytes, int] = {}
+    for chunk, times in Counter(e.chunk for e in operation.extents if e.chunk is not None).items():
+        numbers[chunk] = chunks_index.refer(
+            work.connection,
+            work.volume,
+            chunk=ChunkId(chunk),
+            times=times,
+            new=new_chunks.get(chunk),
+            wanted_min=work.rules.wanted_min,
+        )
+    for extent in operation.extents:
+        _check_extent(extent, operation)
+        _insert_extent(work, operation.inode, extent, None if extent.chunk is None else numbers[extent.chunk])
+
+
+def _new_chunks(work: Work, operation: Commit) -> dict[bytes, NewChunk]:
+    """The new chunks by id, with their receipts verified."""
+    named = {extent.chunk for extent in operation.extents}
+    for new in operation.chunks:
+        if new.chunk not in named:
+            raise Misuse("a commit brings a chunk none of its extents names")
+        work.rules.verify(work.volume, new)
+    return {new.chunk: new for new in operation.chunks}
+
+
+def _check_extent(extent: ExtentRow, operation: Commit) -> None:
+    if not 0 <= extent.index < MAX_INDEX or extent.seq < 0 or len(extent.sealed) > MAX_SEALED_EXTENT_BYTES:
+        raise Misuse("this is no extent")
+    if 0 <= operation.cut_index <= extent.index and extent.seq < operation.cut_seq:
+        raise Misuse("an extent is cut by the commit that brings it")
+
+
+def _insert_extent(work: Work, inode: int, extent: ExtentRow, chunk: int | None) -> None:
+    """Raises Misuse when (index, seq) is taken or an earlier cut would hide the extent from the start."""
+    place = (work.volume, inode, extent.index, extent.seq)
+    try:
+        cursor = work.connection.execute(
+            "INSERT INTO extent SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
+            " (SELECT 1 FROM cut WHERE volume = ?1 AND inode = ?2 AND from_mib <= ?3 AND seq > ?4)",
+            (*place, chunk, extent.sealed),
+        )
+    except sqlite3.IntegrityError:
+        raise Misuse(f"the extent {extent.index}, {extent.seq} is there already") from None
+    if cursor.rowcount == 0:
+        raise Misuse("an extent is older than a truncation before it")
+
+
+def _drop_extents(work: Work, operation: Commit) -> None:
+    """Compacted extents; one that the reaper took is gone already."""
+    numbers = []
+    for index, seq in operation.drop:
+        dropped = work.connection.execute(
+            "DELETE FROM extent WHERE volume = ? AND inode = ? AND mib = ? AND seq = ? RETURNING chunk",
+            (work.volume, operation.inode, index, seq),
+        ).fetchone()
+        if dropped is not None and dropped[0] is not None:
+            numbers.append(dropped[0])
+    chunks_index.unrefer(work.connection, numbers, now_s=work.rules.now_s)
+
+
+def _cut(work: Work, operation: Commit) -> None:
+    """One row, however much it cuts; the cuts it includes go."""
+    place = (work.volume, operation.inode, operation.cut_index)
+    work.connection.execute(
+        "DELETE FROM cut WHERE volume = ? AND inode = ? AND from_mib >= ? AND seq <= ?", (*place, operation.cut_seq)
+    )
+    # A row that is still at this place has a higher seq and cuts more.
+    work.connection.execute("INSERT OR IGNORE INTO cut VALUES (?, ?, ?, ?)", (*place, operation.cut_seq))
+
+
+def _set_inline(work: Work, row: InodeRow, operation: Commit) -> None:
+    if operation.inline is not None:
+        inodes.put_data(work.connection, work.volume, row.inode, data=operation.inline)
+        row.inline = 1
+    elif operation.clear_inline and row.inline:
+        inodes.drop_data(work.connection, work.volume, row.inode)
+        row.inline = 0

@@ -1,0 +1,352 @@
+"""The SQLite file: one writer with group commit, reads inline, long scans in a thread.
+
+Callers hand over functions of a connection. `write` queues one for the writer thread, which runs everything waiting in
+one transaction, each in a savepoint of its own, commits once, and only then answers: that one fsync is shared by all
+who wait. `read` runs at once in the caller's thread on a second connection that sees the last commit. What the tables
+mean is `schema`'s business; nothing above `p2pfs.meta` sees a connection outside such a function.
+
+    loop:    write(f) ─┬─ queue ─▶ thread: BEGIN, [SAVEPOINT, f, RELEASE]…, COMMIT ─▶ loop: each write returns
+             write(g) ─┘
+"""
+
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import trio
+
+from p2pfs.errors import Corrupt, PoolError, Unavailable
+from p2pfs.meta import schema
+
+T = TypeVar("T")
+
+MAX_GROUP: Final = 128
+"""Most writes in one transaction, so that the first of them does not wait for ever."""
+MAX_WAITING: Final = 4096
+"""Most writes queued; further callers wait before they queue."""
+SCAN_DEADLINE_S: Final = 60.0
+_CLOSE_DEADLINE_S: Final = 10.0
+_SCAN_STEPS: Final = 10_000  # virtual machine instructions between looks at the clock: about a millisecond
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # a commit is on the disk when it returns
+    "PRAGMA secure_delete = ON",  # what is deleted is overwritten
+    "PRAGMA foreign_keys = OFF",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -32768",  # KiB
+    "PRAGMA wal_autocheckpoint = 4000",  # pages: 16 MiB
+    "PRAGMA journal_size_limit = 67108864",
+    "PRAGMA busy_timeout = 5000",  # ms; only other processes can be in the way
+)
+
+
+class Database(Protocol):
+    """Where functions of a connection run. Every method raises Unavailable when the disk fails or is full."""
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `change` in a transaction. What it raises undoes it alone and is raised here.
+
+        It must do nothing but SQL and arithmetic, and not begin or commit.
+
+        Durability: on return its effect is on stable storage; so is what it saw of others.
+
+        Cancellation: the change may or may not have been made.
+        """
+        ...
+
+    def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `question` on one committed state, at once. It must be short: the event loop waits."""
+        ...
+
+    async def scan(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a long `question` on one committed state in a thread. Raises Unavailable after SCAN_DEADLINE_S."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def open_database(path: Path) -> AsyncIterator["ThreadedDatabase"]:
+    """The database at `path`, made or migrated as needed, closed at the end within a deadline.
+
+    Raises:
+        Corrupt: It is no database of this program or of a newer version.
+        Unavailable: The file cannot be opened.
+    """
+    database = ThreadedDatabase(path)
+    try:
+        yield database
+    finally:
+        with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+            await database.aclose()
+
+
+class _Write:
+    """One waiting change and what became of it. Written by the thread before `done` is set in the loop."""
+
+    __slots__ = ("abandoned", "change", "done", "error", "result")
+
+    def __init__(self, change: Callable[[sqlite3.Connection], Any]) -> None:
+        self.change = change
+        self.done = trio.Event()
+        self.abandoned = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class ThreadedDatabase:
+    """Database with a writer thread. Used from one event loop; see `open_database`.
+
+    The thread owns the writing connection from construction to `aclose`; the loop owns the reading one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _mapped():
+            _create_private(path)
+            self._writer = _connect(path)
+            schema.migrate(self._writer)
+            self._reader = _connect(path)
+            self._reader.execute("PRAGMA query_only = ON")
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._room = trio.Semaphore(MAX_WAITING)
+        self._scans = trio.CapacityLimiter(1)
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._failure: PoolError | None = None
+        self._closing = False
+        self.commits = 0  # groups committed; read by tests and metrics
+        self._thread = threading.Thread(target=self._run, name="p2pfs database", daemon=True)
+        self._thread.start()
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        if self._closing:
+            raise Unavailable("the database is closed")
+        waiting = _Write(change)
+        async with self._room:
+            self._queue.put(waiting)
+            try:
+                await waiting.done.wait()
+            except trio.Cancelled:
+                waiting.abandoned = True
+                raise
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.result  # type: ignore[no-any-return]  # what `change` returned
+
+    def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        return _snapshot(self._reader, question)
+
+    async def scan(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        return await trio.to_thread.run_sync(_scan, self._path, question, limiter=self._scans)
+
+    async def aclose(self) -> None:
+        """Do what is queued, end the thread and close. A thread stuck in a failing disk is left to the process's end.
+
+        Cancellation: stops waiting; the connections then stay open.
+        """
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        await self._ended.wait()
+        self._writer.close()
+        self._reader.close()
+
+    # ---- in the writer thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            first = self._queue.get()
+            if first is None:
+                break
+            group: list[_Write] = []
+            going = self._transact(first, group)
+            self._call(_deliver, group)
+        self._call(self._ended.set)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):  # the loop ended without aclose: nobody waits any more
+            self._token.run_sync_soon(function, *arguments)
+
+    def _transact(self, first: _Write, group: list[_Write]) -> bool:
+        """One transaction of everything that waits; False when the queue was closed."""
+        going = True
+        group.append(first)
+        try:
+            if self._failure is not None:
+                raise self._failure
+            with _mapped():
+                self._writer.execute("BEGIN IMMEDIATE")
+                _run_savepoint(self._writer, first)
+                while len(group) < MAX_GROUP:
+                    try:
+                        following = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                    if following is None:
+                        going = False
+                        break
+                    group.append(following)
+                    _run_savepoint(self._writer, following)
+                self._writer.execute("COMMIT")
+            self.commits += 1
+        except PoolError as error:
+            self._undo(group, error)
+        return going
+
+    def _undo(self, group: list[_Write], error: PoolError) -> None:
+        """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
+        what the kernel still holds of earlier writes cannot be trusted to reach it."""
+        for write in group:
+            write.result, write.error = None, error
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._failure = error
+        if isinstance(error, _DiskFailed):
+            self._failure = error
+
+
+class InlineDatabase:
+    """Database in the caller's thread on one connection, without group commit: for simulated time, where no thread may
+    be waited for, and for one-shot commands. `path` None keeps everything in memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        with _mapped():
+            if path is not None:
+                _create_private(path)
+            self._connection = _connect(path)
+            schema.migrate(self._connection)
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        await trio.lowlevel.checkpoint()
+        return self.write_now(change)
+
+    def write_now(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """`write` without an event loop."""
+        with _mapped():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        return result
+
+    def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        return _snapshot(self._connection, question)
+
+    async def scan(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """See Database."""
+        await trio.lowlevel.checkpoint()
+        return self.read(question)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+class _DiskFailed(Unavailable):
+    """An I/O error, as opposed to a full disk."""
+
+
+def _create_private(path: Path) -> None:
+    """An empty file that only its owner reads; SQLite gives its journal files the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise Unavailable(f"the database {path} cannot be opened: {error.strerror}") from error
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path if path is not None else ":memory:",
+        isolation_level=None,
+        check_same_thread=False,  # made in the loop, used in one thread at a time
+        cached_statements=512,
+    )
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+def _snapshot(connection: sqlite3.Connection, question: Callable[[sqlite3.Connection], T]) -> T:
+    with _mapped():
+        connection.execute("BEGIN")
+        try:
+            return question(connection)
+        finally:
+            connection.execute("COMMIT")
+
+
+def _scan(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
+    with _mapped():
+        connection = _connect(path)
+        deadline = time.monotonic() + SCAN_DEADLINE_S
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _SCAN_STEPS)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            return _snapshot(connection, question)
+        finally:
+            connection.close()
+
+
+def _run_savepoint(connection: sqlite3.Connection, write: _Write) -> None:
+    """Run one change; what it raises is kept for its caller and undoes it alone.
+
+    Raises:
+        sqlite3.Error: The whole transaction is lost (SQLite rolls back by itself when the disk is full or fails).
+    """
+    if write.abandoned:
+        return
+    connection.execute("SAVEPOINT change")
+    try:
+        write.result = write.change(connection)
+    except BaseException as error:
+        if not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO change")
+        write.error = _pool_error(error) if isinstance(error, sqlite3.Error) else error
+    connection.execute("RELEASE change")
+
+
+def _deliver(group: list[_Write]) -> None:
+    """In the loop: wake everybody whose change is committed."""
+    for write in group:
+        write.done.set()
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    """sqlite3's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _pool_error(error) from error
+
+
+def _pool_error(error: sqlite3.Error) -> BaseException:
+    """What an error of the library means to callers; one that can only be a bug stays what it is."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Corrupt(f"the database is damaged: {error}")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+        return _DiskFailed(f"the database's disk fails: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return Unavailable("the coordinator's disk is full")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"the database cannot be used now: {error}")
+    return error

@@ -1,0 +1,112 @@
+"""The rules of the namespace as SQL: which function does which operation, and which answers which question.
+
+`apply` runs inside a write transaction that `sessions.apply_batch` has opened a batch in, `answer` inside any
+transaction. The functions themselves are in `tree`, `content` and `questions`.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from p2pfs.errors import Misuse, PoolError
+from p2pfs.meta import content, questions, tree
+from p2pfs.meta.work import Work
+from p2pfs.types import VolumeId
+from p2pfs.wire import answers
+from p2pfs.wire.answers import Answer
+from p2pfs.wire.namespace import (
+    AddReplicas,
+    Applied,
+    Commit,
+    GetAttributes,
+    GetSpace,
+    Link,
+    Locate,
+    Lookup,
+    Make,
+    Opened,
+    Operation,
+    Question,
+    ReadDirectory,
+    ReadExtents,
+    Released,
+    Rename,
+    SetAttributes,
+    Unlink,
+)
+
+MAX_OPERATIONS: Final = 1000
+MAX_QUESTIONS: Final = 1000
+
+_OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
+    Make: tree.make,
+    Link: tree.link,
+    Unlink: tree.unlink,
+    Rename: tree.rename,
+    SetAttributes: content.set_attributes,
+    Commit: content.commit,
+    AddReplicas: content.add_replicas,
+    Opened: content.opened,
+    Released: content.released,
+}
+
+_QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
+    Lookup: questions.lookup,
+    GetAttributes: questions.attributes,
+    ReadDirectory: questions.directory,
+    ReadExtents: questions.extents,
+    Locate: questions.locate,
+}
+
+_OUT_OF_RANGE: Final = "a number does not fit into 63 bits"
+
+
+def apply(work: Work, operations: Sequence[Operation]) -> Applied:
+    """Do all operations in order. On any error the caller undoes the transaction.
+
+    Raises:
+        Semantic: What the first refused operation raises.
+        Misuse: An operation breaks the protocol.
+    """
+    if len(operations) > MAX_OPERATIONS:
+        raise Misuse(f"a batch has at most {MAX_OPERATIONS} operations")
+    try:
+        for operation in operations:
+            _OPERATIONS[type(operation)](work, operation)
+        return work.finish()
+    except OverflowError:  # sqlite3 refuses integers beyond its own
+        raise Misuse(_OUT_OF_RANGE) from None
+
+
+def answer(
+    connection: sqlite3.Connection, volume: VolumeId, question: Question, *, room: tuple[int, int] | None = None
+) -> Any:  # noqa: ANN401 - the message that belongs to the question
+    """The message that answers a question. Raises what the question says, and Misuse.
+
+    `room` is (total, free) bytes after replication; None takes what the peers' rows say (`members.room`).
+    """
+    try:
+        if isinstance(question, GetSpace):
+            return questions.space(connection, volume, room)
+        return _QUESTIONS[type(question)](connection, volume, question)
+    except OverflowError:
+        raise Misuse(_OUT_OF_RANGE) from None
+
+
+def answer_all(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    asked: Sequence[Question],
+    *,
+    room: tuple[int, int] | None = None,
+) -> list[Answer]:
+    """The answers to a list of questions from one state, refusals among them. What `POST …/questions` returns."""
+    if len(asked) > MAX_QUESTIONS:
+        raise Misuse(f"at most {MAX_QUESTIONS} questions can be asked at once")
+    given = []
+    for question in asked:
+        try:
+            given.append(answers.answer(answer(connection, volume, question, room=room)))
+        except PoolError as error:
+            given.append(answers.refusal(error))
+    return given

@@ -1,0 +1,110 @@
+"""Namespace over the SQL engine in this process: for the conformance suite, tools, and whoever mounts where the
+coordinator runs. Same sessions and batches as over the network, without the network.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from p2pfs.meta import engine, sessions
+from p2pfs.meta.database import Database
+from p2pfs.meta.outstanding import OutstandingBatches
+from p2pfs.meta.work import Verify
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId
+from p2pfs.wire import answers
+from p2pfs.wire.answers import Answer
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    Batch,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    GetAttributes,
+    GetSpace,
+    Locate,
+    Lookup,
+    Operation,
+    Question,
+    ReadDirectory,
+    ReadExtents,
+    Space,
+)
+
+
+class LocalNamespace:
+    """One volume within one session that somebody opened by `sessions.open_session`. See Namespace."""
+
+    def __init__(
+        self,
+        database: Database,
+        volume: VolumeId,
+        session: SessionId,
+        *,
+        verify: Verify,
+        wanted_min: Callable[[], int],
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._volume = volume
+        self.session = session
+        self._verify = verify
+        self._wanted_min = wanted_min
+        self._clock = clock
+        self._outstanding = OutstandingBatches()
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Entry:
+        """See Namespace."""
+        return self._ask(Lookup(parent, name))  # type: ignore[no-any-return]  # the question's own answer, below too
+
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """See Namespace."""
+        return self._ask(GetAttributes(inode))  # type: ignore[no-any-return]
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        """See Namespace."""
+        return self._ask(ReadDirectory(inode, after, limit))  # type: ignore[no-any-return]
+
+    async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
+        """See Namespace."""
+        return self._ask(ReadExtents(inode, range_number))  # type: ignore[no-any-return]
+
+    async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
+        """See Namespace."""
+        return self._ask(Locate(list(chunks)))  # type: ignore[no-any-return]
+
+    async def space(self) -> Space:
+        """See Namespace."""
+        return self._ask(GetSpace())  # type: ignore[no-any-return]
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        """See Namespace."""
+        async with self._outstanding.number() as (seq, acked):
+            batch = Batch(seq, acked, list(operations))
+            return answers.unwrap(
+                await self._database.write(lambda connection: self._apply(connection, batch)), Applied
+            )
+
+    def _apply(self, connection: sqlite3.Connection, batch: Batch) -> Answer:
+        return sessions.apply_batch(
+            connection,
+            self.session,
+            batch=batch,
+            verify=self._verify,
+            wanted_min=self._wanted_min(),
+            now_s=self._clock.time(),
+        )
+
+    async def new_ids(self, count: int) -> range:
+        """See Namespace."""
+        block = await self._database.write(lambda connection: sessions.grant_ids(connection, self.session, count=count))
+        return range(block.first_id, block.last_id + 1)
+
+    def _ask(self, question: Question) -> Any:  # noqa: ANN401 - the message that belongs to the question
+        def asked(connection: sqlite3.Connection) -> Any:  # noqa: ANN401
+            sessions.session(connection, self.session)  # Fenced when it is over
+            return engine.answer(connection, self._volume, question)
+
+        return self._database.read(asked)

@@ -1,0 +1,130 @@
+"""Answers to what a mount asks, from the committed state the connection sees."""
+
+import sqlite3
+from typing import Final
+
+from p2pfs.errors import Misuse, NotDirectory, NotFound
+from p2pfs.meta import chunks_index, inodes, members
+from p2pfs.types import INDICES_PER_RANGE, MIB, Kind, VolumeId
+from p2pfs.wire.namespace import (
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    ExtentRow,
+    GetAttributes,
+    Locate,
+    Lookup,
+    ReadDirectory,
+    ReadExtents,
+    Space,
+)
+
+MAX_PAGE: Final = 1000
+"""Most entries of one directory page, whatever was asked for."""
+PAGE_BYTES: Final = MIB
+"""Inline data beyond which a directory page ends early."""
+MAX_LOCATED: Final = 1000
+
+
+def lookup(connection: sqlite3.Connection, volume: VolumeId, question: Lookup) -> Entry:
+    """See Namespace.lookup."""
+    row = connection.execute(
+        f"SELECT d.dentry, d.name, d.tag, {inodes.FIELDS} FROM dentry d"
+        " JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
+        " WHERE d.volume = ? AND d.parent = ? AND d.name = ?",
+        (volume, question.parent, question.name),
+    ).fetchone()
+    if row is None:
+        _require_directory(connection, volume, question.parent)
+        raise NotFound("there is no such name")
+    return Entry(row[0], row[1], row[2], Attributes(*row[3:]))
+
+
+def attributes(connection: sqlite3.Connection, volume: VolumeId, question: GetAttributes) -> Attributes:
+    """See Namespace.attributes."""
+    return _attributes(connection, volume, question.inode)
+
+
+def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDirectory) -> DirectoryPage:
+    """See Namespace.directory."""
+    if question.limit < 1:
+        raise Misuse("a directory page has at least one entry")
+    limit = min(question.limit, MAX_PAGE)
+    cursor = connection.execute(
+        f"SELECT d.dentry, d.name, d.tag, {inodes.FIELDS} FROM dentry d"
+        " JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
+        " WHERE d.volume = ? AND d.parent = ? AND d.dentry > ? ORDER BY d.dentry LIMIT ?",
+        (volume, question.inode, question.after, limit + 1),
+    )
+    entries: list[Entry] = []
+    room = PAGE_BYTES
+    for row in cursor:
+        if len(entries) == limit or room < 0:
+            cursor.close()
+            return DirectoryPage(entries, False)
+        attributes = Attributes(*row[3:])
+        room -= len(attributes.inline or b"")
+        entries.append(Entry(row[0], row[1], row[2], attributes))
+    if not entries:
+        _require_directory(connection, volume, question.inode)
+    return DirectoryPage(entries, True)
+
+
+def extents(connection: sqlite3.Connection, volume: VolumeId, question: ReadExtents) -> ExtentPage:
+    """See Namespace.extents."""
+    of = _attributes(connection, volume, question.inode)
+    first = question.range * INDICES_PER_RANGE
+    cuts = connection.execute(
+        "SELECT from_mib, seq FROM cut WHERE volume = ? AND inode = ?", (volume, question.inode)
+    ).fetchall()
+    rows = connection.execute(
+        "SELECT e.mib, e.seq, c.id, e.sealed, c.size,"
+        " (SELECT group_concat(peer) FROM replica r WHERE r.chunk = e.chunk)"
+        " FROM extent e LEFT JOIN chunk c ON c.number = e.chunk"
+        " WHERE e.volume = ? AND e.inode = ? AND e.mib >= ? AND e.mib < ? ORDER BY e.mib, e.seq",
+        (volume, question.inode, first, first + INDICES_PER_RANGE),
+    )
+    found: list[ExtentRow] = []
+    places: dict[bytes, ChunkPlace] = {}
+    for mib, seq, chunk, sealed, size, holders in rows:
+        if any(from_mib <= mib and seq < cut_seq for from_mib, cut_seq in cuts):
+            continue
+        found.append(ExtentRow(mib, seq, chunk, sealed))
+        if chunk is not None and chunk not in places:
+            places[chunk] = ChunkPlace(chunk, size, chunks_index.parse_holders(holders))
+    return ExtentPage(of, found, list(places.values()))
+
+
+def locate(connection: sqlite3.Connection, volume: VolumeId, question: Locate) -> list[ChunkPlace]:
+    """See Namespace.locate."""
+    if len(question.chunks) > MAX_LOCATED:
+        raise Misuse(f"at most {MAX_LOCATED} chunks can be located at once")
+    return chunks_index.locate(connection, volume, chunks=question.chunks)
+
+
+def space(connection: sqlite3.Connection, volume: VolumeId, room: tuple[int, int] | None) -> Space:
+    """See Namespace.space. `room` is (total, free) where the caller knows better than the peers' rows."""
+    row = connection.execute("SELECT inodes FROM volume WHERE id = ?", (volume,)).fetchone()
+    if row is None:
+        raise NotFound("there is no such volume")
+    total, free = members.room(connection) if room is None else room
+    return Space(total, free, row[0])
+
+
+def _attributes(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> Attributes:
+    row = connection.execute(
+        f"SELECT {inodes.FIELDS} FROM inode i WHERE i.volume = ? AND i.inode = ?", (volume, inode)
+    ).fetchone()
+    if row is None:
+        raise NotFound("there is no such inode")
+    return Attributes(*row)
+
+
+def _require_directory(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> None:
+    row = connection.execute("SELECT kind FROM inode WHERE volume = ? AND inode = ?", (volume, inode)).fetchone()
+    if row is None:
+        raise NotFound("there is no such directory")
+    if row[0] != Kind.DIRECTORY:
+        raise NotDirectory("this is not a directory")

@@ -1,0 +1,236 @@
+"""Namespace over the network: one mount's session with the coordinator.
+
+Batches carry sequence numbers, so a retry of one whose answer was lost gets that answer. Questions asked at the same
+time travel together. Nothing is cached here. The mount runs `maintain` in its nursery.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import trio
+
+from p2pfs.errors import CoordinatorAway, Fenced, PoolError
+from p2pfs.meta.calls import CoordinatorCalls
+from p2pfs.meta.flights import Flights
+from p2pfs.meta.outstanding import OutstandingBatches
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId, volume_name
+from p2pfs.wire import answers
+from p2pfs.wire.answers import Answer
+from p2pfs.wire.chunks import Token
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    Batch,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    GetAttributes,
+    GetSpace,
+    Locate,
+    Lookup,
+    Operation,
+    Question,
+    ReadDirectory,
+    ReadExtents,
+    Space,
+)
+from p2pfs.wire.volumes import (
+    GrantIds,
+    IdBlock,
+    OpenSession,
+    RenewedSession,
+    RenewSession,
+    Reserve,
+    Reserved,
+    SessionGrant,
+)
+
+T = TypeVar("T")
+
+ID_BLOCK: Final = 4096
+"""Numbers fetched at once; the next block is fetched when half are used."""
+_CLOSE_DEADLINE_S: Final = 5.0
+_RENEWALS: Final = 3  # per lifetime
+
+
+class RemoteNamespace:
+    """One volume within a session the coordinator granted. See Namespace.
+
+    `_ids` and `_spare_ids` change only between checkpoints.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        coordinator: Endpoint,
+        grant: SessionGrant,
+        volume: VolumeId,
+        *,
+        io_timeout_s: float,
+        on_map_version: Callable[[int], None] | None = None,
+        map_version: int = 0,
+    ) -> None:
+        self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
+        self._volume_path = f"/volumes/{volume_name(volume)}"
+        self._session_path = f"/sessions/{grant.session}"
+        self._lifetime_s = grant.lifetime_s
+        self._on_map_version = on_map_version
+        self._map_version = map_version
+        self._ids = range(grant.first_id, grant.last_id + 1)
+        self._ids_lock = trio.Lock()
+        self._ids_wanted = trio.Event()
+        self._spare_ids = range(0)
+        self._outstanding = OutstandingBatches()
+        self._flights = Flights(self._send_questions)
+        self.session = SessionId(grant.session)
+
+    @classmethod
+    async def open(
+        cls,
+        client: Client,
+        coordinator: Endpoint,
+        volume: VolumeId,
+        *,
+        request: OpenSession,
+        io_timeout_s: float,
+        on_map_version: Callable[[int], None] | None = None,
+        map_version: int = 0,
+    ) -> "RemoteNamespace":
+        """Open a session. Raises NotFound, Denied, CoordinatorAway."""
+        calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
+        grant = await calls.ask("POST", f"/volumes/{volume_name(volume)}/sessions", request, SessionGrant)
+        return cls(
+            client,
+            coordinator,
+            grant,
+            volume,
+            io_timeout_s=io_timeout_s,
+            on_map_version=on_map_version,
+            map_version=map_version,
+        )
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the coordinator did not answer for `io_timeout` and has not since."""
+        return self._calls.is_away
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the session is over: every call raises Fenced from now on."""
+        return self._calls.is_fenced
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Entry:
+        """See Namespace."""
+        return await self._ask(Lookup(parent, name), Entry)
+
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """See Namespace."""
+        return await self._ask(GetAttributes(inode), Attributes)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        """See Namespace."""
+        return await self._ask(ReadDirectory(inode, after, limit), DirectoryPage)
+
+    async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
+        """See Namespace."""
+        return await self._ask(ReadExtents(inode, range_number), ExtentPage)
+
+    async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
+        """See Namespace."""
+        return await self._ask(Locate(list(chunks)), list[ChunkPlace])
+
+    async def space(self) -> Space:
+        """See Namespace."""
+        return await self._ask(GetSpace(), Space)
+
+    async def _ask(self, question: Question, kind: type[T]) -> T:
+        return answers.unwrap(await self._flights.ask(question), kind)
+
+    async def _send_questions(self, asked: list[Question]) -> list[Answer]:
+        return await self._calls.ask("POST", f"{self._volume_path}/questions", asked, list[Answer])
+
+    # ---- changes ----------------------------------------------------------------------------------------------------
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        """See Namespace."""
+        async with self._outstanding.number() as (seq, acked):
+            batch = Batch(seq, acked, list(operations))
+            return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+
+    async def new_ids(self, count: int) -> range:
+        """See Namespace."""
+        if len(self._ids) < count:
+            async with self._ids_lock:
+                if len(self._ids) < count:
+                    self._ids = await self._more_ids(count)
+        taken, self._ids = self._ids[:count], self._ids[count:]
+        if len(self._ids) < ID_BLOCK // 2 and not self._spare_ids:
+            self._ids_wanted.set()
+        return taken
+
+    async def _more_ids(self, count: int) -> range:
+        if len(self._spare_ids) >= count:
+            spare, self._spare_ids = self._spare_ids, range(0)
+            return spare
+        return await self._fetch_ids(max(count, ID_BLOCK))
+
+    async def _fetch_ids(self, count: int) -> range:
+        block = await self._calls.ask("POST", f"{self._session_path}/ids", GrantIds(count), IdBlock)
+        return range(block.first_id, block.last_id + 1)
+
+    # ---- the session ------------------------------------------------------------------------------------------------
+
+    async def reserve(self, room_bytes: int, returned: Sequence[int] = ()) -> list[Token]:
+        """Tokens for `room_bytes` sealed bytes on each of enough peers; gives back those in `returned`. Raises NoSpace,
+        Denied, CoordinatorAway, Fenced."""
+        message = Reserve(room_bytes, list(returned))
+        answer = await self._calls.ask("POST", f"{self._session_path}/reservations", message, Reserved)
+        return answer.tokens
+
+    async def renew(self) -> None:
+        """Keep the session alive. Raises Fenced, CoordinatorAway."""
+        message = RenewSession(self._map_version)
+        renewed = await self._calls.ask("POST", f"{self._session_path}/renew", message, RenewedSession)
+        if renewed.map_version > self._map_version:
+            self._map_version = renewed.map_version
+            if self._on_map_version is not None:
+                self._on_map_version(renewed.map_version)
+
+    async def maintain(self) -> None:
+        """Renew the session and fetch numbers ahead until it is over (`is_fenced`) or the task is cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fetch_ahead)
+            while not self.is_fenced:
+                await trio.sleep(self._lifetime_s / _RENEWALS)
+                await _unless_away(self.renew)
+            nursery.cancel_scope.cancel()
+
+    async def _fetch_ahead(self) -> None:
+        async def fetch() -> None:
+            self._spare_ids = await self._fetch_ids(ID_BLOCK)
+
+        while True:
+            await self._ids_wanted.wait()
+            self._ids_wanted = trio.Event()
+            if not self._spare_ids:
+                await _unless_away(fetch)
+
+    async def aclose(self) -> None:
+        """End the session, within a deadline; if nobody answers it ends by itself later."""
+        with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+            try:
+                await self._calls.tell("DELETE", self._session_path)
+            except PoolError:
+                return  # away or over already: the coordinator expires it
+
+
+async def _unless_away(effort: Callable[[], Any]) -> None:
+    """What is tried again anyway."""
+    try:
+        await effort()
+    except (CoordinatorAway, Fenced):
+        return

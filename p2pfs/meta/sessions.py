@@ -1,0 +1,251 @@
+"""Sessions: one mount's conversation with the coordinator, and batches applied exactly once within it.
+
+A batch's answer is kept by (session, seq) in the transaction that applies it, refusals included, so that a retry gets
+its old answer. What is open in a session outlives its last name until the session ends. Inside the caller's
+transaction; called by `meta.local` and by the coordinator's handlers.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from p2pfs.errors import Denied, Fenced, Misuse, Semantic
+from p2pfs.meta import engine, inodes, settings, volumes
+from p2pfs.meta.work import Rules, Verify, Work
+from p2pfs.types import NodeId, SessionId, VolumeId
+from p2pfs.wire import answers, codec
+from p2pfs.wire.answers import Answer
+from p2pfs.wire.namespace import Applied, Batch
+from p2pfs.wire.volumes import IdBlock, OpenSession, SessionGrant
+
+FIRST_IDS: Final = 1024
+"""Numbers granted with a new session."""
+MAX_UNACKED: Final = 4096
+"""Most results a session may leave unacknowledged; they are rows."""
+_DROP_EVERY: Final = 16
+"""Results are dropped when this many more were acknowledged, not at every batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session's row."""
+
+    number: int
+    id: SessionId
+    volume: VolumeId
+    node: NodeId
+    owner: str
+    host: str
+    mount_point: str
+    read_only: bool
+    opened_s: float
+    expires_s: float
+
+
+def open_session(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    node: NodeId,
+    owner: str,
+    request: OpenSession,
+    now_s: float,
+    lifetime_s: float,
+) -> SessionGrant:
+    """Begin a session of `node` (which is `owner`'s) on a volume. Raises NotFound."""
+    block = volumes.grant_ids(connection, volume, count=FIRST_IDS)
+    session = secrets.token_hex(16)
+    connection.execute(
+        "INSERT INTO session (id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s, acked)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (
+            session,
+            volume,
+            node,
+            owner,
+            request.host,
+            request.mount_point,
+            int(request.read_only),
+            now_s,
+            now_s + lifetime_s,
+        ),
+    )
+    incarnation = settings.incarnation(connection)
+    return SessionGrant(session, incarnation, lifetime_s, block.first_id, block.last_id)
+
+
+_SESSION = "SELECT number, id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s FROM session"
+
+
+def session(connection: sqlite3.Connection, session_id: SessionId) -> Session:
+    """Raises Fenced when it is over."""
+    row = connection.execute(f"{_SESSION} WHERE id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise _over()
+    return _session(row)
+
+
+def sessions(connection: sqlite3.Connection) -> list[Session]:
+    """Every session, oldest first."""
+    return [_session(row) for row in connection.execute(f"{_SESSION} ORDER BY number")]
+
+
+def volume_of_session(connection: sqlite3.Connection, session_id: SessionId) -> VolumeId:
+    """Raises Fenced when it is over."""
+    return session(connection, session_id).volume
+
+
+def renew_session(connection: sqlite3.Connection, session_id: SessionId, *, now_s: float, lifetime_s: float) -> None:
+    """The session lives until `now_s + lifetime_s`. Raises Fenced when it is over."""
+    cursor = connection.execute("UPDATE session SET expires_s = ? WHERE id = ?", (now_s + lifetime_s, session_id))
+    if cursor.rowcount == 0:
+        raise _over()
+
+
+def extend_sessions(connection: sqlite3.Connection, *, until_s: float) -> None:
+    """No session ends before then: the coordinator's own downtime is nobody's silence. Called when it starts."""
+    connection.execute("UPDATE session SET expires_s = ? WHERE expires_s < ?", (until_s, until_s))
+
+
+def close_session(connection: sqlite3.Connection, session_id: SessionId) -> None:
+    """End a session; inodes only it held open and that have no name go. Fine when it is over already."""
+    row = connection.execute("SELECT number, volume FROM session WHERE id = ?", (session_id,)).fetchone()
+    if row is not None:
+        _end(connection, *row)
+
+
+def close_sessions_of(connection: sqlite3.Connection, node: NodeId) -> list[SessionId]:
+    """End every session of a revoked node; returns which."""
+    return _end_all(connection, "node = ?", node)
+
+
+def expire_sessions(connection: sqlite3.Connection, *, now_s: float) -> list[SessionId]:
+    """End every session that was not renewed in time; returns which."""
+    return _end_all(connection, "expires_s < ?", now_s)
+
+
+def grant_ids(connection: sqlite3.Connection, session_id: SessionId, *, count: int) -> IdBlock:
+    """Numbers for new inodes and dentries. Raises Fenced, Misuse."""
+    return volumes.grant_ids(connection, volume_of_session(connection, session_id), count=count)
+
+
+def apply_batch(
+    connection: sqlite3.Connection,
+    session_id: SessionId,
+    *,
+    batch: Batch,
+    verify: Verify,
+    wanted_min: int,
+    now_s: float,
+) -> Answer:
+    """Do a batch once and return its answer: the encoded Applied, or the refusal (`answers.unwrap` raises it).
+
+    A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk.
+
+    Raises:
+        Fenced: The session is over.
+        Denied: It is read-only.
+        Misuse: The batch breaks the protocol; nothing is changed or remembered.
+    """
+    row = connection.execute(
+        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, r.answer FROM session s"
+        " JOIN volume v ON v.id = s.volume LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
+        " WHERE s.id = ?",
+        (batch.seq, session_id),
+    ).fetchone()
+    if row is None:
+        raise _over()
+    number, volume, acked, read_only, next_id, old = row
+    if old is not None:
+        return _recalled(connection, volume, codec.decode(old, Answer))
+    if read_only:
+        raise Denied("the volume is mounted read-only")
+    _check_order(batch, acked)
+    rules = Rules(verify, wanted_min, now_s)
+    given, kept = _answer(Work(connection, volume=volume, session=number, next_id=next_id, rules=rules), batch)
+    connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))
+    if batch.acked >= acked + _DROP_EVERY:
+        connection.execute("UPDATE session SET acked = ? WHERE number = ?", (batch.acked, number))
+        connection.execute("DELETE FROM session_result WHERE session = ? AND seq < ?", (number, batch.acked))
+    return given
+
+
+def _check_order(batch: Batch, acked: int) -> None:
+    if batch.seq < max(acked, batch.acked):
+        raise Misuse("a batch comes again after its answer was acknowledged")
+    if batch.seq - batch.acked > MAX_UNACKED:
+        raise Misuse(f"more than {MAX_UNACKED} answers are not acknowledged")
+
+
+def _answer(work: Work, batch: Batch) -> tuple[Answer, Answer]:
+    """(the answer, what is kept of it)."""
+    connection = work.connection
+    connection.execute("SAVEPOINT batch")
+    try:
+        applied = engine.apply(work, batch.operations)
+        given = kept = answers.answer(applied)
+        if any(attributes.inline is not None for attributes in applied.attributes):
+            kept = answers.answer(_without_inline(applied))
+    except Semantic as error:
+        connection.execute("ROLLBACK TO batch")
+        given = kept = answers.refusal(error)
+    connection.execute("RELEASE batch")
+    return given, kept
+
+
+def _without_inline(applied: Applied) -> Applied:
+    """Inline data is in the database once already; its bytes would double the log."""
+    return Applied([msgspec.structs.replace(row, inline=None) for row in applied.attributes], applied.removed)
+
+
+def _recalled(connection: sqlite3.Connection, volume: VolumeId, kept: Answer) -> Answer:
+    """The answer given before, with the inline data of inodes whose content is still the same."""
+    if kept.code:
+        return kept
+    applied = answers.unwrap(kept, Applied)
+    told = []
+    for row in applied.attributes:
+        now = inodes.load(connection, volume, row.inode)
+        if now is not None and now.change == row.change:
+            data = inodes.attributes(connection, volume, now).inline
+            told.append(msgspec.structs.replace(row, inline=data))
+        else:
+            told.append(row)
+    return answers.answer(Applied(told, applied.removed))
+
+
+def _end_all(connection: sqlite3.Connection, condition: str, value: object) -> list[SessionId]:
+    rows = connection.execute(f"SELECT number, volume, id FROM session WHERE {condition}", (value,)).fetchall()
+    for number, volume, _ in rows:
+        _end(connection, number, volume)
+    return [SessionId(row[2]) for row in rows]
+
+
+def _end(connection: sqlite3.Connection, number: int, volume: VolumeId) -> None:
+    opened = connection.execute("DELETE FROM open_inode WHERE session = ? RETURNING inode", (number,)).fetchall()
+    inodes.remove_nameless(connection, volume, [row[0] for row in opened])
+    connection.execute("DELETE FROM session_result WHERE session = ?", (number,))
+    connection.execute("DELETE FROM session WHERE number = ?", (number,))
+
+
+def _session(row: Sequence[Any]) -> Session:
+    return Session(
+        number=row[0],
+        id=SessionId(row[1]),
+        volume=VolumeId(row[2]),
+        node=NodeId(row[3]),
+        owner=row[4],
+        host=row[5],
+        mount_point=row[6],
+        read_only=bool(row[7]),
+        opened_s=row[8],
+        expires_s=row[9],
+    )
+
+
+def _over() -> Fenced:
+    return Fenced("this session is over: mount the volume again")

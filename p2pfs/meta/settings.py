@@ -1,0 +1,49 @@
+"""Values of the pool as a whole that must survive a restart: a typed key-value table. Which keys there are is their
+owners' business; the ones used here are named here.
+"""
+
+import sqlite3
+from typing import Any, Final, TypeVar
+
+from p2pfs.wire import codec
+
+INCARNATION: Final = "incarnation"
+"""A pool before its last restore; rises at each restore, 1 at first."""
+REPLICAS: Final = "replicas"
+"""Copies wanted of each chunk; what `members.room` divides by."""
+MAP_VERSION: Final = "map_version"
+REVOCATIONS_VERSION: Final = "revocations_version"
+
+T = TypeVar("T")
+
+
+def read(connection: sqlite3.Connection, key: str, kind: type[T]) -> T | None:
+    """The value of `key`, or None when it was never written."""
+    row = connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+    return None if row is None else codec.decode(row[0], kind)
+
+
+def number(connection: sqlite3.Connection, key: str, *, default: int = 0) -> int:
+    """A counter or other whole number."""
+    value = read(connection, key, int)
+    return default if value is None else value
+
+
+def write(connection: sqlite3.Connection, key: str, *, value: Any) -> None:  # noqa: ANN401 - whatever msgpack holds
+    """Set `key` to a message or plain value."""
+    connection.execute(
+        "INSERT INTO setting (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (key, codec.encode(value)),
+    )
+
+
+def raise_by_one(connection: sqlite3.Connection, key: str) -> int:
+    """Count up, from 0, and return the new number."""
+    value = number(connection, key) + 1
+    write(connection, key, value=value)
+    return value
+
+
+def incarnation(connection: sqlite3.Connection) -> int:
+    """The pool's incarnation; 1 until something was restored."""
+    return number(connection, INCARNATION, default=1)

@@ -1,0 +1,120 @@
+"""Volumes and their key slots, and the numbers granted to mounts. Inside the caller's transaction; who may see which
+volume is decided by `p2pfs.coordinator`.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from p2pfs.errors import Exists, Misuse, NotFound
+from p2pfs.meta.schema import EVERYTHING
+from p2pfs.types import ROOT_INODE, Kind, VolumeId
+from p2pfs.wire.namespace import FIRST_CHANGE
+from p2pfs.wire.volumes import CreateVolume, IdBlock, KeySlot, VolumeInfo
+
+MAX_GRANTED_IDS: Final = 1_000_000
+"""Most numbers one request gets."""
+
+_INFO = "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes FROM volume"
+
+
+def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owner: str, now_s: float) -> VolumeInfo:
+    """Make a volume with its key slots and its root directory. Raises Exists (the id, or the owner's name for it)."""
+    if not 0 < message.volume <= EVERYTHING:
+        raise Misuse("a volume number has 63 bits")
+    try:
+        connection.execute(
+            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+            (
+                message.volume,
+                message.name,
+                owner,
+                message.check,
+                message.small_file_bytes,
+                int(message.dedup),
+                now_s,
+                ROOT_INODE + 1,
+            ),
+        )
+    except sqlite3.IntegrityError:
+        raise Exists(f"there is a volume named {message.name} already") from None
+    connection.executemany(
+        "INSERT INTO key_slot VALUES (?, ?, ?, ?)",
+        [(message.volume, number, slot.kind, slot.wrapped) for number, slot in enumerate(message.slots)],
+    )
+    time_ns = message.time_ns
+    connection.execute(
+        "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, 0, 2, 0, ?, 0, ?, ?, ?, ?, 0, ?)",
+        (
+            message.volume,
+            ROOT_INODE,
+            int(Kind.DIRECTORY),
+            message.root_mode & 0o7777,
+            message.root_uid,
+            message.root_gid,
+            FIRST_CHANGE,
+            time_ns,
+            time_ns,
+            time_ns,
+            ROOT_INODE,
+            message.root_head,
+        ),
+    )
+    return volume(connection, VolumeId(message.volume))
+
+
+def volume(connection: sqlite3.Connection, volume_id: VolumeId) -> VolumeInfo:
+    """Raises NotFound."""
+    row = connection.execute(f"{_INFO} WHERE id = ?", (volume_id,)).fetchone()
+    if row is None:
+        raise NotFound("there is no such volume")
+    return _info(row)
+
+
+def volumes(connection: sqlite3.Connection, owner: str | None = None) -> list[VolumeInfo]:
+    """All volumes, or those of one owner, by name."""
+    if owner is None:
+        rows = connection.execute(f"{_INFO} ORDER BY name, owner")
+    else:
+        rows = connection.execute(f"{_INFO} WHERE owner = ? ORDER BY name", (owner,))
+    return [_info(row) for row in rows]
+
+
+def owner_of(connection: sqlite3.Connection, volume_id: VolumeId) -> str:
+    """Raises NotFound."""
+    row = connection.execute("SELECT owner FROM volume WHERE id = ?", (volume_id,)).fetchone()
+    if row is None:
+        raise NotFound("there is no such volume")
+    return str(row[0])
+
+
+def slots(connection: sqlite3.Connection, volume_id: VolumeId) -> list[KeySlot]:
+    """The volume's key slots, oldest first."""
+    rows = connection.execute("SELECT kind, wrapped FROM key_slot WHERE volume = ? ORDER BY number", (volume_id,))
+    return [KeySlot(kind, wrapped) for kind, wrapped in rows]
+
+
+def grant_ids(connection: sqlite3.Connection, volume_id: VolumeId, *, count: int) -> IdBlock:
+    """`count` consecutive inode or dentry numbers that nobody was ever given. Raises NotFound, Misuse."""
+    if not 1 <= count <= MAX_GRANTED_IDS:
+        raise Misuse(f"between 1 and {MAX_GRANTED_IDS} numbers can be granted at once")
+    row = connection.execute(
+        "UPDATE volume SET next_id = next_id + ? WHERE id = ? RETURNING next_id", (count, volume_id)
+    ).fetchone()
+    if row is None:
+        raise NotFound("there is no such volume")
+    return IdBlock(row[0] - count, row[0] - 1)
+
+
+def _info(row: Sequence[Any]) -> VolumeInfo:
+    return VolumeInfo(
+        volume=row[0],
+        name=row[1],
+        owner=row[2],
+        check=row[3],
+        small_file_bytes=row[4],
+        dedup=bool(row[5]),
+        created_s=int(row[6]),
+        files=row[7],
+        bytes=row[8],
+    )

@@ -1,0 +1,149 @@
+"""One batch at work: the inode rows it reads, changed in memory and written once at the end.
+
+A create with its content touches the same two rows several times; this makes of it one insert and one update. Only
+inode rows are held back: dentries, extents, inline data and open marks are written at once. Lives inside one
+transaction and is thrown away with it.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pfs.errors import Misuse, NotDirectory, NotFound
+from p2pfs.meta import inodes
+from p2pfs.meta.inodes import InodeRow
+from p2pfs.types import ROOT_INODE, VolumeId
+from p2pfs.wire.namespace import Applied, NewChunk
+
+Verify = Callable[[VolumeId, NewChunk], None]
+"""Raises Misuse when a receipt of a new chunk is not genuine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be."""
+
+    verify: Verify
+    wanted_min: int
+    now_s: float
+
+
+class Work:
+    """The state of one batch. `session` is the row number of the session it belongs to."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, *, volume: VolumeId, session: int, next_id: int, rules: Rules
+    ) -> None:
+        self.connection = connection
+        self.volume = volume
+        self.session = session
+        self.rules = rules
+        self._next_id = next_id
+        self._rows: dict[int, InodeRow] = {}
+        self._named: set[int] = set()
+        self._inodes = 0
+        self._bytes = 0
+
+    # ---- inode rows -------------------------------------------------------------------------------------------------
+
+    def inode(self, inode: int) -> InodeRow:
+        """The row as the batch has made it so far. Raises NotFound."""
+        row = self._rows.get(inode)
+        if row is None:
+            row = inodes.load(self.connection, self.volume, inode)
+            if row is None:
+                raise NotFound("there is no such inode")
+            self._rows[inode] = row
+        elif row.gone:
+            raise NotFound("there is no such inode")
+        return row
+
+    def directory(self, inode: int) -> InodeRow:
+        """The row of a directory that has a name. Raises NotFound, NotDirectory."""
+        row = self.inode(inode)
+        if not row.is_directory:
+            raise NotDirectory("this is not a directory")
+        if row.links == 0:
+            raise NotFound("the directory was removed")
+        return row
+
+    def mention(self, row: InodeRow) -> None:
+        """The answer tells of this inode although nothing changes."""
+        self._named.add(row.inode)
+
+    def add(self, row: InodeRow) -> None:
+        """A new inode, with a number granted before. Raises Misuse."""
+        if not ROOT_INODE < row.inode < self._next_id:
+            raise Misuse(f"the inode number {row.inode} was never granted")
+        if row.inode in self._rows:
+            raise Misuse(f"the inode number {row.inode} is in use")
+        row.fresh = row.dirty = True
+        self._rows[row.inode] = row
+        self._inodes += 1
+
+    def resize(self, row: InodeRow, size: int) -> None:
+        """Set the size the volume is charged with."""
+        self._bytes += size - row.size
+        row.size = size
+
+    def lose_name(self, row: InodeRow, time_ns: int) -> None:
+        """One name less; a directory has only one. Without names or handles the inode goes."""
+        row.links = 0 if row.is_directory else row.links - 1
+        row.changed(time_ns)
+        self.settle(row)
+
+    def settle(self, row: InodeRow) -> None:
+        """Remove the inode if neither a name nor a session keeps it."""
+        if row.links == 0 and not row.gone and not inodes.is_open(self.connection, self.volume, row.inode):
+            row.gone = True
+            self._inodes -= 1
+            self._bytes -= row.size
+
+    # ---- dentries ---------------------------------------------------------------------------------------------------
+
+    def find(self, parent: int, name: bytes) -> tuple[int, int] | None:
+        """(dentry, inode) of a name, if there is one."""
+        row: tuple[int, int] | None = self.connection.execute(
+            "SELECT dentry, inode FROM dentry WHERE volume = ? AND parent = ? AND name = ?",
+            (self.volume, parent, name),
+        ).fetchone()
+        return row
+
+    def add_name(self, parent: int, name: bytes, *, dentry: int, inode: int, tag: bytes) -> bool:
+        """Insert a dentry; False when the name is taken. Raises Misuse when the number is."""
+        if not ROOT_INODE < dentry < self._next_id:
+            raise Misuse(f"the dentry number {dentry} was never granted")
+        try:
+            self.connection.execute(
+                "INSERT INTO dentry VALUES (?, ?, ?, ?, ?, ?)", (self.volume, parent, dentry, inode, name, tag)
+            )
+        except sqlite3.IntegrityError:
+            if self.find(parent, name) is None:
+                raise Misuse(f"the dentry number {dentry} is in use") from None
+            return False
+        return True
+
+    def drop_name(self, parent: int, dentry: int) -> None:
+        """Delete a dentry."""
+        self.connection.execute(
+            "DELETE FROM dentry WHERE volume = ? AND parent = ? AND dentry = ?", (self.volume, parent, dentry)
+        )
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Applied:
+        """Write what was held back and say what the batch did."""
+        told, removed = [], []
+        for row in self._rows.values():
+            if row.gone:
+                inodes.remove(self.connection, self.volume, row.inode, inline=bool(row.inline))
+                removed.append(row.inode)
+                continue
+            if row.fresh:
+                inodes.insert(self.connection, self.volume, row)
+            elif row.dirty:
+                inodes.update(self.connection, self.volume, row)
+            if row.dirty or row.inode in self._named:
+                told.append(inodes.attributes(self.connection, self.volume, row))
+        inodes.count(self.connection, self.volume, inodes=self._inodes, bytes_=self._bytes)
+        return Applied(told, removed)

@@ -1,0 +1,150 @@
+"""The index of chunks: references, doom, purging, replicas, and the reaper."""
+
+from collections.abc import Iterator
+
+import pytest
+from namespaces import VOLUME as V
+from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
+
+from p2pfs.errors import Gone
+from p2pfs.meta import chunks_index, reaper
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.types import ChunkId, PeerNumber
+
+pytestmark = pytest.mark.l0
+
+
+@pytest.fixture
+def database() -> Iterator[InlineDatabase]:
+    database = InlineDatabase()
+    yield database
+    assert database.read(broken_invariants) == []
+    database.close()
+
+
+@pytest.fixture
+async def hand(database: InlineDatabase) -> Hand:
+    world = SqlWorld(database)
+    await world.prepare()
+    return Hand(await world.mount())
+
+
+def refs(database: InlineDatabase) -> dict[int, tuple[int, float | None, int]]:
+    """Chunk → (refs, doomed_s, purging)."""
+    rows = database.read(lambda c: c.execute("SELECT id, refs, doomed_s, purging FROM chunk").fetchall())
+    return {int.from_bytes(row[0], "big"): (row[1], row[2], row[3]) for row in rows}
+
+
+def reap(database: InlineDatabase, now_s: float = 100.0, limit: int = 1000) -> int:
+    return database.write_now(lambda c: reaper.reap(c, now_s=now_s, limit=limit))
+
+
+def peers(*numbers: int) -> list[PeerNumber]:
+    return [PeerNumber(number) for number in numbers]
+
+
+async def test_a_chunk_is_doomed_with_its_last_reference(database: InlineDatabase, hand: Hand) -> None:
+    one, two = await hand.make(b"1"), await hand.make(b"2")
+    await hand.commit(one, 0, extents=[extent(0, 1, 1), extent(1, 1, 1)], chunks=[new_chunk(1)])
+    await hand.commit(two, 0, extents=[extent(0, 1, 1)])
+    assert refs(database) == {1: (3, None, 0)}
+    await hand.commit(one, 1, drop=[(0, 1), (1, 1)])
+    assert refs(database) == {1: (1, None, 0)}
+    await hand.unlink(b"2", two)
+    assert refs(database) == {1: (1, None, 0)}
+    while reap(database):
+        pass
+    assert refs(database) == {1: (0, 100.0, 0)}
+    await hand.commit(one, 2, extents=[extent(0, 5, 1)], chunks=[new_chunk(1)])
+    assert refs(database) == {1: (1, None, 0)}
+
+
+async def test_a_chunk_that_moves_within_a_commit_is_never_doomed(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    await hand.commit(inode, 1, extents=[extent(0, 2, 1)], drop=[(0, 1)])
+    assert refs(database) == {1: (1, None, 0)}
+
+
+async def test_removing_is_one_row_and_reaping_is_bounded(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"big")
+    await hand.commit(
+        inode, 0, size=7, extents=[extent(i, 1, i) for i in range(25)], chunks=[new_chunk(i) for i in range(25)]
+    )
+    await hand.unlink(b"big", inode)
+    rows = lambda table: database.read(lambda c: c.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: E731
+    assert (rows("cut"), rows("extent")) == (1, 25)
+    assert reap(database, limit=10) <= 11
+    assert 15 <= rows("extent") < 25
+    steps = 0
+    while reap(database, limit=10):
+        steps += 1
+    assert steps <= 4
+    assert (rows("cut"), rows("extent")) == (0, 0)
+    assert {value[0] for value in refs(database).values()} == {0}
+    assert reap(database) == 0
+
+
+async def test_purging_refuses_new_references_until_the_chunk_is_forgotten(
+    database: InlineDatabase, hand: Hand
+) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1), extent(1, 1, 2)], chunks=[new_chunk(1), new_chunk(2)])
+    await hand.commit(inode, 1, drop=[(0, 1)])
+    begin = lambda before: database.write_now(lambda c: chunks_index.begin_purge(c, doomed_before_s=before))  # noqa: E731
+    assert begin(0.0) == []
+    (row,) = begin(1e12)
+    assert (row.id, row.size, row.volume, row.holders) == (chunk_id(1), 1000, V, (1, 2))
+    assert begin(1e12) == []
+    with pytest.raises(Gone):
+        await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=[new_chunk(1)])
+    assert not database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new_chunk(1, 3)))
+    database.write_now(lambda c: chunks_index.forget(c, [row.number, row.number + 1]))
+    assert set(refs(database)) == {2}
+    await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=[new_chunk(1, 2, 3)])
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {2: 1, 3: 1}
+
+
+async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    chunks = [new_chunk(1, 1, 2, 3), new_chunk(2, 1, 2), new_chunk(3, 2, 3), new_chunk(4, 1, 2)]
+    await hand.commit(inode, 0, extents=[extent(i, 1, i + 1) for i in range(4)], chunks=chunks)
+    await hand.commit(inode, 1, drop=[(3, 1)])
+    count = lambda *live: database.read(lambda c: chunks_index.counts(c, peers(*live)))  # noqa: E731
+    assert count(1, 2, 3) == {3: 1, 2: 2}
+    assert count(1) == {1: 2, 0: 1}
+    assert count() == {0: 3}
+    assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V)) == {1: 2, 0: 1}
+    assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V + 1)) == {}  # type: ignore[arg-type]
+    short = database.read(lambda c: chunks_index.short(c, peers(1, 2), wanted=2))
+    assert [(row.id, row.holders) for row in short] == [(chunk_id(3), (2,))]
+    assert len(database.read(lambda c: chunks_index.short(c, peers(1), wanted=2, limit=2))) == 2
+    assert database.read(lambda c: chunks_index.used_by(c, PeerNumber(3))) == (2, 2000)
+
+
+async def test_copies_are_dropped_one_by_one_or_with_their_peer(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    chunks = [new_chunk(1, 1, 2, 3), new_chunk(2, 1, 2)]
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1), extent(1, 1, 2)], chunks=chunks)
+    drop = lambda chunk, peer: database.write_now(  # noqa: E731
+        lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(chunk)), peer=PeerNumber(peer))
+    )
+    assert drop(1, 3)
+    assert not drop(1, 3)
+    assert not drop(9, 1)
+    holders = lambda chunk: set(database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(chunk))))  # noqa: E731
+    assert holders(1) == {1, 2}
+    assert database.write_now(lambda c: chunks_index.drop_replicas_of(c, PeerNumber(2), limit=1)) == 1
+    assert database.write_now(lambda c: chunks_index.drop_replicas_of(c, PeerNumber(2))) == 1
+    assert (holders(1), holders(2)) == ({1}, {1})
+
+
+async def test_the_newest_receipt_counts(database: InlineDatabase, hand: Hand) -> None:
+    from msgspec.structs import replace
+
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    newer = replace(new_chunk(1, 1), receipts=[replace(new_chunk(1).receipts[0], put_seq=9)])
+    database.write_now(lambda c: chunks_index.add_replicas(c, V, new=newer))
+    database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new_chunk(1, 1)))
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 9, 2: 1}

@@ -1,0 +1,295 @@
+"""The SQLite file: group commit, isolation of failures, durability settings, and what a bad disk does."""
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from p2pfs.errors import Corrupt, NotFound, Unavailable
+from p2pfs.meta import database, schema, settings
+from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
+
+pytestmark = pytest.mark.l0
+
+
+def put(key: str, value: int) -> Any:  # noqa: ANN401 - a change
+    return lambda connection: settings.write(connection, key, value=value)
+
+
+def get(key: str) -> Any:  # noqa: ANN401 - a question
+    return lambda connection: settings.read(connection, key, int)
+
+
+class Gate:
+    """A change that keeps the writer busy until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = trio.Event()
+        self.opened = threading.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def __call__(self, _connection: sqlite3.Connection) -> None:
+        self._token.run_sync_soon(self.entered.set)
+        assert self.opened.wait(30)
+
+
+async def test_what_was_written_is_read_at_once(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as db:
+        assert await db.write(lambda c: (put("a", 1)(c), "result")[1]) == "result"
+        assert db.read(get("a")) == 1
+        assert await db.scan(get("a")) == 1
+
+
+async def test_writers_who_wait_share_one_commit(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as db:
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            nursery.start_soon(db.write, gate)
+            await gate.entered.wait()
+            for number in range(8):
+                nursery.start_soon(db.write, put(f"key {number}", number))
+            await wait_all_tasks_blocked()
+            assert (db.commits, db.read(get("key 0"))) == (0, None)
+            gate.opened.set()
+        assert (db.commits, db.read(get("key 7"))) == (1, 7)
+
+
+async def test_a_group_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MAX_GROUP", 2)
+    async with open_database(tmp_path / "db") as db:
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            nursery.start_soon(db.write, gate)
+            await gate.entered.wait()
+            for number in range(5):
+                nursery.start_soon(db.write, put(f"key {number}", number))
+            await wait_all_tasks_blocked()
+            gate.opened.set()
+        assert db.commits == 3
+
+
+async def test_one_failure_undoes_only_its_own_change(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    async def failing(db: ThreadedDatabase, error: BaseException) -> None:
+        def change(connection: sqlite3.Connection) -> None:
+            put("half", 1)(connection)
+            raise error
+
+        try:
+            await db.write(change)
+        except BaseException as caught:
+            failed.append(caught)
+
+    def wrong(connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT * FROM nowhere")
+
+    errors = [NotFound("not there"), ZeroDivisionError("a bug")]
+    async with open_database(tmp_path / "db") as db:
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            nursery.start_soon(db.write, gate)
+            await gate.entered.wait()
+            nursery.start_soon(db.write, put("before", 1))
+            for error in errors:
+                nursery.start_soon(failing, db, error)
+            nursery.start_soon(db.write, put("after", 1))
+            await wait_all_tasks_blocked()
+            gate.opened.set()
+        assert set(failed) == set(errors)
+        assert (db.read(get("before")), db.read(get("after")), db.read(get("half"))) == (1, 1, None)
+        assert db.commits == 1
+        with pytest.raises(sqlite3.OperationalError):
+            await db.write(wrong)
+        await db.write(put("still", 1))
+
+
+async def test_a_change_given_up_before_its_turn_is_not_made(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as db:
+        async with trio.open_nursery() as nursery:
+            gate = Gate()
+            nursery.start_soon(db.write, gate)
+            await gate.entered.wait()
+            async with trio.open_nursery() as given_up:
+                given_up.start_soon(db.write, put("given up", 1))
+                await wait_all_tasks_blocked()
+                given_up.cancel_scope.cancel()
+            gate.opened.set()
+        await db.write(put("kept", 1))
+        assert (db.read(get("given up")), db.read(get("kept"))) == (None, 1)
+
+
+async def test_closing_does_what_is_queued_and_refuses_the_rest(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        async with open_database(tmp_path / "db") as db:
+            gate = Gate()
+            nursery.start_soon(db.write, gate)
+            await gate.entered.wait()
+            nursery.start_soon(db.write, put("queued", 1))
+            await wait_all_tasks_blocked()
+            gate.opened.set()
+        with pytest.raises(Unavailable):
+            await db.write(put("late", 1))
+    async with open_database(tmp_path / "db") as db:
+        assert (db.read(get("queued")), db.read(get("late"))) == (1, None)
+
+
+async def test_a_full_disk_refuses_the_group_and_recovers(tmp_path: Path) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
+        for number in range(100):
+            connection.execute("INSERT INTO setting VALUES (?, zeroblob(100000))", (f"{number}",))
+
+    def limit(pages: int) -> Any:  # noqa: ANN401
+        return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+    async with open_database(tmp_path / "db") as db:
+        await db.write(limit(100))
+        with pytest.raises(Unavailable, match="full"):
+            await db.write(fill)
+        assert db.read(get("0")) is None
+        await db.write(put("small", 1))
+        await db.write(limit(1_000_000))
+        await db.write(fill)
+        assert db.read(lambda c: c.execute("SELECT count(*) FROM setting").fetchone()[0]) == 101
+
+
+class FailingDisk:
+    """A connection whose commits meet an I/O error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:  # noqa: ANN401
+        if statement == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC  # type: ignore[misc]
+            raise error
+        return self._connection.execute(statement, *arguments)
+
+
+async def test_after_an_io_error_nothing_is_acknowledged_any_more(tmp_path: Path) -> None:
+    """What the kernel still holds after a failed fsync may be lost although the next fsync succeeds."""
+    async with open_database(tmp_path / "db") as db:
+        await db.write(put("before", 1))
+        sound = db._writer
+        db._writer = FailingDisk(sound)  # type: ignore[assignment]
+        with pytest.raises(Unavailable, match="disk fails"):
+            await db.write(put("during", 1))
+        db._writer = sound
+        with pytest.raises(Unavailable, match="disk fails"):
+            await db.write(put("after", 1))
+        assert [db.read(get(key)) for key in ("before", "during", "after")] == [1, None, None]
+
+
+async def test_a_scan_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    monkeypatch.setattr(database, "SCAN_DEADLINE_S", 0.0)
+    async with open_database(tmp_path / "db") as db:
+        with pytest.raises(Unavailable):
+            await db.scan(lambda connection: connection.execute(endless).fetchone())
+
+
+async def test_reading_cannot_write(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as db:
+        with pytest.raises(Unavailable):
+            db.read(put("a", 1))
+        with pytest.raises(Unavailable):
+            await db.scan(put("a", 1))
+        await db.write(put("a", 2))
+        assert db.read(get("a")) == 2
+
+
+async def test_a_read_sees_one_state(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as db:
+        other = sqlite3.connect(tmp_path / "db", isolation_level=None)
+
+        def look(connection: sqlite3.Connection) -> tuple[int | None, int | None]:
+            first = get("a")(connection)
+            put("a", 1)(other)
+            return first, get("a")(connection)
+
+        assert db.read(look) == (None, None)
+        assert db.read(get("a")) == 1
+        other.close()
+
+
+async def test_durability_settings_hold_on_the_writing_connection(tmp_path: Path) -> None:
+    names = ("journal_mode", "synchronous", "secure_delete")
+    async with open_database(tmp_path / "db") as db:
+        values = await db.write(lambda c: [c.execute(f"PRAGMA {name}").fetchone()[0] for name in names])
+        assert values == ["wal", 2, 1]
+        assert stat.S_IMODE(os.stat(tmp_path / "db").st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(tmp_path / "db-wal").st_mode) == 0o600
+
+
+async def test_deleted_bytes_are_overwritten(tmp_path: Path) -> None:
+    canary = os.urandom(32) * 300
+    async with open_database(tmp_path / "db") as db:
+        await db.write(lambda c: settings.write(c, "canary", value=canary))
+        await db.write(lambda c: c.execute("PRAGMA user_version").fetchone())
+    assert canary[:32] in (tmp_path / "db").read_bytes()
+    async with open_database(tmp_path / "db") as db:
+        await db.write(lambda c: c.execute("DELETE FROM setting WHERE key = 'canary'"))
+    assert canary[:32] not in (tmp_path / "db").read_bytes()
+
+
+async def test_foreign_and_newer_databases_are_refused(tmp_path: Path) -> None:
+    for name, statement in {
+        "foreign": "CREATE TABLE something (a)",
+        "marked": "PRAGMA application_id = 7",
+        "newer": f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}",
+    }.items():
+        path = tmp_path / name
+        if name == "newer":
+            InlineDatabase(path).close()
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute(statement)
+        connection.close()
+        with pytest.raises(Corrupt):
+            async with open_database(path):
+                pass
+    (tmp_path / "garbage").write_bytes(b"no database " * 1000)
+    with pytest.raises(Corrupt):
+        async with open_database(tmp_path / "garbage"):
+            pass
+    with pytest.raises(Unavailable):
+        async with open_database(tmp_path / "nowhere" / "db"):
+            pass
+
+
+def test_a_database_in_the_loop_works_without_a_loop(tmp_path: Path) -> None:
+    db = InlineDatabase(tmp_path / "db")
+    db.write_now(put("a", 1))
+    with pytest.raises(NotFound):
+        db.write_now(lambda c: (put("a", 2)(c), _raise(NotFound("no")))[1])
+    assert db.read(get("a")) == 1
+    db.close()
+    db = InlineDatabase(tmp_path / "db")
+    assert db.read(get("a")) == 1
+    db.close()
+
+
+def test_an_interrupted_migration_leaves_the_old_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    assert schema.migrate(connection) == len(schema.MIGRATIONS)
+    broken = (*schema.MIGRATIONS, "CREATE TABLE extra (a);\nCREATE TABLE setting (a);\n")
+    monkeypatch.setattr(schema, "MIGRATIONS", broken)
+    with pytest.raises(sqlite3.OperationalError):
+        schema.migrate(connection)
+    assert schema.version_of(connection) == len(broken) - 1
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
+    assert "extra" not in tables
+    connection.close()
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,220 @@
+"""The SQL engine against the dictionary model: any batches, the same answers, and no counter ever wrong."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from namespaces import (
+    NODE,
+    VOLUME,
+    WANTED_MIN,
+    MemoryWorld,
+    broken_invariants,
+    create_volume,
+    extent,
+    new_chunk,
+    verify,
+)
+
+from p2pfs.errors import PoolError
+from p2pfs.meta import engine, reaper, sessions, volumes
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import ROOT_INODE, Kind, SessionId
+from p2pfs.wire import answers
+from p2pfs.wire.namespace import (
+    Applied,
+    Batch,
+    Commit,
+    GetAttributes,
+    GetSpace,
+    Link,
+    Make,
+    Opened,
+    Operation,
+    ReadDirectory,
+    ReadExtents,
+    Released,
+    Rename,
+    SetAttributes,
+    Unlink,
+)
+from p2pfs.wire.volumes import OpenSession
+
+pytestmark = pytest.mark.l2
+
+NAMES = [b"a", b"b", b"c"]
+name = st.sampled_from(NAMES)
+place = st.integers(0, 7)  # which of the inodes made so far
+made = st.sampled_from([Kind.FILE, Kind.FILE, Kind.DIRECTORY, Kind.DIRECTORY, Kind.SYMLINK])
+Draft = tuple[Any, ...]
+draft = st.one_of(
+    st.tuples(st.just("make"), place, name, made, st.booleans()),
+    st.tuples(st.just("link"), place, name, place),
+    st.tuples(st.just("unlink"), place, name, st.booleans()),
+    st.tuples(st.just("rename"), place, name, place, name, st.sampled_from([0, 0, 1, 2]), st.booleans()),
+    st.tuples(st.just("set"), place, st.sampled_from(["mode", "uid", "atime_ns"])),
+    st.tuples(st.just("write"), place, st.integers(0, 3), st.integers(0, 5), st.integers(0, 100)),
+    st.tuples(st.just("cut"), place, st.integers(0, 3), st.integers(0, 100)),
+    st.tuples(st.just("inline"), place, st.booleans(), st.integers(0, 100)),
+    st.tuples(st.just("opened"), place),
+    st.tuples(st.just("released"), place),
+)  # fmt: skip
+batches = st.lists(st.tuples(st.integers(0, 1), st.lists(draft, min_size=1, max_size=3)), max_size=25)
+
+
+class Pair:
+    """The two implementations side by side, with two sessions each."""
+
+    def __init__(self) -> None:
+        self.database = InlineDatabase()
+        self.database.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        self.model: MemoryVolume = MemoryWorld().volume
+        self.sql_sessions = [self._open() for _ in range(2)]
+        self.model_sessions = [self.model.session().number for _ in range(2)]
+        self.model.grant_ids(2 * sessions.FIRST_IDS)
+        self.numbers = itertools.count(ROOT_INODE + 1)
+        self.times = itertools.count(1000)
+        self.seqs = itertools.count(1)
+        self.inodes: list[int] = [ROOT_INODE]
+
+    def _open(self) -> SessionId:
+        grant = self.database.write_now(
+            lambda c: sessions.open_session(
+                c, VOLUME, node=NODE, owner="anna", request=OpenSession(), now_s=0.0, lifetime_s=1.0
+            )
+        )
+        return SessionId(grant.session)
+
+    def apply(self, which: int, operations: list[Operation]) -> None:
+        seq = next(self.seqs)
+        batch = Batch(seq, max(1, seq - 3), operations)
+
+        def by_sql() -> Applied:
+            return answers.unwrap(
+                self.database.write_now(
+                    lambda c: sessions.apply_batch(
+                        c, self.sql_sessions[which], batch=batch, verify=verify, wanted_min=WANTED_MIN, now_s=1.0
+                    )
+                ),
+                Applied,
+            )
+
+        assert told(by_sql) == told(lambda: self.model.apply(self.model_sessions[which], operations)), operations
+
+    def compare(self) -> None:
+        """Every inode, directory and page is the same."""
+        for inode in self.inodes:
+            for question, by_model in (
+                (GetAttributes(inode), lambda: self.model.attributes(inode)),  # noqa: B023 - called at once
+                (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
+                (ReadExtents(inode, 0), lambda: self.model.extents(inode, 0)),  # noqa: B023
+            ):
+                by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))  # noqa: B023, E731
+                assert seen(by_sql) == seen(by_model)
+        space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
+        assert space.inodes == self.model.space().inodes
+        assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
+        assert self.database.read(broken_invariants) == []
+
+    def end(self, which: int) -> None:
+        self.database.write_now(lambda c: sessions.close_session(c, self.sql_sessions[which]))
+        self.model.end(self.model_sessions[which])
+
+
+def told(do: Callable[[], Applied]) -> object:
+    """What a batch did, or the error's name; without attr_change, which only has to rise."""
+    try:
+        applied = do()
+    except PoolError as error:
+        return type(error).__name__
+    return {row.inode: replace(row, attr_change=0) for row in applied.attributes}, sorted(applied.removed)
+
+
+def seen(look: Callable[[], Any]) -> object:
+    try:
+        return _plain(look())
+    except PoolError as error:
+        return type(error).__name__
+
+
+def _plain(message: Any) -> object:  # noqa: ANN401
+    if hasattr(message, "attr_change"):
+        return replace(message, attr_change=0)
+    if hasattr(message, "entries"):
+        return [(e.dentry, e.name, e.tag, _plain(e.attributes)) for e in message.entries], message.complete
+    places = {(row.chunk, row.size, tuple(sorted(row.holders))) for row in message.places}
+    return _plain(message.attributes), message.extents, places
+
+
+def operation(pair: Pair, drafted: Draft) -> Operation:
+    """A draft with numbers, and mostly with what the names lead to now."""
+    kind, *rest = drafted
+    inode = pair.inodes[rest[0] % len(pair.inodes)]
+    now = next(pair.times)
+    match kind:
+        case "make":
+            _, made_name, made, opened = rest
+            number = next(pair.numbers)
+            pair.inodes.append(number)
+            target = b"target" if made == Kind.SYMLINK else None
+            return Make(inode, made_name, number, b"t", number, made, 0o644, 0, 0, 0, b"h0", now, target, opened)
+        case "link":
+            return Link(inode, rest[1], next(pair.numbers), b"t", pair.inodes[rest[2] % len(pair.inodes)], now)
+        case "unlink":
+            at = leads_to(pair, inode, rest[1])
+            is_directory = at in pair.model._names
+            return Unlink(inode, rest[1], at, is_directory != (rest[2] and at % 3 == 0), now)
+        case "rename":
+            _, old, into, new, flags, honest = rest
+            new_parent = pair.inodes[into % len(pair.inodes)]
+            replaced = leads_to(pair, new_parent, new) if honest else 0
+            return Rename(
+                inode, old, leads_to(pair, inode, old), new_parent, new, next(pair.numbers), b"r", replaced, flags,
+                now, b"b",
+            )  # fmt: skip
+        case "set":
+            return SetAttributes(inode, now, **{rest[1]: now % 0o7777})
+        case "opened":
+            return Opened(inode)
+        case "released":
+            return Released(inode)
+    row = pair.model._inodes.get(inode)
+    change = row.change if row else 0
+    base = Commit(inode, change, rest[-1], b"h%d" % (change + 1), now)
+    seq = (change + 1) << 20
+    match kind:
+        case "write":
+            chunk = rest[2] or None
+            dropped = [key for key in pair.model._extents.get(inode, {}) if key[0] == rest[1]][:1]
+            chunks = [] if chunk is None else [new_chunk(chunk, 1, 2)]
+            return replace(base, extents=[extent(rest[1], seq, chunk)], chunks=chunks, drop=dropped, clear_inline=True)
+        case "cut":
+            return replace(base, cut_index=rest[1], cut_seq=seq)
+    return replace(base, inline=b"inline %d" % now if rest[1] else None)
+
+
+def leads_to(pair: Pair, parent: int, child: bytes) -> int:
+    found = pair.model._names.get(parent, {}).get(child)
+    return found.inode if found else 0
+
+
+@given(batches)
+def test_both_implementations_do_the_same(drafts: list[tuple[int, list[Draft]]]) -> None:
+    pair = Pair()
+    try:
+        for which, batch in drafts:
+            pair.apply(which, [operation(pair, drafted) for drafted in batch])
+        pair.compare()
+        pair.end(0)
+        pair.compare()
+        while pair.database.write_now(lambda c: reaper.reap(c, now_s=1.0, limit=3)):
+            pair.compare()
+        pair.end(1)
+        pair.compare()
+    finally:
+        pair.database.close()

@@ -1,0 +1,202 @@
+"""Sessions: a batch is applied once however often it comes, and what ends with a session."""
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volume, extent, new_chunk, verify
+
+from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
+from p2pfs.meta import sessions, volumes
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.types import ROOT_INODE, Kind, NodeId, SessionId, VolumeId
+from p2pfs.wire import answers
+from p2pfs.wire.namespace import Applied, Batch, Commit, Make, Operation, SetAttributes, Unlink
+from p2pfs.wire.volumes import OpenSession
+
+pytestmark = pytest.mark.l0
+
+
+@pytest.fixture
+def database() -> Iterator[InlineDatabase]:
+    database = InlineDatabase()
+    database.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+    yield database
+    assert database.read(broken_invariants) == []
+    database.close()
+
+
+@pytest.fixture
+def session(database: InlineDatabase) -> SessionId:
+    return open_session(database)
+
+
+def open_session(
+    database: InlineDatabase, node: NodeId = NODE, *, now_s: float = 0.0, read_only: bool = False
+) -> SessionId:
+    grant = database.write_now(
+        lambda c: sessions.open_session(
+            c, VOLUME, node=node, owner="anna", request=OpenSession(read_only=read_only), now_s=now_s, lifetime_s=60.0
+        )
+    )
+    return SessionId(grant.session)
+
+
+def apply(database: InlineDatabase, session: SessionId, seq: int, *operations: Operation, acked: int = 0) -> Applied:
+    answer = database.write_now(
+        lambda c: sessions.apply_batch(
+            c, session, batch=Batch(seq, acked, list(operations)), verify=verify, wanted_min=WANTED_MIN, now_s=5.0
+        )
+    )
+    return answers.unwrap(answer, Applied)
+
+
+def make(number: int, name: bytes = b"name", *, opened: bool = False) -> Make:
+    return Make(ROOT_INODE, name, number, b"tag", number, Kind.FILE, 0o644, 0, 0, 0, b"head", 5, opened=opened)
+
+
+def count(database: InlineDatabase, table: str) -> int:
+    return int(database.read(lambda c: c.execute(f"SELECT count(*) FROM {table}").fetchone()[0]))
+
+
+def test_a_repeated_batch_gets_its_old_answer(database: InlineDatabase, session: SessionId) -> None:
+    first = apply(database, session, 1, make(2))
+    apply(database, session, 2, SetAttributes(2, 9, mode=0))
+    apply(database, session, 3, Unlink(ROOT_INODE, b"name", 2, False, 10))
+    assert apply(database, session, 1, make(2)) == first
+    assert count(database, "inode") == 1
+
+
+def test_a_repeated_refusal_stays_a_refusal(database: InlineDatabase, session: SessionId) -> None:
+    with pytest.raises(NotFound) as before:
+        apply(database, session, 1, make(2), SetAttributes(7, 9, mode=0))
+    apply(database, session, 2, make(7))
+    with pytest.raises(NotFound) as after:
+        apply(database, session, 1, make(2, b"other"), SetAttributes(7, 9, mode=0))
+    assert str(before.value) == str(after.value)
+    assert count(database, "inode") == 2
+
+
+def test_batches_may_come_out_of_order(database: InlineDatabase, session: SessionId) -> None:
+    apply(database, session, 5, make(2, b"a"), acked=1)
+    apply(database, session, 3, make(3, b"b"), acked=1)
+    with pytest.raises(Exists):
+        apply(database, session, 4, make(4, b"b"), acked=1)
+
+
+def test_an_answer_lives_until_it_is_acknowledged(database: InlineDatabase, session: SessionId) -> None:
+    for seq in range(1, 41):
+        apply(database, session, seq, SetAttributes(ROOT_INODE, seq, uid=seq), acked=max(1, seq - 1))
+    assert count(database, "session_result") < 20
+    with pytest.raises(Misuse):
+        apply(database, session, 5, SetAttributes(ROOT_INODE, 9, uid=0), acked=1)
+    with pytest.raises(Misuse):
+        apply(database, session, 50, SetAttributes(ROOT_INODE, 9, uid=0), acked=51)
+    apply(database, session, 40, SetAttributes(ROOT_INODE, 9, uid=0), acked=40)
+
+
+def test_unacknowledged_answers_are_bounded(database: InlineDatabase, session: SessionId) -> None:
+    with pytest.raises(Misuse):
+        apply(database, session, sessions.MAX_UNACKED + 10, acked=1)
+
+
+def test_a_recalled_answer_has_the_inline_data_it_had(database: InlineDatabase, session: SessionId) -> None:
+    commit = Commit(2, 0, 3, b"head", 6, inline=b"x" * 5000)
+    first = apply(database, session, 1, make(2), commit)
+    assert count(database, "session_result") == 1
+    kept = database.read(lambda c: c.execute("SELECT length(answer) FROM session_result").fetchone()[0])
+    assert kept < 1000
+    assert apply(database, session, 1, make(2), commit) == first
+    apply(database, session, 2, Commit(2, 1, 3, b"head", 6, inline=b"y"))
+    (old,) = [row for row in apply(database, session, 1, make(2), commit).attributes if row.inode == 2]
+    assert (old.change, old.inline) == (1, None)
+
+
+def test_a_misused_batch_is_neither_applied_nor_remembered(database: InlineDatabase, session: SessionId) -> None:
+    for wrong in (
+        SetAttributes(2, 9, uid=1 << 63),
+        Commit(2, 0, 1, b"h", 1, extents=[extent(0, 1, 1)]),
+        SetAttributes(1 << 64, 9, uid=1),
+    ):
+        with pytest.raises(Misuse):
+            apply(database, session, 1, make(2), wrong)
+    assert (count(database, "inode"), count(database, "session_result")) == (1, 0)
+    with pytest.raises(Misuse):
+        apply(database, session, 1, *[SetAttributes(ROOT_INODE, 9)] * 1001)
+    apply(database, session, 1, make(2))
+
+
+def test_an_unknown_session_is_fenced_never_new(database: InlineDatabase, session: SessionId) -> None:
+    unknown = SessionId("0" * 32)
+    database.write_now(lambda c: sessions.close_session(c, session))
+    database.write_now(lambda c: sessions.close_session(c, session))
+    for over in (unknown, session):
+        with pytest.raises(Fenced):
+            apply(database, over, 1, make(2))
+        with pytest.raises(Fenced):
+            database.read(lambda c, over=over: sessions.volume_of_session(c, over))  # type: ignore[misc]
+        with pytest.raises(Fenced):
+            database.write_now(lambda c, over=over: sessions.renew_session(c, over, now_s=0, lifetime_s=1))  # type: ignore[misc]
+        with pytest.raises(Fenced):
+            database.write_now(lambda c, over=over: sessions.grant_ids(c, over, count=1))  # type: ignore[misc]
+
+
+def test_a_read_only_session_is_denied(database: InlineDatabase) -> None:
+    session = open_session(database, read_only=True)
+    with pytest.raises(Denied):
+        apply(database, session, 1, make(2))
+
+
+def test_sessions_of_different_mounts_number_their_batches_apart(database: InlineDatabase, session: SessionId) -> None:
+    other = open_session(database)
+    apply(database, session, 1, make(2, b"a"))
+    apply(database, other, 1, make(3, b"b"))
+    assert count(database, "inode") == 3
+
+
+def test_silence_ends_a_session_with_what_it_holds(database: InlineDatabase, session: SessionId) -> None:
+    other = open_session(database, now_s=100.0)
+    commit = Commit(2, 0, 9, b"h", 5, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    apply(database, session, 1, make(2, opened=True), commit, Unlink(ROOT_INODE, b"name", 2, False, 6))
+    apply(database, other, 1, make(3, b"other", opened=True))
+    assert database.write_now(lambda c: sessions.expire_sessions(c, now_s=60.0)) == []
+    assert database.write_now(lambda c: sessions.expire_sessions(c, now_s=60.1)) == [session]
+    assert (count(database, "inode"), count(database, "open_inode"), count(database, "session_result")) == (2, 1, 1)
+    assert [row.id for row in database.read(sessions.sessions)] == [other]
+
+
+def test_renewal_and_the_coordinators_absence_keep_a_session(database: InlineDatabase, session: SessionId) -> None:
+    database.write_now(lambda c: sessions.renew_session(c, session, now_s=50.0, lifetime_s=60.0))
+    assert database.read(lambda c: sessions.session(c, session)).expires_s == 110.0
+    database.write_now(lambda c: sessions.extend_sessions(c, until_s=500.0))
+    database.write_now(lambda c: sessions.extend_sessions(c, until_s=400.0))
+    assert database.read(lambda c: sessions.session(c, session)).expires_s == 500.0
+
+
+def test_a_revoked_node_loses_its_sessions(database: InlineDatabase, session: SessionId) -> None:
+    bad = NodeId("cd" * 16)
+    ended = {open_session(database, bad), open_session(database, bad)}
+    assert set(database.write_now(lambda c: sessions.close_sessions_of(c, bad))) == ended
+    assert [row.id for row in database.read(sessions.sessions)] == [session]
+
+
+def test_a_session_says_whose_it_is(database: InlineDatabase, session: SessionId) -> None:
+    row = database.read(lambda c: sessions.session(c, session))
+    assert (row.id, row.volume, row.node, row.owner, row.read_only) == (session, VOLUME, NODE, "anna", False)
+    assert database.read(lambda c: sessions.volume_of_session(c, session)) == VOLUME
+
+
+def test_a_session_needs_a_volume(database: InlineDatabase) -> None:
+    def begin(connection: sqlite3.Connection) -> object:
+        return sessions.open_session(
+            connection, VolumeId(5), node=NODE, owner="anna", request=OpenSession(), now_s=0.0, lifetime_s=1.0
+        )
+
+    with pytest.raises(NotFound):
+        database.write_now(begin)
+
+
+def test_numbers_granted_are_limited(database: InlineDatabase, session: SessionId) -> None:
+    for wrong in (0, -1, volumes.MAX_GRANTED_IDS + 1):
+        with pytest.raises(Misuse):
+            database.write_now(lambda c, wrong=wrong: sessions.grant_ids(c, session, count=wrong))  # type: ignore[misc]
