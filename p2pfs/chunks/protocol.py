@@ -17,6 +17,7 @@ class Blocks:
 
 
 Check = Callable[[memoryview], object]
+Released = Callable[[], None]
 
 
 class ChunkStore(Protocol):
@@ -27,9 +28,14 @@ class ChunkStore(Protocol):
     too and never returns bytes it knows to be wrong.
     """
 
-    async def put(self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer]) -> list[Receipt]:
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
         """Store a chunk whose sealed bytes are the concatenation of `parts`. Idempotent: again is fine and gives a
         newer `put_seq`.
+
+        Nobody may change `parts` until `released` is called: exactly once, by then or after the return (a slow copy
+        may still be on its way), whatever the outcome. Without it the parts are the store's for good.
 
         Durability: on return each receipt's peer has it on stable storage.
 

@@ -1,0 +1,54 @@
+"""Page-aligned buffers, each large enough for a chunk file, reused because fresh pages are dear (docs/performance.md).
+
+A buffer is lent to one PUT at a time: its body is received in place, hashed on the way and written with its header by
+one write. One that a stuck disk may still be reading is forfeited, never lent again.
+"""
+
+import mmap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2pfs.chunks.header import HEADER_BYTES
+from p2pfs.types import SEALED_CHUNK_BYTES
+
+_PAGE = mmap.PAGESIZE
+_BUFFER_BYTES = -(-(HEADER_BYTES + SEALED_CHUNK_BYTES) // _PAGE) * _PAGE
+
+
+class ChunkBuffer:
+    """Room for the header page and the sealed bytes after it."""
+
+    __slots__ = ("body", "forfeited", "page", "whole")
+
+    def __init__(self) -> None:
+        self.whole = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
+        self.page = self.whole[:HEADER_BYTES]
+        self.body = self.whole[HEADER_BYTES : HEADER_BYTES + SEALED_CHUNK_BYTES]
+        self.forfeited = False
+
+
+class BufferPool:
+    """At most `limit` buffers lent at once; whoever comes later waits, which is the peer's back-pressure."""
+
+    def __init__(self, limit: int = 16) -> None:
+        self._free: list[ChunkBuffer] = []
+        self._limiter = trio.CapacityLimiter(limit)
+
+    @property
+    def lent(self) -> int:
+        return int(self._limiter.borrowed_tokens)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[ChunkBuffer]:
+        """A buffer for the duration of the block."""
+        borrower = object()
+        await self._limiter.acquire_on_behalf_of(borrower)
+        buffer = self._free.pop() if self._free else ChunkBuffer()
+        try:
+            yield buffer
+        finally:
+            if not buffer.forfeited:
+                self._free.append(buffer)
+            self._limiter.release_on_behalf_of(borrower)

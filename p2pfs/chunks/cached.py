@@ -1,0 +1,115 @@
+"""A disk cache of ciphertext in front of another store: cold reads once, warm ones without the network.
+
+It holds nothing that a peer could not also see, so it needs no keys; authenticity is the caller's `check`, and a cached
+copy that fails it is dropped and fetched again. PUTs pass by: what was just written is still in memory. Fills happen in
+the background and are skipped rather than queued when the disk cannot keep up.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.cachefiles import CacheFiles, Run
+from p2pfs.chunks.disk import Disk
+from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
+from p2pfs.errors import Corrupt, Unavailable
+from p2pfs.types import MIB, Buffer, ChunkId, VolumeId
+from p2pfs.wire.chunks import Receipt
+
+_FILLS: Final = 8
+"""Runs being written at once, at most a chunk each."""
+_DISK_TIMEOUT_S: Final = 1.0
+"""A cache slower than this is worse than the network."""
+
+
+class CachedStore:
+    """Made by `open`. `hits`, `misses` and `bytes_fetched` count since then."""
+
+    def __init__(self, inner: ChunkStore, files: CacheFiles, nursery: trio.Nursery) -> None:
+        self._inner = inner
+        self._files = files
+        self._nursery = nursery
+        self._threads = trio.CapacityLimiter(8)
+        self._filling = 0
+        self.hits = self.misses = self.bytes_fetched = 0
+
+    @classmethod
+    async def open(
+        cls,
+        inner: ChunkStore,
+        root: Path,
+        *,
+        budget: int,
+        nursery: trio.Nursery,
+        keep_free: int = 256 * MIB,
+        disk: Disk | None = None,
+    ) -> "CachedStore":
+        """Read the index of what is in `root` (made if absent). Fills run in `nursery`.
+
+        Raises:
+            NoSpace, Unavailable: The disk does not let us.
+        """
+        files = CacheFiles(root, budget, keep_free, disk or Disk())
+        await trio.to_thread.run_sync(files.scan)
+        return cls(inner, files, nursery)
+
+    @property
+    def used(self) -> int:
+        """Bytes of all cached files."""
+        return self._files.used
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        return await self._inner.put(volume, chunk, parts, released=released)
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        runs.span(size, blocks)
+        run = self._files.find(volume, chunk, blocks)
+        if run is not None:
+            view = await self._cached(run, size, blocks, check)
+            if view is not None:
+                self.hits += 1
+                return view
+        self.misses += 1
+        view = await self._inner.get(volume, chunk, size, blocks, check=check)
+        self.bytes_fetched += len(view)
+        if self._filling < _FILLS:
+            self._filling += 1
+            self._nursery.start_soon(self._fill, Run(volume, chunk, blocks.first, blocks.count), view)
+        return view
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        return await self._inner.has(volume, chunk)
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        await self._inner.delete(volume, chunk, put_seq)
+        await trio.to_thread.run_sync(self._files.drop, volume, chunk, abandon_on_cancel=True, limiter=self._threads)
+
+    async def _cached(self, run: Run, size: int, blocks: Blocks, check: Check | None) -> memoryview | None:
+        """The blocks out of the cache; None if they are not there after all, or not right."""
+        with trio.move_on_after(_DISK_TIMEOUT_S):
+            try:
+                view = await trio.to_thread.run_sync(
+                    self._files.read, run, size, blocks, abandon_on_cancel=True, limiter=self._threads
+                )
+                if check is not None:
+                    check(view)
+            except Corrupt:
+                self._files.drop(run.volume, run.chunk)
+            except Unavailable:
+                pass  # the disk fails: the network has it too
+            else:
+                return view
+        return None
+
+    async def _fill(self, run: Run, view: memoryview) -> None:
+        try:
+            await trio.to_thread.run_sync(self._files.write, run, view, abandon_on_cancel=True, limiter=self._threads)
+        finally:
+            self._filling -= 1

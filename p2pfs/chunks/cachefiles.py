@@ -1,0 +1,195 @@
+"""Cached runs of blocks as files, with their index: the blocking half of the cached store.
+
+    ROOT/<volume, 16 hex>/<id, 2 hex>/<62 hex>-<first>-<count>
+        the sealed blocks, then a BLAKE3 of each
+
+Nothing is fsynced: what a crash tears is recognised by its hashes and dropped. The index lives in memory, least
+recently used first, and is read from the directory at start. Losing the cache loses nothing.
+"""
+
+import contextlib
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.disk import Disk, mapped
+from p2pfs.chunks.protocol import Blocks
+from p2pfs.errors import Corrupt
+from p2pfs.format.chunk import block_hashes
+from p2pfs.types import ChunkId, VolumeId, volume_name
+
+_HASH_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of blocks of one chunk."""
+
+    volume: VolumeId
+    chunk: ChunkId
+    first: int
+    count: int
+
+    def covers(self, blocks: Blocks) -> bool:
+        return self.first <= blocks.first and blocks.first + blocks.count <= self.first + self.count
+
+
+class CacheFiles:
+    """Thread-safe. `budget` bounds the bytes of all files; `keep_free` is left free on the disk."""
+
+    def __init__(self, root: Path, budget: int, keep_free: int, disk: Disk) -> None:
+        self.root = root
+        self._budget = budget
+        self._keep_free = keep_free
+        self._disk = disk
+        self._lock = threading.Lock()
+        self._sizes: OrderedDict[Run, int] = OrderedDict()
+        self._by_chunk: dict[tuple[VolumeId, ChunkId], list[Run]] = {}
+        self._temporary = itertools.count()
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def scan(self) -> None:
+        """Take in what an earlier process left, oldest first."""
+        with mapped("opening the cache"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = sorted(_files(self.root), key=lambda entry: entry.stat().st_mtime_ns)
+            for entry in found:
+                run = _parse(Path(entry.path))
+                if run is None:
+                    self._disk.remove(Path(entry.path))
+                else:
+                    self._add(run, entry.stat().st_size)
+            self._evict(0)
+
+    def find(self, volume: VolumeId, chunk: ChunkId, blocks: Blocks) -> Run | None:
+        """A cached run that covers these blocks; it counts as used now."""
+        with self._lock:
+            for run in self._by_chunk.get((volume, chunk), ()):
+                if run.covers(blocks):
+                    self._sizes.move_to_end(run)
+                    return run
+        return None
+
+    def read(self, run: Run, size: int, blocks: Blocks) -> memoryview:
+        """The bytes of `blocks` out of `run`.
+
+        Raises:
+            Corrupt: The file is gone, torn or damaged: `drop` it.
+            Unavailable: The disk fails.
+        """
+        with mapped("reading the cache"):
+            start, stop = runs.span(size, Blocks(run.first, run.count))
+            wanted = runs.span(size, blocks)
+            try:
+                fd = self._disk.open(self._path(run))
+            except FileNotFoundError:
+                raise Corrupt("the cached file is gone") from None
+            try:
+                data = self._disk.read(fd, wanted[1] - wanted[0], wanted[0] - start)
+                hashes_at = stop - start + _HASH_BYTES * (blocks.first - run.first)
+                hashes = self._disk.read(fd, _HASH_BYTES * blocks.count, hashes_at)
+            finally:
+                self._disk.close(fd)
+        if len(data) != wanted[1] - wanted[0] or b"".join(block_hashes(data)) != hashes:
+            raise Corrupt("the cached file is damaged")
+        return memoryview(data)
+
+    def write(self, run: Run, data: memoryview) -> None:
+        """Keep a run, making room for it; a disk without room is no error, the run is just not kept."""
+        length = len(data) + _HASH_BYTES * run.count
+        with contextlib.suppress(OSError):
+            if length > self._budget or self._disk.free(self.root) < self._keep_free + length:
+                return
+            self._evict(length)
+            temporary = self.root / f"{next(self._temporary)}.tmp"
+            try:
+                self._write(temporary, data, run)
+            except OSError:
+                self._disk.remove(temporary)
+                raise
+            with self._lock:
+                self._add(run, length)
+
+    def drop(self, volume: VolumeId, chunk: ChunkId) -> None:
+        """Forget everything of one chunk."""
+        with self._lock:
+            victims = list(self._by_chunk.get((volume, chunk), ()))
+            for run in victims:
+                self._forget(run)
+        with contextlib.suppress(OSError):
+            for run in victims:
+                self._disk.remove(self._path(run))
+
+    def _write(self, temporary: Path, data: memoryview, run: Run) -> None:
+        self._disk.remove(temporary)
+        fd = self._disk.create(temporary)
+        try:
+            self._disk.write(fd, data)
+            self._disk.write(fd, b"".join(block_hashes(data)))
+        finally:
+            self._disk.close(fd)
+        path = self._path(run)
+        for directory in (path.parent.parent, path.parent):
+            self._disk.make_directory(directory)
+        self._disk.rename(temporary, path)
+
+    def _evict(self, needed: int) -> None:
+        victims = []
+        with self._lock:
+            while self._sizes and self._used + needed > self._budget:
+                run = next(iter(self._sizes))
+                self._forget(run)
+                victims.append(run)
+        for run in victims:
+            self._disk.remove(self._path(run))
+
+    def _add(self, run: Run, length: int) -> None:
+        if run in self._sizes:
+            self._forget(run)
+        self._sizes[run] = length
+        self._used += length
+        self._by_chunk.setdefault((run.volume, run.chunk), []).append(run)
+
+    def _forget(self, run: Run) -> None:
+        length = self._sizes.pop(run, None)
+        if length is None:
+            return
+        self._used -= length
+        siblings = self._by_chunk[run.volume, run.chunk]
+        siblings.remove(run)
+        if not siblings:
+            del self._by_chunk[run.volume, run.chunk]
+
+    def _path(self, run: Run) -> Path:
+        name = run.chunk.hex()
+        return self.root / volume_name(run.volume) / name[:2] / f"{name[2:]}-{run.first}-{run.count}"
+
+
+def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(Path(entry.path))
+            else:
+                yield entry
+
+
+def _parse(path: Path) -> Run | None:
+    """The run a file's place and name stand for; None for leftovers and strangers."""
+    try:
+        rest, first, count = path.name.split("-")
+        chunk = bytes.fromhex(path.parent.name + rest)
+        run = Run(VolumeId(int(path.parent.parent.name, 16)), ChunkId(chunk), int(first), int(count))
+    except ValueError:
+        return None
+    return run if len(chunk) == 32 and run.count > 0 else None

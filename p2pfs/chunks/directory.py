@@ -1,0 +1,187 @@
+"""A chunk store in a directory of files: what a peer keeps other people's chunks in.
+
+The asynchronous half: it lends buffers, hops to a thread once per chunk and bounds every wait. Where bytes lie and in
+which order they become durable is chunks.files; how much there may be is chunks.ledger. One process a directory.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.buffers import BufferPool, ChunkBuffer
+from p2pfs.chunks.disk import Disk
+from p2pfs.chunks.files import ChunkFiles, Select
+from p2pfs.chunks.ledger import Ledger, Usage
+from p2pfs.chunks.protocol import Blocks, Check, Released
+from p2pfs.chunks.receipts import Sign
+from p2pfs.errors import Misuse, Unavailable
+from p2pfs.format.chunk import BlockHasher
+from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.wire.chunks import Receipt
+
+TRASH_KEEP_S: Final = 7 * 86400.0
+_HASH_STEP: Final = 256 * 1024
+"""Bytes hashed between checkpoints: 0.1 ms."""
+
+T = TypeVar("T")
+
+
+class DirectoryStore:
+    """Chunks on one disk. Made by `open`."""
+
+    def __init__(self, files: ChunkFiles, *, sign: Sign, clock: Clock, disk_timeout_s: float, buffers: int) -> None:
+        self._files = files
+        self._sign = sign
+        self._clock = clock
+        self._disk_timeout_s = disk_timeout_s
+        self._buffers = BufferPool(buffers)
+        # Reads and writes do not wait for each other's threads: a disk that stalls on fsync still serves its cache.
+        self._writing = trio.CapacityLimiter(8)
+        self._reading = trio.CapacityLimiter(8)
+
+    @classmethod
+    async def open(
+        cls,
+        root: Path,
+        *,
+        sign: Sign,
+        capacity: int,
+        reserve: int = 0,
+        early_purge: float = 0.25,
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+        disk_timeout_s: float = 20.0,
+        buffers: int = 16,
+    ) -> "DirectoryStore":
+        """Scan the directory (made if absent) and count what it holds.
+
+        Raises:
+            NoSpace, Unavailable: The disk does not let us.
+        """
+        clock = clock or SystemClock()
+        files = ChunkFiles(root, Ledger(capacity, reserve, early_purge), clock.time, disk or Disk())
+        await trio.to_thread.run_sync(files.scan)
+        return cls(files, sign=sign, clock=clock, disk_timeout_s=disk_timeout_s, buffers=buffers)
+
+    # ---- the protocol -----------------------------------------------------------------------------------------------
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        try:
+            size = runs.total_bytes(parts)
+            runs.expect_chunk(size)
+            async with self.lend() as buffer:
+                hasher = BlockHasher()
+                at = 0
+                for part in parts:
+                    view = memoryview(part).cast("B")
+                    for start in range(0, len(view), _HASH_STEP):
+                        piece = view[start : start + _HASH_STEP]
+                        buffer.body[at : at + len(piece)] = piece
+                        hasher.update(piece)
+                        at += len(piece)
+                        await trio.lowlevel.checkpoint()
+                return [await self.keep(volume, chunk, buffer, size, hasher)]
+        finally:
+            if released is not None:
+                released()
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        runs.span(size, blocks)
+
+        def select(stored: int) -> Blocks:
+            runs.expect_size(stored, size)
+            return blocks
+
+        _, view = await self.read(volume, chunk, select)
+        if check is not None:
+            check(view)
+        return view
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        return await self.size(volume, chunk) is not None
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        await self._hop(lambda: self._files.trash(volume, chunk, put_seq), self._writing)
+
+    # ---- what the peer daemon needs beyond it -----------------------------------------------------------------------
+
+    def lend(self) -> AbstractAsyncContextManager[ChunkBuffer]:
+        """A buffer to receive a chunk in; waits while all are lent."""
+        return self._buffers.lend()
+
+    async def keep(
+        self, volume: VolumeId, chunk: ChunkId, buffer: ChunkBuffer, size: int, hasher: BlockHasher
+    ) -> Receipt:
+        """Store the first `size` bytes of `buffer.body`, which went through `hasher`.
+
+        Durability: on return the chunk is on stable storage.
+
+        Raises:
+            Misuse: They are not the bytes of `chunk`.
+            NoSpace: No room.
+            Unavailable: The disk fails or does not answer in time.
+        """
+        runs.expect_chunk(size)
+        if hasher.id() != chunk:
+            raise Misuse("these are not the bytes of this chunk")
+        hashes = hasher.hashes()
+
+        def store() -> int:
+            try:
+                return self._files.put(volume, chunk, buffer.whole, size, hashes)
+            finally:
+                buffer.forfeited = False
+
+        buffer.forfeited = True  # until the thread is done with it, which may be after this task gave up waiting
+        put_seq = await self._hop(store, self._writing)
+        return self._sign(volume, chunk, size, put_seq)
+
+    async def read(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview]:
+        """(sealed size, verified bytes of the run that `select` wants, given the size). `select` runs in a thread."""
+        return await self._hop(lambda: self._files.read(volume, chunk, select), self._reading)
+
+    async def size(self, volume: VolumeId, chunk: ChunkId) -> int | None:
+        """Sealed size of a chunk that is here, without reading it."""
+        return await self._hop(lambda: self._files.size(volume, chunk), self._reading)
+
+    def usage(self) -> Usage:
+        return self._files.ledger.usage(self._clock.time())
+
+    def settled_seq(self) -> int:
+        """Every PUT with a `put_seq` up to this one is in a `usage` asked for later."""
+        return self._files.settled_seq()
+
+    def limit(self, capacity: int) -> None:
+        """The pool or the owner changed how much may be kept; what is there stays."""
+        self._files.ledger.capacity = capacity
+
+    def damaged(self) -> list[tuple[VolumeId, ChunkId]]:
+        """Chunks quarantined and not yet acknowledged."""
+        return self._files.damaged()
+
+    def acknowledge(self, reported: Sequence[tuple[VolumeId, ChunkId]]) -> None:
+        """The coordinator knows of these."""
+        self._files.acknowledge(reported)
+
+    async def empty_trash(self, keep_s: float = TRASH_KEEP_S) -> int:
+        """Remove what has been in the trash for longer than `keep_s`; how many chunks."""
+        before_s = self._clock.time() - keep_s
+        return await self._hop(lambda: self._files.empty_trash(before_s), self._writing)
+
+    async def _hop(self, work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+        """Run `work` in a thread, but wait for it no longer than a disk may take.
+
+        Cancellation: the thread goes on.
+        """
+        with trio.move_on_after(self._disk_timeout_s):
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+        raise Unavailable("the disk does not answer")

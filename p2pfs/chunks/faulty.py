@@ -1,0 +1,88 @@
+"""A chunk store that fails as told: for tests and simulations, never in a real pool.
+
+A plan, asked at every call, says what goes wrong; without a fault the call passes through.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
+from p2pfs.errors import PoolError
+from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.wire.chunks import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to one call, in the order of the fields."""
+
+    delay_s: float = 0.0
+    hang: bool = False  # until cancelled, like a stopped process
+    refuse: PoolError | None = None  # instead of doing it
+    change: Callable[[bytes], bytes] | None = None  # of the bytes a get returns: flip, cut, swap
+    lose_answer: PoolError | None = None  # it was done, but the caller is told this
+
+
+Plan = Callable[[str, VolumeId, ChunkId], Fault | None]
+"""("put" | "get" | "has" | "delete", volume, chunk) → what goes wrong."""
+
+
+class FaultyStore:
+    """`inner`, but."""
+
+    def __init__(self, inner: ChunkStore, plan: Plan) -> None:
+        self._inner = inner
+        self.plan = plan
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        try:
+            fault = await self._before("put", volume, chunk)
+            receipts = await self._inner.put(volume, chunk, parts)
+            _after(fault)
+            return receipts
+        finally:
+            if released is not None:
+                released()
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        fault = await self._before("get", volume, chunk)
+        view = await self._inner.get(volume, chunk, size, blocks)
+        _after(fault)
+        if fault is not None and fault.change is not None:
+            view = memoryview(fault.change(bytes(view)))
+        if check is not None:
+            check(view)
+        return view
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        fault = await self._before("has", volume, chunk)
+        found = await self._inner.has(volume, chunk)
+        _after(fault)
+        return found
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        fault = await self._before("delete", volume, chunk)
+        await self._inner.delete(volume, chunk, put_seq)
+        _after(fault)
+
+    async def _before(self, call: str, volume: VolumeId, chunk: ChunkId) -> Fault | None:
+        fault = self.plan(call, volume, chunk)
+        if fault is not None:
+            if fault.delay_s:
+                await trio.sleep(fault.delay_s)
+            if fault.hang:
+                await trio.sleep_forever()
+            if fault.refuse is not None:
+                raise fault.refuse
+        return fault
+
+
+def _after(fault: Fault | None) -> None:
+    if fault is not None and fault.lose_answer is not None:
+        raise fault.lose_answer

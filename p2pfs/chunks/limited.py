@@ -1,0 +1,61 @@
+"""A bound on how much a store is asked at once: requests, and the bytes they hold.
+
+Not a rate limit. A PUT counts until the inner store lets go of its parts, stragglers included, so that the memory
+under way is bounded and not only what callers wait for.
+"""
+
+from collections.abc import Sequence
+
+import trio
+
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
+from p2pfs.runtime.credits import ByteCredits
+from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.wire.chunks import Receipt
+
+
+class LimitedStore:
+    """At most `requests` at once, holding at most `bytes_held`; who comes later waits in order."""
+
+    def __init__(self, inner: ChunkStore, *, requests: int, bytes_held: int) -> None:
+        self._inner = inner
+        self._requests = trio.CapacityLimiter(requests)
+        self._credits = ByteCredits(bytes_held)
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        size = runs.total_bytes(parts)
+        passed_on = False
+
+        def release() -> None:
+            self._credits.give(size)
+            if released is not None:
+                released()
+
+        try:
+            async with self._requests:
+                await self._credits.take(size)
+                passed_on = True
+                return await self._inner.put(volume, chunk, parts, released=release)
+        finally:
+            if not passed_on and released is not None:
+                released()
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        start, stop = runs.span(size, blocks)
+        async with self._requests:
+            await self._credits.take(stop - start)
+            with self._credits.returned(stop - start):
+                return await self._inner.get(volume, chunk, size, blocks, check=check)
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        async with self._requests:
+            return await self._inner.has(volume, chunk)
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        async with self._requests:
+            await self._inner.delete(volume, chunk, put_seq)

@@ -1,0 +1,217 @@
+"""One read of a replicated chunk: whom to ask, when to ask a second one, whom to believe.
+
+Made and run by chunks.replicated for each `get`. Requests that lost the race are left alone for a second, so that we
+learn whether their peer is slow or silent.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from p2pfs.chunks.protocol import Blocks, Check, ChunkStore
+from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
+from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
+from p2pfs.runtime.retry import backoff
+from p2pfs.types import ChunkId, PeerNumber, VolumeId
+
+Locate = Callable[[VolumeId, ChunkId], Awaitable[Sequence[PeerNumber]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where copies can be had; the same for every read of a store."""
+
+    peers: Callable[[PeerNumber], ChunkStore | None]
+    states: Callable[[], Mapping[PeerNumber, str]]
+    locate: Locate
+    refresh: Locate
+    standings: Standings
+    nursery: trio.Nursery  # losers outlive their read by a second
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read."""
+
+    volume: VolumeId
+    chunk: ChunkId
+    size: int
+    blocks: Blocks
+    check: Check | None
+
+
+@dataclass(slots=True)
+class _Race:
+    """The requests of one round."""
+
+    results: trio.MemoryReceiveChannel[tuple[PeerNumber, memoryview | PoolError]]
+    send: trio.MemorySendChannel[tuple[PeerNumber, memoryview | PoolError]]
+    scopes: list[trio.CancelScope] = field(default_factory=list)
+    running: int = 0
+    failures: dict[PeerNumber, PoolError] = field(default_factory=dict)
+    liars: list[PeerNumber] = field(default_factory=list)
+
+
+async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryview:
+    """The bytes, from whichever holder gives them first.
+
+    Raises:
+        NotFound: Every holder says it has no such chunk, or there is none.
+        Corrupt: Every holder answered, and no answer was right.
+        Unavailable: Nobody gave a right answer within the deadline.
+    """
+    last: PoolError = Unavailable("no peer that holds the chunk answered in time")
+    with trio.move_on_after(io_timeout_s) as scope:
+        holders = await sources.locate(wanted.volume, wanted.chunk)
+        for pause_s in backoff(0.1, 2.0):
+            outcome = await _round(sources, wanted, holders, scope.deadline)
+            if isinstance(outcome, memoryview):
+                return outcome
+            tried = set(holders)
+            holders = await sources.refresh(wanted.volume, wanted.chunk)
+            if set(holders) <= tried:
+                verdict = _verdict(list(outcome.values()))
+                if not isinstance(verdict, Unavailable):
+                    raise verdict
+                last = verdict
+                await trio.sleep(pause_s)
+    raise last
+
+
+def _verdict(failures: Sequence[PoolError]) -> PoolError:
+    """What it means that all of these holders failed; Unavailable is worth another round."""
+    if all(isinstance(failure, NotFound) for failure in failures):
+        return NotFound("no peer has this chunk")
+    for failure in failures:
+        if not isinstance(failure, NotFound | Corrupt):
+            return Unavailable(f"no valid copy within reach: {failure}")
+    return Corrupt("no peer has a valid copy of this chunk")
+
+
+async def _round(
+    sources: Sources, wanted: Wanted, holders: Sequence[PeerNumber], deadline: float
+) -> memoryview | dict[PeerNumber, PoolError]:
+    """Ask the holders one after another, impatiently: the bytes, or why each of them failed."""
+    waiting = sources.standings.read_order(holders, sources.states())
+    _probe(sources, wanted, waiting)
+    send, results = trio.open_memory_channel[tuple[PeerNumber, memoryview | PoolError]](len(waiting) + 1)
+    race = _Race(results, send)
+    try:
+        while waiting or race.running:
+            outcome = await _ask_next(sources, wanted, race, waiting, deadline)
+            if isinstance(outcome, memoryview):
+                _finish(race, patience_s=PATIENCE_S)
+                for peer in race.liars:
+                    sources.standings.lied(peer)
+                return outcome
+        return race.failures
+    finally:
+        # Only a cancelled read, or one whose deadline passed, still has scopes here.
+        _finish(race, patience_s=0.0)
+
+
+async def _ask_next(
+    sources: Sources, wanted: Wanted, race: _Race, waiting: list[PeerNumber], deadline: float
+) -> memoryview | PoolError | None:
+    """Ask the next holder, if there is one, and wait: for an outcome, or until it is time to ask another one too."""
+    if not waiting:
+        return await _outcome(wanted, race, math.inf)
+    peer = waiting.pop(0)
+    hedge_s = sources.standings.hedge_after_s(peer)
+    _start(sources, wanted, race, sources.standings.begin(peer), deadline)
+    if not waiting:
+        return await _outcome(wanted, race, math.inf)
+    outcome = await _outcome(wanted, race, hedge_s)
+    if outcome is None and not sources.standings.take_hedge():
+        outcome = await _outcome(wanted, race, max(0.0, HEDGE_CAP_S - hedge_s))
+    return outcome
+
+
+def _start(sources: Sources, wanted: Wanted, race: _Race, attempt: Attempt, deadline: float) -> None:
+    """Ask a peer in the background."""
+    scope = trio.CancelScope(deadline=deadline)
+    race.scopes.append(scope)
+    race.running += 1
+    sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race.send)
+
+
+async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
+    """What one of the holders asked gave: right bytes, or why not; None if none of them gave anything in time."""
+    with trio.move_on_after(patience_s):
+        peer, outcome = await race.results.receive()
+        race.running -= 1
+        if isinstance(outcome, memoryview):
+            try:
+                if wanted.check is not None:
+                    wanted.check(outcome)
+            except Corrupt as error:
+                race.liars.append(peer)
+                outcome = error
+        if isinstance(outcome, PoolError):
+            race.failures[peer] = outcome
+        return outcome
+    return None
+
+
+def _finish(race: _Race, *, patience_s: float) -> None:
+    """The read is over: what still runs gets `patience_s` to show that its peer is alive."""
+    limit = trio.current_time() + patience_s
+    for scope in race.scopes:
+        scope.deadline = min(scope.deadline, limit)
+    if patience_s:
+        race.scopes.clear()
+
+
+async def _ask(
+    sources: Sources,
+    wanted: Wanted,
+    attempt: Attempt,
+    scope: trio.CancelScope,
+    send: trio.MemorySendChannel[tuple[PeerNumber, memoryview | PoolError]],
+) -> None:
+    """One request to one peer; its outcome goes to the race and to the peer's standing."""
+    standings, peer = sources.standings, attempt.peer
+    outcome: memoryview | PoolError = Unavailable(f"peer {peer} did not answer in time")
+    with scope:
+        try:
+            store = sources.peers(peer)
+            if store is None:
+                raise Unavailable(f"the pool does not know peer {peer}")
+            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks)
+            standings.read(attempt)
+        except (Unavailable, Denied) as error:
+            standings.failed(attempt)
+            outcome = error
+        except PoolError as error:
+            standings.refused(attempt)
+            outcome = error
+        except trio.Cancelled:
+            standings.dropped(attempt)
+            raise
+    send.send_nowait((peer, outcome))
+
+
+def _probe(sources: Sources, wanted: Wanted, peers: Sequence[PeerNumber]) -> None:
+    """Find out in the background whether a peer that was silent is back, so that no read has to."""
+    peer = sources.standings.take_probe(peers)
+    if peer is not None:
+        sources.nursery.start_soon(probe, sources, wanted.volume, wanted.chunk, peer)
+
+
+async def probe(sources: Sources, volume: VolumeId, chunk: ChunkId, peer: PeerNumber) -> None:
+    """Ask a peer whether it has a chunk, only to see whether it answers."""
+    store = sources.peers(peer)
+    if store is None:
+        return
+    attempt = sources.standings.begin(peer)
+    with trio.move_on_after(2 * PATIENCE_S):
+        try:
+            await store.has(volume, chunk)
+            sources.standings.probed(attempt)
+        except PoolError:
+            sources.standings.refused(attempt)
+        except trio.Cancelled:
+            sources.standings.refused(attempt)
+            raise

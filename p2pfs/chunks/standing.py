@@ -1,0 +1,192 @@
+"""What this process has seen of each peer: how fast it answers, whether it has gone silent or lied. No I/O.
+
+Readers and writers order peers by it. Nothing here is evidence for anybody else: the coordinator's view is the pool
+map, and placement does not depend on either.
+
+    answering ──(an attempt exceeds its patience, or fails)──▶ silent ──(an answer, a probe)──▶ answering
+        └─────────────(bytes that do not open)──▶ distrusted ──(60 s)──▶ answering
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pfs.types import PeerNumber, PeerState
+
+HEDGE_FLOOR_S: Final = 0.03
+HEDGE_CAP_S: Final = 0.5
+PATIENCE_S: Final = 1.0
+"""Without progress for so long, an attempt counts as silent."""
+PROBE_EVERY_S: Final = 15.0
+DISTRUST_S: Final = 60.0
+_SAMPLES: Final = 64
+_FEWEST_SAMPLES: Final = 8
+_SMOOTHING: Final = 0.2
+_HEDGE_SHARE: Final = 0.1
+_HEDGE_BURST: Final = 8.0
+
+_STATE_RANK: Final[dict[str | None, int]] = {PeerState.UP: 0, PeerState.SUSPECT: 1, PeerState.DOWN: 2}
+
+
+def _rank(state: str | None) -> int:
+    """Better states first; peers that are revoked, or that the map does not know, last."""
+    return _STATE_RANK.get(state, 3)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request under way."""
+
+    peer: PeerNumber
+    started_s: float
+
+
+@dataclass(slots=True)
+class Standing:
+    """One peer."""
+
+    latency_s: float | None = None  # smoothed
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))  # of reads
+    write_latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    attempts: list[Attempt] = field(default_factory=list)  # oldest first
+    silent_since_s: float | None = None
+    probed_s: float = -math.inf
+    distrusted_until_s: float = -math.inf
+
+
+class Standings:
+    """All peers, by number. Times come from `now`, which only ever rises."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._peers: dict[PeerNumber, Standing] = {}
+        self._hedges = _HEDGE_BURST
+
+    def of(self, peer: PeerNumber) -> Standing:
+        """What is known of a peer; nothing speaks against a new one."""
+        found = self._peers.get(peer)
+        if found is None:
+            found = self._peers[peer] = Standing()
+        return found
+
+    # ---- what happens -----------------------------------------------------------------------------------------------
+
+    def begin(self, peer: PeerNumber) -> Attempt:
+        attempt = Attempt(peer, self._now())
+        self.of(peer).attempts.append(attempt)
+        return attempt
+
+    def read(self, attempt: Attempt) -> None:
+        """The peer answered a read."""
+        standing, took_s = self._answered(attempt)
+        self._hedges = min(_HEDGE_BURST, self._hedges + _HEDGE_SHARE)
+        standing.latencies.append(took_s)
+        before_s = took_s if standing.latency_s is None else standing.latency_s
+        standing.latency_s = before_s + _SMOOTHING * (took_s - before_s)
+
+    def wrote(self, attempt: Attempt) -> None:
+        """The peer stored something."""
+        standing, took_s = self._answered(attempt)
+        standing.write_latencies.append(took_s)
+
+    def probed(self, attempt: Attempt) -> None:
+        """The peer answered a question asked only to see whether it does."""
+        self._answered(attempt)
+
+    def refused(self, attempt: Attempt) -> None:
+        """The attempt ended without the peer, or by its refusal, which may have been decided on this side."""
+        self._end(attempt)
+
+    def _answered(self, attempt: Attempt) -> tuple[Standing, float]:
+        standing = self._end(attempt)
+        standing.silent_since_s = None
+        return standing, self._now() - attempt.started_s
+
+    def failed(self, attempt: Attempt) -> None:
+        """The peer could not be reached, broke off, or outlasted every patience."""
+        standing = self._end(attempt)
+        if standing.silent_since_s is None:
+            standing.silent_since_s = standing.probed_s = self._now()
+
+    def dropped(self, attempt: Attempt) -> None:
+        """We gave the attempt up; that says something only if it was overdue by then."""
+        if self._now() - attempt.started_s >= PATIENCE_S:
+            self.failed(attempt)
+        else:
+            self._end(attempt)
+
+    def lied(self, peer: PeerNumber) -> None:
+        """Its bytes do not open."""
+        self.of(peer).distrusted_until_s = self._now() + DISTRUST_S
+
+    def _end(self, attempt: Attempt) -> Standing:
+        standing = self.of(attempt.peer)
+        if attempt in standing.attempts:
+            standing.attempts.remove(attempt)
+        return standing
+
+    # ---- what follows -----------------------------------------------------------------------------------------------
+
+    def is_silent(self, peer: PeerNumber) -> bool:
+        """Whether nothing should wait for this peer first."""
+        standing = self.of(peer)
+        if standing.silent_since_s is not None:
+            return True
+        return bool(standing.attempts) and self._now() - standing.attempts[0].started_s >= PATIENCE_S
+
+    def take_probe(self, peers: Iterable[PeerNumber]) -> PeerNumber | None:
+        """A silent peer that nobody has tried for 15 s and that the caller now tries in the background."""
+        now = self._now()
+        for peer in peers:
+            standing = self.of(peer)
+            if standing.silent_since_s is not None and now - standing.probed_s >= PROBE_EVERY_S:
+                standing.probed_s = now
+                return peer
+        return None
+
+    def read_order(self, holders: Iterable[PeerNumber], states: Mapping[PeerNumber, str]) -> list[PeerNumber]:
+        """Whom to ask first: not silent, not overdue, not known as a liar, up; then the one that will answer soonest,
+        counting what it already has to do for us."""
+
+        def key(peer: PeerNumber) -> tuple[bool, int, bool, float]:
+            standing = self.of(peer)
+            oldest_s = self._now() - standing.attempts[0].started_s if standing.attempts else 0.0
+            doubtful = standing.distrusted_until_s > self._now() or oldest_s > self._usual_s(standing)
+            expected_s = (standing.latency_s or 0.0) * (1 + len(standing.attempts))
+            return self.is_silent(peer), _rank(states.get(peer)), doubtful, expected_s
+
+        return sorted(dict.fromkeys(holders), key=key)
+
+    def write_order(self, placed: Iterable[PeerNumber], states: Mapping[PeerNumber, str]) -> list[PeerNumber]:
+        """Placement order, but suspect peers later, silent ones after them and those that are down last."""
+
+        def key(peer: PeerNumber) -> tuple[bool, bool, int]:
+            rank = _rank(states.get(peer))
+            return rank >= _STATE_RANK[PeerState.DOWN], self.is_silent(peer), rank
+
+        return sorted(placed, key=key)
+
+    def hedge_after_s(self, peer: PeerNumber) -> float:
+        """How long to wait for this peer before a second one is asked too: its p95, next to nothing if it is silent."""
+        return HEDGE_FLOOR_S if self.is_silent(peer) else self._usual_s(self.of(peer))
+
+    def take_hedge(self) -> bool:
+        """Whether a second request may be sent before the cap. They are at most a tenth of all reads over time, so that
+        a pool that is slow as a whole is not asked for everything twice."""
+        if self._hedges < 1:
+            return False
+        self._hedges -= 1
+        return True
+
+    def write_patience_s(self, peer: PeerNumber) -> float:
+        """How long a PUT may take before another peer is tried as well: a second, more where the way there is slow."""
+        return max(PATIENCE_S, 3 * max(self.of(peer).write_latencies, default=0.0))
+
+    @staticmethod
+    def _usual_s(standing: Standing) -> float:
+        if len(standing.latencies) < _FEWEST_SAMPLES:
+            return HEDGE_CAP_S / 2
+        ranked = sorted(standing.latencies)
+        return min(max(ranked[int(0.95 * (len(ranked) - 1))], HEDGE_FLOOR_S), HEDGE_CAP_S)

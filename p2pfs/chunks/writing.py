@@ -1,0 +1,237 @@
+"""One replicated PUT: which peers, how many at once, when to try another, when to answer the caller.
+
+Made by chunks.replicated for each `put`. The flight runs in the store's nursery and outlives the caller's wait: with
+`min_replicas` receipts the caller goes on, the rest follow and are reported as late.
+
+    sending ──(min_replicas receipts)──▶ answered ──(replicas receipts, nobody left, or grace over)──▶ done
+       └────(full, or io_timeout without a receipt)──▶ failed
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from p2pfs.chunks.protocol import ChunkStore, Released
+from p2pfs.chunks.standing import Standings
+from p2pfs.errors import Denied, NoSpace, PoolError, Unavailable
+from p2pfs.runtime.retry import backoff
+from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import NewChunk
+
+GRACE_S: Final = 5.0
+"""How long stragglers may take after the caller was answered, or three times what that took."""
+
+Late = Callable[[VolumeId, NewChunk], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where copies may go, as the map says at one moment."""
+
+    order: Sequence[PeerNumber]  # placement order of the chunk's group
+    states: Mapping[PeerNumber, str]
+    replicas: int
+    min_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """What every PUT of a store shares."""
+
+    peers: Callable[[PeerNumber], ChunkStore | None]
+    targets: Callable[[ChunkId], Targets]
+    standings: Standings
+    late: Late | None
+    io_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is stored."""
+
+    volume: VolumeId
+    chunk: ChunkId
+    parts: Sequence[Buffer]
+    size: int
+    released: Released | None
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A PUT under way to one peer."""
+
+    patience_ends_s: float
+    scope: trio.CancelScope
+    overdue: bool = False
+
+
+class WriteFlight:
+    """One PUT to several peers. `run` does it, `wait` gives the caller's answer."""
+
+    def __init__(self, to: Destinations, load: Load) -> None:
+        self._to = to
+        self._load = load
+        self._targets = to.targets(load.chunk)
+        self._sending: dict[PeerNumber, _Sending] = {}
+        self._refused: dict[PeerNumber, PoolError] = {}
+        self._receipts: dict[PeerNumber, Receipt] = {}
+        self._answer: list[Receipt] | PoolError | None = None
+        self._answered = trio.Event()
+        self._scope = trio.CancelScope()
+        self._send, self._outcomes = trio.open_memory_channel[tuple[PeerNumber, Receipt | PoolError]](math.inf)
+        self._progress_s = self._started_s = trio.current_time()
+        self._ends_s = math.inf
+
+    async def wait(self) -> list[Receipt]:
+        """The receipts that answer the caller.
+
+        Cancellation: gives the whole flight up; what was stored stays.
+        """
+        try:
+            await self._answered.wait()
+        except trio.Cancelled:
+            self._scope.cancel()
+            raise
+        if isinstance(self._answer, list):
+            return self._answer
+        raise self._answer or Unavailable("the store was closed before the chunk was stored")
+
+    async def run(self) -> None:
+        """Send until there are enough copies, nobody is left or time is up."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await self._drive(nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._answered.set()
+            if self._load.released is not None:
+                self._load.released()
+
+    # ---- decisions --------------------------------------------------------------------------------------------------
+
+    def _next_peers(self) -> list[PeerNumber]:
+        """Whom to send to now: as many as are missing, not counting those that are overdue."""
+        patient = sum(not sending.overdue for sending in self._sending.values())
+        missing = self._targets.replicas - len(self._receipts) - patient
+        tried = self._sending.keys() | self._refused.keys() | self._receipts.keys()
+        order = self._to.standings.write_order(self._targets.order, self._targets.states)
+        return [peer for peer in order if peer not in tried][: max(0, missing)]
+
+    def _failure(self) -> PoolError | None:
+        """Nobody is left to try: why it is hopeless, or None if waiting may help."""
+        refusals = list(self._refused.values())
+        full = sum(isinstance(refusal, NoSpace) for refusal in refusals)
+        if full and len(self._targets.order) - full < self._targets.min_replicas:
+            return NoSpace("too few peers have room for another chunk")
+        if refusals and not any(isinstance(refusal, Unavailable | NoSpace | Denied) for refusal in refusals):
+            return refusals[0]
+        return None
+
+    def _wake_s(self) -> float:
+        """When something is due although nothing happened: a patience, the deadline."""
+        patience_s = min((s.patience_ends_s for s in self._sending.values() if not s.overdue), default=math.inf)
+        deadline_s = self._progress_s + self._to.io_timeout_s if self._answer is None else self._ends_s
+        return min(patience_s, deadline_s)
+
+    def _is_over(self) -> bool:
+        """Whether the flight may end; gives the caller a failure if that is how it ends."""
+        if len(self._receipts) >= self._targets.replicas:
+            return True
+        now = trio.current_time()
+        if self._answer is not None:
+            # One that is overdue had its patience, and whoever follows it is not: holding on would only hold memory.
+            return now >= self._ends_s or all(sending.overdue for sending in self._sending.values())
+        if now >= self._progress_s + self._to.io_timeout_s:
+            reason = next(iter(self._refused.values()), "they do not answer")
+            self._give_answer(Unavailable(f"too few peers stored the chunk in time: {reason}"))
+            return True
+        return False
+
+    # ---- effects ----------------------------------------------------------------------------------------------------
+
+    async def _drive(self, nursery: trio.Nursery) -> None:
+        pauses = backoff(0.25, 2.0)
+        while True:
+            for peer in self._next_peers():
+                self._start(peer, nursery)
+            if self._is_over():
+                return
+            if self._sending:
+                await self._listen()
+            elif not await self._recover(pauses):
+                return
+
+    async def _listen(self) -> None:
+        """Take in one outcome, or notice who is overdue."""
+        with trio.move_on_at(self._wake_s()):
+            self._take_in(*await self._outcomes.receive())
+        now = trio.current_time()
+        for sending in self._sending.values():
+            if now >= sending.patience_ends_s:
+                sending.overdue = True
+
+    async def _recover(self, pauses: Iterator[float]) -> bool:
+        """Everybody was tried. Once the caller has his answer that is the end; before, members that are away or full
+        may come back, so wait and try all again, with a fresh map, until the deadline."""
+        if self._answer is not None:
+            return False
+        failure = self._failure()
+        if failure is not None:
+            self._give_answer(failure)
+            return False
+        await trio.sleep(min(next(pauses), max(0.0, self._progress_s + self._to.io_timeout_s - trio.current_time())))
+        self._refused.clear()
+        self._targets = self._to.targets(self._load.chunk)
+        return True
+
+    def _start(self, peer: PeerNumber, nursery: trio.Nursery) -> None:
+        patience_s = self._to.standings.write_patience_s(peer)
+        self._sending[peer] = _Sending(trio.current_time() + patience_s, trio.CancelScope())
+        nursery.start_soon(self._put, peer)
+
+    def _take_in(self, peer: PeerNumber, outcome: Receipt | PoolError) -> None:
+        del self._sending[peer]
+        if isinstance(outcome, PoolError):
+            self._refused[peer] = outcome
+            return
+        self._receipts[peer] = outcome
+        self._progress_s = trio.current_time()
+        if self._answer is not None:
+            if self._to.late is not None:
+                self._to.late(self._load.volume, NewChunk(self._load.chunk, self._load.size, [outcome]))
+        elif len(self._receipts) >= self._targets.min_replicas:
+            self._give_answer(list(self._receipts.values()))
+
+    def _give_answer(self, answer: list[Receipt] | PoolError) -> None:
+        self._answer = answer
+        now = trio.current_time()
+        self._ends_s = now + min(max(GRACE_S, 3 * (now - self._started_s)), self._to.io_timeout_s)
+        self._answered.set()
+
+    async def _put(self, peer: PeerNumber) -> None:
+        """One PUT to one peer; its outcome goes to the flight and to the peer's standing."""
+        standings, load = self._to.standings, self._load
+        attempt = standings.begin(peer)
+        outcome: Receipt | PoolError
+        try:
+            store = self._to.peers(peer)
+            if store is None:
+                raise Unavailable(f"the pool does not know peer {peer}")
+            receipts = await store.put(load.volume, load.chunk, load.parts)
+            outcome = receipts[0]
+            standings.wrote(attempt)
+        except Unavailable as error:
+            standings.failed(attempt)
+            outcome = error
+        except PoolError as error:
+            standings.refused(attempt)
+            outcome = error
+        except trio.Cancelled:
+            standings.dropped(attempt)
+            raise
+        self._send.send_nowait((peer, outcome))

@@ -1,0 +1,138 @@
+"""What a peer answers: one handler for each of wire.routes.PEER_ROUTES.
+
+A handler parses, asks the store, and answers. Who may call was decided by the server from the table; whether a PUT has
+room is the token's to say. Made by `daemon`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.chunks.protocol import Blocks
+from p2pfs.errors import Corrupt, Misuse, NotFound
+from p2pfs.format.chunk import BlockHasher
+from p2pfs.net.server import Handler, Request, Response
+from p2pfs.types import KIB, SEALED_CHUNK_BYTES, ChunkId, VolumeId
+from p2pfs.wire import failures
+from p2pfs.wire.chunks import RESERVATION_HEADER
+from p2pfs_peerd.budget import ReadBudget
+from p2pfs_peerd.tokens import TokenBook
+
+_RECEIVE: Final = 256 * KIB
+_BYTES: Final = "application/octet-stream"
+_RANGE: Final = re.compile(r"bytes=(\d{1,10})-(\d{1,10})", re.ASCII)
+_VOLUME: Final = re.compile(r"[0-9a-f]{16}")
+_CHUNK: Final = re.compile(r"[0-9a-f]{64}")
+_NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
+
+
+class PeerApp:
+    """The handlers of one peer."""
+
+    def __init__(self, store: DirectoryStore, tokens: TokenBook) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._budget = ReadBudget()
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """By route name."""
+        return {
+            "put_chunk": self.put,
+            "get_chunk": self.get,
+            "head_chunk": self.head,
+            "delete_chunk": self.delete,
+            "health": self.health,
+        }
+
+    async def put(self, request: Request) -> Response:
+        """Receive in place, hash on the way, store, sign."""
+        volume, chunk = _named(request)
+        size = request.content_length
+        runs.expect_chunk(size)
+        header = request.headers.get(RESERVATION_HEADER.lower())
+        with self._tokens.spend(header, sender=request.caller.node, volume=volume, size=size):
+            async with self._store.lend() as buffer:
+                hasher = BlockHasher()
+                at = 0
+                while at < size:
+                    count = await request.receive_into(buffer.body[at : min(size, at + _RECEIVE)])
+                    hasher.update(buffer.body[at : at + count])
+                    at += count
+                return Response.of(await self._store.keep(volume, chunk, buffer, size, hasher))
+
+    async def get(self, request: Request) -> Response:
+        """The whole chunk, or the range asked for; only the blocks it touches are read and verified."""
+        volume, chunk = _named(request)
+        wanted = _range(request.headers.get("range"))
+        lease = await self._budget.take(request.caller.node, _most_bytes(wanted))
+        try:
+            start, stop = wanted or (0, 0)
+
+            def select(size: int) -> Blocks:
+                nonlocal stop
+                if wanted is None:
+                    stop = size
+                elif stop > size:
+                    raise Corrupt(f"the chunk has only {size} bytes")
+                return runs.run_of(start, stop)
+
+            size, view = await self._store.read(volume, chunk, select)
+            first, _ = runs.span(size, runs.run_of(start, stop))
+            view = view[start - first : stop - first]
+            lease.follow(view)
+        except BaseException:
+            lease.end()
+            raise
+        if wanted is None:
+            return Response(failures.OK, view, _BYTES)
+        content_range = ("content-range", f"bytes {start}-{stop - 1}/{size}")
+        return Response(failures.PARTIAL_CONTENT, view, _BYTES, (content_range,))
+
+    async def head(self, request: Request) -> Response:
+        """Whether the chunk is here, and its size; it is not read."""
+        size = await self._store.size(*_named(request))
+        if size is None:
+            raise NotFound("no such chunk here")
+        return Response(failures.OK, content_type=_BYTES, length=size)
+
+    async def delete(self, request: Request) -> Response:
+        """Into the trash, unless it was put again since."""
+        put_seq = request.query_values().get("put_seq", "")
+        if not _NUMBER.fullmatch(put_seq):
+            raise Misuse("a DELETE names the put_seq it means")
+        await self._store.delete(*_named(request), int(put_seq))
+        return Response()
+
+    async def health(self, _request: Request) -> Response:
+        """That this peer lives, and how full it is."""
+        usage = self._store.usage()
+        return Response.of(
+            {"capacity": usage.capacity, "used": usage.used, "trash": usage.trash, "chunks": usage.chunks}
+        )
+
+
+def _named(request: Request) -> tuple[VolumeId, ChunkId]:
+    """Volume and chunk of the path. Raises Misuse unless they are written exactly as we write them."""
+    volume, chunk = request.parameters["volume"], request.parameters["chunk"]
+    if not _VOLUME.fullmatch(volume) or not _CHUNK.fullmatch(chunk):
+        raise Misuse("a chunk is named by 16 and 64 lower-case hexadecimal digits")
+    return VolumeId(int(volume, 16)), ChunkId(bytes.fromhex(chunk))
+
+
+def _range(header: str | None) -> tuple[int, int] | None:
+    """[start, stop) of `Range: bytes=first-last`; None without one. Other forms are not for machines."""
+    if header is None:
+        return None
+    found = _RANGE.fullmatch(header)
+    if found is None or int(found[1]) > int(found[2]):
+        raise Misuse("a range is written bytes=first-last")
+    return int(found[1]), int(found[2]) + 1
+
+
+def _most_bytes(wanted: tuple[int, int] | None) -> int:
+    """What reading this may hold in memory: whole blocks, at most a chunk."""
+    if wanted is None:
+        return SEALED_CHUNK_BYTES
+    return min(SEALED_CHUNK_BYTES, runs.run_of(*wanted).count * (64 * KIB + 16))

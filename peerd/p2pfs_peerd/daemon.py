@@ -1,0 +1,241 @@
+"""The peer daemon put together: home → store → server, heartbeat, trash, until told to stop.
+
+Wiring only. `run` is what the command line calls; `serve` is the same within somebody else's trio (tests).
+"""
+
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.chunks.receipts import ReceiptKey
+from p2pfs.errors import PoolError, Unavailable, UserError
+from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
+from p2pfs.net.server import Server
+from p2pfs.runtime import process
+from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.notify import notify
+from p2pfs.types import ChunkId, Role, VolumeId
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.membership import HeartbeatAnswer
+from p2pfs.wire.routes import PEER_ROUTES
+from p2pfs_peerd.advertised import advertised
+from p2pfs_peerd.app import PeerApp
+from p2pfs_peerd.heartbeat import Pulse
+from p2pfs_peerd.resources import resources
+from p2pfs_peerd.tokens import TokenBook
+
+log = logging.getLogger(__name__)
+
+DEFAULT_LISTEN: Final = ":9471"
+_TRASH_EVERY_S: Final = 3600.0
+
+
+class Signer:
+    """Signs receipts once the coordinator has sent the key."""
+
+    def __init__(self, record: NodeRecord) -> None:
+        self._record = record
+        self._key: ReceiptKey | None = None
+
+    def trust(self, key: bytes) -> None:
+        """Take over the key."""
+        self._key = ReceiptKey(self._record.pool, self._record.peer, key)
+
+    def sign(self, volume: VolumeId, chunk: ChunkId, size: int, put_seq: int) -> Receipt:
+        """Raises Unavailable while there is no key."""
+        if self._key is None:
+            raise Unavailable("this peer has not heard from its coordinator yet")
+        return self._key.sign(volume, chunk, size, put_seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How much the owner offers."""
+
+    store: DirectoryStore
+    root: Path
+    settings: Settings
+
+    def bytes(self) -> int:
+        """As configured; otherwise what is used and what is free beyond the reserve."""
+        if self.settings.capacity is not None:
+            return self.settings.capacity
+        usage = self.store.usage()
+        return max(0, usage.used + usage.trash + resources(self.root).disk_free - self.settings.reserve)
+
+
+class Peerd:
+    """Everything of one peer that runs. Made by `assemble`."""
+
+    def __init__(
+        self,
+        home: NodeHome,
+        settings: Settings,
+        record: NodeRecord,
+        store: DirectoryStore,
+        signer: Signer,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._record = record
+        self._store = store
+        self._signer = signer
+        self._clock = clock
+        self._root = chunk_root(home)
+        self._offer = Offer(store, self._root, settings)
+        self._credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+        self._tokens = TokenBook(record.pool, record.peer, clock)
+        self._revocations = Revocations()
+        self.server = Server(
+            PEER_ROUTES,
+            PeerApp(store, self._tokens).handlers(),
+            context=server_context(self._credentials),
+            pool=record.pool,
+            revocations=self._revocations,
+            clock=clock,
+        )
+        self.addresses: list[str] = []
+
+    async def serve(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, beat and tidy until cancelled or the server was stopped; starts with the addresses it advertises.
+
+        Raises:
+            UserError: The address cannot be listened on.
+        """
+        listeners = await _listeners(self._settings.listen)
+        self.addresses = advertised(bound_addresses(listeners), self._settings.advertise, self._record.addresses)
+        async with (
+            Client(client_context(self._credentials), self._record.pool, clock=self._clock) as client,
+            trio.open_nursery() as background,
+        ):
+            background.start_soon(self._pulse(client).run)
+            background.start_soon(self._tidy)
+            try:
+                async with trio.open_nursery() as serving:
+                    await serving.start(self.server.serve, listeners)
+                    task_status.started(self.addresses)
+            finally:
+                background.cancel_scope.cancel()
+
+    def _pulse(self, client: Client) -> Pulse:
+        coordinator = Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))
+        return Pulse(
+            client,
+            coordinator,
+            store=self._store,
+            root=self._root,
+            addresses=self.addresses,
+            offered=self._offer.bytes,
+            revocations=self._revocations,
+            hear=self._hear,
+            interval_s=self._settings.heartbeat,
+            clock=self._clock,
+        )
+
+    def _hear(self, answer: HeartbeatAnswer) -> None:
+        self._signer.trust(answer.receipt_key)
+        self._tokens.trust(answer.token_key)
+        self._store.limit(answer.capacity)
+        if answer.revocations is not None and self._revocations.update(answer.revocations):
+            self.server.drop_revoked()
+
+    async def _tidy(self) -> None:
+        """Empty the trash of what has been there long enough, now and then."""
+        while True:
+            try:
+                removed = await self._store.empty_trash(self._settings.trash_keep)
+                if removed:
+                    log.info("emptied the trash of %d chunks", removed)
+            except Unavailable as error:
+                log.warning("cannot empty the trash: %s", error)
+            await trio.sleep(_TRASH_EVERY_S)
+
+
+def chunk_root(home: NodeHome) -> Path:
+    """Where a peer keeps its chunks."""
+    return home.path / "chunks"
+
+
+async def assemble(home: NodeHome, settings: Settings, clock: Clock | None = None) -> Peerd:
+    """Read the home and scan the store.
+
+    Raises:
+        UserError: The home is no peer's.
+        NoSpace, Unavailable: The disk does not let us.
+        Invalid: The certificate files are damaged.
+    """
+    record = home.record()
+    if Role.PEER not in record.roles:
+        raise UserError(
+            f"the node in {home.path} has not got the role peer; join again with an invite for it", exitcodes.DENIED
+        )
+    clock = clock or SystemClock()
+    signer = Signer(record)
+    store = await DirectoryStore.open(
+        chunk_root(home),
+        sign=signer.sign,
+        capacity=settings.capacity if settings.capacity is not None else 1 << 62,
+        reserve=settings.reserve,
+        early_purge=settings.early_purge,
+        clock=clock,
+    )
+    return Peerd(home, settings, record, store, signer, clock)
+
+
+async def _listeners(listen: str) -> list[trio.SocketListener]:
+    """Where told; otherwise on the usual port, or on any if another node of this machine has that."""
+    if listen:
+        return await open_listeners(listen)
+    try:
+        return await open_listeners(DEFAULT_LISTEN)
+    except UserError:
+        return await open_listeners(":0")
+
+
+async def serve(home: NodeHome, settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then stop gracefully."""
+    peerd = await assemble(home, settings)
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(peerd.serve)
+        log.info("peer %d of pool %s serves at %s", home.record().peer, home.record().pool, ", ".join(addresses))
+        notify("READY=1")
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await anext(signals)
+        notify("STOPPING=1")
+        log.info("stopping")
+        process.end_within(settings.stop_timeout + 5)  # the last resort, also against threads stuck in a dead disk
+        await peerd.server.stop(settings.stop_timeout)
+        nursery.cancel_scope.cancel()
+
+
+def run(home: NodeHome, settings: Settings) -> int:
+    """The process of `p2pfs peer start`.
+
+    Raises:
+        UserError: It cannot start, and why.
+    """
+    with home.lock("peer"):
+        try:
+            trio.run(serve, home, settings)
+        except (PoolError, BaseExceptionGroup) as caught:
+            error = _first(caught)
+            if isinstance(error, PoolError) and not isinstance(error, UserError):
+                raise UserError(str(error), exitcodes.FAILED) from error
+            raise error from None
+    return exitcodes.OK
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,115 @@
+"""Tells the coordinator that this peer lives and how full it is; hears keys, limits and revocations in return.
+
+One task of the daemon. Without an answer it goes on at the same pace: chunks are served meanwhile to whoever holds a
+certificate, and PUTs are taken as long as the keys are known.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.errors import PoolError
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.identity import Revocations
+from p2pfs.runtime.clocks import Clock
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+from p2pfs_peerd.resources import resources
+
+log = logging.getLogger(__name__)
+
+_MOST_DAMAGED: Final = 1000
+_FIRST_PAUSE_S: Final = 0.2
+"""Until the first answer there are no keys, so it is worth asking often."""
+
+Hear = Callable[[HeartbeatAnswer], None]
+"""Takes over what the coordinator said; see `daemon`."""
+
+
+class Pulse:
+    """Beats until cancelled."""
+
+    def __init__(
+        self,
+        client: Client,
+        coordinator: Endpoint,
+        *,
+        store: DirectoryStore,
+        root: Path,
+        addresses: Sequence[str],
+        offered: Callable[[], int],
+        revocations: Revocations,
+        hear: Hear,
+        interval_s: float,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._coordinator = coordinator
+        self._store = store
+        self._root = root
+        self._addresses = list(addresses)
+        self._offered = offered
+        self._revocations = revocations
+        self._hear = hear
+        self._interval_s = interval_s
+        self._clock = clock
+        self._map_version = 0
+        self._failures = 0
+        self.answered = trio.Event()
+        """Set by the first answer."""
+
+    async def run(self) -> None:
+        while True:
+            began_s = trio.current_time()
+            pause_s = self._interval_s
+            try:
+                await self._beat()
+            except PoolError as error:
+                self._failures += 1
+                if self._failures == 1:
+                    log.warning("the coordinator does not take this peer's heartbeat: %s", error)
+                if not self.answered.is_set():
+                    pause_s = min(_FIRST_PAUSE_S * self._failures, self._interval_s)
+            await trio.sleep(max(0.0, began_s + pause_s - trio.current_time()))
+
+    async def _beat(self) -> None:
+        damaged = self._store.damaged()[:_MOST_DAMAGED]
+        answer = await self._client.call(
+            self._coordinator,
+            "POST",
+            "/heartbeat",
+            await trio.to_thread.run_sync(self._report, damaged),
+            HeartbeatAnswer,
+            timeout_s=max(2.0, self._interval_s),
+        )
+        self._store.acknowledge(damaged)
+        self._interval_s = min(max(answer.interval_s, 0.05), 300.0)
+        self._map_version = answer.map_version
+        self._hear(answer)
+        if self._failures:
+            log.info("the coordinator answers again")
+            self._failures = 0
+        self.answered.set()
+
+    def _report(self, damaged: Sequence[tuple[int, bytes]]) -> Heartbeat:
+        """Blocking: psutil reads a dozen files."""
+        settled = self._store.settled_seq()  # before the usage that counts it
+        usage = self._store.usage()
+        return Heartbeat(
+            addresses=self._addresses,
+            capacity=self._offered(),
+            used=usage.used,
+            trash=usage.trash,
+            chunks=usage.chunks,
+            clock_s=self._clock.time(),
+            resources=resources(self._root),
+            map_version=self._map_version,
+            revocations_version=self._revocations.version,
+            corrupt=[(volume, chunk) for volume, chunk in damaged],
+            version=version("p2pfs"),
+            put_seq=settled,
+        )

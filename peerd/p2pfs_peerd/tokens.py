@@ -1,0 +1,116 @@
+"""Checks reservation tokens and counts what is stored under each.
+
+The coordinator signs, a sender shows, this peer believes the signature and nothing else. Counts live in memory: after a
+restart a token covers its room anew, but never more than this peer has. Called by `app` for every PUT.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from p2pfs.errors import Denied, Misuse, NoSpace, Unavailable
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import NodeId, PeerNumber, PoolId, VolumeId
+from p2pfs.wire import codec
+from p2pfs.wire.chunks import Token, token_message
+
+_REMEMBERED: Final = 10_000
+_LONGEST_HEADER: Final = 1024
+
+
+@dataclass(slots=True)
+class _Account:
+    token: Token
+    used: int = 0
+
+
+class TokenBook:
+    """Tokens seen so far. `key` is the coordinator's public key, unknown until the first heartbeat was answered."""
+
+    def __init__(self, pool: PoolId, peer: PeerNumber, clock: Clock) -> None:
+        self._pool = pool
+        self._peer = peer
+        self._clock = clock
+        self._raw_key = b""
+        self._key: Ed25519PublicKey | None = None
+        self._accounts: OrderedDict[int, _Account] = OrderedDict()
+
+    def trust(self, key: bytes) -> None:
+        """Take over the coordinator's public key (raw). Raises Misuse if it is none."""
+        if key == self._raw_key:
+            return
+        try:
+            self._key = Ed25519PublicKey.from_public_bytes(key)
+        except ValueError:
+            raise Misuse("the coordinator's token key is no Ed25519 key") from None
+        self._raw_key = key
+        self._accounts.clear()
+
+    @contextmanager
+    def spend(self, header: str | None, *, sender: NodeId, volume: VolumeId, size: int) -> Iterator[None]:
+        """Count `size` bytes under the token while they are stored; given back if the block raises.
+
+        Raises:
+            Denied: No token, a forged one, or one for another sender, volume or peer.
+            NoSpace: It has run out, of time or of room.
+            Unavailable: The coordinator's key is not known yet.
+        """
+        account = self._account(header)
+        token = account.token
+        if (token.sender, token.volume, token.peer) != (sender, volume, self._peer):
+            raise Denied("the reservation is for another sender, volume or peer")
+        if token.expires_s <= self._clock.time():
+            raise NoSpace("the reservation has expired")
+        if account.used + size > token.room_bytes:
+            raise NoSpace("the reservation is used up")
+        account.used += size
+        try:
+            yield
+        except BaseException:
+            account.used -= size
+            raise
+
+    def _account(self, header: str | None) -> _Account:
+        token = _parse(header)
+        known = self._accounts.get(token.id)
+        if known is not None and known.token == token:
+            return known
+        self._verify(token)
+        account = self._accounts[token.id] = _Account(token)
+        self._forget()
+        return account
+
+    def _verify(self, token: Token) -> None:
+        if self._key is None:
+            raise Unavailable("this peer has not heard from its coordinator yet")
+        try:
+            self._key.verify(token.signature, token_message(self._pool, token))
+        except (InvalidSignature, ValueError, OverflowError):
+            raise Denied("the reservation is not signed by the coordinator") from None
+
+    def _forget(self) -> None:
+        """Drop tokens that have expired, oldest first. One that was forgotten too early starts from zero, which the
+        peer's own capacity bounds."""
+        now = self._clock.time()
+        while self._accounts:
+            oldest = next(iter(self._accounts.values()))
+            if oldest.token.expires_s > now and len(self._accounts) <= _REMEMBERED:
+                return
+            del self._accounts[oldest.token.id]
+
+
+def _parse(header: str | None) -> Token:
+    if header is None:
+        raise Denied("a PUT needs a reservation")
+    if len(header) > _LONGEST_HEADER:
+        raise Misuse("the reservation is too long")
+    try:
+        data = bytes.fromhex(header)
+    except ValueError:
+        raise Misuse("the reservation is not hexadecimal") from None
+    return codec.decode(data, Token)

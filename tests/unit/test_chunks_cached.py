@@ -1,0 +1,218 @@
+"""The disk cache beyond the conformance suite: what it saves, what it bounds, what it never believes."""
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from bits import flipped
+from sealed import VOLUME, Sealed, sealed
+
+from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.disk import Disk
+from p2pfs.chunks.faulty import FaultyStore
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.chunks.protocol import Blocks
+from p2pfs.errors import Corrupt
+from p2pfs.types import GIB, KIB, MIB, Buffer
+
+pytestmark = pytest.mark.l0
+
+BLOCK = 64 * KIB + 16
+
+
+@dataclass
+class Cache:
+    store: CachedStore
+    inner: MemoryStore
+    fetched: list[str]
+
+    async def read(self, chunk: Sealed, blocks: Blocks | None = None) -> bytes:
+        view = await self.store.get(VOLUME, chunk.id, chunk.size, blocks or chunk.whole)
+        await self.filled()
+        return bytes(view)
+
+    async def filled(self) -> None:
+        with trio.fail_after(5):
+            while self.store._filling:
+                await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def cache_at(
+    root: Path, *, budget: int = GIB, disk: Disk | None = None, keep_free: int = 0
+) -> AsyncIterator[Cache]:
+    inner = MemoryStore()
+    fetched: list[str] = []
+
+    def note(call: str, *_: object) -> None:
+        fetched.append(call)
+
+    async with trio.open_nursery() as nursery:
+        store = await CachedStore.open(
+            FaultyStore(inner, note), root, budget=budget, nursery=nursery, disk=disk, keep_free=keep_free
+        )
+        yield Cache(store, inner, fetched)
+        nursery.cancel_scope.cancel()
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def test_the_second_read_does_not_use_the_network(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        for _ in range(3):
+            assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get"]
+        assert (cache.store.hits, cache.store.misses, cache.store.bytes_fetched) == (2, 1, chunk.size)
+
+
+async def test_a_run_within_a_cached_one_is_a_hit(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk, Blocks(4, 8))
+        assert await cache.read(chunk, Blocks(6, 3)) == chunk.data[6 * BLOCK : 9 * BLOCK]
+        assert cache.fetched == ["get"]
+        assert await cache.read(chunk, Blocks(11, 2)) == chunk.data[11 * BLOCK : 13 * BLOCK]
+        assert cache.fetched == ["get", "get"]
+
+
+async def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
+    chunk = sealed(1)
+    async with cache_at(tmp_path) as cache:
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+    (tmp_path / "3.tmp").write_bytes(b"left by a crash")
+    async with cache_at(tmp_path) as cache:
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == []
+        assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("bit", [0, 8 * 70_000, 8 * (2 * BLOCK - 1), 8 * 2 * BLOCK, 8 * (2 * BLOCK + 63)])
+async def test_a_damaged_file_is_dropped_and_fetched_again(bit: int, tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1, 128 * KIB)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        (path,) = files(tmp_path)
+        path.write_bytes(flipped(path.read_bytes(), bit))
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get", "get"]
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get", "get"]
+
+
+@pytest.mark.parametrize("change", [b"", b"short", None], ids=["empty", "short", "gone"])
+async def test_a_torn_or_missing_file_is_fetched_again(change: bytes | None, tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1, 128 * KIB)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        (path,) = files(tmp_path)
+        path.unlink() if change is None else path.write_bytes(change)
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get", "get"]
+
+
+async def test_a_cached_copy_that_does_not_open_is_dropped(tmp_path: Path) -> None:
+    """Its hashes fit, so somebody replaced file and hashes: only the caller's keys can tell."""
+    async with cache_at(tmp_path) as cache:
+        chunk, other = sealed(1, 1000), sealed(2, 1000)
+        for each in (chunk, other):
+            await cache.inner.put(VOLUME, each.id, [each.data])
+        await cache.read(other)
+        (path,) = files(tmp_path)
+        forged = path.read_bytes()
+        await cache.read(chunk)
+        for each in files(tmp_path):
+            each.write_bytes(forged)
+
+        def check(view: memoryview) -> None:
+            if bytes(view) != chunk.data:
+                raise Corrupt("does not open")
+
+        view = await cache.store.get(VOLUME, chunk.id, chunk.size, chunk.whole, check=check)
+        assert view == chunk.data
+
+
+async def test_the_budget_holds_and_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    async with cache_at(tmp_path, budget=5 * (MIB + KIB)) as cache:
+        chunks = [sealed(seed) for seed in range(8)]
+        for chunk in chunks:
+            await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+            await cache.read(chunk)
+            await cache.read(chunks[0])
+            assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (MIB + KIB)
+        assert cache.store.used == sum(path.stat().st_size for path in files(tmp_path))
+        cache.fetched.clear()
+        await cache.read(chunks[0])
+        await cache.read(chunks[7])
+        assert cache.fetched == []
+        await cache.read(chunks[1])
+        assert cache.fetched == ["get"]
+
+
+async def test_a_smaller_budget_is_obeyed_at_the_next_start(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        for seed in range(4):
+            chunk = sealed(seed)
+            await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+            await cache.read(chunk)
+    async with cache_at(tmp_path, budget=2 * (MIB + KIB)) as cache:
+        assert len(files(tmp_path)) == 2
+        assert cache.store.used <= 2 * (MIB + KIB)
+
+
+async def test_the_owner_keeps_his_free_space(tmp_path: Path) -> None:
+    async with cache_at(tmp_path, keep_free=1 << 60) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        assert await cache.read(chunk) == chunk.data
+        assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["create", "write", "rename", "make_directory"])
+async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> None:
+    class FullDisk(Disk):
+        full = True
+
+        def refuse(self, name: str) -> None:
+            if self.full and name == call:
+                raise OSError(errno.ENOSPC, "full")
+
+        def create(self, path: Path) -> int:
+            self.refuse("create")
+            return super().create(path)
+
+        def write(self, fd: int, data: Buffer) -> None:
+            self.refuse("write")
+            super().write(fd, data)
+
+        def rename(self, old: Path, new: Path) -> None:
+            self.refuse("rename")
+            super().rename(old, new)
+
+        def make_directory(self, path: Path) -> None:
+            self.refuse("make_directory")
+            super().make_directory(path)
+
+    disk = FullDisk()
+    async with cache_at(tmp_path, disk=disk) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        for _ in range(2):
+            assert await cache.read(chunk) == chunk.data
+        assert files(tmp_path) == []
+        assert cache.store.used == 0
+        disk.full = False
+        await cache.read(chunk)
+        await cache.read(chunk)
+        assert cache.fetched == ["get"] * 3

@@ -1,0 +1,347 @@
+"""The directory store beyond the conformance suite: damage, trash, slow disks, restarts."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from bits import flipped
+from plugins.checklogs import Claims
+from sealed import OTHER_VOLUME, VOLUME, sealed
+
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.chunks.disk import Disk
+from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
+from p2pfs.chunks.ledger import Ledger, Trashed
+from p2pfs.chunks.protocol import Blocks
+from p2pfs.chunks.receipts import ReceiptKey, sign_for
+from p2pfs.errors import Corrupt, NoSpace, NotFound, Unavailable
+from p2pfs.format.chunk import block_hashes
+from p2pfs.runtime.clocks import FakeClock
+from p2pfs.types import GIB, KIB, MIB, Buffer, PeerNumber, PoolId
+
+pytestmark = pytest.mark.l0
+
+SIGN = sign_for(PeerNumber(1))
+DAY_S = 86400
+
+
+async def opened(root: Path, disk: Disk | None = None, **options: object) -> DirectoryStore:
+    return await DirectoryStore.open(root, sign=SIGN, disk=disk, **{"capacity": GIB, **options})  # type: ignore[arg-type]
+
+
+def file_of(root: Path) -> Path:
+    (path,) = (path for path in root.glob("????????????????/*/*") if path.is_file())
+    return path
+
+
+# ---- what is on the disk --------------------------------------------------------------------------------------------
+
+
+async def test_a_chunk_is_a_header_page_and_its_sealed_bytes(tmp_path: Path) -> None:
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
+    data = (tmp_path / f"{VOLUME:016x}" / chunk.id.hex()[:2] / chunk.id.hex()[2:]).read_bytes()
+    assert data[HEADER_BYTES:] == chunk.data
+    expected = Header(VOLUME, chunk.id, chunk.size, receipt.put_seq, tuple(block_hashes(chunk.data)))
+    assert unpack(data[:HEADER_BYTES]) == expected
+
+
+def test_every_bit_of_a_header_is_checked() -> None:
+    chunk = sealed(1, 70_000)
+    page = bytearray(HEADER_BYTES)
+    pack(Header(VOLUME, chunk.id, chunk.size, 7, tuple(block_hashes(chunk.data))), memoryview(page))
+    unpack(page)
+    for bit in range(0, 8 * HEADER_BYTES, 3):
+        with pytest.raises(Corrupt):
+            unpack(flipped(bytes(page), bit))
+
+
+def test_a_header_of_another_chunk_is_refused_even_with_a_right_sum() -> None:
+    chunk, other = sealed(1, 70_000), sealed(2, 70_000)
+    page = bytearray(HEADER_BYTES)
+    pack(Header(VOLUME, chunk.id, chunk.size, 7, tuple(block_hashes(other.data))), memoryview(page))
+    with pytest.raises(Corrupt):
+        unpack(page)
+
+
+@pytest.mark.parametrize("at", [0, 100, HEADER_BYTES, HEADER_BYTES + 69_999], ids=str)
+async def test_a_damaged_file_is_quarantined_reported_and_replaced_by_a_put(
+    at: int, tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("moved to quarantine", count=1)
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    path = file_of(tmp_path)
+    path.write_bytes(flipped(path.read_bytes(), 8 * at))
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    assert not await store.has(VOLUME, chunk.id)
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+    assert (store.usage().used, store.usage().chunks) == (0, 0)
+    assert store.damaged() == [(VOLUME, chunk.id)]
+    store.acknowledge(store.damaged())
+    assert store.damaged() == []
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-1], lambda data: data[:HEADER_BYTES], lambda data: data[:100], lambda _: b""],
+    ids=["a byte", "the body", "most of the header", "everything"],
+)
+async def test_a_file_cut_short_is_damage(damage: Callable[[bytes], bytes], tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    path = file_of(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    assert not path.exists()
+
+
+async def test_a_chunk_under_another_name_is_damage(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=2)
+    store, chunk, other = await opened(tmp_path), sealed(1, 1000), sealed(2, 1000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    data = file_of(tmp_path).read_bytes()
+    for volume, name in ((OTHER_VOLUME, chunk.id), (VOLUME, other.id)):
+        await store.put(volume, name, [chunk.data if name == chunk.id else other.data])
+        (tmp_path / f"{volume:016x}" / name.hex()[:2] / name.hex()[2:]).write_bytes(data)
+        with pytest.raises(Corrupt):
+            await store.get(volume, name, chunk.size, chunk.whole)
+
+
+async def test_the_quarantine_stays_small(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=70)
+    store = await opened(tmp_path)
+    for seed in range(70):
+        chunk = sealed(seed, 100)
+        await store.put(VOLUME, chunk.id, [chunk.data])
+        file_of(tmp_path).write_bytes(b"")
+        with pytest.raises(Corrupt):
+            await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    assert len(list((tmp_path / "quarantine").iterdir())) == 64
+    assert len(store.damaged()) == 70
+
+
+async def test_a_wrong_size_asked_for_is_not_held_against_the_copy(tmp_path: Path) -> None:
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size + 1, Blocks(0, 1))
+    assert await store.has(VOLUME, chunk.id)
+    assert store.damaged() == []
+
+
+async def test_a_restarted_store_knows_what_it_has(tmp_path: Path) -> None:
+    store = await opened(tmp_path)
+    chunks = [sealed(seed, 1000 * seed + 1) for seed in range(1, 20)]
+    receipts = [(await store.put(VOLUME, chunk.id, [chunk.data]))[0] for chunk in chunks]
+    await store.delete(VOLUME, chunks[0].id, receipts[0].put_seq)
+    (tmp_path / "temp" / "17").write_bytes(b"left by a crash")
+    again = await opened(tmp_path)
+    assert again.usage() == store.usage()
+    assert not list((tmp_path / "temp").iterdir())
+    (newer,) = await again.put(VOLUME, chunks[1].id, [chunks[1].data])
+    assert newer.put_seq > max(receipt.put_seq for receipt in receipts)
+
+
+# ---- receipts -------------------------------------------------------------------------------------------------------
+
+
+def test_receipts_are_those_the_coordinator_checks() -> None:
+    from p2pfs.coordinator import receipts
+    from p2pfs.types import NodeId
+    from p2pfs.wire.namespace import NewChunk
+
+    pool, peer, chunk = PoolId("ab" * 16), PeerNumber(3), sealed(1, 1000)
+    key = receipts.receipt_key(bytes(32), peer, NodeId("cd" * 16))
+    receipt = ReceiptKey(pool, peer, key).sign(VOLUME, chunk.id, chunk.size, 9)
+    checker = receipts.ReceiptChecker(pool, {peer: key})
+    checker.verify(VOLUME, NewChunk(chunk.id, chunk.size, [receipt]))
+    assert key.hex() not in repr(ReceiptKey(pool, peer, key))
+
+
+# ---- trash ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_trash_is_emptied_after_its_time_and_not_before(tmp_path: Path) -> None:
+    clock = FakeClock()
+    store, chunk = await opened(tmp_path, clock=clock), sealed(1, 1000)
+    (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
+    await store.delete(VOLUME, chunk.id, receipt.put_seq)
+    clock.advance(7 * DAY_S - 10)
+    assert await store.empty_trash() == 0
+    assert store.usage().trash == chunk.size + HEADER_BYTES
+    clock.advance(20)
+    assert await (await opened(tmp_path, clock=clock)).empty_trash() == 1
+    assert not list((tmp_path / "trash").iterdir())
+
+
+def test_trash_makes_room_oldest_first_but_only_so_much_a_day() -> None:
+    ledger = Ledger(1000, 0, 0.25)
+    for at in range(8):
+        ledger.found(100)
+        ledger.trashed(Trashed(at, f"{at}", 100))
+    granted, victims = ledger.claim(300, GIB, 0)
+    assert (granted, [entry.name for entry in victims]) == (True, ["0"])
+    ledger.stored(300, None)
+    granted, victims = ledger.claim(100, GIB, 10)
+    assert (granted, [entry.name for entry in victims]) == (True, ["1"])
+    ledger.abandoned(100)
+    granted, victims = ledger.claim(200, GIB, 20)
+    assert (granted, victims) == (False, [])
+    assert ledger.usage(20).purge_bound
+    assert not ledger.usage(DAY_S).purge_bound
+    granted, victims = ledger.claim(200, GIB, DAY_S)
+    assert (granted, [entry.name for entry in victims]) == (True, ["2"])
+
+
+def test_room_for_writes_under_way_is_not_promised_twice() -> None:
+    ledger = Ledger(250, 0, 0)
+    assert ledger.claim(100, GIB, 0)[0]
+    assert ledger.claim(100, GIB, 0)[0]
+    assert not ledger.claim(100, GIB, 0)[0]
+    ledger.abandoned(100)
+    assert ledger.claim(100, GIB, 0)[0]
+    ledger.stored(100, None)
+    ledger.stored(100, 100)
+    assert (ledger.usage(0).used, ledger.usage(0).chunks) == (100, 1)
+
+
+async def test_the_limit_can_be_lowered_below_what_is_there(tmp_path: Path) -> None:
+    store, chunk, other = await opened(tmp_path), sealed(1, 1000), sealed(2, 1000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    store.limit(100)
+    with pytest.raises(NoSpace):
+        await store.put(VOLUME, other.id, [other.data])
+    assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+# ---- slow and stuck disks -------------------------------------------------------------------------------------------
+
+
+class StuckDisk(Disk):
+    """fsync hangs until let go."""
+
+    def __init__(self) -> None:
+        self.stuck = threading.Event()
+        self.let_go = threading.Event()
+        self.is_stuck = False
+
+    def sync(self, fd: int) -> None:
+        if self.is_stuck:
+            self.stuck.set()
+            self.let_go.wait(10)
+        super().sync(fd)
+
+
+async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_path: Path) -> None:
+    disk = StuckDisk()
+    store, chunk, other = await opened(tmp_path, disk, disk_timeout_s=0.05, buffers=1), sealed(1), sealed(2)
+    await store.put(VOLUME, other.id, [other.data])
+    disk.is_stuck = True
+    async with store.lend() as buffer:
+        pass
+    with pytest.raises(Unavailable):
+        await store.put(VOLUME, chunk.id, [chunk.data])
+    assert buffer.forfeited
+    assert await store.get(VOLUME, other.id, other.size, other.whole) == other.data  # reads do not wait for it
+    async with store.lend() as fresh:
+        assert fresh is not buffer
+    disk.let_go.set()
+    disk.is_stuck = False
+    with trio.fail_after(5):
+        while not await store.has(VOLUME, chunk.id):
+            await trio.lowlevel.checkpoint()
+    assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+    assert await (await opened(tmp_path)).get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+async def test_two_puts_of_one_chunk_leave_the_newer_number(tmp_path: Path) -> None:
+    """However they interleave, a DELETE that means the older one is void."""
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    seqs: list[int] = []
+
+    async def put() -> None:
+        seqs.append((await store.put(VOLUME, chunk.id, [chunk.data]))[0].put_seq)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(put)
+    assert unpack(file_of(tmp_path).read_bytes()[:HEADER_BYTES]).put_seq == max(seqs)
+    await store.delete(VOLUME, chunk.id, sorted(seqs)[-2])
+    assert await store.has(VOLUME, chunk.id)
+    assert store.settled_seq() == max(seqs)
+
+
+async def test_a_number_is_settled_only_when_its_put_is_in_the_books(tmp_path: Path) -> None:
+    disk = StuckDisk()
+    store, first, second = await opened(tmp_path, disk), sealed(1, 1000), sealed(2, 1000)
+    (receipt,) = await store.put(VOLUME, first.id, [first.data])
+    disk.is_stuck = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.put, VOLUME, second.id, [second.data])
+        await trio.to_thread.run_sync(disk.stuck.wait, 5)
+        assert store.settled_seq() == receipt.put_seq
+        disk.let_go.set()
+    assert store.settled_seq() == receipt.put_seq + 1
+    assert store.usage().chunks == 2
+
+
+async def test_buffers_bound_what_is_received_at_once(tmp_path: Path) -> None:
+    store = await opened(tmp_path, buffers=2)
+    async with store.lend() as one, store.lend() as two:
+        assert one is not two
+        assert len(one.body) == MIB + 16 * 16
+        with trio.move_on_after(0.01) as scope:
+            async with store.lend():
+                pass
+        assert scope.cancelled_caught
+    async with store.lend() as again:
+        assert again in (one, two)
+
+
+async def test_short_writes_and_reads_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    write, pread = os.write, os.pread
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, memoryview(data)[: 60 * KIB]))
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 50 * KIB), at))
+    store, chunk = await opened(tmp_path), sealed(1)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+async def test_an_unreadable_sector_is_damage(tmp_path: Path, claim_logs: Claims) -> None:
+    import errno
+
+    class BadSector(Disk):
+        def read(self, fd: int, length: int, offset: int) -> bytes:
+            if offset >= HEADER_BYTES:
+                raise OSError(errno.EIO, "bad sector")
+            return super().read(fd, length, offset)
+
+    claim_logs("moved to quarantine", count=1)
+    store, chunk = await opened(tmp_path, BadSector()), sealed(1, 1000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    with pytest.raises(NotFound):
+        await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+
+
+def test_disk_writes_are_whole(tmp_path: Path) -> None:
+    disk, data = Disk(), bytes(range(256)) * 100
+    fd = disk.create(tmp_path / "new")
+    parts: list[Buffer] = [data[:1000], bytearray(data[1000:2000]), memoryview(data)[2000:]]
+    for part in parts:
+        disk.write(fd, part)
+    disk.close(fd)
+    assert (tmp_path / "new").read_bytes() == data
+    with pytest.raises(FileExistsError):
+        disk.create(tmp_path / "new")
