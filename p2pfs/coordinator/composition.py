@@ -1,0 +1,162 @@
+"""Wires the coordinator's services from what a restart finds: home, files and database.
+
+The only place that knows all constructors. Called by `daemon`.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.init import POOL_NAME
+from p2pfs.coordinator.ledger import Ledger, Promise
+from p2pfs.coordinator.liveness import Patience
+from p2pfs.coordinator.membership import Membership, all_revoked
+from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.receipts import ReceiptChecker
+from p2pfs.coordinator.reservations import Copies, Reservations
+from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.sessions import GRACE, Sessions
+from p2pfs.coordinator.status import Status
+from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.coordinator.volumes import Volumes
+from p2pfs.meta import members, reservations, sessions
+from p2pfs.meta import settings as rows
+from p2pfs.meta.database import Database
+from p2pfs.net.identity import Revocations
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeRecord
+from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
+from p2pfs.wire.chunks import Token
+from p2pfs.wire.membership import PoolMap
+
+STARTS: Final = "starts"
+"""The setting that counts starts of this coordinator; it leads the version of the pool map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the database knew when the coordinator started."""
+
+    starts: int
+    pool_name: str
+    incarnation: int
+
+
+async def compose(
+    record: NodeRecord,
+    settings: Settings,
+    *,
+    database: Database,
+    authority: Authority,
+    secrets: PoolSecrets,
+    revocations: Revocations,
+    clock: Clock,
+) -> Services:
+    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here."""
+    found = await _begin(database, settings, clock)
+    copies = Copies(settings.replicas, settings.min_replicas)
+    roster = Roster(
+        record.pool,
+        secrets.receipt_master,
+        Patience(settings.heartbeat, settings.suspect, settings.down),
+        started_s=clock.monotonic(),
+        generation=found.starts,
+    )
+    roster.restore(database.read(members.nodes), database.read(members.peers))
+    roster.revocations = database.read(all_revoked)
+    revocations.update(roster.revocations)
+    ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
+    signer = TokenSigner(record.pool, secrets.token_seed)
+
+    def addresses() -> Sequence[str]:
+        return record.addresses
+
+    promised = Reservations(
+        database=database,
+        roster=roster,
+        ledger=ledger,
+        signer=signer,
+        copies=copies,
+        lifetime_s=settings.reservation_lifetime,
+        early_purge=settings.early_purge,
+        clock=clock,
+    )
+
+    def pool_map() -> PoolMap:
+        return roster.pool_map(
+            incarnation=found.incarnation,
+            replicas=copies.replicas,
+            min_replicas=copies.min_replicas,
+            free=promised.free,
+        )
+
+    return Services(
+        roster=roster,
+        membership=Membership(
+            record.pool,
+            record.node,
+            database=database,
+            roster=roster,
+            ledger=ledger,
+            authority=authority,
+            revocations=revocations,
+            addresses=addresses,
+            certificate_lifetime_s=settings.certificate_lifetime,
+            clock=clock,
+        ),
+        pulse=Pulse(database=database, roster=roster, reservations=promised, signer=signer, clock=clock),
+        volumes=Volumes(database=database, roster=roster, clock=clock),
+        sessions=Sessions(
+            database=database,
+            roster=roster,
+            reservations=promised,
+            receipts=ReceiptChecker(record.pool, roster.receipt_keys),
+            lifetime_s=settings.session_lifetime,
+            clock=clock,
+        ),
+        reservations=promised,
+        status=Status(
+            record.node,
+            found.pool_name,
+            database=database,
+            roster=roster,
+            reservations=promised,
+            copies=copies,
+            addresses=addresses,
+            clock=clock,
+        ),
+        pool_map=pool_map,
+    )
+
+
+async def _begin(database: Database, settings: Settings, clock: Clock) -> Found:
+    """Note the start. Sessions live on as if the coordinator had never been away."""
+    now_s = clock.time()
+
+    def begin(connection: sqlite3.Connection) -> Found:
+        rows.write(connection, rows.REPLICAS, value=settings.replicas)
+        sessions.extend_sessions(connection, until_s=now_s + settings.session_lifetime * GRACE)
+        return Found(
+            rows.raise_by_one(connection, STARTS),
+            rows.read(connection, POOL_NAME, str) or "",
+            rows.incarnation(connection),
+        )
+
+    return await database.write(begin)
+
+
+def _promise(session: str, token: Token) -> Promise:
+    return Promise(
+        token.id,
+        SessionId(session),
+        NodeId(token.sender),
+        VolumeId(token.volume),
+        PeerNumber(token.peer),
+        token.room_bytes,
+        token.expires_s,
+    )

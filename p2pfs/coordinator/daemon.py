@@ -1,0 +1,162 @@
+"""The coordinator as a process: home → database → services → server, until SIGTERM.
+
+One nursery owns the server and the background workers. Called by `p2pfs coordinator start` (`run`) and by tests
+(`open_coordinator`).
+"""
+
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.coordinator.advertising import advertised
+from p2pfs.coordinator.composition import compose
+from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
+from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.membership import Membership
+from p2pfs.coordinator.own_certificate import OwnCertificate
+from p2pfs.coordinator.sessions import Expiry, Reaper
+from p2pfs.errors import PoolError, UserError
+from p2pfs.meta.database import Database, open_database
+from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners
+from p2pfs.net.identity import Credentials, Revocations, server_context
+from p2pfs.net.server import Server
+from p2pfs.runtime import process, worker
+from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.notify import notify
+from p2pfs.runtime.worker import Worker
+from p2pfs.wire.routes import COORDINATOR_ROUTES
+
+LAST_RESORT_S: Final = 15.0
+"""How long after the graceful stop's own deadline the process is ended by force."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A coordinator at work. `record.addresses` is what others dial."""
+
+    record: NodeRecord
+    services: Services
+    server: Server
+    database: Database
+
+
+def run(home: NodeHome, settings: Settings) -> int:
+    """Be the coordinator of this home until SIGTERM or SIGINT; the exit status.
+
+    Raises:
+        UserError: It cannot start, or can no longer work.
+    """
+    with home.lock("coordinator"):
+        try:
+            trio.run(_run, home, settings)
+        except (PoolError, BaseExceptionGroup) as caught:
+            error = _first(caught)
+            if isinstance(error, PoolError) and not isinstance(error, UserError):
+                raise UserError(str(error), exitcodes.FAILED) from error
+            raise error from None
+    return exitcodes.OK
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _run(home: NodeHome, settings: Settings) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_coordinator(home, settings) as running:
+            notify("READY=1")
+            _log.info("the coordinator of pool %s is at %s", running.record.pool, ", ".join(running.record.addresses))
+            received = await anext(signals)
+            _log.info("stopping: %s", signal.Signals(received).name)
+            notify("STOPPING=1")
+            last_resort = process.end_within(settings.stop_timeout + LAST_RESORT_S)
+    last_resort.cancel()
+
+
+@contextlib.asynccontextmanager
+async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Running]:
+    """Serve while the block runs, then stop gracefully within `settings.stop_timeout`.
+
+    Raises:
+        UserError: The home has no coordinator, its files are damaged, or the addresses are taken.
+        PoolError: The database cannot be used.
+    """
+    clock, files = clock or SystemClock(), CoordinatorFiles(home)
+    authority, secrets = files.load(home.record().pool)
+    async with open_database(files.database) as database, _listening(settings) as listeners:
+        record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
+        services = await compose(
+            record,
+            settings,
+            database=database,
+            authority=authority,
+            secrets=secrets,
+            revocations=revocations,
+            clock=clock,
+        )
+        certificate = OwnCertificate(home, services.membership, renew_after_s=settings.renew_after, clock=clock)
+        await certificate.look()
+        certificate.context = server_context(
+            Credentials(home.ca_path, home.certificate_path, home.key_path), client_certificate="optional"
+        )
+        server = Server(
+            COORDINATOR_ROUTES,
+            services.handlers(),
+            context=certificate.context,
+            pool=record.pool,
+            revocations=revocations,
+            clock=clock,
+            authorise=services.authorise,
+        )
+        workers: list[Worker] = [
+            services.pulse,
+            Reaper(services.sessions),
+            Expiry(services.sessions, services.reservations),
+            certificate,
+        ]
+        async with trio.open_nursery() as nursery:
+            for one in workers:
+                nursery.start_soon(worker.run, one)
+            nursery.start_soon(_drop_revoked, services.membership, server)
+            await nursery.start(server.serve, listeners)
+            yield Running(record, services, server, database)
+            await server.stop(settings.stop_timeout)
+            nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _listening(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
+    listeners = await open_listeners(settings.listen or f":{DEFAULT_PORT}")
+    try:
+        yield listeners
+    finally:
+        close_listeners(listeners)
+
+
+def _tell_home(home: NodeHome, bound: Sequence[str], advertise: str) -> NodeRecord:
+    """The commands of this machine find the coordinator where it really is, even on a port taken by chance."""
+    record, dialled = home.record(), advertised(bound, advertise)
+    if record.addresses != dialled:
+        record = msgspec.structs.replace(record, addresses=dialled)
+        home.save(record)
+    return record
+
+
+async def _drop_revoked(membership: Membership, server: Server) -> None:
+    """Close live connections of whoever is revoked, at once."""
+    while True:
+        await membership.revoked.wait()
+        server.drop_revoked()

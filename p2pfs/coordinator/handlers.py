@@ -1,0 +1,148 @@
+"""Routes → services: each handler decodes, calls, encodes, and decides nothing.
+
+Who may call what was checked by the server from `wire.routes` before; membership of volumes and sessions by
+`authorise`. Made once by `daemon`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from p2pfs.coordinator import status
+from p2pfs.coordinator.membership import Membership
+from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.sessions import Sessions
+from p2pfs.coordinator.volumes import Volumes, parse_volume
+from p2pfs.net.identity import Identity
+from p2pfs.net.server import Handler, Request, Response
+from p2pfs.types import SessionId
+from p2pfs.wire import codec
+from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
+from p2pfs.wire.namespace import Batch, Question
+from p2pfs.wire.routes import Route
+from p2pfs.wire.volumes import CreateVolume, GrantIds, OpenSession, RenewSession, Reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything the coordinator does, composed by `daemon`."""
+
+    roster: Roster
+    membership: Membership
+    pulse: Pulse
+    volumes: Volumes
+    sessions: Sessions
+    reservations: Reservations
+    status: status.Status
+    pool_map: Callable[[], PoolMap]
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`."""
+        return {
+            "join": self._join,
+            "renew": self._renew,
+            "heartbeat": self._heartbeat,
+            "map": self._map,
+            "status": self._status,
+            "nodes": self._nodes,
+            "invite": self._invite,
+            "revoke": self._revoke,
+            "create_volume": self._create_volume,
+            "volumes": self._volumes,
+            "volume_slots": self._volume_slots,
+            "open_session": self._open_session,
+            "questions": self._questions,
+            "renew_session": self._renew_session,
+            "close_session": self._close_session,
+            "grant_ids": self._grant_ids,
+            "batch": self._batch,
+            "reserve": self._reserve,
+        }
+
+    def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
+        """Whether the volume or session in the path is the caller's to use.
+
+        Raises:
+            NotFound, Denied, Fenced: See `Volumes.require_member` and `Sessions.require_holder`.
+        """
+        if "volume" in parameters:
+            self.volumes.require_member(identity, parse_volume(parameters["volume"]))
+        else:
+            self.sessions.require_holder(identity, SessionId(parameters["session"]))
+
+    # ---- membership -------------------------------------------------------------------------------------------------
+
+    async def _join(self, request: Request) -> Response:
+        return Response.of(await self.membership.join(await request.message(JoinRequest)))
+
+    async def _renew(self, request: Request) -> Response:
+        return Response.of(await self.membership.renew(request.caller, await request.message(RenewRequest)))
+
+    async def _heartbeat(self, request: Request) -> Response:
+        return Response.of(await self.pulse.heartbeat(request.caller, await request.message(Heartbeat)))
+
+    async def _map(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.pool_map())
+
+    async def _status(self, request: Request) -> Response:
+        report = await self.status.report(request.caller)
+        return Response(body=status.encode(report), content_type=codec.JSON)
+
+    async def _nodes(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.membership.nodes())
+
+    async def _invite(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(await self.membership.invite(await request.message(InviteRequest)))
+
+    async def _revoke(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(await self.membership.revoke(request.parameters["node"]))
+
+    # ---- volumes ----------------------------------------------------------------------------------------------------
+
+    async def _create_volume(self, request: Request) -> Response:
+        return Response.of(await self.volumes.create(request.caller, await request.message(CreateVolume)))
+
+    async def _volumes(self, request: Request) -> Response:
+        return Response.of(self.volumes.visible(request.caller))
+
+    async def _volume_slots(self, request: Request) -> Response:
+        return Response.of(self.volumes.slots(parse_volume(request.parameters["volume"])))
+
+    async def _open_session(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.sessions.open(request.caller, volume, await request.message(OpenSession)))
+
+    async def _questions(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        asked = await request.message(list[Question])
+        return Response.of(await self.sessions.answer(request.caller, volume, asked))
+
+    # ---- sessions ---------------------------------------------------------------------------------------------------
+
+    async def _renew_session(self, request: Request) -> Response:
+        await request.message(RenewSession)
+        return Response.of(await self.sessions.renew(_session(request)))
+
+    async def _close_session(self, request: Request) -> Response:
+        await self.sessions.close(_session(request))
+        return Response()
+
+    async def _grant_ids(self, request: Request) -> Response:
+        message = await request.message(GrantIds)
+        return Response.of(await self.sessions.grant_ids(_session(request), message.count))
+
+    async def _batch(self, request: Request) -> Response:
+        batch = await request.message(Batch)
+        return Response(body=await self.sessions.apply(_session(request), batch))
+
+    async def _reserve(self, request: Request) -> Response:
+        return Response.of(await self.sessions.reserve(_session(request), await request.message(Reserve)))
+
+
+def _session(request: Request) -> SessionId:
+    return SessionId(request.parameters["session"])

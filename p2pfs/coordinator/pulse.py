@@ -1,0 +1,176 @@
+"""Heartbeats in, states of peers out.
+
+Liveness is counted in memory on the monotonic clock (`liveness`, `roster`); the database hears of changed addresses,
+capacity and states at once and of everything else now and then, so that a restarted coordinator knows roughly how full
+the peers are. Called by `handlers`; noticing silence is a background worker of `daemon`.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from p2pfs.coordinator.liveness import next_check_s
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Change, Peer, Roster
+from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
+from p2pfs.meta import chunks_index, members
+from p2pfs.meta.database import Database
+from p2pfs.net.addresses import parse_address
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+
+KEEP_EVERY_S: Final = 60.0
+"""How often the database takes over a peer's figures when nothing else changed."""
+MAX_ADDRESSES: Final = 16
+MAX_CORRUPT: Final = 10_000
+"""Most damaged copies told in one heartbeat; the rest comes with the next."""
+_MAX_BYTES: Final = 1 << 62
+_PAUSE_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Pulse:
+    """Hears peers and notices their silence."""
+
+    name = "pulse"
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        signer: TokenSigner,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._signer = signer
+        self._clock = clock
+
+    async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
+        """Take in what a peer says of itself. Copies it calls corrupt are no longer counted once this returns.
+
+        Raises:
+            Denied: The node is no peer of this pool.
+            Misuse: The figures are impossible.
+        """
+        node = self._roster.member(identity.node)
+        peer = self._roster.peer_of(node.id)
+        if peer is None:
+            raise Denied(f"{node.name} is no peer")
+        check(heartbeat)
+        now_s = self._clock.monotonic()
+        change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
+        self._reservations.heard(peer.number, heartbeat.put_seq)
+        if change is not None:
+            _tell(change)
+        if moved or change is not None or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
+            await self._keep(peer, heartbeat)
+            peer.kept_s = now_s
+            self._roster.member(identity.node)  # it may have been revoked meanwhile
+        return self._answer(peer, heartbeat)
+
+    # ---- a worker: silence ------------------------------------------------------------------------------------------
+
+    async def work(self) -> Progress:
+        """Notice who fell silent."""
+        changes = self._roster.refresh(self._clock.monotonic())
+        for change in changes:
+            _tell(change)
+        if changes:
+            await self._keep_states(changes)
+        return Progress.IDLE
+
+    async def wait(self) -> None:
+        """Until somebody may have been silent for too long."""
+        now_s, patience = self._clock.monotonic(), self._roster.patience
+        pauses = [next_check_s(now_s - peer.heard_s, patience) for peer in self._roster.members()]
+        await trio.sleep(min([_PAUSE_S, *pauses]))
+
+    def _answer(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatAnswer:
+        revocations = self._roster.revocations
+        return HeartbeatAnswer(
+            peer.number,
+            self._roster.version,
+            self._roster.receipt_keys[peer.number],
+            self._signer.public_key,
+            capacity=peer.offered,
+            interval_s=self._roster.patience.heartbeat_s,
+            revocations=revocations if revocations.version > heartbeat.revocations_version else None,
+            coordinator_clock_s=self._clock.time(),
+        )
+
+    async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
+        now_s, number, capacity = self._clock.time(), peer.number, peer.capacity
+
+        def keep(connection: sqlite3.Connection) -> int:
+            members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
+            _set_state(connection, number, state=PeerState.UP, now_s=now_s)
+            return sum(
+                chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number)
+                for volume, chunk in heartbeat.corrupt
+            )
+
+        dropped = await self._database.write(keep)
+        if dropped:
+            _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)
+
+    async def _keep_states(self, changes: Sequence[Change]) -> None:
+        now_s = self._clock.time()
+
+        def keep(connection: sqlite3.Connection) -> None:
+            for change in changes:
+                _set_state(connection, change.peer.number, state=change.after, now_s=now_s)
+
+        try:
+            await self._database.write(keep)
+        except Unavailable as error:  # states are counted in memory; the next change is written again
+            _log.warning("cannot keep the states of peers: %s", error)
+
+
+def check(heartbeat: Heartbeat) -> None:
+    """Whether the figures are possible.
+
+    Raises:
+        Misuse: They are not.
+    """
+    figures = (heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1)
+    if not all(0 <= figure <= _MAX_BYTES for figure in figures):
+        raise Misuse("a heartbeat has impossible figures")
+    if not 1 <= len(heartbeat.addresses) <= MAX_ADDRESSES or len(heartbeat.corrupt) > MAX_CORRUPT:
+        raise Misuse(f"a heartbeat names 1 to {MAX_ADDRESSES} addresses and at most {MAX_CORRUPT} damaged copies")
+    if not all(0 <= volume < 1 << 63 and len(chunk) == 32 for volume, chunk in heartbeat.corrupt):
+        raise Misuse("a heartbeat names an impossible chunk")
+    try:
+        for address in heartbeat.addresses:
+            host, port = parse_address(address)
+            if not host or not port:
+                raise Misuse(f"nobody can dial {address}")
+    except Invalid as error:
+        raise Misuse(f"a heartbeat names an impossible address: {error}") from None
+
+
+def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
+    # The peer may have been revoked since this was decided, and that is for ever.
+    if members.peer(connection, number).state is not PeerState.REVOKED:
+        members.set_peer_state(connection, number, state=state, now_s=now_s)
+
+
+def _tell(change: Change) -> None:
+    name, number = change.peer.node.name, change.peer.number
+    if change.after is PeerState.DOWN:
+        _log.warning("peer %s (%d) is down", name, number)
+    elif change.after is PeerState.UP:
+        _log.info("peer %s (%d) is up", name, number)
+    else:
+        _log.info("peer %s (%d) is silent", name, number)

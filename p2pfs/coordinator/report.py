@@ -1,0 +1,198 @@
+"""What `GET /status` says, and how health is judged from it: pure.
+
+Messages in JSON, because people and their tools read them; the keys are documented in docs/commands.md and only ever
+added to. `status` gathers the facts and calls `judge`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from p2pfs.types import Health, PeerState
+from p2pfs.wire.membership import Resources
+
+NEARLY_FULL: Final = 0.10
+"""Free share of the pool below which it counts as nearly full."""
+EXPIRY_WARNING_S: Final = 14 * 86400
+"""Nodes renew a month ahead: one with less than this left has failed to for a fortnight."""
+CLOCK_WARNING_S: Final = 60.0
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why the pool is not healthy. `code` is stable, `message` is for people."""
+
+    code: str
+    message: str
+    severity: str  # "warning" | "error"
+
+
+class PoolReport(msgspec.Struct, frozen=True):
+    """All sizes in bytes; `writable` and `total` are after replication, the others as disks count."""
+
+    id: str
+    name: str
+    replicas: int
+    min_replicas: int
+    capacity: int
+    used: int
+    promised: int
+    total: int
+    writable: int
+    map_version: int
+    incarnation: int
+    sessions: int
+
+
+class CoordinatorReport(msgspec.Struct, frozen=True):
+    node: str
+    name: str
+    addresses: list[str]
+    version: str
+    uptime_s: float
+    certificate_expires_s: float  # UTC
+
+
+class PeerReport(msgspec.Struct, frozen=True):
+    """One peer that has served at least once."""
+
+    number: int
+    node: str
+    name: str
+    owner: str
+    zone: str
+    state: str  # types.PeerState
+    addresses: list[str]
+    capacity: int
+    used: int
+    trash: int
+    free: int  # without what is promised
+    chunks: int
+    silent_s: float
+    clock_ahead_s: float | None
+    certificate_expires_s: float  # UTC; 0: unknown
+    version: str
+    resources: Resources | None
+
+
+class VolumeReport(msgspec.Struct, frozen=True):
+    """Only volumes the asker may use, or all for an admin."""
+
+    id: str  # sixteen hexadecimal digits
+    name: str
+    owner: str
+    files: int
+    bytes: int
+
+
+class ChunksReport(msgspec.Struct, frozen=True):
+    """`by_copies` counts the copies on peers that are up or suspect; `lost` have none there, now."""
+
+    total: int
+    under_replicated: int
+    lost: int
+    by_copies: dict[str, int]
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    health: str  # types.Health
+    reasons: list[Reason]
+    pool: PoolReport
+    coordinator: CoordinatorReport
+    peers: list[PeerReport]
+    volumes: list[VolumeReport]
+    chunks: ChunksReport
+    jobs: list[dict[str, str]] = []
+
+
+def count_chunks(by_copies: Mapping[int, int], wanted: int) -> ChunksReport:
+    """The chunk line from how many chunks have how many readable copies."""
+    return ChunksReport(
+        total=sum(by_copies.values()),
+        under_replicated=sum(count for copies, count in by_copies.items() if 0 < copies < wanted),
+        lost=by_copies.get(0, 0),
+        by_copies={str(copies): by_copies[copies] for copies in sorted(by_copies)},
+    )
+
+
+def judge(
+    pool: PoolReport, coordinator: CoordinatorReport, *, peers: Sequence[PeerReport], chunks: ChunksReport, now_s: float
+) -> tuple[Health, list[Reason]]:
+    """Health in one word, and every reason it is not `healthy`; errors first."""
+    reasons = [
+        *_about_membership(pool, [peer for peer in peers if peer.state != PeerState.REVOKED]),
+        *_about_chunks(chunks),
+        *_about_room(pool),
+        *_about_certificates(coordinator, peers, now_s),
+        *(_clock_differs(peer) for peer in peers if abs(peer.clock_ahead_s or 0) > CLOCK_WARNING_S),
+    ]
+    reasons.sort(key=lambda reason: reason.severity != Health.ERROR)
+    if not reasons:
+        return Health.HEALTHY, []
+    return Health(reasons[0].severity), reasons
+
+
+def _about_membership(pool: PoolReport, members: Sequence[PeerReport]) -> Iterator[Reason]:
+    if not members:
+        yield _error("NO_PEERS", "no peer has joined yet: nothing can be stored; see `p2pfs invite` and `p2pfs join`")
+        return
+    for peer in members:
+        if peer.state == PeerState.DOWN:
+            yield _warning("PEER_DOWN", f"peer {peer.name} has not been heard of for {_age(peer.silent_s)}")
+        elif peer.state == PeerState.SUSPECT:
+            yield _warning("PEER_SUSPECT", f"peer {peer.name} has been silent for {_age(peer.silent_s)}")
+    reachable = sum(peer.state in (PeerState.UP, PeerState.SUSPECT) for peer in members)
+    needed = min(pool.min_replicas, len(members))
+    if reachable < needed:
+        yield _error("TOO_FEW_PEERS_UP", f"only {reachable} of {len(members)} peers answer: writing needs {needed}")
+    if len(members) == 1:
+        yield _warning("ONE_PEER_ONLY", "the pool has one peer: every chunk has a single copy")
+    elif len(members) < pool.replicas:
+        yield _warning(
+            "FEWER_PEERS_THAN_REPLICAS", f"{len(members)} peers cannot hold the {pool.replicas} copies that are wanted"
+        )
+
+
+def _about_chunks(chunks: ChunksReport) -> Iterator[Reason]:
+    if chunks.lost:
+        yield _error("CHUNKS_LOST", f"{chunks.lost} chunks have no copy on any peer that answers")
+    if chunks.under_replicated:
+        yield _warning("CHUNKS_UNDER_REPLICATED", f"{chunks.under_replicated} chunks have fewer copies than wanted")
+
+
+def _about_room(pool: PoolReport) -> Iterator[Reason]:
+    if pool.total and not pool.writable:
+        yield _error("POOL_FULL", "the pool is full: nothing more can be written until a peer offers room")
+    elif pool.total and pool.writable < NEARLY_FULL * pool.total:
+        yield _warning("POOL_NEARLY_FULL", f"{100 * pool.writable // pool.total} % of the pool is left")
+
+
+def _about_certificates(coordinator: CoordinatorReport, peers: Sequence[PeerReport], now_s: float) -> Iterator[Reason]:
+    dated = [(coordinator.name, coordinator.certificate_expires_s)]
+    dated += [(peer.name, peer.certificate_expires_s) for peer in peers if peer.state != PeerState.REVOKED]
+    for name, expires_s in dated:
+        left_s = expires_s - now_s
+        if expires_s and left_s < 0:
+            yield _error("CERTIFICATE_EXPIRED", f"the certificate of {name} has expired: it must be renewed")
+        elif expires_s and left_s < EXPIRY_WARNING_S:
+            yield _warning("CERTIFICATE_EXPIRES", f"the certificate of {name} expires in {_age(left_s)}")
+
+
+def _clock_differs(peer: PeerReport) -> Reason:
+    way = "ahead" if (peer.clock_ahead_s or 0) > 0 else "behind"
+    return _warning("CLOCK_DIFFERS", f"the clock of peer {peer.name} is {_age(abs(peer.clock_ahead_s or 0))} {way}")
+
+
+def _warning(code: str, message: str) -> Reason:
+    return Reason(code, message, Health.WARNING.value)
+
+
+def _error(code: str, message: str) -> Reason:
+    return Reason(code, message, Health.ERROR.value)
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} seconds"

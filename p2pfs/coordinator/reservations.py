@@ -1,0 +1,150 @@
+"""Promising room on peers, and what statfs says of the room there is.
+
+The ledger decides and is changed first, without a checkpoint in between; the database follows before anybody is told,
+so that promises survive a restart. Called by `handlers`, `namespace` (what was stored) and `pulse`.
+"""
+
+import logging
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p2pfs.coordinator.ledger import Ledger, Promise, disk_bytes
+from p2pfs.coordinator.room import free_room, peers_with_room, writable
+from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.meta import reservations as rows
+from p2pfs.meta.database import Database
+from p2pfs.placement.policy import capped
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
+from p2pfs.wire.volumes import Reserve, Reserved
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The pool's policy as configured."""
+
+    replicas: int
+    min_replicas: int
+
+
+class Reservations:
+    """Room of the whole pool: asked for by mounts, counted by the ledger."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        ledger: Ledger,
+        signer: TokenSigner,
+        copies: Copies,
+        lifetime_s: float,
+        early_purge: float,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._ledger = ledger
+        self._signer = signer
+        self._copies = copies
+        self._lifetime_s = lifetime_s
+        self._early_purge = early_purge
+        self._clock = clock
+
+    def copies_wanted(self) -> tuple[int, int]:
+        """(replicas, min_replicas), capped by the number of members."""
+        return capped(self._copies.replicas, self._copies.min_replicas, len(self._roster.members()))
+
+    def free(self, peer: Peer, *, own: int = 0) -> int:
+        """Bytes of a peer that nobody uses or was promised, except for `own` promised to whoever asks."""
+        disk = peer.resources
+        return free_room(
+            peer.offered,
+            peer.used,
+            trash_kept=max(0, peer.trash - int(self._early_purge * peer.offered)),
+            disk_free=disk.disk_free if disk is not None and disk.disk_total else None,
+            promised=self._ledger.promised(peer.number) - own,
+        )
+
+    def promised(self, peer: PeerNumber) -> int:
+        """Bytes of a peer that are spoken for."""
+        return self._ledger.promised(peer)
+
+    def space(self, node: NodeId) -> tuple[int, int]:
+        """(total, free) bytes after replication as `node` can use them: what is promised to others is gone, what is
+        promised to itself is not. Silent peers count only where too few others are left to hold all copies."""
+        wanted, _ = self.copies_wanted()
+        members, own = self._roster.members(), self._ledger.promised_to(node)
+        reachable = [peer for peer in members if peer.is_reachable]
+        counted = reachable if len(reachable) >= wanted else members
+        return (
+            writable([peer.offered for peer in members], wanted),
+            writable([self.free(peer, own=own.get(peer.number, 0)) for peer in counted], wanted),
+        )
+
+    async def reserve(self, session: SessionId, node: NodeId, volume: VolumeId, *, request: Reserve) -> Reserved:
+        """Promise `room_bytes` on every peer that has them, after taking back what the session returns.
+
+        Raises:
+            Invalid: No such amount, or too many tokens.
+            NoSpace: Too few peers have room.
+        """
+        returned = self._ledger.release(session, request.returned)
+        granted: list[Promise] = []
+        try:
+            granted = self._grant(session, node, volume, room_bytes=request.room_bytes)
+        finally:
+            # Also when nothing can be granted: what was returned is returned.
+            await self._keep(session, granted, returned)
+        return Reserved([self._signer.sign(promise.unsigned()) for promise in granted])
+
+    def stored(self, session: SessionId, promises: Sequence[tuple[PeerNumber, int, int]]) -> None:
+        """Receipts of a commit were accepted: (peer, put_seq, bytes) each."""
+        for peer, put_seq, size in promises:
+            self._ledger.stored(session, peer, size, put_seq=put_seq)
+
+    def heard(self, peer: PeerNumber, put_seq: int) -> None:
+        """A heartbeat's figures were taken over."""
+        self._ledger.heard(peer, put_seq)
+
+    def session_over(self, session: SessionId) -> None:
+        """Its promises are withdrawn; their rows lapse by themselves."""
+        self._ledger.release_session(session)
+
+    async def expire(self) -> None:
+        """Withdraw what has run out."""
+        now_s = self._clock.time()
+        if self._ledger.release_expired(now_s):
+            await self._database.write(lambda connection: rows.expire(connection, now_s=now_s))
+
+    def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
+        members = self._roster.members()
+        self._ledger.check_request(session, room_bytes, wanted=len(members))
+        rooms = {peer.number: self.free(peer) for peer in members}
+        _, needed = self.copies_wanted()
+        expires_s = float(int(self._clock.time() + self._lifetime_s))
+        granted = [
+            Promise(secrets.randbits(63), session, node, volume, peer, room_bytes, expires_s)
+            for peer in peers_with_room(rooms, disk_bytes(room_bytes), needed)
+        ]
+        self._ledger.add(granted)
+        return granted
+
+    async def _keep(self, session: SessionId, granted: Sequence[Promise], returned: Sequence[Promise]) -> None:
+        if not granted and not returned:
+            return
+
+        def keep(connection: sqlite3.Connection) -> None:
+            rows.give_back(connection, session, tokens=[promise.token for promise in returned])
+            rows.add(connection, session, tokens=[promise.unsigned() for promise in granted])
+
+        try:
+            await self._database.write(keep)
+        except BaseException:
+            self._ledger.withdraw(granted)  # nobody was told of them
+            raise

@@ -1,0 +1,224 @@
+"""The members of the pool in memory: nodes, peers, their last reports and states, and the map made of them.
+
+A mirror: membership facts come from the database at start and are added here after they were committed; liveness lives
+only here. Sync and without I/O. Every change that others must hear of raises `version`, which starts above any version
+of an earlier run. Used by every service of the coordinator; changed by `membership` and `pulse`.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pfs.coordinator.liveness import REACHABLE, Patience, state_after
+from p2pfs.coordinator.receipts import receipt_key
+from p2pfs.errors import Denied, NotFound
+from p2pfs.meta import members
+from p2pfs.meta.members import Node
+from p2pfs.types import NodeId, PeerNumber, PeerState, PoolId
+from p2pfs.wire.membership import Heartbeat, NodeInfo, PeerInfo, PoolMap, Resources, Revocations
+
+CAPACITY_STEP: Final = 0.1
+"""Relative change of a peer's offer below which the map keeps the old figure: placement must not follow every breath of
+a shared disk. Room is always counted with the latest figures."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of a peer's daemon. Capacity and addresses are persisted, the rest is the last heartbeat's."""
+
+    number: PeerNumber
+    node: Node
+    heard_s: float  # monotonic; the coordinator's start until the first heartbeat after it
+    state: PeerState
+    addresses: tuple[str, ...] = ()  # none: it never served
+    capacity: int = 0  # as the map says
+    offered: int = 0  # as the last heartbeat said, within the node's limit
+    used: int = 0
+    trash: int = 0
+    chunks: int = 0
+    resources: Resources | None = None
+    clock_ahead_s: float | None = None  # of the coordinator's, when last heard
+    version: str = ""
+    kept_s: float = -math.inf  # monotonic; when the database last took over what is here
+
+    @property
+    def is_member(self) -> bool:
+        """Counts towards the number of copies: it served once and was not revoked, whether it is up or not."""
+        return bool(self.addresses) and self.state is not PeerState.REVOKED
+
+    @property
+    def is_reachable(self) -> bool:
+        return self.is_member and self.state in REACHABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A peer went from one state to another."""
+
+    peer: Peer
+    before: PeerState
+    after: PeerState
+
+
+@dataclass(slots=True)
+class Roster:
+    """All members. `generation` rises with every start of the coordinator and leads the map's version."""
+
+    pool: PoolId
+    receipt_master: bytes = field(repr=False)
+    patience: Patience
+    started_s: float
+    generation: int
+    nodes: dict[NodeId, Node] = field(default_factory=dict)
+    peers: dict[PeerNumber, Peer] = field(default_factory=dict)
+    revocations: Revocations = field(default_factory=lambda: Revocations(0, [], []))
+    receipt_keys: dict[int, bytes] = field(default_factory=dict, repr=False)  # of peers not revoked
+    _changes: int = 0
+
+    @property
+    def version(self) -> int:
+        return (self.generation << 32) + self._changes
+
+    # ---- members ----------------------------------------------------------------------------------------------------
+
+    def restore(self, nodes: Iterable[Node], peers: Iterable[members.Peer]) -> None:
+        """Start from what the database has. Who was down stays so until it is heard; silence of the others counts from
+        now on."""
+        for node in nodes:
+            self.admit(node)
+        for row in peers:
+            peer = self.admit_peer(row.number, row.node)
+            peer.addresses, peer.capacity = tuple(row.addresses), row.capacity
+            peer.offered, peer.used, peer.trash, peer.chunks = row.capacity, row.used, row.trash, row.chunks
+            peer.resources, peer.version = row.resources, row.version
+            if row.state is PeerState.DOWN:
+                peer.heard_s, peer.state = self.started_s - self.patience.down_s, PeerState.DOWN
+
+    def admit(self, node: Node) -> None:
+        """Count a node that the database has."""
+        self.nodes[node.id] = node
+        self._changes += 1
+
+    def admit_peer(self, number: PeerNumber, node_id: NodeId) -> Peer:
+        """Count a node as a peer."""
+        node = self.node(node_id)
+        state = PeerState.UP if node.revoked_s is None else PeerState.REVOKED
+        peer = self.peers[number] = Peer(number, node, self.started_s, state)
+        if node.revoked_s is None:
+            self.receipt_keys[number] = receipt_key(self.receipt_master, number, node_id)
+        self._changes += 1
+        return peer
+
+    def revoke(self, node: Node, revocations: Revocations) -> None:
+        """The node is out, for ever; `node` says since when, `revocations` is everything revoked by now."""
+        self.admit(node)
+        self.revocations = revocations
+        peer = self.peer_of(node.id)
+        if peer is not None:
+            peer.node, peer.state = node, PeerState.REVOKED
+            self.receipt_keys.pop(peer.number, None)
+
+    def node(self, node: str) -> Node:
+        """Raises NotFound."""
+        try:
+            return self.nodes[NodeId(node)]
+        except KeyError:
+            raise NotFound(f"no node {node} belongs to this pool") from None
+
+    def member(self, node: str) -> Node:
+        """A node that may act now.
+
+        Raises:
+            Denied: It never joined, or was revoked. A certificate alone makes no member.
+        """
+        known = self.nodes.get(NodeId(node))
+        if known is None or known.revoked_s is not None:
+            raise Denied("this node is not a member of the pool (any more)")
+        return known
+
+    def named(self, name: str) -> Node | None:
+        """The member called `owner@machine`, if any; revoked ones have given up their name."""
+        return next((node for node in self.nodes.values() if node.name == name and node.revoked_s is None), None)
+
+    def peer_of(self, node: NodeId) -> Peer | None:
+        """The peer a node is, if it is one."""
+        return next((peer for peer in self.peers.values() if peer.node.id == node), None)
+
+    def info(self, node: Node) -> NodeInfo:
+        """A node as others see it."""
+        peer = self.peer_of(node.id)
+        return NodeInfo(
+            node.id,
+            node.name,
+            node.owner,
+            node.zone,
+            sorted(node.roles),
+            revoked=node.revoked_s is not None,
+            peer=peer.number if peer else 0,
+        )
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    def report(self, peer: Peer, heartbeat: Heartbeat, *, now_s: float, time_s: float) -> tuple[Change | None, bool]:
+        """Take in a heartbeat: (change of state or None, whether addresses or capacity changed)."""
+        before, limit = peer.state, peer.node.capacity_limit
+        peer.heard_s, peer.state = now_s, PeerState.UP
+        peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
+        peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
+        peer.resources, peer.version = heartbeat.resources, heartbeat.version
+        peer.clock_ahead_s = round(heartbeat.clock_s - time_s, 3)
+        addresses = tuple(heartbeat.addresses)
+        moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
+        if moved:
+            peer.addresses, peer.capacity = addresses, peer.offered
+        if moved or before is not PeerState.UP:
+            self._changes += 1
+        return (Change(peer, before, PeerState.UP) if before is not PeerState.UP else None), moved
+
+    def refresh(self, now_s: float) -> list[Change]:
+        """Let silence count: the changes of state since the last call."""
+        changes = []
+        for peer in self.peers.values():
+            if peer.is_member:
+                after = state_after(now_s - peer.heard_s, self.patience)
+                if after is not peer.state:
+                    changes.append(Change(peer, peer.state, after))
+                    peer.state = after
+        self._changes += len(changes)
+        return changes
+
+    # ---- what others see --------------------------------------------------------------------------------------------
+
+    def members(self) -> list[Peer]:
+        """Peers that count, in the order of their numbers."""
+        return [self.peers[number] for number in sorted(self.peers) if self.peers[number].is_member]
+
+    def reachable(self) -> frozenset[PeerNumber]:
+        return frozenset(number for number, peer in self.peers.items() if peer.is_reachable)
+
+    def pool_map(self, *, incarnation: int, replicas: int, min_replicas: int, free: Callable[[Peer], int]) -> PoolMap:
+        """The map as sent. Revoked peers are not in it: nobody dials them, and copies there do not count."""
+        peers = [peer_info(peer, free(peer)) for peer in self.members()]
+        return PoolMap(self.pool, self.version, incarnation, replicas, min_replicas, peers)
+
+
+def peer_info(peer: Peer, free: int) -> PeerInfo:
+    """One line of the map."""
+    node = peer.node
+    return PeerInfo(
+        peer.number,
+        node.id,
+        node.name,
+        node.owner,
+        node.zone,
+        list(peer.addresses),
+        peer.capacity,
+        free,
+        peer.state.value,
+    )
+
+
+def is_step(known: int, offered: int) -> bool:
+    """Whether an offer differs enough from the mapped capacity to change the map."""
+    return known != offered and (not known or not offered or abs(offered - known) >= CAPACITY_STEP * known)

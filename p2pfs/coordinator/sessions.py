@@ -1,0 +1,232 @@
+"""Mounts at work: their sessions, the batches that change a volume and the questions about it.
+
+The rules of the tree are `meta.engine`'s; here is who may use which session, what receipts a commit needs, and what
+follows from it for reservations. Called by `handlers`; `Expiry` and `Reaper` are background workers of `daemon`.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from p2pfs.coordinator.receipts import ReceiptChecker
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Roster
+from p2pfs.errors import Denied, Misuse
+from p2pfs.meta import engine, reaper
+from p2pfs.meta import sessions as rows
+from p2pfs.meta.database import Database
+from p2pfs.meta.sessions import Session
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import PeerNumber, SessionId, VolumeId
+from p2pfs.wire import answers
+from p2pfs.wire.answers import Answer
+from p2pfs.wire.namespace import Batch, GetSpace, NewChunk, Question, ReadDirectory, ReadExtents
+from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
+
+GRACE: Final = 1440
+"""How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
+an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
+MAX_TEXT: Final = 4096
+INLINE_PAGES: Final = 16
+"""Most pages answered in the event loop for one request; more go to a thread."""
+_SWEEP_S: Final = 10.0
+_REAP_ROWS: Final = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """All mounts' conversations. `reapable` is set when rows wait for the reaper."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        receipts: ReceiptChecker,
+        lifetime_s: float,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._receipts = receipts
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self.reapable = trio.Event()
+
+    @property
+    def kept_s(self) -> float:
+        """How long a session lives without being renewed."""
+        return self._lifetime_s * GRACE
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    async def open(self, identity: Identity, volume: VolumeId, request: OpenSession) -> SessionGrant:
+        """Begin a session of the asking node; that its owner may use the volume was checked before."""
+        node, now_s = self._roster.member(identity.node), self._clock.time()
+        if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
+            raise Misuse("a host or mount point has an impossible length")
+
+        def begin(connection: sqlite3.Connection) -> SessionGrant:
+            return rows.open_session(
+                connection,
+                volume,
+                node=node.id,
+                owner=node.owner,
+                request=request,
+                now_s=now_s,
+                lifetime_s=self.kept_s,
+            )
+
+        grant = await self._database.write(begin)
+        _log.info("%s mounts volume %016x", node.name, volume)
+        return SessionGrant(grant.session, grant.incarnation, self._lifetime_s, grant.first_id, grant.last_id)
+
+    async def renew(self, session: SessionId) -> RenewedSession:
+        """Raises Fenced."""
+        now_s = self._clock.time()
+        await self._database.write(
+            lambda connection: rows.renew_session(connection, session, now_s=now_s, lifetime_s=self.kept_s)
+        )
+        return RenewedSession(self._roster.version)
+
+    async def close(self, session: SessionId) -> None:
+        """The mount is done: what only it held open goes, what it was promised is free again."""
+        await self._database.write(lambda connection: rows.close_session(connection, session))
+        self._reservations.session_over(session)
+        self.reapable.set()
+
+    async def expire(self) -> None:
+        """End sessions that nobody renews."""
+        now_s = self._clock.time()
+        if self._database.read(lambda connection: all(row.expires_s >= now_s for row in rows.sessions(connection))):
+            return
+        for session in await self._database.write(lambda connection: rows.expire_sessions(connection, now_s=now_s)):
+            self._reservations.session_over(session)
+            _log.info("session %s was not renewed and is over", session)
+        self.reapable.set()
+
+    # ---- work -------------------------------------------------------------------------------------------------------
+
+    def require_holder(self, identity: Identity, session: SessionId) -> None:
+        """Whether the session is the asking node's.
+
+        Raises:
+            Denied: It is another node's.
+            Fenced: It is over.
+        """
+        self._roster.member(identity.node)
+        if self._row(session).node != identity.node:
+            raise Denied("this session is another node's")
+
+    async def grant_ids(self, session: SessionId, count: int) -> IdBlock:
+        """Numbers for new inodes and dentries. Raises Fenced, Misuse."""
+        return await self._database.write(lambda connection: rows.grant_ids(connection, session, count=count))
+
+    async def reserve(self, session: SessionId, request: Reserve) -> Reserved:
+        """Room on peers; see `Reservations.reserve`."""
+        row = self._row(session)
+        return await self._reservations.reserve(session, row.node, row.volume, request=request)
+
+    async def apply(self, session: SessionId, batch: Batch) -> bytes:
+        """Do a batch once; the encoded `Applied`.
+
+        Durability: on return it is committed on stable storage.
+
+        Raises:
+            Semantic: What the first refused operation raises; a retry gets the same.
+            Fenced: The session is over.
+            Misuse: The batch breaks the protocol, or a receipt is not genuine.
+        """
+        accepted: list[NewChunk] = []
+
+        def verify(volume: VolumeId, chunk: NewChunk) -> None:
+            self._receipts.verify(volume, chunk)
+            accepted.append(chunk)
+
+        _, wanted_min = self._reservations.copies_wanted()
+        now_s = self._clock.time()
+
+        def change(connection: sqlite3.Connection) -> Answer:
+            return rows.apply_batch(connection, session, batch=batch, verify=verify, wanted_min=wanted_min, now_s=now_s)
+
+        answer = await self._database.write(change)
+        if not answer.code:  # a repeated batch gets its old answer without a receipt being looked at
+            self._settle(session, accepted)
+            self.reapable.set()
+        return answers.value_of(answer)
+
+    async def answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
+        """The answers in order, refusals among them, from one committed state."""
+
+        asks_space = any(isinstance(question, GetSpace) for question in asked)
+        room = self._reservations.space(identity.node) if asks_space else None
+
+        def look(connection: sqlite3.Connection) -> list[Answer]:
+            return engine.answer_all(connection, volume, asked, room=room)
+
+        pages = sum(isinstance(question, ReadDirectory | ReadExtents) for question in asked)
+        return self._database.read(look) if pages <= INLINE_PAGES else await self._database.scan(look)
+
+    async def reap(self) -> bool:
+        """Delete some rows that nobody sees any more; whether there were any."""
+        now_s = self._clock.time()
+        return bool(
+            await self._database.write(lambda connection: reaper.reap(connection, now_s=now_s, limit=_REAP_ROWS))
+        )
+
+    def _settle(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
+        self._reservations.stored(
+            session,
+            [
+                (PeerNumber(receipt.peer), receipt.put_seq, chunk.size)
+                for chunk in accepted
+                for receipt in chunk.receipts
+            ],
+        )
+
+    def _row(self, session: SessionId) -> Session:
+        return self._database.read(lambda connection: rows.session(connection, session))
+
+
+class Reaper:
+    """Worker: deletes what unlink, truncate and closed sessions left."""
+
+    name = "reaper"
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def work(self) -> Progress:
+        self._sessions.reapable = trio.Event()
+        return Progress.BUSY if await self._sessions.reap() else Progress.IDLE
+
+    async def wait(self) -> None:
+        with trio.move_on_after(_SWEEP_S * 6):
+            await self._sessions.reapable.wait()
+            await trio.sleep(0.5)  # let a burst of unlinks become one run
+
+
+class Expiry:
+    """Worker: ends silent sessions and withdraws promises that ran out."""
+
+    name = "expiry"
+
+    def __init__(self, sessions: Sessions, reservations: Reservations) -> None:
+        self._sessions = sessions
+        self._reservations = reservations
+
+    async def work(self) -> Progress:
+        await self._sessions.expire()
+        await self._reservations.expire()
+        return Progress.IDLE
+
+    async def wait(self) -> None:
+        await trio.sleep(_SWEEP_S)

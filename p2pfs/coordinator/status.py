@@ -1,0 +1,183 @@
+"""Gathers what `GET /status` reports: facts of roster, ledger and database, judged by `report`.
+
+Counting the copies of every chunk is a scan of the index: it runs in a thread, one at a time, and its result serves
+everybody who asks within a second. Called by `handlers`.
+"""
+
+import importlib.metadata
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from p2pfs.coordinator.report import (
+    ChunksReport,
+    CoordinatorReport,
+    PeerReport,
+    PoolReport,
+    StatusReport,
+    VolumeReport,
+    count_chunks,
+    judge,
+)
+from p2pfs.coordinator.reservations import Copies, Reservations
+from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.meta import chunks_index, members, sessions, settings, volumes
+from p2pfs.meta.database import Database
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
+from p2pfs.wire.volumes import VolumeInfo
+
+FRESH_S: Final = 1.0
+"""How long a report serves others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What only the database knows."""
+
+    by_copies: dict[int, int]
+    volumes: list[VolumeInfo]
+    sessions: int
+    incarnation: int
+    expires_s: dict[NodeId, float]  # when each node's newest certificate ends
+
+
+class Status:
+    """Makes reports."""
+
+    def __init__(
+        self,
+        coordinator: NodeId,
+        pool_name: str,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        copies: Copies,
+        addresses: Callable[[], Sequence[str]],
+        clock: Clock,
+    ) -> None:
+        self._coordinator = coordinator
+        self._pool_name = pool_name
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._copies = copies
+        self._addresses = addresses
+        self._clock = clock
+        self._counting = trio.Lock()
+        self._counts: Counts | None = None
+        self._counted: tuple[float, frozenset[PeerNumber]] = (0.0, frozenset())  # when, with which peers reachable
+
+    async def report(self, identity: Identity) -> StatusReport:
+        """The pool as the asker may see it: volumes of its owner only, unless it is an admin."""
+        node = self._roster.member(identity.node)
+        counts = await self._count()
+        chunks = self._chunks(counts)
+        peers = [self._peer(peer, counts) for _, peer in sorted(self._roster.peers.items()) if peer.addresses]
+        pool, coordinator = self._pool(peers, counts), self._describe_self(counts)
+        health, reasons = judge(pool, coordinator, peers=peers, chunks=chunks, now_s=self._clock.time())
+        seen = [
+            VolumeReport(volume_name(VolumeId(volume.volume)), volume.name, volume.owner, volume.files, volume.bytes)
+            for volume in counts.volumes
+            if Role.ADMIN in identity.roles or volume.owner == node.owner
+        ]
+        return StatusReport(health.value, reasons, pool, coordinator, peers=peers, volumes=seen, chunks=chunks)
+
+    async def _count(self) -> Counts:
+        """Counts no older than FRESH_S, and made with the peers that are reachable now."""
+        async with self._counting:
+            reachable = self._roster.reachable()
+            now_s = self._clock.monotonic()
+            made_s, made_with = self._counted
+            if self._counts is None or now_s - made_s >= FRESH_S or made_with != reachable:
+                self._counts = await self._database.scan(lambda connection: count(connection, reachable))
+                self._counted = (now_s, reachable)
+            return self._counts
+
+    def _chunks(self, counts: Counts) -> ChunksReport:
+        wanted, _ = self._reservations.copies_wanted()
+        return count_chunks(counts.by_copies, wanted)
+
+    def _pool(self, peers: Sequence[PeerReport], counts: Counts) -> PoolReport:
+        total, writable = self._reservations.space(self._coordinator)
+        counted = [peer for peer in peers if peer.state != PeerState.REVOKED]
+        return PoolReport(
+            self._roster.pool,
+            self._pool_name,
+            replicas=self._copies.replicas,
+            min_replicas=self._copies.min_replicas,
+            capacity=sum(peer.capacity for peer in counted),
+            used=sum(peer.used for peer in counted),
+            promised=sum(self._reservations.promised(PeerNumber(peer.number)) for peer in counted),
+            total=total,
+            writable=writable,
+            map_version=self._roster.version,
+            incarnation=counts.incarnation,
+            sessions=counts.sessions,
+        )
+
+    def _describe_self(self, counts: Counts) -> CoordinatorReport:
+        return CoordinatorReport(
+            self._coordinator,
+            self._roster.node(self._coordinator).name,
+            list(self._addresses()),
+            version=software_version(),
+            uptime_s=round(self._clock.monotonic() - self._roster.started_s, 3),
+            certificate_expires_s=counts.expires_s.get(self._coordinator, 0.0),
+        )
+
+    def _peer(self, peer: Peer, counts: Counts) -> PeerReport:
+        node = peer.node
+        return PeerReport(
+            peer.number,
+            node.id,
+            node.name,
+            node.owner,
+            node.zone,
+            peer.state.value,
+            list(peer.addresses),
+            capacity=peer.offered,
+            used=peer.used,
+            trash=peer.trash,
+            free=self._reservations.free(peer),
+            chunks=peer.chunks,
+            silent_s=round(self._clock.monotonic() - peer.heard_s, 3),
+            clock_ahead_s=peer.clock_ahead_s,
+            certificate_expires_s=counts.expires_s.get(node.id, 0.0),
+            version=peer.version,
+            resources=peer.resources,
+        )
+
+
+def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber]) -> Counts:
+    """Everything the database must be asked, in one snapshot."""
+    return Counts(
+        chunks_index.counts(connection, reachable),
+        volumes.volumes(connection),
+        sessions=len(sessions.sessions(connection)),
+        incarnation=settings.incarnation(connection),
+        expires_s={
+            node.id: max((one.not_after_s for one in members.certificates(connection, node.id)), default=0.0)
+            for node in members.nodes(connection)
+            if node.revoked_s is None
+        },
+    )
+
+
+def software_version() -> str:
+    """What this process runs; empty when it was not installed."""
+    try:
+        return importlib.metadata.version("p2pfs")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def encode(report: StatusReport) -> bytes:
+    """The report as JSON."""
+    return msgspec.json.encode(report)

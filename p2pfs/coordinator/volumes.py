@@ -1,0 +1,112 @@
+"""Volumes: making, listing, handing out key slots; and who may use which.
+
+A volume belongs to its owner; every client node of that owner may use it, nobody else. Key slots are opaque here.
+Called by `handlers`; `require_member` also by the server before each request for a volume or session.
+"""
+
+import logging
+import re
+from typing import Final
+
+from p2pfs.coordinator.roster import Roster
+from p2pfs.errors import Invalid, NotFound
+from p2pfs.meta import volumes as rows
+from p2pfs.meta.database import Database
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import KIB, Role, VolumeId
+from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSlots
+
+MAX_NAME_LETTERS: Final = 64
+MAX_SLOTS: Final = 64
+MAX_CHECK_BYTES: Final = 64
+MAX_WRAPPED_BYTES: Final = 4 * KIB
+_NAME: Final = re.compile(r"[\w](?:[\w .+-]*[\w])?")
+_ADDRESS: Final = re.compile(r"[0-7][0-9a-f]{15}")
+
+_log = logging.getLogger(__name__)
+
+
+def parse_volume(text: str) -> VolumeId:
+    """The volume of an address: sixteen hexadecimal digits.
+
+    Raises:
+        NotFound: It is no such number, so there is no such volume.
+    """
+    if _ADDRESS.fullmatch(text) is None:
+        raise NotFound("there is no such volume")
+    return VolumeId(int(text, 16))
+
+
+class Volumes:
+    """The pool's volumes. Owners never change, so they are remembered here once looked up."""
+
+    def __init__(self, *, database: Database, roster: Roster, clock: Clock) -> None:
+        self._database = database
+        self._roster = roster
+        self._clock = clock
+        self._owners: dict[VolumeId, str] = {}
+
+    async def create(self, identity: Identity, message: CreateVolume) -> VolumeInfo:
+        """Make a volume that belongs to the owner of the node that asks.
+
+        Raises:
+            Invalid: A field cannot be meant.
+            Exists: The owner has a volume of that name.
+        """
+        node = self._roster.member(identity.node)
+        check(message)
+        now_s = self._clock.time()
+        info = await self._database.write(
+            lambda connection: rows.create_volume(connection, message, owner=node.owner, now_s=now_s)
+        )
+        _log.info("%s made the volume %s", node.name, message.name)
+        return info
+
+    def visible(self, identity: Identity) -> list[VolumeInfo]:
+        """What the asker may use; an admin sees all."""
+        node = self._roster.member(identity.node)
+        owner = None if Role.ADMIN in identity.roles else node.owner
+        return self._database.read(lambda connection: rows.volumes(connection, owner))
+
+    def slots(self, volume: VolumeId) -> VolumeSlots:
+        """The wrapped keys, for a member."""
+        return VolumeSlots(self._database.read(lambda connection: rows.slots(connection, volume)))
+
+    def require_member(self, identity: Identity, volume: VolumeId) -> None:
+        """Whether the node's owner may use the volume.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's: whose volumes exist is nobody's business.
+            Denied: The node is no member of the pool.
+        """
+        if self._roster.member(identity.node).owner != self._owner(volume):
+            raise NotFound("there is no such volume")
+
+    def _owner(self, volume: VolumeId) -> str:
+        owner = self._owners.get(volume)
+        if owner is None:
+            owner = self._database.read(lambda connection: rows.owner_of(connection, volume))
+            self._owners[volume] = owner
+        return owner
+
+
+def check(message: CreateVolume) -> None:
+    """Whether a new volume can be meant.
+
+    Raises:
+        Invalid: It cannot.
+    """
+    if len(message.name) > MAX_NAME_LETTERS or _NAME.fullmatch(message.name) is None:
+        raise Invalid(
+            f"“{message.name[:MAX_NAME_LETTERS]}” is no name for a volume: "
+            f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes"
+        )
+    if not 0 < message.volume < 1 << 63:
+        raise Invalid("a volume number has 63 bits and is not 0")
+    if not 1 <= len(message.slots) <= MAX_SLOTS or not 0 < len(message.check) <= MAX_CHECK_BYTES:
+        raise Invalid(f"a volume has a key-check value and 1 to {MAX_SLOTS} key slots")
+    if any(len(slot.wrapped) > MAX_WRAPPED_BYTES or len(slot.kind) > 32 for slot in message.slots):
+        raise Invalid("a key slot is too large")
+    if not 0 <= message.small_file_bytes <= 256 * KIB:
+        raise Invalid("small files have at most 256 KiB")

@@ -1,0 +1,140 @@
+"""What a heartbeat tells, what it is told, and which ones are refused."""
+
+from pathlib import Path
+
+import pytest
+from coordination import Pool, chunk_id, pool, volume_message
+from plugins.checklogs import Claims
+
+from p2pfs.errors import Denied, Misuse
+from p2pfs.meta import chunks_index, members
+from p2pfs.types import GIB, ChunkId, NodeId, PeerNumber, PeerState, Role, SessionId, VolumeId
+from p2pfs.wire.namespace import Batch, Commit, ExtentRow, Make
+from p2pfs.wire.volumes import OpenSession, Reserve
+
+pytestmark = pytest.mark.l0
+
+VOLUME = VolumeId(7)
+
+
+async def session_of(p: Pool, node: str) -> tuple[SessionId, int]:
+    """A session of this node on its owner's new volume, and the first of its numbers."""
+    identity = p.identity(node, [Role.CLIENT])
+    await p.services.volumes.create(identity, volume_message(VOLUME))
+    grant = await p.services.sessions.open(identity, VOLUME, OpenSession())
+    return SessionId(grant.session), grant.first_id
+
+
+async def store(p: Pool, session: SessionId, first: int, peers: list[int], *, number: int = 1) -> None:
+    """A file of one chunk on these peers."""
+    make = Make(1, b"name%d" % number, first, b"tag", first + 1, 1, 0o644, 0, 0, 0, b"head", 1)
+    extent = ExtentRow(0, 1, chunk_id(number), b"sealed")
+    commit = Commit(first + 1, 0, 1000, b"head", 2, extents=[extent], chunks=[p.stored(VOLUME, number, peers)])
+    await p.services.sessions.apply(session, Batch(number, 0, [make, commit]))
+
+
+async def test_a_peer_is_told_what_it_needs(tmp_path: Path) -> None:
+    async with pool(tmp_path, heartbeat="3s") as p:
+        joined = await p.join("anna@laptop")
+        answer = await p.beat(joined.node, capacity=7 * GIB)
+        assert answer.peer == joined.peer
+        assert answer.receipt_key == p.services.roster.receipt_keys[joined.peer]
+        assert (answer.capacity, answer.interval_s, answer.coordinator_clock_s) == (7 * GIB, 3.0, p.clock.time())
+        assert answer.map_version == p.services.roster.version
+
+
+async def test_damaged_copies_no_longer_count(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("peer owner2@host set 1 damaged copies aside", count=1)
+    async with pool(tmp_path) as p:
+        one, two, three = await p.peers(3)
+        session, first = await session_of(p, one.node)
+        await store(p, session, first, [one.peer, two.peer, three.peer])
+        await p.beat(two.node, corrupt=[(VOLUME, chunk_id(1)), (VOLUME, chunk_id(9)), (8, chunk_id(1))])
+        left = p.database.read(lambda connection: chunks_index.holders(connection, VOLUME, chunk=chunk_id(1)))
+        assert set(left) == {one.peer, three.peer}
+        # Three peers are members and three copies wanted, so one chunk is short now.
+        report = await p.services.status.report(p.identity())
+        assert (report.chunks.total, report.chunks.under_replicated) == (1, 1)
+
+
+async def test_a_commit_turns_promises_into_use(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        session, first = await session_of(p, one.node)
+        await p.services.sessions.reserve(session, Reserve(2000))
+        numbers = [PeerNumber(one.peer), PeerNumber(two.peer)]
+        before = [p.services.reservations.promised(number) for number in numbers]
+        await store(p, session, first, [int(number) for number in numbers])
+        assert [p.services.reservations.promised(number) for number in numbers] == before
+        await p.beat(one.node, used=1000 + 4096, put_seq=1)
+        await p.beat(two.node, used=0, put_seq=0)  # measured before the chunk came
+        after = [p.services.reservations.promised(number) for number in numbers]
+        assert after == [before[0] - 1000 - 4096, before[1]]
+
+
+async def test_figures_are_kept_now_and_then_and_changes_at_once(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1)
+
+        def kept() -> members.Peer:
+            return p.database.read(lambda connection: members.peer(connection, PeerNumber(joined.peer)))
+
+        assert kept().state is PeerState.UP
+        await p.beat(joined.node, used=5)
+        assert kept().used == 0
+        p.clock.advance(60)
+        await p.beat(joined.node, used=6)
+        assert kept().used == 6
+        await p.beat(joined.node, used=7, addresses=["192.0.2.7:1"])
+        assert (kept().used, kept().addresses) == (7, ["192.0.2.7:1"])
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"capacity": -1},
+        {"used": 1 << 63},
+        {"trash": -5},
+        {"put_seq": -2},
+        {"addresses": []},
+        {"addresses": ["192.0.2.1:1"] * 17},
+        {"addresses": ["nowhere"]},
+        {"addresses": [":9471"]},
+        {"addresses": ["192.0.2.1:0"]},
+        {"corrupt": [(1, b"short")]},
+        {"corrupt": [(-1, bytes(32))]},
+        {"corrupt": [(1, bytes(32))] * 10_001},
+    ],
+    ids=str,
+)
+async def test_impossible_heartbeats_are_refused(tmp_path: Path, nonsense: dict[str, object]) -> None:
+    async with pool(tmp_path) as p:
+        joined = await p.join("anna@laptop")
+        with pytest.raises(Misuse):
+            await p.beat(joined.node, **nonsense)  # type: ignore[arg-type]
+        assert p.services.pool_map().peers == []
+
+
+async def test_only_peers_have_a_pulse(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        client = await p.join("anna@laptop", Role.CLIENT)
+        for node in (client.node, NodeId("ee" * 16)):
+            with pytest.raises(Denied):
+                await p.beat(node)
+
+
+async def test_a_state_noticed_late_does_not_bring_a_revoked_peer_back(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("revoked owner1@host", count=1)
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1)
+        peer = p.services.roster.peers[PeerNumber(joined.peer)]
+        p.clock.advance(20)
+        changes = p.services.roster.refresh(p.clock.monotonic())
+        await p.services.membership.revoke(joined.node)
+        await p.services.pulse._keep_states(changes)
+        kept = p.database.read(lambda connection: members.peer(connection, peer.number))
+        assert kept.state is peer.state is PeerState.REVOKED
+
+
+def test_chunk_ids_of_the_tests_are_chunk_ids() -> None:
+    assert len(ChunkId(chunk_id(1))) == 32

@@ -1,0 +1,383 @@
+"""Mounts: whose volume, whose session, which receipts; and what status says of it all."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from coordination import FakeClock, Pool, chunk_id, pool, volume_message
+from plugins.checklogs import Claims
+
+from p2pfs.coordinator import status
+from p2pfs.coordinator.sessions import GRACE, Expiry, Reaper
+from p2pfs.coordinator.volumes import parse_volume
+from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound
+from p2pfs.meta import chunks_index
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import GIB, NodeId, Role, SessionId, VolumeId, volume_name
+from p2pfs.wire import codec
+from p2pfs.wire.answers import unwrap
+from p2pfs.wire.namespace import (
+    AddReplicas,
+    Applied,
+    Batch,
+    Commit,
+    ExtentRow,
+    GetAttributes,
+    GetSpace,
+    Make,
+    NewChunk,
+    Operation,
+    ReadDirectory,
+    Space,
+    Unlink,
+)
+from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs.wire.volumes import OpenSession, Reserve
+
+pytestmark = pytest.mark.l0
+
+VOLUME = VolumeId(7)
+ROUTES = {route.name: route for route in COORDINATOR_ROUTES}
+
+
+class Mount:
+    """One node's session."""
+
+    def __init__(self, p: Pool, node: str) -> None:
+        self.p = p
+        self.identity = p.identity(node, [Role.CLIENT])
+        self.seq = 0
+
+    async def open(self) -> "Mount":
+        grant = await self.p.services.sessions.open(self.identity, VOLUME, OpenSession("host", "/mnt"))
+        self.session, self.next, self.grant = SessionId(grant.session), grant.first_id, grant
+        return self
+
+    async def apply(self, *operations: Operation) -> Applied:
+        self.seq += 1
+        return codec.decode(
+            await self.p.services.sessions.apply(self.session, Batch(self.seq, 0, list(operations))), Applied
+        )
+
+    def make(self, name: bytes) -> Make:
+        self.next += 2
+        return Make(1, name, self.next - 2, b"tag", self.next - 1, 1, 0o644, 0, 0, 0, b"head", 1)
+
+
+def commit(inode: int, chunk: NewChunk) -> Commit:
+    extent = ExtentRow(0, 1, chunk.chunk, b"sealed")
+    return Commit(inode, 0, 1000, b"head", 2, extents=[extent], chunks=[chunk])
+
+
+async def mounted(p: Pool, owner: str = "anna") -> Mount:
+    node = (await p.join(f"{owner}@laptop", Role.CLIENT)).node
+    await p.services.volumes.create(p.identity(node), volume_message(VOLUME))
+    return await Mount(p, node).open()
+
+
+# ---- whose ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_volume_belongs_to_the_owner_of_the_node_that_made_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        anna = (await p.join("anna@laptop", Role.CLIENT)).node
+        desk = (await p.join("anna@desk", Role.CLIENT)).node
+        bob = (await p.join("bob@laptop", Role.CLIENT)).node
+        made = await p.services.volumes.create(p.identity(anna), volume_message(VOLUME))
+        assert (made.owner, made.name, made.files) == ("anna", "photos", 1)
+        client = [Role.CLIENT]
+        assert p.services.volumes.visible(p.identity(desk, client)) == [made]
+        assert p.services.volumes.visible(p.identity(bob, client)) == []
+        assert p.services.volumes.visible(p.identity(roles=[Role.ADMIN])) == [made]
+        path = {"volume": volume_name(VOLUME)}
+        p.services.authorise(ROUTES["open_session"], p.identity(desk, client), path)
+        for route in ("open_session", "questions", "volume_slots"):
+            with pytest.raises(NotFound):
+                p.services.authorise(ROUTES[route], p.identity(bob, client), path)
+            with pytest.raises(NotFound):  # an admin rules over nodes, not over others' files
+                p.services.authorise(ROUTES[route], p.identity(), path)
+
+
+async def test_volume_names_are_per_owner(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        anna = p.identity((await p.join("anna@laptop", Role.CLIENT)).node)
+        bob = p.identity((await p.join("bob@laptop", Role.CLIENT)).node)
+        await p.services.volumes.create(anna, volume_message(7, "photos"))
+        await p.services.volumes.create(bob, volume_message(8, "photos"))
+        for number, name in ((9, "photos"), (7, "other")):
+            with pytest.raises(Exists):
+                await p.services.volumes.create(anna, volume_message(number, name))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a/b"},
+        {"name": " a"},
+        {"name": "a" * 65},
+        {"name": "a\n"},
+        {"volume": 0},
+        {"volume": 1 << 63},
+        {"slots": []},
+        {"check": b""},
+        {"small_file_bytes": 1 << 20},
+    ],
+    ids=str,
+)
+async def test_impossible_volumes_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    async with pool(tmp_path) as p:
+        with pytest.raises(Invalid):
+            await p.services.volumes.create(p.identity(), msgspec.structs.replace(volume_message(), **change))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "0" * 17, "000000000000000G", "8" + "0" * 15, "0000000000000007 ", "０" * 16]
+)
+def test_addresses_of_volumes_are_sixteen_digits(text: str) -> None:
+    assert parse_volume("0000000000000007") == 7
+    with pytest.raises(NotFound):
+        parse_volume(text)
+
+
+async def test_a_session_is_its_nodes_alone(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        other = p.identity((await p.join("anna@desk", Role.CLIENT)).node, [Role.CLIENT])
+        path = {"session": mount.session}
+        p.services.authorise(ROUTES["batch"], mount.identity, path)
+        with pytest.raises(Denied):
+            p.services.authorise(ROUTES["batch"], other, path)
+        with pytest.raises(Fenced):
+            p.services.authorise(ROUTES["batch"], mount.identity, {"session": "ee" * 16})
+
+
+# ---- life -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_outlives_its_lifetime_by_far_but_not_for_ever(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        assert mount.grant.lifetime_s == 60
+        p.clock.advance(60 * GRACE - 1)
+        await Expiry(p.services.sessions, p.services.reservations).work()
+        assert (await p.services.sessions.renew(mount.session)).map_version == p.services.roster.version
+        p.clock.advance(60 * GRACE + 1)
+        await Expiry(p.services.sessions, p.services.reservations).work()
+        with pytest.raises(Fenced):
+            await p.services.sessions.renew(mount.session)
+        with pytest.raises(Fenced):
+            await mount.apply(mount.make(b"late"))
+
+
+async def test_sessions_survive_however_long_the_coordinator_was_away(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with pool(tmp_path, clock=clock) as p:
+        mount = await mounted(p)
+    clock.advance(60 * GRACE * 2)
+    async with pool(tmp_path, clock=clock) as p:
+        await Expiry(p.services.sessions, p.services.reservations).work()
+        await p.services.sessions.renew(mount.session)
+
+
+async def test_a_closed_session_gives_back_what_it_held(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (peer,) = await p.peers(1)
+        mount = await mounted(p)
+        await p.services.sessions.reserve(mount.session, Reserve(GIB))
+        await p.services.sessions.close(mount.session)
+        await p.services.sessions.close(mount.session)  # again is fine
+        await p.beat(peer.node)
+        assert p.services.reservations.space(NodeId("ee" * 16))[1] == 10 * GIB
+        with pytest.raises(Fenced):
+            await p.services.sessions.reserve(mount.session, Reserve(1))
+
+
+# ---- receipts -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_needs_min_replicas_genuine_receipts(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        await mount.apply(make)
+        genuine = p.stored(VOLUME, 1, [one.peer, two.peer])
+        for chunk in (
+            p.stored(VOLUME, 1, [one.peer]),
+            p.stored(VOLUME, 1, [one.peer, one.peer]),
+            p.stored(VolumeId(8), 1, [one.peer, two.peer]),
+            msgspec.structs.replace(genuine, receipts=[genuine.receipts[0], p.receipt(two.peer, VOLUME, bytes(32))]),
+        ):
+            with pytest.raises(Misuse):
+                await mount.apply(commit(make.inode, chunk))
+        assert (await mount.apply(commit(make.inode, genuine))).attributes[0].change == 1
+
+
+async def test_a_pool_of_one_peer_needs_one_receipt(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (one,) = await p.peers(1)
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        await mount.apply(make, commit(make.inode, p.stored(VOLUME, 1, [one.peer])))
+
+
+async def test_late_receipts_are_checked_too(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two, three = await p.peers(3)
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        await mount.apply(make, commit(make.inode, p.stored(VOLUME, 1, [one.peer, two.peer])))
+        forged = NewChunk(chunk_id(1), 1000, [msgspec.structs.replace(p.receipt(three.peer, 8, chunk_id(1)))])
+        with pytest.raises(Misuse):
+            await mount.apply(AddReplicas([forged]))
+        await mount.apply(AddReplicas([p.stored(VOLUME, 1, [three.peer])]))
+        holders = p.database.read(lambda connection: chunks_index.holders(connection, VOLUME, chunk=chunk_id(1)))
+        assert set(holders) == {one.peer, two.peer, three.peer}
+
+
+async def test_a_repeated_batch_gets_its_old_answer_even_from_a_revoked_peers_receipt(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("revoked owner2@host", count=1)
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        batch = Batch(1, 0, [make, commit(make.inode, p.stored(VOLUME, 1, [one.peer, two.peer]))])
+        first = await p.services.sessions.apply(mount.session, batch)
+        await p.services.membership.revoke(two.node)
+        assert await p.services.sessions.apply(mount.session, batch) == first
+
+
+# ---- questions ------------------------------------------------------------------------------------------------------
+
+
+async def test_questions_are_answered_in_order_with_refusals_among_them(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(3, capacity=GIB)
+        mount = await mounted(p)
+        answers = await p.services.sessions.answer(
+            mount.identity, VOLUME, [GetSpace(), GetAttributes(99), GetAttributes(1)]
+        )
+        assert unwrap(answers[0], Space) == Space(GIB, GIB, 1)
+        with pytest.raises(NotFound):
+            unwrap(answers[1], Space)
+        assert not answers[2].code
+
+
+async def test_many_pages_are_answered_aside(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        answers = await p.services.sessions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 10)] * 100)
+        assert len(answers) == 100
+        assert not any(answer.code for answer in answers)
+
+
+# ---- reaping --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_unlinked_is_reaped(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        mount = await mounted(p)
+        make, reaper = mount.make(b"file"), Reaper(p.services.sessions)
+        await mount.apply(make, commit(make.inode, p.stored(VOLUME, 1, [one.peer, two.peer])))
+        await mount.apply(Unlink(1, b"file", make.inode, False, 3))
+        assert p.services.sessions.reapable.is_set()
+        assert await reaper.work() is Progress.BUSY
+        assert await reaper.work() is Progress.IDLE
+        assert (await p.services.status.report(p.identity())).chunks.total == 0
+
+
+# ---- status ---------------------------------------------------------------------------------------------------------
+
+
+async def test_status_counts_copies_on_peers_that_answer(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("peer owner1@host .* is down", count=1)
+    async with pool(tmp_path, replicas="2") as p:
+        one, two, three = await p.peers(3)
+        mount = await mounted(p)
+        for number, holders in enumerate([(one, two), (one, three), (two, three)]):
+            make = mount.make(b"file%d" % number)
+            await mount.apply(make, commit(make.inode, p.stored(VOLUME, number, [peer.peer for peer in holders])))
+        admin = p.identity()
+        report = await p.services.status.report(admin)
+        assert (report.health, report.reasons) == ("healthy", [])
+        assert report.chunks.by_copies == {"2": 3}
+        p.clock.advance(50)
+        for peer in (two, three):
+            await p.beat(peer.node)
+        p.clock.advance(10)
+        await p.services.pulse.work()
+        report = await p.services.status.report(admin)
+        assert report.health == "warning"
+        assert [reason.code for reason in report.reasons] == ["PEER_DOWN", "CHUNKS_UNDER_REPLICATED"]
+        assert (report.chunks.total, report.chunks.under_replicated, report.chunks.lost) == (3, 2, 0)
+        await p.beat(one.node)
+        assert (await p.services.status.report(admin)).health == "healthy"
+
+
+async def test_a_chunk_without_a_reachable_copy_is_lost_for_now(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("peer owner[12]@host .* is down", count=2)
+    async with pool(tmp_path, replicas="2") as p:
+        one, two, three = await p.peers(3)
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        await mount.apply(make, commit(make.inode, p.stored(VOLUME, 1, [one.peer, two.peer])))
+        p.clock.advance(60)
+        await p.beat(three.node)
+        await p.services.pulse.work()
+        report = await p.services.status.report(p.identity())
+        assert report.health == "error"
+        assert [reason.code for reason in report.reasons][:2] == ["TOO_FEW_PEERS_UP", "CHUNKS_LOST"]
+        assert (report.chunks.lost, report.chunks.by_copies) == (1, {"0": 1})
+
+
+async def test_status_shows_an_owner_its_own_volumes_only(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        bob = p.identity((await p.join("bob@laptop", Role.CLIENT)).node, [Role.CLIENT])
+        assert [volume.name for volume in (await p.services.status.report(mount.identity)).volumes] == ["photos"]
+        assert (await p.services.status.report(bob)).volumes == []
+        assert len((await p.services.status.report(p.identity())).volumes) == 1
+
+
+async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        await mounted(p)
+        report = json.loads(status.encode(await p.services.status.report(p.identity())))
+        assert set(report) == {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
+        assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies"}
+        assert set(report["reasons"][0]) == {"code", "message", "severity"}
+        assert report["volumes"] == [
+            {"id": "0000000000000007", "name": "photos", "owner": "anna", "files": 1, "bytes": 0}
+        ]
+        assert {"state", "used", "free", "zone"} <= set(report["peers"][0])
+        assert report["pool"]["sessions"] == 1
+        assert report["coordinator"]["certificate_expires_s"] == p.clock.time() + 90 * 86400
+        assert report["jobs"] == []
+
+
+async def test_counting_is_shared_for_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pool(tmp_path) as p:
+        scans = 0
+        scan = p.database.scan
+
+        async def counted(question: object) -> object:
+            nonlocal scans
+            scans += 1
+            return await scan(question)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(p.database, "scan", counted)
+        for _ in range(5):
+            await p.services.status.report(p.identity())
+        assert scans == 1
+        p.clock.advance(1)
+        await p.services.status.report(p.identity())
+        assert scans == 2
+        await p.peers(1)  # a change of who is reachable is seen at once
+        await p.services.status.report(p.identity())
+        assert scans == 3
