@@ -1,0 +1,1 @@
+"""File semantics without FUSE: the tree, handles, what is dirty, reading and writing."""

@@ -1,0 +1,162 @@
+"""A mount's life around the FUSE loop: may it begin here, who asks it to end, and how it leaves.
+
+Leaving in order: store everything, take the mount away from the kernel, store what came meanwhile. Called by `main`.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.errors import PoolError, UserError
+from p2pfs.runtime import mounts
+
+log = logging.getLogger(__name__)
+
+REQUEST_BYTES: Final = 4096
+UNMOUNT_S: Final = 20.0
+
+
+def require_fuse() -> None:
+    """Raises UserError (NO_FUSE) when this machine cannot mount."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise UserError(
+            "/dev/fuse is missing or not accessible: load the kernel module (`modprobe fuse`) or pass the device on",
+            exitcodes.NO_FUSE,
+        )
+    if shutil.which("fusermount3") is None:
+        raise UserError("fusermount3 is missing: install the package fuse3", exitcodes.NO_FUSE)
+
+
+def require_mount_point(path: Path) -> None:
+    """Check the directory; a mount that a killed process left there is taken away first.
+
+    Raises:
+        UserError: BAD_MOUNT_POINT, saying why.
+    """
+    if mounts.mounted_type(path) == mounts.KERNEL_TYPE and _is_stale(path):
+        log.info("%s was left mounted by a process that is gone: unmounting it", path)
+        detach(path)
+    problem = ""
+    if mounts.mounted_type(path) is not None:
+        problem = "is a mount already: unmount it or choose another directory"
+    elif not path.exists():
+        problem = f"does not exist: create it with `mkdir {path}`"
+    elif not path.is_dir():
+        problem = "is not a directory"
+    elif any(path.iterdir()):
+        problem = "is not empty: choose an empty directory"
+    if problem:
+        raise UserError(f"{path} {problem}", exitcodes.BAD_MOUNT_POINT)
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    record = mounts.find(path)
+    return record is not None and not record.alive()
+
+
+def unmount(path: Path) -> None:
+    """Take the mount away. Raises UserError (BUSY) while somebody uses it."""
+    result = subprocess.run(
+        ["fusermount3", "-u", "--", str(path)], capture_output=True, text=True, timeout=UNMOUNT_S, check=False
+    )
+    if result.returncode and mounts.mounted_type(path) is not None:
+        raise UserError(f"{path} is in use: leave it and try again ({result.stderr.strip()})", exitcodes.BUSY)
+
+
+def detach(path: Path) -> None:
+    """Take the mount out of the tree even while it is used; the last user's files stay usable until closed."""
+    subprocess.run(["fusermount3", "-u", "-z", "--", str(path)], capture_output=True, timeout=UNMOUNT_S, check=False)
+
+
+class Control:
+    """Answers the mount's unix socket: one JSON request a connection, JSON lines back.
+
+    {"op": "umount"} → {"pending_bytes": N} … then {"done": true} or {"error": "…"}.
+    {"op": "stats"} → one line of numbers.
+    """
+
+    def __init__(
+        self,
+        leave: Callable[[Callable[[int], None]], Awaitable[None]],
+        stats: Callable[[], dict[str, int]],
+    ) -> None:
+        self._leave, self._stats = leave, stats
+
+    async def serve(self, path: Path) -> None:
+        """Runs until cancelled; removes the socket then."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(mounts.listen(path)))
+        try:
+            await trio.serve_listeners(self._answer, [listener])
+        finally:
+            _remove(path)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async with stream:
+                with trio.move_on_after(10):
+                    request = await _request(stream)
+                    if request == "stats":
+                        await _say(stream, dict(self._stats()))
+                        return
+                if request == "umount":
+                    await self._umount(stream)
+                else:
+                    await _say(stream, {"error": "this request is not known"})
+
+    async def _umount(self, stream: trio.SocketStream) -> None:
+        async with trio.open_nursery() as nursery:
+            tell, told = trio.open_memory_channel[int](1)
+
+            async def report(channel: trio.MemoryReceiveChannel[int]) -> None:
+                async for pending in channel:
+                    with contextlib.suppress(trio.BrokenResourceError):  # who asked went away: go on leaving
+                        await _say(stream, {"pending_bytes": pending})
+
+            def pending(count: int) -> None:
+                with contextlib.suppress(trio.WouldBlock):
+                    tell.send_nowait(count)
+
+            nursery.start_soon(report, told)
+            try:
+                await self._leave(pending)
+                answer: dict[str, object] = {"done": True}
+            except (PoolError, OSError) as error:
+                answer = {"error": str(error), "exit_code": getattr(error, "exit_code", exitcodes.DATA_NOT_STORED)}
+            tell.close()
+        await _say(stream, answer)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+async def _request(stream: trio.SocketStream) -> str:
+    data = b""
+    while b"\n" not in data and len(data) < REQUEST_BYTES:
+        part = await stream.receive_some(REQUEST_BYTES)
+        if not part:
+            break
+        data += part
+    try:
+        request = json.loads(data)
+        return str(request["op"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+async def _say(stream: trio.SocketStream, message: dict[str, object]) -> None:
+    await stream.send_all(json.dumps(message).encode() + b"\n")

@@ -1,0 +1,151 @@
+"""A mount from start to end: `run` is what `p2pfs mount` calls. Composition and order of leaving; no FUSE semantics."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.errors import PoolError, UserError
+from p2pfs.runtime import mounts
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome
+from p2pfs.vfs.attach import Attached, attach
+from p2pfs_mount import life
+from p2pfs_mount.operations import Operations
+from p2pfs_mount.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    home: NodeHome,
+    settings: Settings,
+    *,
+    volume: str,
+    mount_point: Path,
+    passphrase: Callable[[], str],
+    options: MountOptions,
+    ready: Callable[[], None],
+) -> int:
+    """Mount a volume and serve it until it is unmounted or told to end; returns the exit code.
+
+    `ready` is called once the directory is usable. SIGTERM and SIGINT store everything and unmount.
+
+    Raises:
+        UserError: The mount cannot begin; nothing is left behind.
+    """
+    path = mounts.canonical(mount_point)
+    life.require_fuse()
+    life.require_mount_point(path)
+    return trio.run(_Mount(home, settings, volume, path, passphrase, options, ready).run, strict_exception_groups=True)
+
+
+class _Mount:
+    def __init__(
+        self,
+        home: NodeHome,
+        settings: Settings,
+        volume: str,
+        path: Path,
+        passphrase: Callable[[], str],
+        options: MountOptions,
+        ready: Callable[[], None],
+    ) -> None:
+        self._home, self._settings, self._volume, self._path = home, settings, volume, path
+        self._passphrase, self._options, self._ready = passphrase, options, ready
+        self._exit_code = exitcodes.OK
+
+    async def run(self) -> int:
+        try:
+            async with attach(
+                self._home, self._settings, self._volume, self._passphrase,
+                mount_point=str(self._path), read_only=self._options.read_only,
+            ) as attached:  # fmt: skip
+                await self._serve(attached)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return self._exit_code
+
+    async def _serve(self, attached: Attached) -> None:
+        operations = Operations(attached.filesystem, io_timeout_s=self._settings.io_timeout)
+        pyfuse3.init(operations, str(self._path), self._fuse_options(attached))
+        socket = mounts.socket_path(self._home.path, self._path)
+        control = life.Control(lambda report: self._leave(attached, report), lambda: _stats(attached, operations))
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(control.serve, socket)
+                nursery.start_soon(self._end_on_signal, attached)
+                nursery.start_soon(self._announce, socket, attached)
+                await pyfuse3.main()  # ends when the kernel lets go of the mount
+                await self._settle(attached)
+                nursery.cancel_scope.cancel()
+        finally:
+            mounts.forget(self._path)
+            pyfuse3.close(unmount=True)
+
+    def _fuse_options(self, attached: Attached) -> set[str]:
+        options = {"default_permissions", f"fsname={attached.volume.name}", "subtype=p2pfs"}
+        if self._options.allow_other or os.geteuid() == 0:
+            options.add("allow_other")
+        if self._options.read_only:
+            options.add("ro")
+        return options
+
+    async def _announce(self, socket: Path, attached: Attached) -> None:
+        """Say that the mount is usable once the kernel gets an answer through it."""
+        await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        mounts.register(
+            mounts.MountRecord(os.getpid(), str(self._home.path), str(socket), str(self._path), attached.volume.name)
+        )
+        log.info("volume %s is mounted at %s", attached.volume.name, self._path)
+        self._ready()
+
+    async def _end_on_signal(self, attached: Attached) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("%s: storing everything and unmounting", signal.Signals(number).name)
+                await self._settle(attached)
+                await trio.to_thread.run_sync(life.detach, self._path)
+
+    async def _settle(self, attached: Attached) -> None:
+        try:
+            await attached.filesystem.writer.settle_all()
+        except PoolError as error:
+            self._exit_code = exitcodes.DATA_NOT_STORED
+            log.error("some written data could not be stored: %s", error)
+
+    async def _leave(self, attached: Attached, report: Callable[[int], None]) -> None:
+        """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted."""
+        await attached.filesystem.writer.settle_all(report)
+        await trio.to_thread.run_sync(life.unmount, self._path)
+
+
+def _stats(attached: Attached, operations: Operations) -> dict[str, int]:
+    return {
+        "known_inodes": attached.filesystem.known(),
+        "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
+        "unexpected_errors": operations.unexpected,
+    }
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to tell a person: a user's mistake if there is one, else the first project error, else everything."""
+    leaves = list(_leaves(group))
+    for kind in (UserError, PoolError):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

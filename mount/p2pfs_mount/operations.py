@@ -1,0 +1,320 @@
+"""The FUSE handlers: translate, call vfs, translate back.
+
+pyfuse3 ends the mount on any exception but FUSEError and cannot interrupt a handler, so every handler is `@guarded`: it
+has a deadline, errors of the project become an errno, and anything unexpected is one logged EIO.
+"""
+
+import errno
+import functools
+import logging
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from p2pfs.errors import PoolError, TooLarge
+from p2pfs.types import DentryId, InodeId, Kind
+from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.tree import Listed, Owner
+from p2pfs_mount.errno import errno_of
+
+log = logging.getLogger(__name__)
+
+KERNEL_CACHE_S: Final = 1.0
+"""How long the kernel may answer from its own memory: names and attributes are at most this stale (P9)."""
+PAGE_ENTRIES: Final = 512
+PREFERRED_BYTES: Final = 128 * 1024
+"""st_blksize: what programs take as their buffer size."""
+
+_TYPES: Final = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+_KINDS: Final = {number: kind for kind, number in _TYPES.items()}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class DirectoryHandle:
+    """An open directory and the entries fetched but not yet handed to the kernel."""
+
+    inode: InodeId
+    listed: list[Listed] = field(default_factory=list)
+    at: int = 0
+    next: int = 0  # cookie the kernel will ask for if it reads on
+    complete: bool = False
+
+
+def guarded(
+    handler: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """The contract with pyfuse3: only FUSEError leaves, and in time."""
+
+    @functools.wraps(handler)
+    async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with trio.fail_after(self.deadline_s):
+                return await handler(self, *args, **kwargs)
+        except PoolError as error:
+            number = errno_of(error)
+            if isinstance(error, TooLarge) and handler.__name__ not in ("write", "setattr"):
+                number = errno.ENAMETOOLONG
+            log.debug("%s: %s", handler.__name__, error)
+            raise pyfuse3.FUSEError(number) from None
+        except trio.TooSlowError:
+            log.error("%s did not end within %.0f s", handler.__name__, self.deadline_s)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            self.unexpected += 1
+            log.exception("%s failed unexpectedly", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's interface over one `Filesystem`. Files and directories share one counter of handle numbers."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, filesystem: Filesystem, *, io_timeout_s: float) -> None:
+        super().__init__()
+        self._fs = filesystem
+        # the layers below have deadlines by progress; this one only catches what they miss
+        self.deadline_s = 10 * io_timeout_s
+        self.unexpected = 0
+        self._files: dict[int, Handle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
+        self._last_handle = 0
+
+    def _new_handle(self) -> FileHandleT:
+        self._last_handle += 1
+        return FileHandleT(self._last_handle)
+
+    # ---- inodes
+
+    @guarded
+    async def lookup(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        inode = await self._fs.lookup(InodeId(parent), name)
+        return self._reply(inode)
+
+    def _reply(self, inode: Inode) -> EntryAttributes:
+        """Attributes whose delivery counts as one more kernel reference."""
+        self._fs.hold(inode)
+        return _entry(inode.stat())
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for number, count in inode_list:
+            self._fs.forget(InodeId(number), count)
+
+    @guarded
+    async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _entry(await self._fs.stat(InodeId(number)))
+
+    @guarded
+    async def setattr(
+        self, number: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        changed = await self._fs.set_attributes(
+            InodeId(number),
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return _entry(changed)
+
+    @guarded
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        space = await self._fs.space()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = space.total // 4096
+        data.f_bfree = data.f_bavail = space.free // 4096
+        data.f_files = space.inodes + (1 << 31)
+        data.f_ffree = data.f_favail = 1 << 31
+        data.f_namemax = 255
+        return data
+
+    # ---- names
+
+    @guarded
+    async def mknod(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        kind = _KINDS.get(stat.S_IFMT(mode), Kind.FILE)
+        inode = await self._fs.tree.make(InodeId(parent), name, kind, _mode(mode, ctx), _owner(ctx), rdev=rdev)
+        return self._reply(inode)
+
+    @guarded
+    async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        inode = await self._fs.tree.make(InodeId(parent), name, Kind.DIRECTORY, _mode(mode, ctx), _owner(ctx))
+        return self._reply(inode)
+
+    @guarded
+    async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        inode = await self._fs.tree.make(InodeId(parent), name, Kind.SYMLINK, 0o777, _owner(ctx), target=target)
+        return self._reply(inode)
+
+    @guarded
+    async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(self._fs.tree.target(await self._fs.inode(InodeId(number))))
+
+    @guarded
+    async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return self._reply(await self._fs.tree.link(InodeId(number), InodeId(parent), name))
+
+    @guarded
+    async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.tree.remove(InodeId(parent), name, directory=False)
+
+    @guarded
+    async def rmdir(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.tree.remove(InodeId(parent), name, directory=True)
+
+    @guarded
+    async def rename(
+        self,
+        parent: InodeT,
+        name: FileNameT,
+        new_parent: InodeT,
+        new_name: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        await self._fs.tree.rename(InodeId(parent), name, InodeId(new_parent), new_name, flags)
+
+    # ---- directories
+
+    @guarded
+    async def opendir(self, number: InodeT, ctx: RequestContext) -> FileHandleT:
+        fh = self._new_handle()
+        self._directories[fh] = DirectoryHandle(InodeId(number))
+        return fh
+
+    @guarded
+    async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
+        handle = self._directories[fh]
+        if start != handle.next or start == 0:  # rewinddir, seekdir, or another reader of the same handle
+            handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
+        while True:
+            if handle.at == len(handle.listed):
+                if handle.complete:
+                    return
+                handle.listed, handle.complete = await self._fs.directory(
+                    handle.inode, DentryId(handle.next), PAGE_ENTRIES
+                )
+                handle.at = 0
+                continue
+            listed = handle.listed[handle.at]
+            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), listed.cookie):
+                return
+            self._fs.hold(listed.inode)
+            handle.at += 1
+            handle.next = listed.cookie
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._directories.pop(fh, None)
+
+    @guarded
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Names are committed before their call returns: nothing is left to do."""
+
+    # ---- files
+
+    @guarded
+    async def create(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx))
+        return self._opened(handle), self._reply(handle.inode)
+
+    @guarded
+    async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return self._opened(await self._fs.open(InodeId(number)))
+
+    def _opened(self, handle: Handle) -> FileInfo:
+        """Kernel pages are kept only when they are of the change that is read now."""
+        fh = self._new_handle()
+        self._files[fh] = handle
+        inode = handle.inode
+        keep = inode.cached_change == inode.head.change
+        inode.cached_change = inode.head.change
+        return pyfuse3.FileInfo(fh=fh, keep_cache=keep)
+
+    @guarded
+    async def read(self, fh: FileHandleT, offset: int, length: int) -> bytes:
+        # pyfuse3 takes any contiguous buffer, whatever it declares
+        return await self._fs.read(self._files[fh], offset, length)  # type: ignore[return-value]
+
+    @guarded
+    async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
+        return await self._fs.write(self._files[fh], offset, data)
+
+    @guarded
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._fs.flush(self._files[fh])
+
+    @guarded
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._fs.fsync(self._files[fh])
+
+    @guarded
+    async def release(self, fh: FileHandleT) -> None:
+        await self._fs.release(self._files.pop(fh))
+
+    def stacktrace(self) -> None:
+        """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
+
+
+def _owner(ctx: RequestContext) -> Owner:
+    return Owner(ctx.uid, ctx.gid)
+
+
+def _mode(mode: int, ctx: RequestContext) -> int:
+    return stat.S_IMODE(mode) & ~ctx.umask
+
+
+def _entry(row: Stat) -> EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = InodeT(row.inode)
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_S
+    entry.st_mode = ModeT(_TYPES[row.kind] | row.mode)
+    entry.st_nlink = row.links
+    entry.st_uid, entry.st_gid = row.uid, row.gid
+    entry.st_rdev = row.rdev
+    entry.st_size = row.size
+    entry.st_blksize = PREFERRED_BYTES
+    entry.st_blocks = -(-row.size // 512)
+    entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = row.atime_ns, row.mtime_ns, row.ctime_ns
+    return entry

@@ -1,0 +1,57 @@
+"""What stands behind `-o`: options of a mount, as fstab and `mount -t p2pfs` give them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from p2pfs.errors import Invalid
+from p2pfs.runtime.config import KINDS
+
+_PASSED_OVER: Final = frozenset(
+    (
+        "rw",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "users",
+        "nouser",
+        "owner",
+        "group",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+    )
+) | frozenset(("dev", "nodev", "relatime", "noatime", "strictatime", "nodiratime", "async", "nofail", "_netdev"))
+"""Words of fstab that are mount(8)'s or the kernel's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """Parsed options. `settings` override the node's configuration by the same names (io_timeout, cache_size, …)."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    passphrase_file: Path | None = None
+    home: Path | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Options separated by commas. Raises Invalid naming the one that is not known."""
+        values: dict[str, object] = {}
+        settings: dict[str, str] = {}
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            name, given, value = word.partition("=")
+            if name == "ro" and not given:
+                values["read_only"] = True
+            elif name == "allow_other" and not given:
+                values["allow_other"] = True
+            elif name in ("passphrase_file", "home") and value:
+                values[name] = Path(value)
+            elif name in KINDS and given:
+                settings[name] = value
+            elif name not in _PASSED_OVER and not name.startswith("x-"):
+                raise Invalid(f"mount option “{word}” is not known: `p2pfs mount --help` lists them")
+        return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

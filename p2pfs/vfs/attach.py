@@ -1,0 +1,269 @@
+"""From a node's home to a working `Filesystem`: connections, session, keys, stores, wired in one place.
+
+Used by the mount and by commands that read a volume without mounting it. Nothing here knows FUSE.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.peers import PeerStores
+from p2pfs.chunks.protocol import ChunkStore
+from p2pfs.chunks.replicated import ReplicatedStore
+from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable, UserError
+from p2pfs.format.keys import VolumeKeys, WrongKey, unwrap_any
+from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.identity import Credentials, client_context
+from p2pfs.placement.policy import copies_wanted
+from p2pfs.runtime.clocks import SystemClock
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.files import write_durably
+from p2pfs.runtime.home import NodeHome
+from p2pfs.types import GIB, PoolId, Role, VolumeId, volume_name
+from p2pfs.vfs.filesystem import Filesystem, Limits
+from p2pfs.vfs.places import Places
+from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
+from p2pfs.vfs.writer import WriteLimits
+from p2pfs.wire.chunks import Token
+from p2pfs.wire.membership import PoolMap
+from p2pfs.wire.namespace import AddReplicas, NewChunk
+from p2pfs.wire.volumes import (
+    OpenSession,
+    RenewedSession,
+    RenewSession,
+    Reserve,
+    Reserved,
+    SessionGrant,
+    VolumeInfo,
+    VolumeSlots,
+)
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES: Final = 10 * GIB
+CACHE_SHARE: Final = 10
+"""The disk cache's default: a tenth of the disk, at most `CACHE_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A volume in use."""
+
+    filesystem: Filesystem
+    volume: VolumeInfo
+    map: Callable[[], PoolMap]
+
+
+class Pool:
+    """The pool as a client node sees it: its coordinator, the current map, requests by name."""
+
+    def __init__(self, client: Client, coordinator: Endpoint, io_timeout_s: float) -> None:
+        self.client, self.coordinator, self.io_timeout_s = client, coordinator, io_timeout_s
+        self._map: PoolMap | None = None
+
+    @property
+    def map(self) -> PoolMap:
+        assert self._map is not None, "fetch_map comes first"
+        return self._map
+
+    async def fetch_map(self) -> None:
+        self._map = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
+
+    async def volume(self, name: str) -> VolumeInfo:
+        """Raises UserError (NOT_FOUND) when this node may use no volume of that name."""
+        volumes = await self.client.call(
+            self.coordinator, "GET", "/volumes", None, list[VolumeInfo], timeout_s=self.io_timeout_s
+        )
+        for volume in volumes:
+            if name in (volume.name, volume_name(VolumeId(volume.volume))):
+                return volume
+        raise UserError(
+            f"there is no volume “{name}” for this node: `p2pfs volume list` shows those there are",
+            exitcodes.NOT_FOUND,
+        )
+
+    async def keys(self, home: NodeHome, volume: VolumeInfo, passphrase: str) -> VolumeKeys:
+        """The volume's keys, opened with a passphrase or recovery phrase and checked against what was pinned.
+
+        Raises:
+            UserError: WRONG_PASSPHRASE.
+            Corrupt: The coordinator serves the key slots of something else.
+        """
+        path = f"/volumes/{volume_name(VolumeId(volume.volume))}/slots"
+        slots = await self.client.call(self.coordinator, "GET", path, None, VolumeSlots, timeout_s=self.io_timeout_s)
+        try:
+            master = await trio.to_thread.run_sync(unwrap_any, slots.slots, passphrase)
+        except WrongKey:
+            raise UserError(
+                f"this passphrase does not open “{volume.name}”: try again, or use its recovery phrase",
+                exitcodes.WRONG_PASSPHRASE,
+            ) from None
+        keys = VolumeKeys.derive(master)
+        pin(home.path, VolumeId(volume.volume), keys.check)
+        if keys.check != volume.check:
+            raise Corrupt(f"the coordinator names another key than the one that opens “{volume.name}”")
+        return keys
+
+
+def pin(home: Path, volume: VolumeId, check: bytes) -> None:
+    """Remember which key a volume has; raises Corrupt if it is not the one seen first."""
+    path = home / "volumes" / f"{volume_name(volume)}.check"
+    try:
+        pinned = path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(path, check)
+        return
+    if not secrets.compare_digest(pinned, check):
+        raise Corrupt(f"volume {volume_name(volume)} has another key than when this node first opened it")
+
+
+@asynccontextmanager
+async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
+    """A node's connection to its pool, with the map fetched once."""
+    record = home.record()
+    credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+    client = Client(
+        client_context(credentials), PoolId(record.pool), clock=SystemClock(),
+        connections_per_node=settings.connections_per_node,
+    )  # fmt: skip
+    try:
+        coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
+        pool = Pool(client, coordinator, settings.io_timeout)
+        await pool.fetch_map()
+        yield pool
+    finally:
+        with trio.move_on_after(2, shield=True):
+            await client.aclose()
+
+
+@asynccontextmanager
+async def attach(
+    home: NodeHome,
+    settings: Settings,
+    volume: str,
+    passphrase: Callable[[], str],
+    *,
+    mount_point: str = "",
+    read_only: bool = False,
+) -> AsyncIterator[Attached]:
+    """A volume ready to use. Whoever leaves the block has settled the writer or does not want to.
+
+    Raises:
+        UserError: No such volume, wrong passphrase.
+        PoolError: The coordinator does not answer or refuses.
+    """
+    async with connect(home, settings) as pool, trio.open_nursery() as nursery:
+        info = await pool.volume(volume)
+        keys = await pool.keys(home, info, passphrase())
+        path = f"/volumes/{volume_name(VolumeId(info.volume))}/sessions"
+        opening = OpenSession(mount_point=mount_point, read_only=read_only)
+        grant = await pool.client.call(
+            pool.coordinator, "POST", path, opening, SessionGrant, timeout_s=settings.io_timeout
+        )
+        namespace = RemoteNamespace(
+            pool.client, pool.coordinator, grant, VolumeId(info.volume), io_timeout_s=settings.io_timeout
+        )
+        places = Places(namespace)
+        space = _space(pool, grant)
+        store = await _store(home, settings, pool, namespace, places, space, nursery)
+        nursery.start_soon(_keep_session, pool, grant)
+        limits = Limits(
+            write=WriteLimits(settings.write_buffer, info.small_file_bytes, info.dedup, 5.0, settings.io_timeout),
+            memory_cache=settings.memory_cache,
+            close_waits=settings.durability == "close",
+        )
+        writing: Space = EndlessSpace() if read_only else space
+        async with Filesystem.serve(
+            keys, VolumeId(info.volume), namespace, store, places, writing, limits=limits, now_ns=time.time_ns
+        ) as filesystem:
+            yield Attached(filesystem, info, lambda: pool.map)
+        nursery.cancel_scope.cancel()
+        await _leave(pool, grant, space)
+
+
+def _space(pool: Pool, grant: SessionGrant) -> ReservedSpace:
+    async def reserve(room_bytes: int, returned: list[int]) -> list[Token]:
+        path = f"/sessions/{grant.session}/reservations"
+        answer = await pool.client.call(
+            pool.coordinator, "POST", path, Reserve(room_bytes, returned), Reserved, timeout_s=pool.io_timeout_s
+        )
+        return answer.tokens
+
+    return ReservedSpace(reserve, lambda: copies_wanted(pool.map)[1], time.time)
+
+
+async def _store(
+    home: NodeHome,
+    settings: Settings,
+    pool: Pool,
+    namespace: RemoteNamespace,
+    places: Places,
+    space: ReservedSpace,
+    nursery: trio.Nursery,
+) -> ChunkStore:
+    peers = PeerStores(pool.client, lambda: pool.map, space.token, timeout_s=settings.io_timeout)
+
+    async def record(chunk: NewChunk) -> None:
+        try:
+            await namespace.apply([AddReplicas([chunk])])
+        except PoolError as error:
+            log.info("a late copy is not recorded: %s", error)
+
+    def late(volume: VolumeId, chunk: NewChunk) -> None:
+        nursery.start_soon(record, chunk)
+
+    replicated = ReplicatedStore(
+        peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=late,
+        io_timeout_s=settings.io_timeout,
+    )  # fmt: skip
+    budget = settings.cache_size
+    if budget is None:
+        budget = min(CACHE_BYTES, _disk_bytes(home.path) // CACHE_SHARE)
+    if not budget:
+        return replicated
+    return await CachedStore.open(replicated, home.path / "cache", budget=budget, nursery=nursery)
+
+
+def _disk_bytes(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize
+
+
+async def _keep_session(pool: Pool, grant: SessionGrant) -> None:
+    """Renew the session and follow the pool map; a coordinator that is away is met again when it is back."""
+    path = f"/sessions/{grant.session}/renew"
+    while True:
+        await trio.sleep(min(grant.lifetime_s / 3, 5.0))
+        try:
+            renewed = await pool.client.call(
+                pool.coordinator, "POST", path, RenewSession(pool.map.version), RenewedSession,
+                timeout_s=grant.lifetime_s / 3,
+            )  # fmt: skip
+            if renewed.map_version != pool.map.version:
+                await pool.fetch_map()
+        except (Unavailable, NotFound) as error:
+            log.info("the session is not renewed: %s", error)
+        except (Denied, PoolError) as error:
+            log.warning("the coordinator refuses to renew this mount's session: %s", error)
+
+
+async def _leave(pool: Pool, grant: SessionGrant, space: ReservedSpace) -> None:
+    """Good manners at the end; a coordinator that misses them notices by itself."""
+    with trio.move_on_after(3):
+        try:
+            await space.give_back()
+            await pool.client.request(pool.coordinator, "DELETE", f"/sessions/{grant.session}", timeout_s=3)
+        except PoolError as error:
+            log.info("the coordinator did not hear this mount leave: %s", error)

@@ -1,0 +1,281 @@
+"""The inodes this mount knows: their last attributes and head, loaded extents, unsaved bytes, handles and errors.
+
+Pure state with synchronous methods; the reader, writer and tree await around it. An inode stays known while the kernel
+or a handle refers to it or unsaved bytes exist.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import trio
+
+from p2pfs.errors import Corrupt, PoolError
+from p2pfs.format.extents import Extent, open_extent
+from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.types import INDICES_PER_RANGE, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
+
+REMEMBERED_CHANGES: Final = 100_000
+"""Forgotten inodes whose newest seen `change` is kept, so that an older one is still refused."""
+
+
+IDLE_INODES: Final = 4096
+"""Inodes nobody refers to that stay known, so that looking again costs no new object."""
+
+
+class Stat(NamedTuple):
+    """What a program sees of an inode, unsaved writes included."""
+
+    inode: InodeId
+    kind: Kind
+    mode: int
+    links: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    change: int
+
+
+class Page:
+    """The verified extents of one 256 MiB range, opened one MiB at a time when first read."""
+
+    def __init__(self, rows: list[ExtentRow], sizes: dict[ChunkId, int]) -> None:
+        self.rows: dict[int, list[ExtentRow]] = {}
+        self.sizes = sizes
+        self._opened: dict[int, list[Extent]] = {}
+        for row in rows:
+            self.rows.setdefault(row.index, []).append(row)
+
+    def layers(self, keys: VolumeKeys, volume: VolumeId, inode: InodeId, index: int) -> list[Extent]:
+        """The extents of one MiB. Raises Corrupt."""
+        opened = self._opened.get(index)
+        if opened is None:
+            opened = [open_extent(keys, volume, inode, row) for row in self.rows.get(index, ())]
+            self._opened[index] = opened
+        return opened
+
+    def change(self, added: list[ExtentRow], dropped: set[tuple[int, int]]) -> None:
+        """Follow this mount's own commit."""
+        for index in {row.index for row in added} | {index for index, _ in dropped}:
+            self._opened.pop(index, None)
+            kept = [row for row in self.rows.get(index, ()) if (index, row.seq) not in dropped]
+            kept += [row for row in added if row.index == index]
+            self.rows[index] = kept
+
+
+@dataclass(slots=True, eq=False)
+class Upload:
+    """One chunk of a freeze: its plan, and once sealed and stored, its identity and receipts."""
+
+    plan: ChunkPlan
+    chunk: ChunkId | None = None
+    key: bytes = b""
+    size: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
+
+    @property
+    def is_stored(self) -> bool:
+        return bool(self.receipts)
+
+
+@dataclass(slots=True, eq=False)
+class Freeze:
+    """Unsaved bytes that no write changes any more, on their way to peers and coordinator.
+
+    frozen ──seal, put──▶ stored (every upload has receipts) ──commit, in freeze order──▶ gone from the inode
+       ▲                     │
+       └──retry with back-off on failure (the error is raised once by the next write, fsync or close)
+    """
+
+    number: int
+    mibs: dict[int, DirtyMib]
+    uploads: list[Upload]
+    end: int  # file size these bytes imply
+    mtime_ns: int
+    bytes: int
+    inline: bool
+
+    @property
+    def is_stored(self) -> bool:
+        return self.inline or (bool(self.uploads) and all(upload.is_stored for upload in self.uploads))
+
+
+class Signal:
+    """Wakes everyone who waits, as often as it is pulsed."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def pulse(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Inode:
+    """One inode. Locks: `content` orders commits and truncations; nothing else awaits while holding it except those."""
+
+    def __init__(self, keys: VolumeKeys, volume: VolumeId, attributes: Attributes) -> None:
+        self.id = InodeId(attributes.inode)
+        self._keys, self._volume = keys, volume
+        self.attributes = attributes
+        self.head: Head = self._opened_head(attributes)
+        self.pages: dict[int, Page] = {}
+        self.inline: bytes | None = None  # opened on demand
+        self.lookups = 0
+        self.handles = 0
+        self.cached_change = -1  # the change the kernel's cached pages are of
+        self.unlinked = False  # registered with the coordinator as open without a name
+        self.content = trio.Lock()
+        self.active: dict[int, DirtyMib] = {}
+        self.frozen: list[Freeze] = []
+        self.error: PoolError | None = None
+        self.progress = Signal()
+        self.kick = Signal()
+        self.size = self.head.size  # with unsaved writes
+        self.mtime_ns = 0  # of unsaved writes, 0 if none
+        self.freezes = 0
+
+    @property
+    def kind(self) -> Kind:
+        return self.head.kind
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self.active or self.frozen)
+
+    @property
+    def is_used(self) -> bool:
+        return self.lookups > 0 or self.handles > 0 or self.is_dirty
+
+    def stat(self) -> Stat:
+        row = self.attributes
+        mtime = max(row.mtime_ns, self.mtime_ns) if self.is_dirty else row.mtime_ns
+        ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
+        return Stat(
+            self.id, self.kind, row.mode, row.links, row.uid, row.gid, row.rdev, self.size,
+            row.atime_ns, mtime, ctime, self.head.change,
+        )  # fmt: skip
+
+    def refresh(self, attributes: Attributes) -> bool:
+        """Take newer attributes in. False if they are older than what was seen: an answer overtaken on its way, or a
+        coordinator that serves an old state; the caller asks again and then refuses."""
+        if attributes.change < self.head.change:
+            return False
+        if attributes.change > self.head.change or attributes.head != self.attributes.head:
+            self.head = self._opened_head(attributes)
+            self.pages.clear()
+            self.inline = None
+            self.size = max([self.head.size, *self._unsaved_ends()])
+        if attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change:
+            self.attributes = attributes
+        return True
+
+    def committed(self, attributes: Attributes, head: Head) -> None:
+        """Follow this mount's own commit without dropping what is loaded; the kernel has those bytes too."""
+        if self.cached_change == self.head.change:
+            self.cached_change = head.change
+        self.head = head
+        self.attributes = attributes
+        self.size = max([head.size, *self._unsaved_ends()])
+
+    def _unsaved_ends(self) -> list[int]:
+        return [freeze.end for freeze in self.frozen] + [mib.end for mib in self.active.values()]
+
+    def _opened_head(self, attributes: Attributes) -> Head:
+        head = open_head(self._keys, self._volume, self.id, attributes.head)
+        if head.kind != attributes.kind or head.change != attributes.change:
+            raise Corrupt(f"inode {self.id}: its attributes contradict its sealed head")
+        return head
+
+    def take_page(self, page: ExtentPage, range_number: int) -> Page:
+        """Verify and keep loaded extents. The head must be that of `page.attributes` already.
+
+        Raises:
+            Corrupt: A row is missing, added or changed.
+        """
+        total = 0
+        for row in page.extents:
+            if row.index // INDICES_PER_RANGE != range_number:
+                raise Corrupt(f"inode {self.id}: an extent of another range")
+            total = add(total, row_digest(self._keys, self._volume, self.id, row))
+        if total != self.head.digest(range_number):
+            raise Corrupt(f"inode {self.id}: the extents of range {range_number} are not those that were written")
+        loaded = Page(page.extents, {ChunkId(place.chunk): place.size for place in page.places})
+        self.pages[range_number] = loaded
+        return loaded
+
+    def check_inline(self) -> bytes | None:
+        """The sealed inline data, verified to be this change's. Raises Corrupt."""
+        sealed = self.attributes.inline
+        if sealed is not None and inline_digest(self._keys, self._volume, self.id, sealed) != self.head.digest(0):
+            raise Corrupt(f"inode {self.id}: its inline data is not what was written")
+        return sealed
+
+    def fail(self, error: PoolError) -> None:
+        """Keep a background error for the next write, fsync or close."""
+        self.error = error
+        self.progress.pulse()
+
+    def raise_error(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+class InodeTable:
+    """Inodes by number, with the memory of the newest change of those forgotten."""
+
+    def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
+        self._keys, self._volume = keys, volume
+        self._inodes: dict[InodeId, Inode] = {}
+        self._seen: OrderedDict[InodeId, int] = OrderedDict()
+        self._idle: OrderedDict[InodeId, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def get(self, inode: InodeId) -> Inode | None:
+        return self._inodes.get(inode)
+
+    def all(self) -> list[Inode]:
+        return list(self._inodes.values())
+
+    def take(self, attributes: Attributes) -> tuple[Inode, bool]:
+        """The inode with these attributes taken in, and whether they were new enough."""
+        inode = self._inodes.get(InodeId(attributes.inode))
+        if inode is not None:
+            return inode, inode.refresh(attributes)
+        inode = Inode(self._keys, self._volume, attributes)
+        if attributes.change < self._seen.get(inode.id, 0):
+            return inode, False
+        self._seen.pop(inode.id, None)
+        self._inodes[inode.id] = inode
+        self.drop_unused(inode)
+        return inode, True
+
+    def drop_unused(self, inode: Inode) -> None:
+        """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
+        self._idle[inode.id] = None
+        self._idle.move_to_end(inode.id)
+        while len(self._idle) > IDLE_INODES:
+            oldest, _ = self._idle.popitem(last=False)
+            candidate = self._inodes.get(oldest)
+            if candidate is not None and not candidate.is_used:
+                del self._inodes[oldest]
+                self._remember_change(candidate)
+
+    def _remember_change(self, inode: Inode) -> None:
+        self._seen[inode.id] = inode.head.change
+        if len(self._seen) > REMEMBERED_CHANGES:
+            self._seen.popitem(last=False)

@@ -1,0 +1,114 @@
+"""Room promised by peers before data moves, so that a full pool is NoSpace at `write` and not a lost upload.
+
+`Space` is what the writer asks; `ReservedSpace` keeps tokens from the coordinator and hands them to the peers' stores.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+from p2pfs.errors import NoSpace
+from p2pfs.types import KIB, MIB, PeerNumber
+from p2pfs.wire.chunks import Token
+
+FIRST_ROOM: Final = 64 * MIB
+MOST_ROOM: Final = 1024 * MIB
+MARGIN_S: Final = 60.0
+"""Tokens closer to their end than this are not used for new data."""
+
+Reserver = Callable[[int, list[int]], Awaitable[list[Token]]]
+"""(room_bytes, returned token ids) → one token for each peer with room. Raises NoSpace, CoordinatorAway."""
+
+
+class Space(Protocol):
+    """Whether data may still be accepted."""
+
+    async def promise(self, size: int) -> None:
+        """Set room for `size` plain bytes aside for every copy. Raises NoSpace, CoordinatorAway."""
+        ...
+
+    def settle(self, size: int) -> None:
+        """The promised bytes were stored, or will never be."""
+        ...
+
+
+class EndlessSpace:
+    """For tests and read-only mounts."""
+
+    async def promise(self, size: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def settle(self, size: int) -> None:
+        pass
+
+
+class ReservedSpace:
+    """Rolling reservations: asks for more before what is there runs out, in growing amounts.
+
+    Invariant: `_promised` ≤ what at least `copies` peers' tokens still cover, or the next `promise` reserves.
+    """
+
+    def __init__(self, reserve: Reserver, copies: Callable[[], int], now_s: Callable[[], float]) -> None:
+        self._reserve, self._copies, self._now_s = reserve, copies, now_s
+        self._tokens: dict[PeerNumber, Token] = {}
+        self._left: dict[PeerNumber, int] = {}
+        self._promised = 0
+        self._room = FIRST_ROOM
+        self._lock = trio.Lock()
+
+    def _covered(self) -> int:
+        """Bytes that every one of `copies` copies still has promised room for."""
+        now = self._now_s()
+        lefts = sorted(
+            (self._left[peer] for peer, token in self._tokens.items() if token.expires_s - MARGIN_S > now), reverse=True
+        )
+        wanted = max(self._copies(), 1)
+        return lefts[wanted - 1] if len(lefts) >= wanted else 0
+
+    async def promise(self, size: int) -> None:
+        if self._covered() < _sealed(self._promised + size):
+            async with self._lock:
+                if self._covered() < _sealed(self._promised + size):
+                    await self._renew(_sealed(self._promised + size))
+        self._promised += size
+
+    def settle(self, size: int) -> None:
+        self._promised = max(self._promised - size, 0)
+
+    async def _renew(self, needed: int) -> None:
+        returned = [token.id for token in self._tokens.values()]
+        room = max(self._room, 2 * needed)
+        while True:
+            try:
+                tokens = await self._reserve(room, returned)
+                break
+            except NoSpace:
+                if room <= needed:
+                    raise
+                # the pool has no room for a comfortable reservation: take what this write needs
+                room = max(needed, room // 4)
+        self._room = min(2 * self._room, MOST_ROOM)
+        self._tokens = {PeerNumber(token.peer): token for token in tokens}
+        self._left = {PeerNumber(token.peer): token.room_bytes for token in tokens}
+
+    def token(self, peer: PeerNumber, size: int) -> Token | None:
+        """A token of that peer with room for `size` bytes, now counted as used; None: treat the peer as full."""
+        token = self._tokens.get(peer)
+        if token is None or self._left[peer] < size or token.expires_s <= self._now_s():
+            return None
+        self._left[peer] -= size
+        return token
+
+    async def give_back(self) -> None:
+        """Return every reservation (at unmount); losing this message costs nothing but time."""
+        returned = [token.id for token in self._tokens.values()]
+        self._tokens.clear()
+        self._left.clear()
+        if returned:
+            await self._reserve(0, returned)
+
+
+def _sealed(size: int) -> int:
+    """Bytes a peer may need for `size` plain ones: tags, and a header page a chunk."""
+    return size + size // 128 + 64 * KIB

@@ -1,0 +1,334 @@
+"""Names: looking up, making, linking, removing, renaming, listing. Every change is one synchronous batch.
+
+Names go out sealed and come back checked: a dentry whose tag does not fit its parent, name and inode is Corrupt, never
+shown. What a change builds on is named in it; when another mount was faster, it is looked up again and retried.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import trio
+
+from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
+from p2pfs.format.heads import Head, seal_head
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
+from p2pfs.format.values import ValueKind, open_value, seal_value
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import MAX_NAME_BYTES, MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.wire.namespace import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    Applied,
+    Attributes,
+    Entry,
+    Link,
+    Make,
+    Opened,
+    Operation,
+    Rename,
+    Unlink,
+)
+
+REMEMBERED_NAMES: Final = 20_000
+MOST_CONFLICTS: Final = 10
+
+
+class Owner(NamedTuple):
+    """Who makes an inode, as the kernel says."""
+
+    uid: int
+    gid: int
+
+
+class Child(NamedTuple):
+    """What a name led to when last seen: enough to build a change on, which the coordinator checks."""
+
+    inode: InodeId
+    kind: Kind
+
+
+class Listed(NamedTuple):
+    """One directory entry, with the cookie to go on behind it."""
+
+    name: bytes
+    cookie: DentryId
+    inode: Inode
+
+
+class Tree:
+    """The names of one volume as one mount sees and changes them."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        volume: VolumeId,
+        namespace: Namespace,
+        table: InodeTable,
+        *,
+        now_ns: Callable[[], int],
+        deleted: Callable[[Inode], None],
+    ) -> None:
+        self._keys, self._volume, self._deleted = keys, volume, deleted
+        self._namespace, self._table, self._now_ns = namespace, table, now_ns
+        self._names: OrderedDict[tuple[InodeId, bytes], Child] = OrderedDict()
+
+    # ---- attributes
+
+    async def inode(self, number: InodeId) -> Inode:
+        """The inode with attributes asked for now.
+
+        Raises:
+            NotFound: It is gone.
+            Corrupt: The coordinator serves an older state of it than it did before.
+        """
+        for _ in range(3):
+            inode, is_new_enough = self._table.take(await self._namespace.attributes(number))
+            if is_new_enough:
+                return inode
+        raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
+
+    def took(self, applied: Applied) -> None:
+        """Take in what a batch says of inodes this mount knows."""
+        for attributes in applied.attributes:
+            known = self._table.get(InodeId(attributes.inode))
+            if known is not None:
+                known.refresh(attributes)
+
+    def _take(self, attributes: Attributes) -> Inode:
+        inode, _ = self._table.take(attributes)
+        return inode
+
+    # ---- names
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Inode:
+        """Raises NotFound, NotDirectory, TooLarge (name), Corrupt."""
+        _check_name(name)
+        for _ in range(3):
+            try:
+                entry = await self._namespace.lookup(parent, seal_name(self._keys, self._volume, parent, name))
+            except NotFound:
+                self._names.pop((parent, name), None)
+                raise
+            inode, is_new_enough = self._checked(parent, name, entry)
+            if is_new_enough:
+                return inode
+        raise Corrupt(f"inode {entry.attributes.inode}: the coordinator serves an older state than it did before")
+
+    def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
+        child = Child(InodeId(entry.attributes.inode), Kind(entry.attributes.kind))
+        check_tag(self._keys, self._volume, parent, name, child.inode, child.kind, entry.tag)
+        self._remember(parent, name, child)
+        return self._table.take(entry.attributes)
+
+    def _remember(self, parent: InodeId, name: bytes, child: Child) -> None:
+        self._names[parent, name] = child
+        self._names.move_to_end((parent, name))
+        if len(self._names) > REMEMBERED_NAMES:
+            self._names.popitem(last=False)
+
+    async def _child(self, parent: InodeId, name: bytes) -> Child:
+        """What the name leads to, from memory if it was seen: the change that builds on it is checked."""
+        known = self._names.get((parent, name))
+        if known is not None:
+            return known
+        inode = await self.lookup(parent, name)
+        return Child(inode.id, inode.kind)
+
+    async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
+        """Up to `limit` entries behind a cookie, and whether that was all. Raises NotFound, NotDirectory, Corrupt."""
+        page = await self._namespace.directory(number, after, limit)
+        listed = []
+        for entry in page.entries:
+            name = open_name(self._keys, self._volume, number, entry.name)
+            inode, _ = self._checked(number, name, entry)
+            listed.append(Listed(name, DentryId(entry.dentry), inode))
+        return listed, page.complete
+
+    # ---- making
+
+    async def make(
+        self,
+        parent: InodeId,
+        name: bytes,
+        kind: Kind,
+        mode: int,
+        owner: Owner,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Inode:
+        """A new inode under a new name. Raises Exists, NotFound, NotDirectory, TooLarge."""
+        _check_name(name)
+        if target is not None and not 0 < len(target) <= MAX_TARGET_BYTES:
+            raise TooLarge(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
+        ids = await self._namespace.new_ids(2)
+        number, dentry = InodeId(ids[0]), ids[1]
+        size = len(target) if target is not None else 0
+        sealed_target = (
+            None if target is None else seal_value(self._keys, ValueKind.TARGET, self._volume, number, target)
+        )
+        applied = await self._namespace.apply(
+            [
+                Make(
+                    parent=parent,
+                    name=seal_name(self._keys, self._volume, parent, name),
+                    dentry=dentry,
+                    dentry_tag=dentry_tag(self._keys, self._volume, parent, name, number, kind),
+                    inode=number,
+                    kind=kind,
+                    mode=mode,
+                    uid=owner.uid,
+                    gid=owner.gid,
+                    rdev=rdev,
+                    head=seal_head(self._keys, self._volume, number, Head(0, size, kind)),
+                    time_ns=self._now_ns(),
+                    target=sealed_target,
+                )
+            ]
+        )
+        self.took(applied)
+        self._remember(parent, name, Child(number, kind))
+        return self._take(_row(applied, number))
+
+    async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
+        """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
+        _check_name(name)
+        inode = self._table.get(number) or await self.inode(number)
+        (dentry,) = await self._namespace.new_ids(1)
+        tag = dentry_tag(self._keys, self._volume, parent, name, number, inode.kind)
+        sealed = seal_name(self._keys, self._volume, parent, name)
+        applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
+        self.took(applied)
+        self._remember(parent, name, Child(number, inode.kind))
+        return self._take(_row(applied, number))
+
+    def target(self, inode: Inode) -> bytes:
+        """Where a symbolic link points. Raises Invalid, Corrupt."""
+        if inode.kind is not Kind.SYMLINK:
+            raise Invalid("not a symbolic link")
+        if inode.attributes.target is None:
+            raise Corrupt(f"inode {inode.id}: its target is missing")
+        return open_value(self._keys, ValueKind.TARGET, self._volume, inode.id, inode.attributes.target)
+
+    # ---- removing and moving
+
+    async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
+        """unlink or rmdir. An inode this mount has open lives on without a name until its last handle is closed."""
+        _check_name(name)
+        sealed = seal_name(self._keys, self._volume, parent, name)
+        for _ in range(MOST_CONFLICTS):
+            child = await self._child(parent, name)
+            operations: list[Operation] = self._keep_open(child.inode)
+            operations.append(Unlink(parent, sealed, child.inode, directory, self._now_ns()))
+            try:
+                applied = await self._namespace.apply(operations)
+            except Conflict:
+                self._names.pop((parent, name), None)
+                await trio.lowlevel.checkpoint()
+                continue
+            except NotFound:
+                self._names.pop((parent, name), None)
+                raise
+            self._names.pop((parent, name), None)
+            self._unlinked(child.inode, applied)
+            return
+        raise Unavailable("the name keeps changing")
+
+    def _keep_open(self, number: InodeId) -> list[Operation]:
+        """Registers an inode this mount has open, in the same batch that may take its last name."""
+        inode = self._table.get(number)
+        if inode is None or not inode.handles or inode.unlinked or inode.attributes.links > 1:
+            return []
+        return [Opened(number)]
+
+    def _unlinked(self, number: InodeId, applied: Applied) -> None:
+        self.took(applied)
+        for gone in applied.removed:
+            known = self._table.get(InodeId(gone))
+            if known is not None:
+                self._deleted(known)
+        inode = self._table.get(number)
+        if inode is not None and inode.handles and inode.attributes.links == 0:
+            inode.unlinked = True
+
+    async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
+        """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Atomic, whatever other mounts do meanwhile."""
+        _check_name(name)
+        _check_name(new_name)
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+            raise Invalid("these rename flags are not known")
+        for _ in range(MOST_CONFLICTS):
+            child = await self._child(parent, name)
+            replaced = await self._replaced(new_parent, new_name)
+            if replaced is None and flags & RENAME_EXCHANGE:
+                raise NotFound("there is nothing to exchange with")
+            if replaced is not None and flags & RENAME_NOREPLACE:
+                raise Exists("the new name is taken")
+            operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
+            keep = self._keep_open(replaced.inode) if replaced and not flags & RENAME_EXCHANGE else []
+            try:
+                applied = await self._namespace.apply([*keep, operation])
+            except (Conflict, NotFound):
+                known = self._names.pop((parent, name), None), self._names.pop((new_parent, new_name), None)
+                if known == (None, None):
+                    raise
+                await trio.lowlevel.checkpoint()
+                continue
+            self._renamed((parent, name), child, (new_parent, new_name), replaced, flags)
+            self.took(applied)
+            if replaced is not None and not flags & RENAME_EXCHANGE:
+                self._unlinked(replaced.inode, applied)
+            return
+        raise Unavailable("the name keeps changing")
+
+    async def _replaced(self, parent: InodeId, name: bytes) -> Child | None:
+        try:
+            return await self._child(parent, name)
+        except NotFound:
+            return None
+
+    async def _rename(
+        self, parent: InodeId, name: bytes, child: Child, new_parent: InodeId, new_name: bytes, replaced: Child | None,
+        flags: int,
+    ) -> Rename:  # fmt: skip
+        keys, volume = self._keys, self._volume
+        back_tag, dentry = b"", 0
+        if flags & RENAME_EXCHANGE and replaced is not None:
+            back_tag = dentry_tag(keys, volume, parent, name, replaced.inode, replaced.kind)
+        else:
+            (dentry,) = await self._namespace.new_ids(1)
+        return Rename(
+            parent=parent,
+            name=seal_name(keys, volume, parent, name),
+            inode=child.inode,
+            new_parent=new_parent,
+            new_name=seal_name(keys, volume, new_parent, new_name),
+            dentry=dentry,
+            dentry_tag=dentry_tag(keys, volume, new_parent, new_name, child.inode, child.kind),
+            replaced=replaced.inode if replaced else 0,
+            flags=flags,
+            time_ns=self._now_ns(),
+            back_tag=back_tag,
+        )
+
+    def _renamed(
+        self, old: tuple[InodeId, bytes], child: Child, new: tuple[InodeId, bytes], replaced: Child | None, flags: int
+    ) -> None:
+        self._names.pop(old, None)
+        if flags & RENAME_EXCHANGE and replaced is not None:
+            self._remember(*old, replaced)
+        self._remember(*new, child)
+
+
+def _row(applied: Applied, number: InodeId) -> Attributes:
+    return next(row for row in applied.attributes if row.inode == number)
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > MAX_NAME_BYTES:
+        raise TooLarge(f"a name has at most {MAX_NAME_BYTES} bytes")
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise Invalid("this cannot be a name")
