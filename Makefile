@@ -1,0 +1,80 @@
+# Everything a person does with this checkout. `make help` lists it.
+#
+# `make demo` and `make test` work on a machine that has nothing yet: scripts under packaging/ install the system
+# packages that are missing, and requirements*.lock pin every Python package by hash.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP_FLAGS := -qq --disable-pip-version-check
+SOURCES := p2pfs mount peerd tests
+DEMO_ROOT ?= .demo
+DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
+DEMO_PEERS ?= 3
+BENCH_OUT ?= bench-results
+PREFIX ?= /opt/p2pfs
+UNIT_DIR ?= /etc/systemd/system
+HELPER_DIR ?= /sbin
+DESTDIR ?=
+TESTS ?= tests
+PYTEST_FLAGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-stop test check format bench install uninstall lock clean system
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+system: ## install the system packages that are missing (apt, with sudo if not root)
+	@packaging/system-packages
+
+# Two stamps, so that a demo does not wait for the developers' tools.
+$(STAMPS)/run: requirements.lock pyproject.toml
+	@packaging/system-packages
+	@packaging/make-venv '$(PYTHON)' '$(VENV)'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
+	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(STAMPS)/run ## a pool of three peers on this machine, mounted at ./.demo/mnt
+	@$(BIN)/p2pfs demo start --root '$(DEMO_ROOT)' --mount '$(DEMO_MOUNT)' --peers $(DEMO_PEERS)
+
+demo-stop: ## end the demo pool; its data stays in ./.demo
+	@if [ -x $(BIN)/p2pfs ]; then $(BIN)/p2pfs demo stop --root '$(DEMO_ROOT)'; fi
+
+test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+check: $(STAMPS)/dev ## format, lint, types, layers
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@test ! -e packaging/__init__.py || { echo 'packaging/ must not be a Python package' >&2; exit 1; }
+
+format: $(STAMPS)/dev ## reformat and fix what can be fixed
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(STAMPS)/run ## the workload on a mount and on a plain directory, with their ratio
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/run.py --out $(BENCH_OUT)
+
+install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
+	@packaging/system-packages
+	@packaging/install --prefix '$(PREFIX)' --units '$(UNIT_DIR)' --helpers '$(HELPER_DIR)' --destdir '$(DESTDIR)' --python '$(PYTHON)'
+
+uninstall: ## undo `make install`; pools and their data stay
+	@packaging/install --remove --prefix '$(PREFIX)' --units '$(UNIT_DIR)' --helpers '$(HELPER_DIR)' --destdir '$(DESTDIR)'
+
+lock: ## compile both lock files anew from pyproject.toml
+	@packaging/compile-locks $(BIN)
+
+clean: demo-stop ## end the demo and remove everything made here, its data included
+	rm -rf $(DEMO_ROOT) $(BENCH_OUT) $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	find $(SOURCES) benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

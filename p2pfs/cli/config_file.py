@@ -1,0 +1,30 @@
+"""Keeps settings that a person gave once in a home's config.toml. Reading it is `p2pfs.runtime.config`'s."""
+
+import json
+from collections.abc import Mapping
+
+from p2pfs.runtime.config import parse_setting
+from p2pfs.runtime.files import write_durably
+from p2pfs.runtime.home import NodeHome
+
+_HEAD = "# Settings of this p2pfs node; docs/commands.md lists them all with their defaults.\n"
+
+
+def write_settings(home: NodeHome, settings: Mapping[str, str]) -> None:
+    """Add settings to the home's configuration; lines already there for the same names are replaced.
+
+    Raises:
+        Invalid: An unknown name or a value it cannot have.
+    """
+    for name, value in settings.items():
+        parse_setting(name, value)
+    if not settings:
+        return
+    try:
+        lines = home.config_path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        lines = [_HEAD.rstrip()]
+    kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
+    # JSON's strings are TOML's basic strings, except for DEL, which no setting contains.
+    kept += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    write_durably(home.config_path, ("\n".join(kept) + "\n").encode(), 0o600)

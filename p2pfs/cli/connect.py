@@ -1,0 +1,140 @@
+"""How a command reaches the coordinator: as this home's node, expecting exactly the coordinator it joined.
+
+No command knows more of the network than `converse`. An aged certificate is renewed on the way, so that a machine that
+is used keeps its membership.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from p2pfs import exitcodes
+from p2pfs.errors import Denied, Unavailable, UserError
+from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.types import Role, VolumeId, volume_name
+from p2pfs.wire.answers import Answer, unwrap
+from p2pfs.wire.failures import decode_failure
+
+if TYPE_CHECKING:
+    from p2pfs.net.client import Client, Endpoint
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_ANSWER_S: Final = 30.0
+_CONNECT_S: Final = 3.0
+
+
+class Coordinator:
+    """The coordinator of one pool, for one command."""
+
+    def __init__(self, client: "Client", endpoint: "Endpoint") -> None:
+        self.client = client
+        self.endpoint = endpoint
+
+    async def call(self, method: str, path: str, message: Any, kind: type[T]) -> T:  # noqa: ANN401 - any wire struct
+        """Send a message (None: no body), receive one of `kind`. Raises what the coordinator raised."""
+        return await self.client.call(self.endpoint, method, path, message, kind, timeout_s=_ANSWER_S)
+
+    async def ask(self, volume: VolumeId, question: Any, kind: type[T]) -> T:  # noqa: ANN401 - any Question
+        """The answer to one question about a volume's tree."""
+        path = f"/volumes/{volume_name(volume)}/questions"
+        answers = await self.call("POST", path, [question], list[Answer])
+        return unwrap(answers[0], kind)
+
+    async def fetch(self, path: str) -> bytes:
+        """The body of what is at `path`, as it came."""
+        reply = await self.client.request(self.endpoint, "GET", path, timeout_s=_ANSWER_S)
+        if reply.status >= 400:
+            raise decode_failure(reply.status, reply.body)
+        return bytes(reply.body)
+
+
+def converse(home: NodeHome, talk: Callable[[Coordinator], Awaitable[T]]) -> T:
+    """Run `talk` with the coordinator of this home.
+
+    Raises:
+        UserError: NO_HOME, or FOREIGN_COORDINATOR when somebody else answers at its addresses.
+        Unavailable: Nobody answers.
+        PoolError: What the coordinator or `talk` raised.
+    """
+    import trio
+
+    return trio.run(_converse, home, talk)
+
+
+def call(home: NodeHome, method: str, path: str, message: Any, kind: type[T]) -> T:  # noqa: ANN401 - any wire struct
+    """One question in a conversation of its own; see `converse` and `Coordinator.call`."""
+    return converse(home, lambda coordinator: coordinator.call(method, path, message, kind))
+
+
+def fetch(home: NodeHome, path: str) -> bytes:
+    """One answer as it came, in a conversation of its own."""
+    return converse(home, lambda coordinator: coordinator.fetch(path))
+
+
+def renew_if_due(home: NodeHome) -> None:
+    """Renew an aged certificate where the coordinator can be reached; nothing else is done.
+
+    Raises:
+        Denied: The certificate expired too long ago, or the node was revoked.
+    """
+    from p2pfs.net import enrolment
+
+    if not enrolment.is_due(home, time.time()):
+        return
+    try:
+        converse(home, _nothing)
+    except Unavailable as error:
+        _log.warning("the certificate could not be renewed: %s", error)
+
+
+async def _nothing(_coordinator: Coordinator) -> None:
+    """`converse` renews before it talks."""
+
+
+async def _converse(home: NodeHome, talk: Callable[[Coordinator], Awaitable[T]]) -> T:
+    from p2pfs.net import enrolment
+    from p2pfs.net.client import Client, Endpoint
+    from p2pfs.net.identity import Credentials, client_context
+
+    record = home.record()
+    credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+    endpoint = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
+    encounter = _Encounter(record)
+    open_client = functools.partial(Client, pool=record.pool, connect_s=_CONNECT_S, verify=encounter.look)
+    try:
+        if enrolment.is_due(home, time.time()):
+            async with open_client(client_context(credentials)) as client:
+                await enrolment.renew(home, client, endpoint)
+        async with open_client(client_context(credentials)) as client:
+            return await talk(Coordinator(client, endpoint))
+    except Denied as error:
+        if encounter.met_coordinator:
+            raise
+        raise UserError(
+            f"somebody else answers at {', '.join(record.addresses)}, not the coordinator of this pool ({error})",
+            exitcodes.FOREIGN_COORDINATOR,
+        ) from None
+    except Unavailable as error:
+        if encounter.met_coordinator:
+            raise
+        raise Unavailable(f"{error}; is it running, and is this machine connected?") from None
+
+
+class _Encounter:
+    """Remembers whether the coordinator itself was met, which tells "a stranger answered" from "it refuses us"."""
+
+    def __init__(self, record: NodeRecord) -> None:
+        self._record = record
+        self.met_coordinator = False
+
+    def look(self, certificate: bytes) -> None:
+        """Called with the certificate of whoever answered, which TLS has found to be signed by the pool's CA."""
+        from p2pfs.net.identity import identity_of
+
+        identity = identity_of(certificate)
+        expected = (self._record.pool, self._record.coordinator)
+        if (identity.pool, identity.node) == expected and Role.COORDINATOR in identity.roles:
+            self.met_coordinator = True

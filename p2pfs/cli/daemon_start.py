@@ -1,0 +1,36 @@
+"""What `coordinator start` and `peer start` have in common: checks, log, limits, then the service's own `run`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from p2pfs import exitcodes
+from p2pfs.errors import UserError
+from p2pfs.runtime import log, process
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome
+from p2pfs.types import Role
+
+Run = Callable[[NodeHome, Settings], int | None]
+
+
+def start(
+    home: NodeHome, overrides: dict[str, str], *, role: Role, log_file: Path | None, load: Callable[[], Run]
+) -> int:
+    """Run a service of this node until it is told to stop. `load` imports it, after what is cheap was checked.
+
+    Raises:
+        UserError: NO_HOME, BAD_CONFIGURATION, DENIED (the node has not got that role), BUSY.
+    """
+    record = home.record()
+    if role not in record.roles:
+        has = ", ".join(sorted(record.roles))
+        raise UserError(
+            f"the node in {home.path} has the roles {has}, not {role}: set P2PFS_HOME to the right node, "
+            f"or join again with an invite for that role",
+            exitcodes.DENIED,
+        )
+    settings = home.settings(overrides)
+    log.setup(settings.log_level, log_file)
+    process.harden()
+    process.raise_file_limit()
+    return load()(home, settings) or exitcodes.OK

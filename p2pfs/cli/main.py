@@ -1,0 +1,101 @@
+"""The `p2pfs` command: finds the subcommand's file, imports only that one, and turns errors into exit codes."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from p2pfs import exitcodes
+from p2pfs.cli import failures
+
+_COMMANDS: Final = {
+    "init": "init",
+    "invite": "invite",
+    "join": "join",
+    "revoke": "revoke",
+    "coordinator": "coordinator",
+    "peer": "peer",
+    "volume": "volume",
+    "mount": "mount",
+    "umount": "umount",
+    "where": "where",
+    "status": "status",
+    "demo": "demo",
+    "version": "version",
+}
+"""Command → its module below p2pfs.cli, in the order `--help` shows: as a newcomer meets them."""
+
+_INTERRUPTED: Final = 130
+"""What shells expect of a command ended by Ctrl-C."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's file when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = importlib.import_module(f"p2pfs.cli.{module}").command
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """An end-to-end encrypted, replicated peer-to-peer file system you mount as a directory.
+
+    A node's state lives in one directory: --home, else P2PFS_HOME, else /var/lib/p2pfs for root and
+    ~/.local/state/p2pfs for a person. Exit statuses are listed in docs/commands.md.
+
+    \b
+    Examples:
+      p2pfs demo start --root .demo --mount .demo/mnt    a whole pool on this machine
+      p2pfs init --name home                             a new pool, with this machine as coordinator
+      p2pfs join                                         enter a pool with the invite you were given
+      p2pfs mount photos ~/photos -d                     a volume as a directory
+    """
+
+
+def run(arguments: Sequence[str], command: click.Command = cli, name: str = "p2pfs") -> int:
+    """Run one command line; its exit status. Never raises, except what ends the process on purpose."""
+    try:
+        outcome = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else exitcodes.OK
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo(f"{name}: interrupted", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough; Python must not complain about it while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exitcodes.OK
+    except Exception as error:
+        return _report(error, name)
+
+
+def _report(error: Exception, name: str) -> int:
+    known = failures.expected(error)
+    if known is not None:
+        click.echo(f"{name}: {known}", err=True)
+        return failures.exit_code_of(known)
+    traceback.print_exception(error)
+    click.echo(f"{name}: this is a bug in p2pfs, not a mistake of yours; please report the lines above", err=True)
+    return exitcodes.FAILED
+
+
+def main() -> None:
+    """Entry point of the `p2pfs` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

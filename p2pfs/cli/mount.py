@@ -1,0 +1,195 @@
+"""`p2pfs mount`: everything before and around the mount's own `run`: options, passphrase, background."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from p2pfs import exitcodes
+from p2pfs.cli import failures, passphrases
+from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
+from p2pfs.errors import Invalid, PoolError, UserError
+from p2pfs.runtime import log, mounts, process
+from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.notify import notify
+from p2pfs.types import Role
+
+if TYPE_CHECKING:
+    from p2pfs_mount.options import MountOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What shall be mounted where, and how."""
+
+    home: NodeHome
+    volume: str
+    mount_point: Path  # canonical
+    options: "MountOptions"
+    settings: Settings
+    passphrase: passphrases.Passphrase
+    log_file: Path | None = None  # None in the foreground: standard error
+    pid_file: Path | None = None
+
+
+@click.command("mount")
+@click.argument("volume")
+@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.option("-d", "--background", is_flag=True, help="Return when the mount is usable and leave it running.")
+@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="ro, allow_other, home=DIR, …; as in fstab.")
+@log_file_option
+@pid_file_option
+@passphrases.passphrase_options
+@set_option
+@home_option
+def command(
+    volume: str,
+    mount_point: Path,
+    background: bool,
+    options: tuple[str, ...],
+    log_file: Path | None,
+    pid_file: Path | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    overrides: dict[str, str],
+    home: NodeHome,
+) -> int:
+    """Mount VOLUME at MOUNT_POINT, an empty directory; in the foreground until unmounted, or with -d behind it.
+
+    Settings (io_timeout, cache_size, memory_cache, durability and the others of docs/commands.md) can be given with
+    --set or -o. Unmount with `p2pfs umount`, which waits until everything is stored.
+
+    \b
+    Examples:
+      p2pfs mount photos ~/photos
+      p2pfs mount photos ~/photos -d -o ro --passphrase-file ~/.photos.pass
+      p2pfs mount photos ~/photos --set cache_size=2G
+    """
+    request = prepare(
+        volume, mount_point, ",".join(options),
+        home=home, overrides=overrides, passphrase_file=passphrase_file, passphrase_fd=passphrase_fd,
+        log_file=log_file, background=background, pid_file=pid_file,
+    )  # fmt: skip
+    if background:
+        return serve_behind(request)
+    return serve(request, lambda: click.echo(f"{volume} is mounted at {mount_point}", err=True))
+
+
+def prepare(
+    volume: str,
+    mount_point: Path,
+    options: str,
+    *,
+    home: NodeHome,
+    overrides: dict[str, str],
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    log_file: Path | None,
+    background: bool,
+    pid_file: Path | None = None,
+) -> Request:
+    """Check everything that can be checked before a passphrase is asked for.
+
+    Raises:
+        UserError: What is wrong, with its exit code.
+    """
+    run_options = _parse_options(options)
+    home = NodeHome(run_options.home.absolute()) if run_options.home else home
+    record = home.record()
+    if Role.CLIENT not in record.roles:
+        raise UserError(
+            f"the node in {home.path} may not use volumes: join with an invite for the role client", exitcodes.DENIED
+        )
+    settings = home.settings(overrides | run_options.settings)
+    path = mounts.canonical(mount_point)
+    require_machine(path)
+    if background and log_file is None:
+        log_file = home.path / "log" / f"mount-{path.name or 'root'}.log"
+    return Request(
+        home=home,
+        volume=volume,
+        mount_point=path,
+        options=run_options,
+        settings=settings,
+        passphrase=passphrases.source(
+            passphrase_file or run_options.passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}"
+        ),
+        log_file=log_file.absolute() if log_file else None,
+        pid_file=pid_file.absolute() if pid_file else None,
+    )
+
+
+def serve(request: Request, ready: Callable[[], None]) -> int:
+    """Serve the mount until it ends; the exit code."""
+    from p2pfs.cli import connect
+    from p2pfs_mount.main import run
+
+    log.setup(request.settings.log_level, request.log_file)
+    process.harden()
+    process.raise_file_limit()
+    connect.renew_if_due(request.home)
+
+    def tell() -> None:
+        notify("READY=1")
+        ready()
+
+    with holding_pid_file(request.pid_file):
+        return run(
+            request.home,
+            request.settings,
+            volume=request.volume,
+            mount_point=request.mount_point,
+            passphrase=request.passphrase,
+            options=request.options,
+            ready=tell,
+        )
+
+
+def serve_behind(request: Request) -> int:
+    """Serve the mount in a background process. The parent exits once it is usable, or with what went wrong; only the
+    child returns, when the mount has ended."""
+    assert request.log_file is not None, "prepare chose one"
+    # The terminal is the parent's: what must be asked is asked before.
+    secret = request.passphrase()
+    request.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    readiness = process.daemonise(request.log_file)
+    os.chdir("/")
+    try:
+        return serve(dataclasses.replace(request, passphrase=lambda: secret), readiness.ready)
+    except PoolError as error:
+        readiness.failed(str(error), failures.exit_code_of(error))
+        raise
+    except Exception as error:
+        known = failures.expected(error)
+        if known is not None:
+            readiness.failed(str(known), failures.exit_code_of(known))
+        raise
+
+
+def _parse_options(text: str) -> "MountOptions":
+    from p2pfs_mount.options import MountOptions
+
+    try:
+        return MountOptions.parse(text)
+    except Invalid as error:
+        raise UserError(str(error), exitcodes.BAD_CONFIGURATION) from None
+
+
+def require_machine(path: Path) -> None:
+    """Raises UserError (NO_FUSE, BAD_MOUNT_POINT)."""
+    from p2pfs_mount import life
+
+    try:
+        import pyfuse3
+    except ImportError as error:
+        raise UserError(
+            f"pyfuse3 is missing or does not load ({error}): install fuse3 and p2pfs with its extra “mount”",
+            exitcodes.NO_FUSE,
+        ) from None
+    del pyfuse3
+    life.require_fuse()
+    life.require_mount_point(path)

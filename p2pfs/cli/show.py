@@ -1,0 +1,35 @@
+"""How answers look: tables for people, JSON for programs. No decisions here."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDE: Final = 200
+
+
+def print_json(value: object) -> None:
+    """Any message, list or dictionary as indented JSON on standard output."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()) -> None:
+    """Rows under titles; columns named in `right` are numbers."""
+    console = console_for_output()
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold underline")
+    numbers = frozenset(right)
+    for title in titles:
+        table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def console_for_output() -> Console:
+    """Standard output. Piped output is not cut at 80 columns: something else reads it."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_WIDE)

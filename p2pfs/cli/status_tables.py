@@ -1,0 +1,91 @@
+"""The status report as tables for a person. Only looks; `status` gets the report and decides the exit status."""
+
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.text import Text
+
+from p2pfs.cli.show import print_table
+from p2pfs.coordinator.report import PeerReport, Reason, StatusReport
+from p2pfs.errors import Misuse
+from p2pfs.runtime.sizes import format_duration, format_size
+
+_COLOURS: Final = {
+    "healthy": "green",
+    "warning": "yellow",
+    "error": "red",
+    "up": "green",
+    "suspect": "yellow",
+    "down": "red",
+    "revoked": "red",
+}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Pool, reasons, peers, volumes, chunks, jobs.
+
+    Raises:
+        Misuse: The report is of a version this one cannot show; `--json` still can.
+    """
+    try:
+        known = msgspec.convert(report, StatusReport)
+    except msgspec.ValidationError as error:
+        raise Misuse(f"this coordinator's status cannot be shown as tables ({error}): try --json") from None
+    _print_pool(known)
+    for reason in known.reasons:
+        click.echo(f"  {_coloured(reason.severity, _sign(reason))} {reason.message} [{reason.code}]")
+    if known.peers:
+        titles = ("peer", "state", "zone", "used", "free", "capacity", "chunks", "address", "seen")
+        print_table(titles, map(_peer_row, known.peers), right=("used", "free", "capacity", "chunks"))
+    if known.volumes:
+        rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
+        print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
+    _print_chunks(known)
+    for job in known.jobs:
+        click.echo("job: " + ", ".join(f"{key} {value}" for key, value in job.items()))
+
+
+def _print_pool(report: StatusReport) -> None:
+    pool, coordinator = report.pool, report.coordinator
+    click.echo(f"pool {pool.name}: {_coloured(report.health, report.health)}")
+    click.echo(
+        f"  {pool.replicas} copies, writes wait for {pool.min_replicas}; "
+        f"{format_size(pool.used)} used of {format_size(pool.capacity)} offered, "
+        f"{format_size(pool.writable)} can still be written"
+    )
+    click.echo(
+        f"  coordinator {coordinator.name} at {', '.join(coordinator.addresses)}, "
+        f"up {format_duration(coordinator.uptime_s)}, version {coordinator.version}; {pool.sessions} mounts"
+    )
+
+
+def _peer_row(peer: PeerReport) -> tuple[str | Text, ...]:
+    return (
+        peer.name,
+        Text(peer.state, style=_COLOURS.get(peer.state, "")),
+        peer.zone,
+        format_size(peer.used),
+        format_size(peer.free),
+        format_size(peer.capacity),
+        f"{peer.chunks}",
+        ", ".join(peer.addresses),
+        f"{format_duration(peer.silent_s)} ago",
+    )
+
+
+def _print_chunks(report: StatusReport) -> None:
+    chunks = report.chunks
+    copies = ", ".join(f"{count} with {number}" for number, count in chunks.by_copies.items())
+    click.echo(f"chunks: {chunks.total}" + (f" ({copies})" if copies else ""))
+    if chunks.under_replicated or chunks.lost:
+        click.echo(f"  {chunks.under_replicated} with fewer copies than wanted, {chunks.lost} without any")
+
+
+def _sign(reason: Reason) -> str:
+    return "✗" if reason.severity == "error" else "!"
+
+
+def _coloured(word: str, text: str) -> str:
+    """Coloured by meaning; click.echo drops colours where the output is no terminal."""
+    return click.style(text, fg=_COLOURS.get(word))

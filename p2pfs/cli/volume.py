@@ -1,0 +1,178 @@
+"""`p2pfs volume create|list|show|ls`."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from p2pfs.cli import passphrases
+from p2pfs.cli.members import find_volume
+from p2pfs.cli.options import home_option, json_option, set_option
+from p2pfs.cli.show import print_json, print_table
+from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.sizes import format_size
+from p2pfs.types import VolumeId, volume_name
+from p2pfs.wire.volumes import VolumeInfo
+
+
+@click.group("volume")
+def command() -> None:
+    """Make volumes and look into them. A volume is one encrypted namespace, mounted as one directory.
+
+    \b
+    Example:
+      p2pfs volume create photos
+    """
+
+
+@command.command("create")
+@click.argument("name")
+@passphrases.passphrase_options
+@click.option(
+    "--recovery-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the recovery phrase to a new FILE instead of printing it.",
+)
+@set_option
+@home_option
+@json_option
+def create(
+    name: str,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    recovery_file: Path | None,
+    overrides: dict[str, str],
+    home: NodeHome,
+    as_json: bool,
+) -> None:
+    """Make a volume. Its keys are made here and leave this machine only wrapped by your passphrase.
+
+    The recovery phrase is shown once and kept nowhere: it opens the volume when the passphrase is forgotten. Without
+    both, nobody can read the volume any more. Settings: small_file, dedup.
+
+    \b
+    Examples:
+      p2pfs volume create photos
+      p2pfs volume create backup --set dedup=off --passphrase-file /root/backup.pass
+    """
+    from p2pfs.cli import volume_keys
+
+    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"New passphrase for {name}", new=True)
+    settings = home.settings(overrides)
+    made = volume_keys.create(
+        home,
+        name,
+        source,
+        small_file_bytes=settings.small_file,
+        dedup=settings.dedup,
+        owner=(os.geteuid(), os.getegid()),
+        time_ns=time.time_ns(),
+        recovery_file=recovery_file,
+    )
+    if as_json:
+        phrase = {} if recovery_file else {"recovery_phrase": made.recovery_phrase}
+        print_json(_as_json(made.volume) | phrase)
+        return
+    click.echo(f"made the volume {name}; mount it with: p2pfs mount {name} DIRECTORY")
+    if recovery_file is None:
+        click.echo("\nIts recovery phrase, shown this once; keep it on paper:\n")
+        click.echo(f"    {made.recovery_phrase}\n")
+
+
+@command.command("list")
+@home_option
+@json_option
+def list_volumes(home: NodeHome, as_json: bool) -> None:
+    """List the volumes this node may use.
+
+    \b
+    Example:
+      p2pfs volume list --json
+    """
+    volumes = _volumes(home)
+    if as_json:
+        print_json([_as_json(volume) for volume in volumes])
+    elif not volumes:
+        click.echo("no volumes yet; make one with: p2pfs volume create NAME")
+    else:
+        rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in volumes]
+        print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
+
+
+@command.command("show")
+@click.argument("volume")
+@home_option
+@json_option
+def show(volume: str, home: NodeHome, as_json: bool) -> None:
+    """Show what the pool knows about one volume.
+
+    \b
+    Example:
+      p2pfs volume show photos
+    """
+    facts = _as_json(find_volume(_volumes(home), volume))
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:18} {format_size(int(value)) if key in ('bytes', 'small_file_bytes') else value}")
+
+
+@command.command("ls")
+@click.argument("volume")
+@click.argument("path", default="/")
+@click.option("-l", "--long", "long", is_flag=True, help="Also kind, mode, owner, size and time.")
+@passphrases.passphrase_options
+@home_option
+@json_option
+def ls(
+    volume: str,
+    path: str,
+    long: bool,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    home: NodeHome,
+    as_json: bool,
+) -> None:
+    """List all files of a volume, or those below PATH, without mounting it.
+
+    Names are encrypted, so this needs the passphrase; every name and size shown was checked against its seal.
+
+    \b
+    Examples:
+      p2pfs volume ls photos
+      p2pfs volume ls photos /2026 --long --passphrase-file ~/.photos.pass
+    """
+    from p2pfs.cli import listing
+
+    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
+
+    def show_item(item: listing.Item) -> None:
+        if as_json:
+            # One object a line: a volume may have more files than fit in memory.
+            click.echo(listing.as_json_line(item))
+        else:
+            click.echo(listing.as_line(item) if long else item.path)
+
+    listing.walk(home, volume, path, source, show_item)
+
+
+def _volumes(home: NodeHome) -> list[VolumeInfo]:
+    from p2pfs.cli import connect
+
+    return connect.call(home, "GET", "/volumes", None, list[VolumeInfo])
+
+
+def _as_json(volume: VolumeInfo) -> dict[str, str | int | bool]:
+    return {
+        "id": volume_name(VolumeId(volume.volume)),
+        "name": volume.name,
+        "owner": volume.owner,
+        "files": volume.files,
+        "bytes": volume.bytes,
+        "small_file_bytes": volume.small_file_bytes,
+        "dedup": volume.dedup,
+        "created_s": volume.created_s,
+    }

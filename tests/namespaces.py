@@ -1,0 +1,424 @@
+"""Worlds for tests of the namespace: one volume behind each implementation, with sessions that come and go."""
+
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+from pki import make_ca
+
+from p2pfs.errors import Misuse
+from p2pfs.meta import engine, members, reaper, sessions, settings, volumes
+from p2pfs.meta.database import Database, InlineDatabase, open_database
+from p2pfs.meta.local import LocalNamespace
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.meta.protocol import Namespace
+from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.server import Request, Response, Server
+from p2pfs.runtime.clocks import SystemClock
+from p2pfs.types import ROOT_INODE, ChunkId, Kind, NodeId, PeerState, Role, SessionId, VolumeId
+from p2pfs.wire import answers
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.membership import Heartbeat, Resources
+from p2pfs.wire.namespace import (
+    Attributes,
+    Batch,
+    Commit,
+    Entry,
+    ExtentRow,
+    Link,
+    Make,
+    NewChunk,
+    Question,
+    Rename,
+    Unlink,
+)
+from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs.wire.volumes import CreateVolume, GrantIds, OpenSession, SessionGrant
+
+VOLUME = VolumeId(0x0123456789ABCDEF)
+GENUINE = b"a true receipt.."
+WANTED_MIN = 2
+PEER_BYTES = 1000
+NODE = NodeId("ab" * 16)
+OPEN_S = 3600.0
+
+
+def verify(volume: VolumeId, new: NewChunk) -> None:
+    """A receipt is genuine when it says so."""
+    if volume != VOLUME or any(receipt.mac != GENUINE for receipt in new.receipts):
+        raise Misuse("this receipt is not genuine")
+
+
+def chunk_id(number: int) -> ChunkId:
+    return ChunkId(number.to_bytes(32, "big"))
+
+
+def new_chunk(number: int, *peers: int, size: int = 1000) -> NewChunk:
+    """A chunk with genuine receipts of some peers."""
+    return NewChunk(chunk_id(number), size, [Receipt(peer, 1, GENUINE) for peer in peers or (1, 2)])
+
+
+def extent(index: int, seq: int, chunk: int | None) -> ExtentRow:
+    return ExtentRow(index, seq, None if chunk is None else chunk_id(chunk), b"sealed %d %d" % (index, seq))
+
+
+def create_volume() -> CreateVolume:
+    return CreateVolume(VOLUME, "home", b"c" * 16, [], b"root head", 0o755, 1000, 1000, 1)
+
+
+class World(Protocol):
+    """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted."""
+
+    async def mount(self, *, read_only: bool = False) -> Namespace: ...
+
+    async def end(self, namespace: Namespace) -> None: ...
+
+    async def purge(self, chunk: ChunkId) -> None: ...
+
+    async def reap(self) -> None: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.volume = MemoryVolume(
+            root_head=b"root head",
+            volume=VOLUME,
+            verify=verify,
+            wanted_min=WANTED_MIN,
+            room=(1500, 1500),
+            time_ns=1,
+            uid=1000,
+            gid=1000,
+        )
+
+    async def mount(self, *, read_only: bool = False) -> Namespace:
+        return self.volume.session(read_only=read_only)
+
+    async def end(self, namespace: Namespace) -> None:
+        assert isinstance(namespace, MemoryNamespace)
+        self.volume.end(namespace.number)
+
+    async def purge(self, chunk: ChunkId) -> None:
+        self.volume.purging.add(chunk)
+
+    async def reap(self) -> None:
+        return
+
+
+class SqlWorld:
+    """Over any Database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def prepare(self) -> None:
+        await self.database.write(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        await self.database.write(_add_peers)
+
+    async def open_session(self, *, read_only: bool) -> SessionGrant:
+        def begin(connection: sqlite3.Connection) -> SessionGrant:
+            return sessions.open_session(
+                connection,
+                VOLUME,
+                node=NODE,
+                owner="anna",
+                request=OpenSession(read_only=read_only),
+                now_s=0.0,
+                lifetime_s=OPEN_S,
+            )
+
+        return await self.database.write(begin)
+
+    async def mount(self, *, read_only: bool = False) -> Namespace:
+        grant = await self.open_session(read_only=read_only)
+        return LocalNamespace(
+            self.database,
+            VOLUME,
+            SessionId(grant.session),
+            verify=verify,
+            wanted_min=lambda: WANTED_MIN,
+            clock=SystemClock(),
+        )
+
+    async def end(self, namespace: Namespace) -> None:
+        session: SessionId = namespace.session  # type: ignore[attr-defined]
+        await self.database.write(lambda c: sessions.close_session(c, session))
+
+    async def purge(self, chunk: ChunkId) -> None:
+        await self.database.write(lambda c: c.execute("UPDATE chunk SET purging = 1 WHERE id = ?", (chunk,)))
+
+    async def reap(self) -> None:
+        while await self.database.write(lambda c: reaper.reap(c, now_s=1.0, limit=2)):
+            pass
+
+
+class RemoteWorld(SqlWorld):
+    """The same behind a server with just the routes of a mount."""
+
+    def __init__(self, database: Database, client: Client, coordinator: Endpoint) -> None:
+        super().__init__(database)
+        self.client = client
+        self.coordinator = coordinator
+
+    async def mount(self, *, read_only: bool = False) -> Namespace:
+        return await RemoteNamespace.open(
+            self.client,
+            self.coordinator,
+            VOLUME,
+            request=OpenSession(read_only=read_only),
+            io_timeout_s=10.0,
+        )
+
+
+def _add_peers(connection: sqlite3.Connection) -> None:
+    resources = Resources(0, 0, 0, 0, 0, 0.0, 0, 0)
+    for number in range(3):
+        node = NodeId(f"{number:032x}")
+        members.add_node(connection, members.Node(node, "p", "p", "", frozenset({Role.PEER}), 0, 0.0))
+        peer = members.add_peer(connection, node, now_s=0.0)
+        beat = Heartbeat([], PEER_BYTES, 0, 0, 0, 0.0, resources, 0, 0)
+        members.record_heartbeat(connection, peer, heartbeat=beat, capacity=PEER_BYTES, now_s=0.0)
+        members.set_peer_state(connection, peer, state=PeerState.UP, now_s=0.0)
+    settings.write(connection, settings.REPLICAS, value=2)
+
+
+def handlers(world: SqlWorld) -> dict[str, Any]:
+    """What a coordinator answers to a mount, without its policies."""
+
+    def session(request: Request) -> SessionId:
+        return SessionId(request.parameters["session"])
+
+    async def open_session(request: Request) -> Response:
+        message = await request.message(OpenSession)
+        return Response.of(await world.open_session(read_only=message.read_only))
+
+    async def questions(request: Request) -> Response:
+        asked = await request.message(list[Question])
+        return Response.of(world.database.read(lambda c: engine.answer_all(c, VOLUME, asked)))
+
+    async def batch(request: Request) -> Response:
+        message = await request.message(Batch)
+
+        def change(connection: sqlite3.Connection) -> answers.Answer:
+            return sessions.apply_batch(
+                connection, session(request), batch=message, verify=verify, wanted_min=WANTED_MIN, now_s=0.0
+            )
+
+        return Response(body=answers.value_of(await world.database.write(change)))
+
+    async def grant_ids(request: Request) -> Response:
+        message = await request.message(GrantIds)
+        return Response.of(
+            await world.database.write(lambda c: sessions.grant_ids(c, session(request), count=message.count))
+        )
+
+    async def close_session(request: Request) -> Response:
+        await world.database.write(lambda c: sessions.close_session(c, session(request)))
+        return Response()
+
+    return {
+        "open_session": open_session,
+        "questions": questions,
+        "batch": batch,
+        "grant_ids": grant_ids,
+        "close_session": close_session,
+    }
+
+
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[RemoteWorld]:
+    """A remote world over loopback TLS."""
+    ca = make_ca(directory)
+    server_node, mount_node = ca.issue(roles=(Role.COORDINATOR,)), ca.issue(roles=(Role.CLIENT,))
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(directory / "pool.db"))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        listeners = await open_listeners("127.0.0.1:0")
+        client = await stack.enter_async_context(Client(mount_node.client(), ca.pool))
+        address = tuple(bound_addresses(listeners))
+        world = RemoteWorld(database, client, Endpoint(server_node.node, Role.COORDINATOR, address))
+        server = Server(
+            COORDINATOR_ROUTES,
+            handlers(world),
+            context=server_node.server(),
+            pool=ca.pool,
+            authorise=lambda route, identity, parameters: None,
+        )
+        await nursery.start(server.serve, listeners)
+        await world.prepare()
+        yield world
+        await client.aclose()
+        await server.stop(1.0)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def world(kind: str, directory: Path) -> AsyncIterator[World]:
+    """A world of one of KINDS."""
+    if kind == "memory":
+        yield MemoryWorld()
+    elif kind == "inline":
+        database = InlineDatabase()
+        inline = SqlWorld(database)
+        await inline.prepare()
+        yield inline
+        database.close()
+    elif kind == "sqlite":
+        async with open_database(directory / "pool.db") as threaded:
+            local = SqlWorld(threaded)
+            await local.prepare()
+            yield local
+    else:
+        async with served(directory) as remote:
+            yield remote
+
+
+KINDS = ("memory", "inline", "sqlite", "remote")
+
+
+class Hand:
+    """Makes operations with numbers from a namespace and times that never repeat."""
+
+    def __init__(self, namespace: Namespace, *, now: Callable[[], int] | None = None) -> None:
+        self.namespace = namespace
+        ticks = itertools.count(1000)
+        self.now = now or (lambda: next(ticks))
+
+    async def number(self) -> int:
+        return (await self.namespace.new_ids(1))[0]
+
+    async def make_operation(
+        self,
+        name: bytes,
+        *,
+        parent: int = ROOT_INODE,
+        kind: Kind = Kind.FILE,
+        **more: Any,  # noqa: ANN401 - fields of Make
+    ) -> Make:
+        target = b"sealed target" if kind == Kind.SYMLINK else None
+        dentry, inode = await self.namespace.new_ids(2)
+        fields = {"mode": 0o644, "uid": 1, "gid": 2, "rdev": 0, "time_ns": self.now(), "target": target} | more
+        return Make(
+            parent=parent,
+            name=name,
+            dentry=dentry,
+            dentry_tag=b"tag of " + name,
+            inode=inode,
+            kind=kind,
+            head=b"head 0",
+            **fields,
+        )
+
+    async def make(self, name: bytes, *, parent: int = ROOT_INODE, kind: Kind = Kind.FILE, **more: Any) -> int:  # noqa: ANN401
+        operation = await self.make_operation(name, parent=parent, kind=kind, **more)
+        await self.namespace.apply([operation])
+        return operation.inode
+
+    async def directory(self, name: bytes, *, parent: int = ROOT_INODE) -> int:
+        return await self.make(name, parent=parent, kind=Kind.DIRECTORY)
+
+    async def link(self, inode: int, name: bytes, *, parent: int = ROOT_INODE) -> None:
+        await self.namespace.apply([Link(parent, name, await self.number(), b"link tag", inode, self.now())])
+
+    async def unlink(self, name: bytes, inode: int, *, parent: int = ROOT_INODE, directory: bool = False) -> list[int]:
+        applied = await self.namespace.apply([Unlink(parent, name, inode, directory, self.now())])
+        return applied.removed
+
+    async def rename(
+        self,
+        name: bytes,
+        inode: int,
+        new_name: bytes,
+        *,
+        parent: int = ROOT_INODE,
+        new_parent: int = ROOT_INODE,
+        replaced: int = 0,
+        flags: int = 0,
+    ) -> list[int]:
+        operation = Rename(
+            parent=parent,
+            name=name,
+            inode=inode,
+            new_parent=new_parent,
+            new_name=new_name,
+            dentry=await self.number(),
+            dentry_tag=b"moved " + new_name,
+            replaced=replaced,
+            flags=flags,
+            time_ns=self.now(),
+            back_tag=b"back " + name,
+        )
+        return (await self.namespace.apply([operation])).removed
+
+    async def commit(self, inode: int, base_change: int, **more: Any) -> Attributes:  # noqa: ANN401
+        """A commit with a head that names its change."""
+        fields = {"size": 0, "head": b"head %d" % (base_change + 1), "time_ns": self.now()} | more
+        applied = await self.namespace.apply([Commit(inode, base_change, **fields)])
+        return next(row for row in applied.attributes if row.inode == inode)
+
+    async def names(self, inode: int = ROOT_INODE, limit: int = 1000) -> list[bytes]:
+        return [entry.name for entry in await self.entries(inode, limit)]
+
+    async def entries(self, inode: int = ROOT_INODE, limit: int = 1000) -> list[Entry]:
+        """All entries of a directory, page by page."""
+        found: list[Entry] = []
+        while True:
+            page = await self.namespace.directory(inode, found[-1].dentry if found else 0, limit)  # type: ignore[arg-type]
+            assert len(page.entries) <= limit
+            found += page.entries
+            if page.complete:
+                return found
+            assert page.entries
+
+    async def layers(self, inode: int, range_number: int = 0) -> list[tuple[int, int]]:
+        """(index, seq) of the live extents of a range."""
+        page = await self.namespace.extents(inode, range_number)  # type: ignore[arg-type]
+        return [(row.index, row.seq) for row in page.extents]
+
+
+def broken_invariants(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with a database, in words; empty when all counters and links agree with the rows."""
+    checks = {
+        "a chunk counts other references than it has": "SELECT count(*) FROM chunk c WHERE refs !="
+        " (SELECT count(*) FROM extent e WHERE e.chunk = c.number)",
+        "a chunk is doomed although named, or the reverse": "SELECT count(*) FROM chunk"
+        " WHERE (refs = 0) != (doomed_s IS NOT NULL)",
+        "an extent names a chunk that is not there": "SELECT count(*) FROM extent WHERE chunk IS NOT NULL"
+        " AND chunk NOT IN (SELECT number FROM chunk)",
+        "a replica is of no chunk": "SELECT count(*) FROM replica WHERE chunk NOT IN (SELECT number FROM chunk)",
+        "a volume counts its inodes wrongly": "SELECT count(*) FROM volume v WHERE inodes !="
+        " (SELECT count(*) FROM inode i WHERE i.volume = v.id)",
+        "a volume counts its bytes wrongly": "SELECT count(*) FROM volume v WHERE bytes !="
+        " (SELECT coalesce(sum(size), 0) FROM inode i WHERE i.volume = v.id)",
+        "a name leads nowhere": "SELECT count(*) FROM dentry d WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = d.volume AND i.inode = d.inode)",
+        "a name is in no directory": "SELECT count(*) FROM dentry d WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = d.volume AND i.inode = d.parent AND i.kind = 2 AND i.links > 0)",
+        "a file has other names than links": "SELECT count(*) FROM inode i WHERE kind != 2 AND links !="
+        " (SELECT count(*) FROM dentry d WHERE d.volume = i.volume AND d.inode = i.inode)",
+        "a directory counts its subdirectories wrongly": "SELECT count(*) FROM inode i WHERE kind = 2 AND links > 0"
+        " AND links != 2 + (SELECT count(*) FROM inode s WHERE s.volume = i.volume AND s.kind = 2 AND s.links > 0"
+        " AND s.parent = i.inode AND s.inode != i.inode)",
+        "an inode has neither name nor handle": "SELECT count(*) FROM inode i WHERE links = 0 AND NOT EXISTS"
+        " (SELECT 1 FROM open_inode o WHERE o.volume = i.volume AND o.inode = i.inode)",
+        "a handle is of no inode or session": "SELECT count(*) FROM open_inode o WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = o.volume AND i.inode = o.inode)"
+        " OR o.session NOT IN (SELECT number FROM session)",
+        "inline data and its flag disagree": "SELECT count(*) FROM inode i WHERE inline !="
+        " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
+        "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
+        "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"
+        " (SELECT 1 FROM cut k WHERE k.volume = e.volume AND k.inode = e.inode AND k.from_mib = 0 AND k.seq > e.seq)",
+    }
+    wrong = [sentence for sentence, query in checks.items() if connection.execute(query).fetchone()[0]]
+    if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+        wrong.append("the file itself is damaged")
+    return wrong

@@ -1,0 +1,122 @@
+"""A whole pool of real processes for tests: what `p2pfs demo` runs, with handles on its parts.
+
+Everything lives below one directory and on loopback; `stop` ends it and fails if a mount is left behind.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from p2pfs.runtime import mounts
+
+COMMAND = [sys.executable, "-m", "p2pfs.cli.main"]
+START_S = 90
+STOP_S = 60
+
+
+class DemoPool:
+    """One `p2pfs demo` below `root`, mounted at `mount`."""
+
+    def __init__(self, root: Path, *, peers: int = 3, settings: dict[str, str] | None = None) -> None:
+        self.root = root / "pool"
+        self.mount = root / "mnt"
+        self._peers, self._settings = peers, settings or {}
+
+    def p2pfs(
+        self, *arguments: str, home: Path | None = None, expect: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one command as a person would; `expect` is its exit status, None for any."""
+        environment = dict(os.environ, P2PFS_HOME=str(home or self.root / "mount"))
+        result = subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, timeout=START_S, env=environment, check=False
+        )
+        assert expect is None or result.returncode == expect, (
+            f"p2pfs {' '.join(arguments)} gave {result.returncode}: {result.stderr or result.stdout}"
+        )
+        return result
+
+    def start(self) -> None:
+        """Start it, or bring back what died; its data is as it was."""
+        settings = [word for key, value in self._settings.items() for word in ("--set", f"{key}={value}")]
+        self.p2pfs(
+            "demo", "start", "--root", str(self.root), "--mount", str(self.mount),
+            "--peers", str(self._peers), "--replicas", "2", *settings,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        self.p2pfs("demo", "stop", "--root", str(self.root))
+        assert mounts.mounted_type(self.mount) is None, "the mount was left behind"
+
+    def pid(self, part: str) -> int:
+        """Of "coordinator", "peer-1"…, "mount"."""
+        return int((self.root / "run" / f"{part}.pid").read_text())
+
+    def signal(self, part: str, number: signal.Signals) -> None:
+        os.kill(self.pid(part), number)
+
+    def kill(self, part: str) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        pid = self.pid(part)
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                import select
+
+                select.select([descriptor], [], [], 10)
+            finally:
+                os.close(descriptor)
+
+    def status(self) -> dict[str, Any]:
+        """`p2pfs status --json`, whatever it thinks of the pool's health."""
+        answer: dict[str, Any] = json.loads(self.p2pfs("status", "--json", expect=None).stdout)
+        return answer
+
+    def unmount(self) -> None:
+        self.p2pfs("umount", str(self.mount))
+
+    def empty_caches(self) -> None:
+        """The mount's disk cache and the kernel's; only while it is not mounted."""
+        shutil.rmtree(self.root / "mount" / "cache", ignore_errors=True)
+        drop_kernel_caches()
+
+    def remount_empty(self) -> None:
+        """Mount anew with every cache empty."""
+        if mounts.mounted_type(self.mount) is not None:
+            self.unmount()
+        self.empty_caches()
+        self.start()
+
+    def log(self, part: str) -> str:
+        return (self.root / "log" / f"{part}.log").read_text(encoding="utf-8")
+
+
+def drop_kernel_caches() -> None:
+    """As root; elsewhere the caches stay and the test is only weaker."""
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@contextlib.contextmanager
+def demo_pool(root: Path, *, peers: int = 3, settings: dict[str, str] | None = None) -> Iterator[DemoPool]:
+    """A started pool that is stopped at the end, also when parts of it were killed or stopped by signals."""
+    pool = DemoPool(root, peers=peers, settings=settings)
+    try:
+        pool.start()
+        yield pool
+    finally:
+        pool.stop()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
