@@ -129,6 +129,7 @@ def _stats(attached: Attached, operations: Operations) -> dict[str, int]:
     return {
         "known_inodes": attached.filesystem.known(),
         "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
+        "fetched_bytes": attached.fetched_bytes(),
         "unexpected_errors": operations.unexpected,
     }
 

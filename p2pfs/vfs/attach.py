@@ -6,6 +6,7 @@ Used by the mount and by commands that read a volume without mounting it. Nothin
 import logging
 import os
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,31 +21,27 @@ from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
-from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys, WrongKey, unwrap_any
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.enrolment import keep_renewed
 from p2pfs.net.identity import Credentials, client_context
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime.clocks import SystemClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem, Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.writer import WriteLimits
-from p2pfs.wire.chunks import Token
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.volumes import (
     OpenSession,
-    RenewedSession,
-    RenewSession,
-    Reserve,
-    Reserved,
-    SessionGrant,
     VolumeInfo,
     VolumeSlots,
 )
@@ -63,13 +60,19 @@ class Attached:
     filesystem: Filesystem
     volume: VolumeInfo
     map: Callable[[], PoolMap]
+    fetched_bytes: Callable[[], int]
+    """Sealed bytes that came from peers, not from the disk cache."""
 
 
 class Pool:
     """The pool as a client node sees it: its coordinator, the current map, requests by name."""
 
-    def __init__(self, client: Client, coordinator: Endpoint, io_timeout_s: float) -> None:
+    def __init__(
+        self, client: Client, coordinator: Endpoint, io_timeout_s: float, *, contexts: tuple[ssl.SSLContext, ...] = ()
+    ) -> None:
+        """`contexts` are the client's, for who renews this node's certificate."""
         self.client, self.coordinator, self.io_timeout_s = client, coordinator, io_timeout_s
+        self.contexts = contexts
         self._map: PoolMap | None = None
 
     @property
@@ -134,13 +137,13 @@ async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
     """A node's connection to its pool, with the map fetched once."""
     record = home.record()
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+    context = client_context(credentials)
     client = Client(
-        client_context(credentials), PoolId(record.pool), clock=SystemClock(),
-        connections_per_node=settings.connections_per_node,
-    )  # fmt: skip
+        context, PoolId(record.pool), clock=SystemClock(), connections_per_node=settings.connections_per_node
+    )
     try:
         coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
-        pool = Pool(client, coordinator, settings.io_timeout)
+        pool = Pool(client, coordinator, settings.io_timeout, contexts=(context,))
         await pool.fetch_map()
         yield pool
     finally:
@@ -166,42 +169,32 @@ async def attach(
     """
     async with connect(home, settings) as pool, trio.open_nursery() as nursery:
         info = await pool.volume(volume)
+        number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
-        path = f"/volumes/{volume_name(VolumeId(info.volume))}/sessions"
-        opening = OpenSession(mount_point=mount_point, read_only=read_only)
-        grant = await pool.client.call(
-            pool.coordinator, "POST", path, opening, SessionGrant, timeout_s=settings.io_timeout
-        )
-        namespace = RemoteNamespace(
-            pool.client, pool.coordinator, grant, VolumeId(info.volume), io_timeout_s=settings.io_timeout
-        )
+        namespace = await RemoteNamespace.open(
+            pool.client, pool.coordinator, number,
+            request=OpenSession(mount_point=mount_point, read_only=read_only), io_timeout_s=settings.io_timeout,
+            on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
+        )  # fmt: skip
+        nursery.start_soon(namespace.maintain)
+        nursery.start_soon(_keep_renewed, home, pool)
         places = Places(namespace)
-        space = _space(pool, grant)
+        space = ReservedSpace(namespace.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         store = await _store(home, settings, pool, namespace, places, space, nursery)
-        nursery.start_soon(_keep_session, pool, grant)
         limits = Limits(
-            write=WriteLimits(settings.write_buffer, info.small_file_bytes, info.dedup, 5.0, settings.io_timeout),
+            write=WriteLimits(
+                settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout
+            ),
             memory_cache=settings.memory_cache,
             close_waits=settings.durability == "close",
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
-            keys, VolumeId(info.volume), namespace, store, places, writing, limits=limits, now_ns=time.time_ns
+            keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns
         ) as filesystem:
-            yield Attached(filesystem, info, lambda: pool.map)
+            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store))
         nursery.cancel_scope.cancel()
-        await _leave(pool, grant, space)
-
-
-def _space(pool: Pool, grant: SessionGrant) -> ReservedSpace:
-    async def reserve(room_bytes: int, returned: list[int]) -> list[Token]:
-        path = f"/sessions/{grant.session}/reservations"
-        answer = await pool.client.call(
-            pool.coordinator, "POST", path, Reserve(room_bytes, returned), Reserved, timeout_s=pool.io_timeout_s
-        )
-        return answer.tokens
-
-    return ReservedSpace(reserve, lambda: copies_wanted(pool.map)[1], time.time)
+        await _leave(namespace, space)
 
 
 async def _store(
@@ -241,29 +234,29 @@ def _disk_bytes(path: Path) -> int:
     return found.f_blocks * found.f_frsize
 
 
-async def _keep_session(pool: Pool, grant: SessionGrant) -> None:
-    """Renew the session and follow the pool map; a coordinator that is away is met again when it is back."""
-    path = f"/sessions/{grant.session}/renew"
-    while True:
-        await trio.sleep(min(grant.lifetime_s / 3, 5.0))
+async def _follow_map(pool: Pool) -> None:
+    """Fetch the map after it changed, as soon as the coordinator lets us."""
+    for pause_s in backoff(0.5, 15.0):
         try:
-            renewed = await pool.client.call(
-                pool.coordinator, "POST", path, RenewSession(pool.map.version), RenewedSession,
-                timeout_s=grant.lifetime_s / 3,
-            )  # fmt: skip
-            if renewed.map_version != pool.map.version:
-                await pool.fetch_map()
-        except (Unavailable, NotFound) as error:
-            log.info("the session is not renewed: %s", error)
-        except (Denied, PoolError) as error:
-            log.warning("the coordinator refuses to renew this mount's session: %s", error)
+            return await pool.fetch_map()
+        except PoolError as error:
+            log.info("the pool map is not fetched: %s", error)
+        await trio.sleep(pause_s)
 
 
-async def _leave(pool: Pool, grant: SessionGrant, space: ReservedSpace) -> None:
+async def _keep_renewed(home: NodeHome, pool: Pool) -> None:
+    await keep_renewed(home, pool.client, pool.coordinator, contexts=pool.contexts, clock=SystemClock())
+
+
+def _fetched(store: ChunkStore) -> int:
+    return store.bytes_fetched if isinstance(store, CachedStore) else 0
+
+
+async def _leave(namespace: RemoteNamespace, space: ReservedSpace) -> None:
     """Good manners at the end; a coordinator that misses them notices by itself."""
     with trio.move_on_after(3):
         try:
             await space.give_back()
-            await pool.client.request(pool.coordinator, "DELETE", f"/sessions/{grant.session}", timeout_s=3)
         except PoolError as error:
-            log.info("the coordinator did not hear this mount leave: %s", error)
+            log.info("the coordinator did not hear that reservations are free: %s", error)
+    await namespace.aclose()
