@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pyfuse3
 import trio
@@ -20,6 +21,9 @@ from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions
 
 log = logging.getLogger(__name__)
+
+LINGER_S: Final = 5.0
+"""How long a mount told to end waits for files that are still open."""
 
 
 def run(
@@ -111,6 +115,9 @@ class _Mount:
                 log.info("%s: storing everything and unmounting", signal.Signals(number).name)
                 await self._settle(attached)
                 await trio.to_thread.run_sync(life.detach, self._path)
+                # whoever still has a file open keeps the detached mount alive: not for ever
+                await trio.sleep(LINGER_S)
+                pyfuse3.terminate()
 
     async def _settle(self, attached: Attached) -> None:
         try:
