@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,17 +112,30 @@ class Processes:
         return self.maker.make(VOLUME, peer, room=1 << 40)
 
     async def restart(self, number: PeerNumber) -> None:
-        """After a kill: the same home again."""
-        self.heartbeats.pop(number, None)
+        """After a kill: the same home again, heard at its new address; a last word of the old one may still come."""
+        old = self.heartbeats[number].addresses
         self.peers[number].start()
-        await self.all_heard()
+        with trio.fail_after(30):
+            while self.heartbeats[number].addresses == old:
+                self.beat = trio.Event()
+                await self.beat.wait()
 
 
-def _home(directory: Path, authority: TestAuthority, node: Issued, number: int, coordinator: NodeRecord) -> NodeHome:
+def peer_home(
+    directory: Path,
+    authority: TestAuthority,
+    node: Issued,
+    number: int,
+    coordinator: str,
+    addresses: list[str],
+    *,
+    roles: Sequence[Role] = (Role.PEER,),
+) -> NodeHome:
+    """What `p2pfs join` leaves behind."""
     home = NodeHome(directory)
     record = NodeRecord(
-        pool=authority.pool, node=node.node, name=f"owner{number}@host", owner=f"owner{number}", roles=[Role.PEER],
-        coordinator=coordinator.node, addresses=coordinator.addresses, peer=PeerNumber(number),
+        pool=authority.pool, node=node.node, name=f"owner{number}@host", owner=f"owner{number}", roles=list(roles),
+        coordinator=NodeId(coordinator), addresses=addresses, peer=PeerNumber(number),
     )  # fmt: skip
     home.create(
         record,
@@ -139,14 +152,12 @@ async def peer_processes(directory: Path, count: int) -> AsyncIterator[Processes
     authority = make_ca(directory)
     coordinator, sender = authority.issue(roles=(Role.COORDINATOR,)), authority.issue(roles=(Role.CLIENT,))
     listeners = await open_listeners("127.0.0.1:0")
-    record = NodeRecord(
-        pool=authority.pool, node=coordinator.node, name="c@host", owner="c", roles=[Role.COORDINATOR],
-        coordinator=NodeId(coordinator.node), addresses=bound_addresses(listeners),
-    )  # fmt: skip
     peers = {}
     for number in range(1, count + 1):
         node = authority.issue(roles=(Role.PEER,))
-        home = _home(directory / f"peer-{number}", authority, node, number, record)
+        home = peer_home(
+            directory / f"peer-{number}", authority, node, number, coordinator.node, bound_addresses(listeners)
+        )
         peers[PeerNumber(number)] = PeerProcess(PeerNumber(number), node, home)
     async with Client(sender.client(), authority.pool) as client, trio.open_nursery() as nursery:
         processes = Processes(authority, peers, client, TokenMaker(authority.pool, sender.node, (VOLUME,)))

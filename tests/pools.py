@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class DemoPool:
         self.root = root / "pool"
         self.mount = root / "mnt"
         self._peers, self._settings = peers, settings or {}
+        self._children: list[subprocess.Popen[bytes]] = []
 
     def p2pfs(
         self, *arguments: str, home: Path | None = None, expect: int | None = 0
@@ -53,6 +55,8 @@ class DemoPool:
 
     def stop(self) -> None:
         self.p2pfs("demo", "stop", "--root", str(self.root))
+        for child in self._children:
+            child.wait(10)
         assert mounts.mounted_type(self.mount) is None, "the mount was left behind"
 
     def pid(self, part: str) -> int:
@@ -80,6 +84,18 @@ class DemoPool:
         answer: dict[str, Any] = json.loads(self.p2pfs("status", "--json", expect=None).stdout)
         return answer
 
+    def stats(self) -> dict[str, int]:
+        """The mount's own counters."""
+        record = mounts.find(self.mount)
+        assert record is not None
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(10)
+            asking.connect(record.socket)
+            asking.sendall(b'{"op": "stats"}\n')
+            with asking.makefile("rb") as answer:
+                numbers: dict[str, int] = json.loads(answer.readline())
+        return numbers
+
     def unmount(self) -> None:
         self.p2pfs("umount", str(self.mount))
 
@@ -95,8 +111,72 @@ class DemoPool:
         self.empty_caches()
         self.start()
 
+    def mount_alone(self) -> None:
+        """Mount, and start nothing else: what is dead stays dead."""
+        plan = json.loads((self.root / "demo.json").read_text())
+        settings = [f"--set={key}={value}" for key, value in plan["settings"].items()]
+        self.p2pfs(
+            "mount", "-d", "--passphrase-file", str(self.root / "passphrase"), "demo", str(self.mount),
+            "--home", str(self.root / "mount"), "--pid-file", str(self.root / "run" / "mount.pid"),
+            "--log-file", str(self.root / "log" / "mount.log"), *settings,
+        )  # fmt: skip
+
+    def remount_alone(self) -> None:
+        """Mount anew with every cache empty; what is dead or stopped stays so."""
+        self.unmount()
+        self.empty_caches()
+        self.mount_alone()
+
+    def clear_dead_mount(self) -> None:
+        """After the mount's process was killed."""
+        self.p2pfs("umount", "--if-dead", str(self.mount))
+
+    def words(self, part: str) -> list[str]:
+        """The running part's command line, from the first p2pfs word on."""
+        words = Path(f"/proc/{self.pid(part)}/cmdline").read_bytes().decode().split("\0")[:-1]
+        return words[words.index("p2pfs.cli.main") + 1 :]
+
+    def make_hostile(self, part: str) -> "Hostile":
+        """Put a daemon that misbehaves on command in a peer's place; well-behaved until told."""
+        words, pid_path = self.words(part), self.root / "run" / f"{part}.pid"
+        self.kill(part)
+        mode = self.root / f"{part}.mode"
+        mode.write_text("")
+        program = [sys.executable, str(Path(__file__).parent / "hostile_peer.py"), str(mode), "p2pfs.cli.main", *words]
+        with (self.root / "log" / f"{part}.log").open("ab") as log:
+            process = subprocess.Popen(program, stdout=log, stderr=log, start_new_session=True)
+        self._children.append(process)
+        pid_path.write_text(f"{process.pid}\n")
+        return Hostile(mode)
+
     def log(self, part: str) -> str:
         return (self.root / "log" / f"{part}.log").read_text(encoding="utf-8")
+
+
+class Hostile:
+    """A peer that does as `be` says; see hostile_peer.py for the words."""
+
+    def __init__(self, mode: Path) -> None:
+        self._mode = mode
+
+    def be(self, mode: str) -> None:
+        new = self._mode.with_suffix(".new")
+        new.write_text(mode)
+        new.rename(self._mode)
+
+    @property
+    def served(self) -> int:
+        """How many reads it answered, rightly or wrongly."""
+        return self._counted(".served")
+
+    @property
+    def count(self) -> int:
+        """How many of its answers were wrong so far."""
+        return self._counted(".count")
+
+    def _counted(self, suffix: str) -> int:
+        counted = self._mode.with_suffix(suffix)
+        return counted.stat().st_size if counted.exists() else 0
 
 
 def drop_kernel_caches() -> None:

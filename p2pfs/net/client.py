@@ -70,6 +70,7 @@ class Client:
         self._nodes: dict[NodeId, _Node] = {}
         self._idle: OrderedDict[Dialled, _Node] = OrderedDict()  # longest idle first
         self._busy: set[Dialled] = set()
+        self._retired: set[Dialled] = set()  # of the busy ones: to be closed, not kept
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -89,6 +90,16 @@ class Client:
         idle, self._idle = list(self._idle), OrderedDict()
         self._nodes.clear()
         for connection in (*idle, *self._busy):
+            await connection.aclose()
+
+    async def reconnect(self) -> None:
+        """Use only new connections from now on: after `identity.load_credentials`, servers see the renewed
+        certificate. Requests under way end on the old ones."""
+        self._retired.update(self._busy)
+        idle, self._idle = list(self._idle), OrderedDict()
+        for node in self._nodes.values():
+            node.idle.clear()
+        for connection in idle:
             await connection.aclose()
 
     async def call(
@@ -147,7 +158,7 @@ class Client:
             headers=headers,
         )
         exchange = _Exchange(head, parts, has_body=method != "HEAD", into=into, limit=limit, idle_s=idle_s)
-        with trio.move_on_after(timeout_s) as scope:
+        with trio.move_on_after(max(0.0, timeout_s)) as scope:
             reply = await self._exchange(endpoint, exchange, idempotent)
         if scope.cancelled_caught:
             raise Unavailable(f"{endpoint} did not answer within {timeout_s:g} s")
@@ -182,8 +193,10 @@ class Client:
         try:
             return await exchange.over(connection)
         finally:
+            is_kept = connection.is_open and not self._is_closed and connection not in self._retired
             self._busy.discard(connection)
-            if connection.is_open and not self._is_closed:
+            self._retired.discard(connection)
+            if is_kept:
                 self._keep(connection, node)
             else:
                 await connection.aclose()

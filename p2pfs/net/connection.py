@@ -145,6 +145,14 @@ class Connection:
     async def _serve(self, head: heads.RequestHead) -> bool:
         """One request; whether another may follow."""
         answer = await self._policy.answer(head, self.identity, self._inbox)
+        try:
+            return await self._conclude(head, answer)
+        finally:
+            if answer.request is not None:
+                answer.request.release()
+
+    async def _conclude(self, head: heads.RequestHead, answer: Answer) -> bool:
+        """Send the answer and deal with what the handler left unread of the body."""
         request = answer.request
         unread = request.remaining if request else head.content_length
         can_drain = unread == 0 or (request is not None and unread <= self._limits.drain_bytes)

@@ -9,7 +9,8 @@ import trio
 
 from p2pfs.errors import Unavailable
 from p2pfs.net.identity import Identity
-from p2pfs.types import KIB, Buffer
+from p2pfs.runtime.credits import ByteCredits
+from p2pfs.types import KIB, MIB, Buffer
 from p2pfs.wire import codec
 from p2pfs.wire.routes import Route
 
@@ -31,6 +32,7 @@ class Limits:
     handler_s: float = 120.0
     linger_s: float = 2.0  # reading what a refused sender still sends, so that it sees the answer
     drain_bytes: int = 64 * KIB  # unread body worth reading to keep the connection
+    bodies_bytes: int = 256 * MIB  # request bodies held in memory at once, all connections together
 
     def transfer_s(self, size: int) -> float:
         """The longest that sending or receiving `size` bytes may take."""
@@ -52,7 +54,9 @@ class Request:
 
     __slots__ = (
         "_allowance_s",
+        "_credits",
         "_source",
+        "_taken",
         "content_length",
         "headers",
         "identity",
@@ -73,6 +77,7 @@ class Request:
         content_length: int = 0,
         source: Source | None = None,
         allowance_s: float = 60.0,
+        credits: ByteCredits | None = None,
     ) -> None:
         self.route = route
         self.parameters = parameters
@@ -83,6 +88,8 @@ class Request:
         self.remaining = content_length  # body bytes not yet read
         self._source = source
         self._allowance_s = allowance_s  # of time waiting for the sender, over the whole body
+        self._credits = credits
+        self._taken = 0  # of the credits
 
     def __repr__(self) -> str:
         return f"Request({self.route.name}, {self.parameters}, {self.content_length} bytes)"
@@ -107,6 +114,8 @@ class Request:
         """
         if not self.remaining or self._source is None:
             return 0
+        if self._allowance_s <= 0:  # used up by bytes that came at the last moment
+            raise TooSlow("the body came too slowly")
         began = trio.current_time()
         count = 0
         with trio.move_on_after(self._allowance_s) as scope:
@@ -129,11 +138,21 @@ class Request:
         return total
 
     async def body(self) -> bytearray:
-        """All of the body; its size is bounded by the route. Raises as `receive_into`."""
+        """All of the body; its size is bounded by the route, and it waits until the server's other bodies leave room.
+        Raises as `receive_into`."""
+        if self._credits is not None and self.remaining:
+            await self._credits.take(self.remaining)
+            self._taken += self.remaining
         body = bytearray(self.remaining)
         with memoryview(body) as view:
             await self.fill(view)
         return body
+
+    def release(self) -> None:
+        """The server is done with the request: its memory counts no longer."""
+        if self._credits is not None:
+            self._credits.give(self._taken)
+        self._taken = 0
 
     async def message(self, kind: type[T]) -> T:
         """The body as a wire message. Raises Misuse when it is none, and as `receive_into`."""

@@ -21,6 +21,7 @@ from p2pfs.net.identity import Identity, Revocations
 from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
 from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire.routes import Route, match
 
@@ -68,6 +69,7 @@ class Server:
         self._revocations = revocations or Revocations()
         self._clock = clock or SystemClock()
         self._authorise = authorise
+        self._bodies = ByteCredits(self.limits.bodies_bytes)
         self._connections: dict[Connection, None] = {}  # in order of arrival
         self._per_node: Counter[NodeId] = Counter()
         self._accepting = trio.CancelScope()
@@ -206,6 +208,10 @@ class Server:
             self.failures += 1
             _log.exception("%s failed unexpectedly", request or f"{head.method} {head.path}")
             return Answer(refusal(PoolError("this failed for an unexpected reason; the server's log has it")), request)
+        except BaseException:
+            if request is not None:
+                request.release()
+            raise
 
     async def _admit(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Request:
         found = match(self._routes, head.method, head.path)
@@ -227,6 +233,7 @@ class Server:
             content_length=head.content_length,
             source=source,
             allowance_s=self.limits.transfer_s(head.content_length),
+            credits=self._bodies,
         )
 
     async def _check_membership(self, route: Route, identity: Identity | None, parameters: dict[str, str]) -> None:

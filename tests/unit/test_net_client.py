@@ -13,7 +13,7 @@ from wired import HANDLERS, client_of, connector, memory_server, serving
 from p2pfs import errors
 from p2pfs.net.addresses import bound_addresses, format_address, open_listeners, parse_address
 from p2pfs.net.client import Client, Endpoint, joining_client
-from p2pfs.net.identity import Revocations
+from p2pfs.net.identity import Revocations, load_credentials
 from p2pfs.net.server import Request, Response
 from p2pfs.net.tls import TlsStream
 from p2pfs.net.transport import PoolTransport
@@ -233,6 +233,36 @@ async def test_connections_to_a_node_are_bounded_and_used_again(ca: TestAuthorit
         assert peak == 3
         assert served.server.connections == 3
         assert repr(client) == "Client(0 busy, 3 idle)"
+
+
+async def test_after_a_renewal_only_new_connections_are_used(ca: TestAuthority) -> None:
+    started, go_on = trio.Event(), trio.Event()
+    seen: list[str] = []
+
+    async def wait(request: Request) -> Response:
+        seen.append(request.caller.serial)
+        started.set()
+        await go_on.wait()
+        return Response(200, b"ok")
+
+    old = ca.issue()
+    new = ca.issue(old.node)
+    context = old.client()
+    async with serving(ca, {**HANDLERS, "fetch": wait}) as served, Client(context, ca.pool) as client:
+        await client.request(served.endpoint, "PUT", "/echo/x", timeout_s=5)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                await client.request(served.endpoint, "GET", "/fetch/1", timeout_s=5)
+
+            nursery.start_soon(ask)
+            await started.wait()
+            load_credentials(context, new.credentials)
+            await client.reconnect()
+            nursery.start_soon(ask)
+            go_on.set()
+        assert seen == [old.serial, new.serial]
+        assert repr(client) == "Client(0 busy, 1 idle)"
 
 
 async def test_closing_ends_what_is_under_way(ca: TestAuthority) -> None:

@@ -283,7 +283,8 @@ async def test_stopping_lets_requests_finish_and_closes_idle_connections(ca: Tes
             await started.wait()
 
             async def stop() -> None:
-                assert await served.server.stop(10)
+                with trio.fail_after(5):  # it ends with the last request, not with the deadline
+                    assert await served.server.stop(60)
 
             nursery.start_soon(stop)
             assert await everything(idle) == b""
@@ -321,6 +322,37 @@ async def test_the_idle_stranger_who_came_first_makes_room(ca: TestAuthority) ->
         await member.aclose()
         for socket in sockets:
             await socket.aclose()
+
+
+async def test_bodies_in_memory_are_bounded_and_given_back(ca: TestAuthority) -> None:
+    """Two bodies fit: the third waits until one is answered; those cancelled give their memory back too."""
+    gate, inside = trio.Event(), 0
+
+    async def hold(request: Request) -> Response:
+        nonlocal inside
+        await request.body()
+        inside += 1
+        await gate.wait()
+        return Response(200, b"ok")
+
+    async with serving(ca, {"echo": hold}, limits=Limits(bodies_bytes=2000)) as served, client_of(ca) as client:
+
+        async def put() -> None:
+            await client.request(served.endpoint, "PUT", "/echo/x", parts=(bytes(1000),), timeout_s=10)
+
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(put)
+                with trio.fail_after(5):
+                    while inside < 2:
+                        await wait_all_tasks_blocked(0.01)
+                await wait_all_tasks_blocked(0.01)
+                assert inside == 2
+                scope.cancel()
+        await client.reconnect()
+        assert await served.server.stop(0.1)
+        assert served.server._bodies.taken == 0
 
 
 async def test_refusals_are_not_logged_loudly(ca: TestAuthority, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,10 +8,11 @@ import pytest
 import trio
 from pki import TestAuthority, make_ca
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
-from wired import HANDLERS, Pair, client_of, connector, everything, memory_server
+from wired import HANDLERS, ROUTES, Pair, client_of, connector, everything, memory_server
 
 from p2pfs import errors
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.messages import TooSlow
 from p2pfs.net.server import Limits, Request, Response, Server
 from p2pfs.net.tls import TlsStream
 from p2pfs.types import KIB, MIB
@@ -180,6 +181,31 @@ async def test_stopping_ends_handshakes_and_half_heads_at_once(ca: TestAuthority
         assert await server.stop(5)
         await done.wait()
         assert trio.current_time() - began <= 1.1
+
+
+async def test_a_byte_at_the_very_last_moment_gains_nothing(autojump_clock: MockClock) -> None:
+    """The allowance may be overdrawn by what arrives together with the deadline; the next byte is too late."""
+
+    class AtTheLastMoment:
+        async def receive_into(self, view: memoryview) -> int:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(11)
+            view[:1] = b"x"
+            return 1
+
+    request = Request(ROUTES[0], {}, content_length=3, source=AtTheLastMoment(), allowance_s=10)
+    assert await request.receive_into(memoryview(bytearray(3))) == 1
+    with pytest.raises(TooSlow):
+        await request.receive_into(memoryview(bytearray(3)))
+
+
+async def test_a_deadline_that_is_over_already_is_no_error_of_its_own(
+    ca: TestAuthority, autojump_clock: MockClock
+) -> None:
+    server, endpoint = memory_server(ca)
+    async with trio.open_nursery() as nursery, client_of(ca, connect=connector(server, nursery)) as client:
+        with pytest.raises(errors.Unavailable):
+            await client.request(endpoint, "GET", "/fetch/1", timeout_s=-1)
 
 
 # ---- the client's own deadlines ---------------------------------------------------------------------------------

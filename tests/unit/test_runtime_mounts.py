@@ -1,0 +1,169 @@
+"""The registry of mounts, sockets with long paths, and reading what the kernel says."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from p2pfs.errors import Denied
+from p2pfs.runtime import mounts
+
+pytestmark = pytest.mark.l0
+
+
+@pytest.fixture(autouse=True)
+def _registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_directories", lambda: [tmp_path / "run" / "mounts", tmp_path / "other" / "mounts"])
+
+
+def _record(mount_point: str = "/mnt/photos", pid: int | None = None) -> mounts.MountRecord:
+    return mounts.MountRecord(pid or os.getpid(), "/home/x", "/home/x/run/m.sock", mount_point, "photos")
+
+
+def test_what_is_registered_is_found_until_it_is_forgotten() -> None:
+    record = _record()
+    path = mounts.register(record)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert mounts.find(Path("/mnt/photos")) == record
+    assert mounts.find(Path("/mnt")) is None
+    mounts.forget(Path("/mnt/photos"))
+    assert mounts.find(Path("/mnt/photos")) is None
+    mounts.forget(Path("/mnt/photos"))  # none is fine
+
+
+def test_a_path_below_a_mount_leads_to_the_nearest_one() -> None:
+    outer, inner = _record("/mnt"), _record("/mnt/photos")
+    mounts.register(outer)
+    mounts.register(inner)
+    assert mounts.find_above(Path("/mnt/photos/2026/x.jpg")) == inner
+    assert mounts.find_above(Path("/mnt/films")) == outer
+    assert mounts.find_above(Path("/srv")) is None
+
+
+def test_a_record_of_another_directory_of_this_user_is_found_too(tmp_path: Path) -> None:
+    first = mounts.register(_record())
+    other = tmp_path / "other" / "mounts" / first.name
+    other.parent.mkdir(parents=True)
+    first.rename(other)
+    assert mounts.find(Path("/mnt/photos")) == _record()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}'])
+def test_a_damaged_record_is_no_record(content: bytes) -> None:
+    mounts.register(_record()).write_bytes(content)
+    assert mounts.find(Path("/mnt/photos")) is None
+
+
+def test_a_record_for_another_path_is_not_believed() -> None:
+    """A file copied to another mount's name must not lead `umount` to the wrong process."""
+    path = mounts.register(_record("/mnt/films"))
+    path.rename(mounts.register(_record("/mnt/photos")))
+    assert mounts.find(Path("/mnt/photos")) is None
+
+
+def test_links_and_records_of_others_are_not_followed(tmp_path: Path) -> None:
+    path = mounts.register(_record())
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert mounts.find(Path("/mnt/photos")) is None
+
+
+def test_a_registry_made_by_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run" / "mounts").mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(Denied, match="somebody else"):
+        mounts.register(_record())
+
+
+def test_a_record_knows_whether_its_process_lives() -> None:
+    assert _record().alive()
+    assert not _record(pid=2**22 + 1).alive()  # above the greatest pid
+
+
+def test_where_records_are_depends_on_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert mounts._directories() == [Path("/run/p2pfs/mounts")]
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert mounts._directories() == [tmp_path / "p2pfs" / "mounts", Path("/tmp/p2pfs-54321/mounts")]
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert mounts._directories() == [Path("/tmp/p2pfs-54321/mounts")]
+
+
+def test_a_mount_point_has_one_name_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "mnt").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "direct").symlink_to("link/mnt")
+    monkeypatch.chdir(tmp_path)
+    wanted = Path(os.path.realpath(tmp_path)) / "real" / "mnt"
+    for text in ("real/mnt", "real/mnt/", "link/mnt", "./link/../real/mnt", "direct", str(wanted)):
+        assert mounts.canonical(text) == wanted, text
+
+
+def test_finding_the_name_never_looks_into_the_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stat of a dead or hung mount would fail or hang."""
+    target = Path(os.path.realpath(tmp_path)) / "mnt"
+    target.mkdir()
+    real = os.lstat
+
+    def lstat(path: str, **options: object) -> os.stat_result:
+        assert str(path) != str(target)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    monkeypatch.setattr(os, "stat", lstat)
+    assert mounts.canonical(target) == target
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    mounts.canonical(tmp_path / "a")
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_a_socket_may_lie_deep(tmp_path: Path, depth: int) -> None:
+    path = mounts.socket_path(tmp_path.joinpath(*["deep-directory"] * depth), Path("/mnt"))
+    with mounts.listen(path) as listener, mounts.dial(path, 5) as caller:
+        accepted, _ = listener.accept()
+        with accepted:
+            caller.sendall(b"x")
+            assert accepted.recv(1) == b"x"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with mounts.listen(path):  # what a killed mount left is replaced
+        pass
+
+
+def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        mounts.dial(tmp_path / "run" / "none.sock", 1)
+
+
+TABLE = """\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 22 0:35 / /mnt/photos rw,nosuid shared:3 - fuse.p2pfs photos rw,user_id=0
+41 22 0:36 / /mnt/with\\040space\\134 rw - fuse.p2pfs films rw
+42 22 0:37 / /mnt/covered rw - fuse.p2pfs films rw
+43 42 0:38 / /mnt/covered rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/mnt/photos", "fuse.p2pfs"),
+        ("/mnt/with space\\", "fuse.p2pfs"),
+        ("/mnt/covered", "tmpfs"),
+        ("/", "ext4"),
+        ("/mnt", None),
+        ("/mnt/photos/2026", None),
+    ],
+)
+def test_the_kernel_says_what_is_mounted_where(path: str, kind: str | None) -> None:
+    assert mounts.mounted_type(Path(path), TABLE) == kind
+
+
+def test_this_machine_has_a_root() -> None:
+    assert mounts.mounted_type(Path("/")) is not None
