@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP_FLAGS := -qq --disable-pip-version-check
-SOURCES := p2pfs mount peerd tests
+SOURCES := p2pfs mount peerd tests .ci
 DEMO_ROOT ?= .demo
 DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
@@ -32,7 +32,7 @@ system: ## install the system packages that are missing (apt, with sudo if not r
 # Two stamps, so that a demo does not wait for the developers' tools.
 $(STAMPS)/run: requirements.lock pyproject.toml
 	@packaging/system-packages
-	@packaging/make-venv '$(PYTHON)' '$(VENV)'
+	@packaging/make-venv '$(VENV)' '$(PYTHON)'
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
 	@mkdir -p $(STAMPS) && touch $@
@@ -45,7 +45,7 @@ demo: $(STAMPS)/run ## a pool of three peers on this machine, mounted at ./.demo
 	@$(BIN)/p2pfs demo start --root '$(DEMO_ROOT)' --mount '$(DEMO_MOUNT)' --peers $(DEMO_PEERS)
 
 demo-stop: ## end the demo pool; its data stays in ./.demo
-	@if [ -x $(BIN)/p2pfs ]; then $(BIN)/p2pfs demo stop --root '$(DEMO_ROOT)'; fi
+	@if [ -e '$(DEMO_ROOT)/demo.json' ]; then $(BIN)/p2pfs demo stop --root '$(DEMO_ROOT)'; fi
 
 test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
@@ -76,5 +76,5 @@ lock: ## compile both lock files anew from pyproject.toml
 	@packaging/compile-locks $(BIN)
 
 clean: demo-stop ## end the demo and remove everything made here, its data included
-	rm -rf $(DEMO_ROOT) $(BENCH_OUT) $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf --one-file-system '$(DEMO_ROOT)' '$(BENCH_OUT)' $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find $(SOURCES) benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

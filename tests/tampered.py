@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +83,7 @@ class LyingStore:
 
 
 class LyingNamespace:
-    """Passes questions on and damages an answer now and then. `told` keeps true answers of every moment, by question."""
+    """Passes questions on and damages an answer now and then. `told` keeps true answers of every moment."""
 
     def __init__(self, inner: Namespace, told: dict[str, list[Any]]) -> None:
         self.inner, self.told = inner, told
@@ -149,7 +149,7 @@ class Stage:
                 stage.past.append(tables(stage.connection))
                 async with filesystem(namespace, store, limits=LIMITS) as other:  # type: ignore[arg-type]
                     seen = await look(other, stage.witness)
-                    assert not (seen.wrong or seen.older or seen.older_names), seen
+                    assert [*seen.wrong, *seen.older, *seen.older_names] == []
         stage.chunks = {chunk: bytes(data) for (_, chunk), data in store.chunks.items()}
         await stage._fill_cache()
         stage.vandal = Vandal(stage.past.pop(), stage.past)

@@ -47,16 +47,33 @@ def tables(connection: sqlite3.Connection) -> Tables:
     return found
 
 
-class Vandal:
-    """Damages rows of a database. `now` is what it holds, `past` what it held before."""
+def restore(connection: sqlite3.Connection, rows: Tables) -> None:
+    """Make the tables hold exactly these rows again."""
+    for table, wanted in rows.items():
+        connection.execute(f"DELETE FROM {table}")
+        for row in wanted:
+            _insert(connection, table, row)
 
-    def __init__(self, now: Tables, past: Sequence[Tables]) -> None:
+
+class Vandal:
+    """Damages rows of a database. `now` is what it holds, `past` what it held before.
+
+    With `only_replays` it brings back what was; without `whole_tables` a damage stays with few inodes.
+    """
+
+    def __init__(
+        self, now: Tables, past: Sequence[Tables], *, only_replays: bool = False, whole_tables: bool = True
+    ) -> None:
         self.now, self.past = now, past
+        self._weights = [
+            weight * (act in self._REPLAYS or not only_replays) * (act is not Vandal._old_table or whole_tables)
+            for act, weight in zip(self._ACTS, self._WEIGHTS, strict=True)
+        ]
 
     def strike(self, connection: sqlite3.Connection, chance: random.Random) -> Damage:
         """One damage; tries until one of them changes something."""
         while True:
-            act = chance.choices(self._ACTS, self._WEIGHTS)[0]
+            act = chance.choices(self._ACTS, self._weights)[0]
             before = connection.total_changes
             damage = act(self, connection, chance)
             if damage is not None and connection.total_changes > before:
@@ -69,7 +86,7 @@ class Vandal:
         old = row[column]
         others = [other[column] for other in self.now[table] if other[column] != old]
         new = chance.choice(others) if others and chance.random() < 0.35 else damaged(old, chance, others)
-        if new == old or new is None and not _nullable(table, column):
+        if new == old or (new is None and not _nullable(table, column)):
             return None
         self._update(connection, table, row, {column: new})
         return Damage(f"{table} {self._name(table, row)}: {column} = {_short(new)}")
@@ -153,14 +170,12 @@ class Vandal:
     def _old_table(self, connection: sqlite3.Connection, chance: random.Random) -> Damage:
         past = chance.choice(self.past)
         changed = list(KEYS) if chance.random() < 0.3 else [chance.choice(list(KEYS))]
-        for table in changed:
-            connection.execute(f"DELETE FROM {table}")
-            for row in past[table]:
-                _insert(connection, table, row)
+        restore(connection, {table: past[table] for table in changed})
         return Damage(f"all of {changed} as it once was", replays=True)
 
     _ACTS = (_cell, _old_cell, _remove, _swap, _move, _old_row, _invented, _old_inode, _old_table)
     _WEIGHTS = (40, 8, 10, 12, 14, 8, 2, 8, 1)
+    _REPLAYS = (_old_cell, _old_row, _old_inode, _old_table)
 
     def _row(self, chance: random.Random) -> tuple[str, Row]:
         table = chance.choice([table for table in _HEAVY if self.now[table]])

@@ -207,7 +207,7 @@ async def _compare(
         for offset, length in _reads(item, size, chance):
             data = bytes(await fs.read(handle, offset, length))
             among = candidates if steady else item.versions
-            is_window = (offset, length) in item.windows or not item.windows and offset == 0
+            is_window = (offset, length) in item.windows or (not item.windows and offset == 0)
             fitting = [version for version in among if _bytes(version, offset, length, is_window) == data]
             if not fitting:
                 seen.wrong.append(f"inode {number}: bytes {offset}+{length} are of none of its versions")

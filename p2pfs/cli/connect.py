@@ -5,7 +5,6 @@ is used keeps its membership.
 """
 
 import functools
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from p2pfs.net.client import Client, Endpoint
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 _ANSWER_S: Final = 30.0
 _CONNECT_S: Final = 3.0
 
@@ -72,26 +70,6 @@ def call(home: NodeHome, method: str, path: str, message: Any, kind: type[T]) ->
 def fetch(home: NodeHome, path: str) -> bytes:
     """One answer as it came, in a conversation of its own."""
     return converse(home, lambda coordinator: coordinator.fetch(path))
-
-
-def renew_if_due(home: NodeHome) -> None:
-    """Renew an aged certificate where the coordinator can be reached; nothing else is done.
-
-    Raises:
-        Denied: The certificate expired too long ago, or the node was revoked.
-    """
-    from p2pfs.net import enrolment
-
-    if not enrolment.is_due(home, time.time()):
-        return
-    try:
-        converse(home, _nothing)
-    except Unavailable as error:
-        _log.warning("the certificate could not be renewed: %s", error)
-
-
-async def _nothing(_coordinator: Coordinator) -> None:
-    """`converse` renews before it talks."""
 
 
 async def _converse(home: NodeHome, talk: Callable[[Coordinator], Awaitable[T]]) -> T:

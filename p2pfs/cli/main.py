@@ -1,7 +1,6 @@
 """The `p2pfs` command: finds the subcommand's file, imports only that one, and turns errors into exit codes."""
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -74,10 +73,6 @@ def run(arguments: Sequence[str], command: click.Command = cli, name: str = "p2p
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo(f"{name}: interrupted", err=True)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough; Python must not complain about it while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exitcodes.OK
     except Exception as error:
         return _report(error, name)
 

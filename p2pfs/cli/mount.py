@@ -10,13 +10,15 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import failures, passphrases
+from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime import log, mounts, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.notify import notify
-from p2pfs.types import Role
+from p2pfs.types import Role, VolumeId, volume_name
+from p2pfs.wire.volumes import VolumeInfo
 
 if TYPE_CHECKING:
     from p2pfs_mount.options import MountOptions
@@ -131,7 +133,10 @@ def serve(request: Request, ready: Callable[[], None]) -> int:
     log.setup(request.settings.log_level, request.log_file)
     process.harden()
     process.raise_file_limit()
-    connect.renew_if_due(request.home)
+    # A stranger at the coordinator's address, a wrong name and an aged certificate are met here, before a passphrase is
+    # asked for in the foreground.
+    volumes = connect.call(request.home, "GET", "/volumes", None, list[VolumeInfo])
+    found = find_volume(volumes, request.volume)
 
     def tell() -> None:
         notify("READY=1")
@@ -141,7 +146,7 @@ def serve(request: Request, ready: Callable[[], None]) -> int:
         return run(
             request.home,
             request.settings,
-            volume=request.volume,
+            volume=volume_name(VolumeId(found.volume)),
             mount_point=request.mount_point,
             passphrase=request.passphrase,
             options=request.options,

@@ -8,13 +8,16 @@ peer's room and a nearly full pool can still be filled. Sync and without I/O; `r
 and is the only caller.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from p2pfs.errors import Invalid, Misuse
 from p2pfs.types import SEALED_CHUNK_BYTES, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.chunks import Token
+
+K = TypeVar("K", bound=Hashable)
 
 MAX_ROOM_BYTES: Final = 1 << 34
 """Most bytes one token may promise: one greedy request must not take the pool for ten minutes."""
@@ -47,14 +50,17 @@ class Promise:
 
 
 class Ledger:
-    """Every outstanding promise."""
+    """Every outstanding promise. Sums are kept, because every request for room and every statfs asks for them."""
 
     def __init__(self, promises: Iterable[Promise] = ()) -> None:
         self._promises: dict[int, Promise] = {}
         self._left: dict[int, int] = {}  # token → promised disk bytes not stored yet
-        self._by_session: dict[SessionId, dict[int, None]] = {}
-        self._promised: dict[PeerNumber, int] = {}  # sum of _left, so that asking is O(1)
+        self._of_session: dict[SessionId, dict[int, None]] = {}  # tokens, oldest first
+        self._usable: dict[tuple[SessionId, PeerNumber], dict[int, None]] = {}  # those of them with bytes left
+        self._promised: Counter[PeerNumber] = Counter()
+        self._promised_to: dict[NodeId, Counter[PeerNumber]] = {}
         self._settling: dict[PeerNumber, list[tuple[int, int]]] = {}  # (put_seq, bytes) on their way into `used`
+        self._settling_bytes: Counter[PeerNumber] = Counter()
         self.add(promises)
 
     def __len__(self) -> int:
@@ -62,15 +68,16 @@ class Ledger:
 
     def promised(self, peer: PeerNumber) -> int:
         """Bytes of this peer that are spoken for and not in its `used` yet."""
-        return self._promised.get(peer, 0) + sum(amount for _, amount in self._settling.get(peer, ()))
+        return self._promised[peer] + self._settling_bytes[peer]
 
-    def promised_to(self, node: NodeId) -> dict[PeerNumber, int]:
-        """What is promised to one node and not yet stored, by peer."""
-        mine: dict[PeerNumber, int] = {}
-        for token, promise in self._promises.items():
-            if promise.node == node:
-                mine[promise.peer] = mine.get(promise.peer, 0) + self._left[token]
-        return mine
+    def promised_to(self, node: NodeId, peer: PeerNumber) -> int:
+        """What is promised to one node on one peer and not yet stored."""
+        mine = self._promised_to.get(node)
+        return mine[peer] if mine else 0
+
+    def tokens_of(self, session: SessionId) -> list[int]:
+        """The tokens a session holds, oldest first."""
+        return list(self._of_session.get(session, ()))
 
     def check_request(self, session: SessionId, room_bytes: int, *, wanted: int) -> None:
         """Whether a session may ask for `wanted` more tokens of `room_bytes`.
@@ -80,7 +87,7 @@ class Ledger:
         """
         if not 0 < room_bytes <= MAX_ROOM_BYTES:
             raise Invalid(f"room for {room_bytes} bytes cannot be reserved: 1 to {MAX_ROOM_BYTES} can")
-        if len(self._by_session.get(session, ())) + wanted > MAX_TOKENS:
+        if len(self._of_session.get(session, ())) + wanted > MAX_TOKENS:
             raise Invalid("this mount holds too many reservations: give back those that are used up")
 
     def add(self, promises: Iterable[Promise]) -> None:
@@ -89,34 +96,35 @@ class Ledger:
             if promise.token in self._promises:
                 raise Misuse(f"token {promise.token} is already promised")
             self._promises[promise.token] = promise
-            self._left[promise.token] = room = disk_bytes(promise.room_bytes)
-            self._by_session.setdefault(promise.session, {})[promise.token] = None
-            self._promised[promise.peer] = self._promised.get(promise.peer, 0) + room
+            self._left[promise.token] = 0
+            self._of_session.setdefault(promise.session, {})[promise.token] = None
+            self._usable.setdefault((promise.session, promise.peer), {})[promise.token] = None
+            self._change(promise, disk_bytes(promise.room_bytes))
 
     def stored(self, session: SessionId, peer: PeerNumber, size: int, *, put_seq: int) -> None:
         """A receipt proved that this session stored a chunk of `size`: its bytes settle, oldest promise first."""
         size += CHUNK_OVERHEAD_BYTES
-        for token in self._by_session.get(session, ()):
-            if size <= 0:
-                return
-            promise = self._promises[token]
-            if promise.peer == peer:
-                taken = min(size, self._left[token])
-                self._left[token] -= taken
-                self._promised[peer] -= taken
-                self._settle(peer, taken, put_seq=put_seq)
-                size -= taken
+        usable = self._usable.get((session, peer), {})
+        while size > 0 and usable:
+            token = next(iter(usable))
+            taken = min(size, self._left[token])
+            self._change(self._promises[token], -taken)
+            self._settle(peer, taken, put_seq=put_seq)
+            size -= taken
+            if not self._left[token]:
+                del usable[token]
 
     def release(self, session: SessionId, tokens: Iterable[int]) -> list[Promise]:
         """Forget these of the session's tokens; what was promised settles, for it may have been stored unseen.
         Tokens of others, and unknown ones, are passed over."""
-        held = self._by_session.get(session, {})
+        held = self._of_session.get(session, {})
         return [self._remove(token) for token in dict.fromkeys(tokens) if token in held]
 
     def withdraw(self, promises: Iterable[Promise]) -> None:
         """Undo `add` for promises nobody was told of."""
         for promise in promises:
-            self._remove(promise.token, settles=False)
+            if promise.token in self._promises:
+                self._remove(promise.token, settles=False)
 
     def release_session(self, session: SessionId) -> list[Promise]:
         """Forget everything a session was promised."""
@@ -127,30 +135,42 @@ class Ledger:
         over = [promise.token for promise in self._promises.values() if promise.expires_s < now_s]
         return [self._remove(token) for token in over]
 
-    def tokens_of(self, session: SessionId) -> list[int]:
-        """The tokens a session holds, oldest first."""
-        return list(self._by_session.get(session, ()))
-
     def heard(self, peer: PeerNumber, put_seq: int) -> None:
         """A heartbeat of the peer was taken in whose `used` covers every PUT up to `put_seq` (-1: it does not say; then
         everything known by now)."""
-        settling = self._settling.pop(peer, ())
-        if put_seq >= 0 and (later := [entry for entry in settling if entry[0] > put_seq]):
+        later = [entry for entry in self._settling.pop(peer, ()) if 0 <= put_seq < entry[0]]
+        self._settling_bytes[peer] = sum(amount for _, amount in later)
+        if later:
             self._settling[peer] = later
 
     def _remove(self, token: int, *, settles: bool = True) -> Promise:
-        promise = self._promises.pop(token)
-        left = self._left.pop(token)
-        self._promised[promise.peer] -= left
-        held = self._by_session[promise.session]
-        del held[token]
-        if not held:
-            del self._by_session[promise.session]
+        promise, left = self._promises[token], self._left[token]
+        self._change(promise, -left)
+        del self._promises[token], self._left[token]
+        _discard(self._of_session, promise.session, token)
+        _discard(self._usable, (promise.session, promise.peer), token)
+        if not self._promised_to[promise.node].total():
+            del self._promised_to[promise.node]
         if settles:
             # What was stored under it without a commit yet has a put_seq nobody told us: one heartbeat must do.
             self._settle(promise.peer, left, put_seq=0)
         return promise
 
+    def _change(self, promise: Promise, amount: int) -> None:
+        self._left[promise.token] += amount
+        self._promised[promise.peer] += amount
+        self._promised_to.setdefault(promise.node, Counter())[promise.peer] += amount
+
     def _settle(self, peer: PeerNumber, amount: int, *, put_seq: int) -> None:
         if amount:
             self._settling.setdefault(peer, []).append((put_seq, amount))
+            self._settling_bytes[peer] += amount
+
+
+def _discard(index: dict[K, dict[int, None]], key: K, token: int) -> None:
+    """Take a token out of an index, and the key with its last token."""
+    held = index.get(key)
+    if held is not None:
+        held.pop(token, None)
+        if not held:
+            del index[key]

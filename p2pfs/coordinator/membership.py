@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +37,10 @@ from p2pfs.wire.membership import (
     RenewRequest,
     Revocations,
 )
+
+MAX_CERTIFICATES: Final = 50
+"""Most certificates of one node within a day: each is a row for ever."""
+_DAY_S: Final = 86400.0
 
 _log = logging.getLogger(__name__)
 
@@ -198,6 +203,9 @@ class Membership:
     def _issue(
         self, connection: sqlite3.Connection, node: Node, key: ec.EllipticCurvePublicKey, now_s: float
     ) -> Issued:
+        young = [one for one in members.certificates(connection, node.id) if one.issued_s > now_s - _DAY_S]
+        if len(young) >= MAX_CERTIFICATES:
+            raise Denied(f"{node.name} got {MAX_CERTIFICATES} certificates within a day: try again tomorrow")
         return issue_recorded(connection, self._authority, node, key=key, now_s=now_s, lifetime_s=self._lifetime_s)
 
     # ---- revoking ---------------------------------------------------------------------------------------------------

@@ -79,12 +79,12 @@ class Reservations:
         """(total, free) bytes after replication as `node` can use them: what is promised to others is gone, what is
         promised to itself is not. Silent peers count only where too few others are left to hold all copies."""
         wanted, _ = self.copies_wanted()
-        members, own = self._roster.members(), self._ledger.promised_to(node)
+        members = self._roster.members()
         reachable = [peer for peer in members if peer.is_reachable]
         counted = reachable if len(reachable) >= wanted else members
         return (
             writable([peer.offered for peer in members], wanted),
-            writable([self.free(peer, own=own.get(peer.number, 0)) for peer in counted], wanted),
+            writable([self.free(peer, own=self._ledger.promised_to(node, peer.number)) for peer in counted], wanted),
         )
 
     async def reserve(self, session: SessionId, node: NodeId, volume: VolumeId, *, request: Reserve) -> Reserved:

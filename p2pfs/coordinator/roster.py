@@ -74,7 +74,9 @@ class Roster:
     peers: dict[PeerNumber, Peer] = field(default_factory=dict)
     revocations: Revocations = field(default_factory=lambda: Revocations(0, [], []))
     receipt_keys: dict[int, bytes] = field(default_factory=dict, repr=False)  # of peers not revoked
+    _peer_of: dict[NodeId, Peer] = field(default_factory=dict)
     _changes: int = 0
+    _members: tuple[int, list[Peer]] = field(default_factory=lambda: (-1, []))  # as of that many changes
 
     @property
     def version(self) -> int:
@@ -94,6 +96,7 @@ class Roster:
             peer.resources, peer.version = row.resources, row.version
             if row.state is PeerState.DOWN:
                 peer.heard_s, peer.state = self.started_s - self.patience.down_s, PeerState.DOWN
+        self._changes += 1
 
     def admit(self, node: Node) -> None:
         """Count a node that the database has."""
@@ -104,7 +107,7 @@ class Roster:
         """Count a node as a peer."""
         node = self.node(node_id)
         state = PeerState.UP if node.revoked_s is None else PeerState.REVOKED
-        peer = self.peers[number] = Peer(number, node, self.started_s, state)
+        peer = self.peers[number] = self._peer_of[node_id] = Peer(number, node, self.started_s, state)
         if node.revoked_s is None:
             self.receipt_keys[number] = receipt_key(self.receipt_master, number, node_id)
         self._changes += 1
@@ -118,6 +121,7 @@ class Roster:
         if peer is not None:
             peer.node, peer.state = node, PeerState.REVOKED
             self.receipt_keys.pop(peer.number, None)
+            self._changes += 1
 
     def node(self, node: str) -> Node:
         """Raises NotFound."""
@@ -143,7 +147,7 @@ class Roster:
 
     def peer_of(self, node: NodeId) -> Peer | None:
         """The peer a node is, if it is one."""
-        return next((peer for peer in self.peers.values() if peer.node.id == node), None)
+        return self._peer_of.get(node)
 
     def info(self, node: Node) -> NodeInfo:
         """A node as others see it."""
@@ -191,8 +195,12 @@ class Roster:
     # ---- what others see --------------------------------------------------------------------------------------------
 
     def members(self) -> list[Peer]:
-        """Peers that count, in the order of their numbers."""
-        return [self.peers[number] for number in sorted(self.peers) if self.peers[number].is_member]
+        """Peers that count, in the order of their numbers; not to be changed."""
+        as_of, found = self._members
+        if as_of != self._changes:
+            found = [self.peers[number] for number in sorted(self.peers) if self.peers[number].is_member]
+            self._members = (self._changes, found)
+        return found
 
     def reachable(self) -> frozenset[PeerNumber]:
         return frozenset(number for number, peer in self.peers.items() if peer.is_reachable)

@@ -6,7 +6,8 @@ follows from it for reservations. Called by `handlers`; `Expiry` and `Reaper` ar
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -22,7 +23,7 @@ from p2pfs.meta.sessions import Session
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import PeerNumber, SessionId, VolumeId
+from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.namespace import Batch, GetSpace, NewChunk, Question, ReadDirectory, ReadExtents
@@ -32,8 +33,14 @@ GRACE: Final = 1440
 """How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
 an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
 MAX_TEXT: Final = 4096
-INLINE_PAGES: Final = 16
-"""Most pages answered in the event loop for one request; more go to a thread."""
+MAX_SESSIONS: Final = 64
+"""Most sessions of a node; those it no longer renews make room for new ones."""
+SLICE: Final = 32
+"""Questions answered at a stretch: the event loop serves others in between."""
+PAGE_COST: Final = 16
+"""What a page of a directory or of extents counts among them: about 3 ms."""
+MAX_ANSWER_BYTES: Final = 24 << 20
+"""Most bytes of answers to one request; clients refuse 32 MiB."""
 _SWEEP_S: Final = 10.0
 _REAP_ROWS: Final = 1000
 
@@ -75,6 +82,7 @@ class Sessions:
             raise Misuse("a host or mount point has an impossible length")
 
         def begin(connection: sqlite3.Connection) -> SessionGrant:
+            self._make_room(connection, node.id, now_s)
             return rows.open_session(
                 connection,
                 volume,
@@ -88,6 +96,16 @@ class Sessions:
         grant = await self._database.write(begin)
         _log.info("%s mounts volume %016x", node.name, volume)
         return SessionGrant(grant.session, grant.incarnation, self._lifetime_s, grant.first_id, grant.last_id)
+
+    def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> None:
+        """A node that crashes and mounts again all day must not fill the table, nor be locked out."""
+        own = [row for row in rows.sessions(connection) if row.node == node]
+        if len(own) < MAX_SESSIONS:
+            return
+        oldest = min(own, key=lambda row: row.expires_s)
+        if oldest.expires_s - self.kept_s > now_s - 3 * self._lifetime_s:
+            raise Denied(f"this node has {MAX_SESSIONS} mounts at work: unmount one")
+        rows.close_session(connection, oldest.id)
 
     async def renew(self, session: SessionId) -> RenewedSession:
         """Raises Fenced."""
@@ -164,16 +182,25 @@ class Sessions:
         return answers.value_of(answer)
 
     async def answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
-        """The answers in order, refusals among them, from one committed state."""
+        """The answers in order, refusals among them, each from one committed state.
 
-        asks_space = any(isinstance(question, GetSpace) for question in asked)
-        room = self._reservations.space(identity.node) if asks_space else None
-
-        def look(connection: sqlite3.Connection) -> list[Answer]:
-            return engine.answer_all(connection, volume, asked, room=room)
-
-        pages = sum(isinstance(question, ReadDirectory | ReadExtents) for question in asked)
-        return self._database.read(look) if pages <= INLINE_PAGES else await self._database.scan(look)
+        Raises:
+            Misuse: So much was asked for that the answer would be too long.
+        """
+        given: list[Answer] = []
+        size = 0
+        for some in slices(asked):
+            asks_space = any(isinstance(question, GetSpace) for question in some)
+            room = self._reservations.space(identity.node) if asks_space else None
+            look = partial(engine.answer_all, volume=volume, asked=some, room=room)
+            answered = self._database.read(look)
+            given += answered
+            size += sum(len(bytes(answer.value)) for answer in answered)
+            if len(given) < len(asked):
+                if size > MAX_ANSWER_BYTES:
+                    raise Misuse("these answers would be too long: ask for fewer at once")
+                await trio.lowlevel.checkpoint()
+        return given
 
     async def reap(self) -> bool:
         """Delete some rows that nobody sees any more; whether there were any."""
@@ -194,6 +221,24 @@ class Sessions:
 
     def _row(self, session: SessionId) -> Session:
         return self._database.read(lambda connection: rows.session(connection, session))
+
+
+def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    """The questions in runs that are each answered quickly.
+
+    Raises:
+        Misuse: There are too many.
+    """
+    if len(asked) > engine.MAX_QUESTIONS:
+        raise Misuse(f"at most {engine.MAX_QUESTIONS} questions can be asked at once")
+    first = cost = 0
+    for at, question in enumerate(asked):
+        cost += PAGE_COST if isinstance(question, ReadDirectory | ReadExtents) else 1
+        if cost >= SLICE:
+            yield asked[first : at + 1]
+            first, cost = at + 1, 0
+    if first < len(asked):
+        yield asked[first:]
 
 
 class Reaper:

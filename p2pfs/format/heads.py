@@ -93,8 +93,14 @@ def open_head(keys: VolumeKeys, volume: VolumeId, inode: InodeId, sealed: bytes)
 
 
 def row_digest(keys: VolumeKeys, volume: VolumeId, inode: InodeId, row: ExtentRow) -> int:
-    """What one extent row adds to the digest of its range."""
+    """What one extent row adds to the digest of its range.
+
+    Raises:
+        Corrupt: No row can have these numbers.
+    """
     chunk = row.chunk
+    if row.index < 0 or row.seq < 0:
+        raise Corrupt("an extent row is malformed")
     fixed = _ROW.pack(_WHAT_ROW, volume, inode, row.index, row.seq, chunk is not None)
     return int.from_bytes(blake3(fixed + (chunk or b"") + row.sealed, key=keys.digest).digest(), "big")
 

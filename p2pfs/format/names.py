@@ -66,7 +66,7 @@ def check_tag(
     Raises:
         Corrupt: `tag` was not made for this name, parent, inode and kind.
     """
-    if not hmac.compare_digest(dentry_tag(keys, volume, parent, name, inode, kind), tag):
+    if inode < 0 or not hmac.compare_digest(dentry_tag(keys, volume, parent, name, inode, kind), tag):
         raise Corrupt("a directory entry was changed by somebody without the key")
 
 

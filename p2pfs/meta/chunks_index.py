@@ -185,9 +185,9 @@ def counts(
     """
     rows = connection.execute(
         "SELECT copies, count(*) FROM (SELECT count(r.peer) AS copies FROM chunk c LEFT JOIN replica r"
-        f" ON r.chunk = c.number AND r.peer IN ({_numbers(live)}) WHERE c.refs > 0 AND (?1 IS NULL OR c.volume = ?1)"
-        " GROUP BY c.number) GROUP BY copies",
-        (volume,),
+        f" ON r.chunk = c.number AND r.peer IN ({_numbers(live)}) WHERE c.refs > 0"
+        " AND (:volume IS NULL OR c.volume = :volume) GROUP BY c.number) GROUP BY copies",
+        {"volume": volume},
     )
     return dict(rows.fetchall())
 

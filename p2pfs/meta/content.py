@@ -135,9 +135,9 @@ def _insert_extent(work: Work, inode: int, extent: ExtentRow, chunk: int | None)
     place = (work.volume, inode, extent.index, extent.seq)
     try:
         cursor = work.connection.execute(
-            "INSERT INTO extent SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
-            " (SELECT 1 FROM cut WHERE volume = ?1 AND inode = ?2 AND from_mib <= ?3 AND seq > ?4)",
-            (*place, chunk, extent.sealed),
+            "INSERT INTO extent SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS"
+            " (SELECT 1 FROM cut WHERE volume = ? AND inode = ? AND from_mib <= ? AND seq > ?)",
+            (*place, chunk, extent.sealed, *place),
         )
     except sqlite3.IntegrityError:
         raise Misuse(f"the extent {extent.index}, {extent.seq} is there already") from None

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
-from p2pfs.errors import Corrupt, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Unavailable
 from p2pfs.meta import schema
 
 T = TypeVar("T")
@@ -106,10 +106,9 @@ class ThreadedDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _create_private(path)
         with _mapped():
-            _create_private(path)
-            self._writer = _connect(path)
-            schema.migrate(self._writer)
+            self._writer = _migrated(path)
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -117,7 +116,7 @@ class ThreadedDatabase:
         self._scans = trio.CapacityLimiter(1)
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
-        self._failure: PoolError | None = None
+        self._failure: Exception | None = None
         self._closing = False
         self.commits = 0  # groups committed; read by tests and metrics
         self._thread = threading.Thread(target=self._run, name="p2pfs database", daemon=True)
@@ -125,10 +124,10 @@ class ThreadedDatabase:
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
-        if self._closing:
-            raise Unavailable("the database is closed")
         waiting = _Write(change)
         async with self._room:
+            if self._closing:  # no checkpoint until it is queued: nothing comes after the queue's end
+                raise Unavailable("the database is closed")
             self._queue.put(waiting)
             try:
                 await waiting.done.wait()
@@ -198,11 +197,11 @@ class ThreadedDatabase:
                     _run_savepoint(self._writer, following)
                 self._writer.execute("COMMIT")
             self.commits += 1
-        except PoolError as error:
+        except Exception as error:  # a bug too must not end the thread: everybody would wait for ever
             self._undo(group, error)
         return going
 
-    def _undo(self, group: list[_Write], error: PoolError) -> None:
+    def _undo(self, group: list[_Write], error: Exception) -> None:
         """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
         what the kernel still holds of earlier writes cannot be trusted to reach it."""
         for write in group:
@@ -221,11 +220,10 @@ class InlineDatabase:
     be waited for, and for one-shot commands. `path` None keeps everything in memory."""
 
     def __init__(self, path: Path | None = None) -> None:
+        if path is not None:
+            _create_private(path)
         with _mapped():
-            if path is not None:
-                _create_private(path)
-            self._connection = _connect(path)
-            schema.migrate(self._connection)
+            self._connection = _migrated(path)
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
@@ -278,8 +276,22 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         check_same_thread=False,  # made in the loop, used in one thread at a time
         cached_statements=512,
     )
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrated(path: Path | None) -> sqlite3.Connection:
+    connection = _connect(path)
+    try:
+        schema.migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

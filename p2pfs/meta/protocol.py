@@ -24,7 +24,8 @@ class Namespace(Protocol):
         ...
 
     async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
-        """Dentries numbered above `after`, ascending, at most `limit`. Raises NotFound, NotDirectory."""
+        """Dentries numbered above `after`, ascending, at most `limit`; fewer when they are large, `complete` says
+        whether more follow. Raises NotFound, NotDirectory."""
         ...
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
@@ -38,7 +39,9 @@ class Namespace(Protocol):
     async def space(self) -> Space: ...
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
-        """Do all operations in order in one transaction, or none.
+        """Do all operations in order in one transaction, or none. A batch has at most 1 000.
+
+        A session opened read-only may only open and release.
 
         Durability: on return the change is committed on the coordinator's stable storage. Retrying is the
         implementation's business: an operation is never applied twice.
@@ -47,6 +50,9 @@ class Namespace(Protocol):
 
         Raises:
             Semantic: What the first refused operation raises; nothing was changed.
+            Denied: The session is read-only.
+            Misuse: An operation breaks the protocol: numbers never granted or used twice, forged receipts, an extent
+                that a cut would hide from the start.
         """
         ...
 

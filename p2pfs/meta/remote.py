@@ -53,6 +53,7 @@ ID_BLOCK: Final = 4096
 """Numbers fetched at once; the next block is fetched when half are used."""
 _CLOSE_DEADLINE_S: Final = 5.0
 _RENEWALS: Final = 3  # per lifetime
+_NEWS_S: Final = 5.0  # and at least as often as peers beat: the answer tells of a new pool map
 
 
 class RemoteNamespace:
@@ -205,7 +206,7 @@ class RemoteNamespace:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fetch_ahead)
             while not self.is_fenced:
-                await trio.sleep(self._lifetime_s / _RENEWALS)
+                await trio.sleep(min(self._lifetime_s / _RENEWALS, _NEWS_S))
                 await _unless_away(self.renew)
             nursery.cancel_scope.cancel()
 

@@ -206,7 +206,7 @@ async def _store(
     space: ReservedSpace,
     nursery: trio.Nursery,
 ) -> ChunkStore:
-    peers = PeerStores(pool.client, lambda: pool.map, space.token, timeout_s=settings.io_timeout)
+    peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
     async def record(chunk: NewChunk) -> None:
         try:

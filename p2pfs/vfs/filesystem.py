@@ -5,6 +5,7 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Final, Self
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, PoolError
+from p2pfs.errors import CoordinatorAway, Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
@@ -29,6 +30,10 @@ from p2pfs.wire import namespace as wire
 log = logging.getLogger(__name__)
 
 AGEING_S: Final = 1.0
+STAT_PATIENCE_S: Final = 1.0
+"""How long attributes of an open file may take before those known are good enough: they are asked for between reads."""
+STAT_PAUSE_S: Final = 5.0
+"""After that was in vain, how long they are not asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Filesystem:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
+        self._stat_after_s = -math.inf  # before that, attributes of open files are those known
         self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
@@ -130,14 +136,28 @@ class Filesystem:
     # ---- inodes
 
     async def inode(self, number: InodeId) -> Inode:
-        """The inode as the coordinator has it now (its unsaved writes included). Raises NotFound."""
+        """The inode as the coordinator has it now (its unsaved writes included), or as it was known when the
+        coordinator is away: reads go on without it. Raises NotFound."""
         known = self._table.get(number)
         if known is not None and known.unlinked:
             return known
-        return await self.tree.inode(number)
+        try:
+            return await self.tree.inode(number)
+        except CoordinatorAway:
+            if known is None:
+                raise
+            return known
 
     async def stat(self, number: InodeId) -> Stat:
-        return (await self.inode(number)).stat()
+        known = self._table.get(number)
+        if known is None or not known.handles:
+            return (await self.inode(number)).stat()
+        if trio.current_time() >= self._stat_after_s:
+            with trio.move_on_after(STAT_PATIENCE_S) as waiting:
+                await self.inode(number)
+            if waiting.cancelled_caught:
+                self._stat_after_s = trio.current_time() + STAT_PAUSE_S
+        return known.stat()
 
     async def set_attributes(
         self,

@@ -84,6 +84,8 @@ class Reader:
                 return page
             answer = await self._namespace.extents(inode.id, range_number)
             # no checkpoint until the page is kept: head and extents must be of one state
+            if answer.attributes.inode != inode.id:
+                raise Corrupt(f"inode {inode.id}: the coordinator serves another one in its place")
             if answer.attributes.change < inode.head.change:
                 if attempt == 2:
                     raise Corrupt(f"inode {inode.id}: the coordinator serves an older state than it did before")
@@ -112,9 +114,12 @@ class Reader:
         if ahead is not None:
             ahead.note(offset, length)
             self._start_ahead(inode, ahead)
-        if not inode.is_dirty:
-            return await self.committed(inode, offset, length, whole=ahead is not None and ahead.window > 0)
-        return await self._overlaid(inode, offset, length)
+        if inode.is_dirty:
+            data: Buffer = await self._overlaid(inode, offset, length)
+        else:
+            data = await self.committed(inode, offset, length, whole=ahead is not None and ahead.window > 0)
+        # the extents may have brought a newer, shorter state: what lies behind its end are no bytes of the file
+        return data if offset + length <= inode.size else data[: max(0, inode.size - offset)]
 
     async def _overlaid(self, inode: Inode, offset: int, length: int) -> bytes:
         """Committed bytes with the unsaved ones laid over them, oldest first."""
@@ -210,7 +215,10 @@ class Reader:
             nonlocal opened
             opened = open_blocks(key, sealed, first=blocks.first, size=size)
 
-        await self._store.get(self._sealer.volume, chunk, size, blocks, check=check)
+        try:
+            await self._store.get(self._sealer.volume, chunk, size, blocks, check=check)
+        except NotFound as error:  # of a chunk; to callers it would mean that the file is gone
+            raise Unavailable(f"no copy of a chunk is left: {error}") from error
         if opened is None:
             raise Corrupt("a store returned bytes without having them checked")
         return PlainRun(blocks.first * BLOCK_BYTES, opened)

@@ -8,12 +8,14 @@ from typing import Final, Protocol
 
 import trio
 
-from p2pfs.errors import NoSpace
+from p2pfs.errors import NoSpace, Unavailable
 from p2pfs.types import KIB, MIB, PeerNumber
 from p2pfs.wire.chunks import Token
 
 FIRST_ROOM: Final = 64 * MIB
 MOST_ROOM: Final = 1024 * MIB
+LOW_ROOM: Final = 16 * MIB
+"""A token with less left is replaced before the next chunk: twice what may be on its way at once."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
 
@@ -28,6 +30,11 @@ class Space(Protocol):
         """Set room for `size` plain bytes aside for every copy. Raises NoSpace, CoordinatorAway."""
         ...
 
+    async def cover(self, size: int) -> None:
+        """Before promised bytes are sent as a chunk of `size`: see to it that every peer with room takes it, also after
+        attempts that used up what was reserved. Raises NoSpace, CoordinatorAway."""
+        ...
+
     def settle(self, size: int) -> None:
         """The promised bytes were stored, or will never be."""
         ...
@@ -37,6 +44,9 @@ class EndlessSpace:
     """For tests and read-only mounts."""
 
     async def promise(self, size: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def cover(self, size: int) -> None:
         await trio.lowlevel.checkpoint()
 
     def settle(self, size: int) -> None:
@@ -73,6 +83,25 @@ class ReservedSpace:
                     await self._renew(_sealed(self._promised + size))
         self._promised += size
 
+    async def cover(self, size: int) -> None:
+        if not self._is_short(size):
+            return
+        async with self._lock:
+            if not self._is_short(size):
+                return
+            try:
+                await self._renew(_sealed(size))
+            except (NoSpace, Unavailable):
+                if self._covered() < _sealed(size):
+                    raise
+
+    def _is_short(self, size: int) -> bool:
+        """Whether some peer's token is nearly used up or `size` is not covered. One peer is enough: when others are
+        away, the copies must go to just that one."""
+        if self._covered() < _sealed(size):
+            return True
+        return any(left < min(LOW_ROOM, self._tokens[peer].room_bytes // 4) for peer, left in self._left.items())
+
     def settle(self, size: int) -> None:
         self._promised = max(self._promised - size, 0)
 
@@ -99,6 +128,11 @@ class ReservedSpace:
             return None
         self._left[peer] -= size
         return token
+
+    def unspent(self, peer: PeerNumber, token: Token, size: int) -> None:
+        """The peer did not store what the token was taken for."""
+        if self._tokens.get(peer) is token:
+            self._left[peer] += size
 
     async def give_back(self) -> None:
         """Return every reservation (at unmount); losing this message costs nothing but time."""

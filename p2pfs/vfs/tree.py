@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
@@ -82,10 +82,13 @@ class Tree:
 
         Raises:
             NotFound: It is gone.
-            Corrupt: The coordinator serves an older state of it than it did before.
+            Corrupt: The coordinator serves an older state of it than it did before, or another inode.
         """
         for _ in range(3):
-            inode, is_new_enough = self._table.take(await self._namespace.attributes(number))
+            attributes = await self._namespace.attributes(number)
+            if attributes.inode != number:
+                raise Corrupt(f"inode {number}: the coordinator serves another one in its place")
+            inode, is_new_enough = self._table.take(attributes)
             if is_new_enough:
                 return inode
         raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
@@ -104,7 +107,11 @@ class Tree:
     # ---- names
 
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
-        """Raises NotFound, NotDirectory, TooLarge (name), Corrupt."""
+        """As the coordinator has it now, or as it was known when the coordinator is away.
+
+        Raises:
+            NotFound, NotDirectory, TooLarge (name), Corrupt, CoordinatorAway.
+        """
         _check_name(name)
         for _ in range(3):
             try:
@@ -112,13 +119,23 @@ class Tree:
             except NotFound:
                 self._names.pop((parent, name), None)
                 raise
+            except CoordinatorAway:
+                known = self._known(parent, name)
+                if known is None:
+                    raise
+                return known
             inode, is_new_enough = self._checked(parent, name, entry)
             if is_new_enough:
                 return inode
         raise Corrupt(f"inode {entry.attributes.inode}: the coordinator serves an older state than it did before")
 
+    def _known(self, parent: InodeId, name: bytes) -> Inode | None:
+        """What the name led to when it was last seen, if that is still in memory: reads go on from it."""
+        child = self._names.get((parent, name))
+        return self._table.get(child.inode) if child is not None else None
+
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
-        child = Child(InodeId(entry.attributes.inode), Kind(entry.attributes.kind))
+        child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
         check_tag(self._keys, self._volume, parent, name, child.inode, child.kind, entry.tag)
         self._remember(parent, name, child)
         return self._table.take(entry.attributes)
@@ -143,7 +160,9 @@ class Tree:
         listed = []
         for entry in page.entries:
             name = open_name(self._keys, self._volume, number, entry.name)
-            inode, _ = self._checked(number, name, entry)
+            inode, is_new_enough = self._checked(number, name, entry)
+            if not is_new_enough and self._table.get(inode.id) is None:
+                inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
             listed.append(Listed(name, DentryId(entry.dentry), inode))
         return listed, page.complete
 
@@ -321,6 +340,13 @@ class Tree:
         if flags & RENAME_EXCHANGE and replaced is not None:
             self._remember(*old, replaced)
         self._remember(*new, child)
+
+
+def _kind(attributes: Attributes) -> Kind:
+    try:
+        return Kind(attributes.kind)
+    except ValueError:
+        raise Corrupt(f"inode {attributes.inode}: an unknown kind {attributes.kind}") from None
 
 
 def _row(applied: Applied, number: InodeId) -> Attributes:

@@ -248,6 +248,7 @@ class Writer:
             sealed: SealedChunk = await trio.to_thread.run_sync(
                 lambda: seal(self._sealer.keys, upload.plan.parts, dedup=self._limits.dedup), limiter=self._sealers
             )
+            await self._space.cover(sealed.size)
             receipts = await self._store.put(self._sealer.volume, sealed.id, [sealed.data])
             # no checkpoint until everything of the upload is set: `is_stored` is read by other tasks
             upload.chunk, upload.key, upload.size = sealed.id, sealed.key, sealed.size

@@ -765,6 +765,9 @@ async def test_a_read_only_session_only_reads(pool: World, hand: Hand) -> None:
     assert (await lookup(reader, b"file")).attributes.inode == inode
     with pytest.raises(Denied):
         await reader.commit(inode, 0)
+    await reader.namespace.apply([Opened(inode)])
+    assert await hand.unlink(b"file", inode) == []
+    assert (await reader.namespace.apply([Released(inode)])).removed == [inode]
 
 
 async def test_a_session_that_is_over_changes_nothing(pool: World, hand: Hand) -> None:

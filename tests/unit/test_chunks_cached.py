@@ -15,8 +15,9 @@ from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.faulty import FaultyStore
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.chunks.pages import PAGE
 from p2pfs.chunks.protocol import Blocks
-from p2pfs.errors import Corrupt
+from p2pfs.errors import Corrupt, NotFound
 from p2pfs.types import GIB, KIB, MIB, Buffer
 
 pytestmark = pytest.mark.l0
@@ -96,7 +97,7 @@ async def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
         assert len(files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("bit", [0, 8 * 70_000, 8 * (2 * BLOCK - 1), 8 * 2 * BLOCK, 8 * (2 * BLOCK + 63)])
+@pytest.mark.parametrize("bit", [0, 8 * 40, 8 * 4000, 8 * PAGE, 8 * (PAGE + 70_000), 8 * (PAGE + 2 * BLOCK - 1)])
 async def test_a_damaged_file_is_dropped_and_fetched_again(bit: int, tmp_path: Path) -> None:
     async with cache_at(tmp_path) as cache:
         chunk = sealed(1, 128 * KIB)
@@ -108,6 +109,19 @@ async def test_a_damaged_file_is_dropped_and_fetched_again(bit: int, tmp_path: P
         assert cache.fetched == ["get", "get"]
         assert await cache.read(chunk) == chunk.data
         assert cache.fetched == ["get", "get"]
+
+
+async def test_a_damaged_file_goes_even_if_nobody_else_has_the_chunk(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1, 128 * KIB)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        (path,) = files(tmp_path)
+        path.write_bytes(flipped(path.read_bytes(), 8 * 70_000))
+        cache.inner.chunks.clear()
+        with pytest.raises(NotFound):
+            await cache.read(chunk)
+        assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("change", [b"", b"short", None], ids=["empty", "short", "gone"])
@@ -144,14 +158,15 @@ async def test_a_cached_copy_that_does_not_open_is_dropped(tmp_path: Path) -> No
 
 
 async def test_the_budget_holds_and_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    async with cache_at(tmp_path, budget=5 * (MIB + KIB)) as cache:
+    async with cache_at(tmp_path, budget=5 * (MIB + 5 * KIB)) as cache:
         chunks = [sealed(seed) for seed in range(8)]
         for chunk in chunks:
             await cache.inner.put(VOLUME, chunk.id, [chunk.data])
             await cache.read(chunk)
             await cache.read(chunks[0])
-            assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (MIB + KIB)
+            assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (MIB + 5 * KIB)
         assert cache.store.used == sum(path.stat().st_size for path in files(tmp_path))
+        assert cache.fetched == ["get"] * 8
         cache.fetched.clear()
         await cache.read(chunks[0])
         await cache.read(chunks[7])
@@ -166,9 +181,9 @@ async def test_a_smaller_budget_is_obeyed_at_the_next_start(tmp_path: Path) -> N
             chunk = sealed(seed)
             await cache.inner.put(VOLUME, chunk.id, [chunk.data])
             await cache.read(chunk)
-    async with cache_at(tmp_path, budget=2 * (MIB + KIB)) as cache:
+    async with cache_at(tmp_path, budget=2 * (MIB + 5 * KIB)) as cache:
         assert len(files(tmp_path)) == 2
-        assert cache.store.used <= 2 * (MIB + KIB)
+        assert cache.store.used <= 2 * (MIB + 5 * KIB)
 
 
 async def test_the_owner_keeps_his_free_space(tmp_path: Path) -> None:
@@ -188,9 +203,9 @@ async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> Non
             if self.full and name == call:
                 raise OSError(errno.ENOSPC, "full")
 
-        def create(self, path: Path) -> int:
+        def create(self, path: Path, *, direct: bool = False) -> int:
             self.refuse("create")
-            return super().create(path)
+            return super().create(path, direct=direct)
 
         def write(self, fd: int, data: Buffer) -> None:
             self.refuse("write")

@@ -242,13 +242,15 @@ class StuckDisk(Disk):
 
 async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_path: Path) -> None:
     disk = StuckDisk()
-    store, chunk, other = await opened(tmp_path, disk, disk_timeout_s=0.05, buffers=1), sealed(1), sealed(2)
+    store, chunk, other = await opened(tmp_path, disk, buffers=1), sealed(1), sealed(2)
     await store.put(VOLUME, other.id, [other.data])
     disk.is_stuck = True
     async with store.lend() as buffer:
         pass
+    patience_s, store._disk_timeout_s = store._disk_timeout_s, 0.05
     with pytest.raises(Unavailable):
         await store.put(VOLUME, chunk.id, [chunk.data])
+    store._disk_timeout_s = patience_s
     assert buffer.forfeited
     assert await store.get(VOLUME, other.id, other.size, other.whole) == other.data  # reads do not wait for it
     async with store.lend() as fresh:
@@ -260,6 +262,41 @@ async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_
             await trio.lowlevel.checkpoint()
     assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
     assert await (await opened(tmp_path)).get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+async def test_a_buffer_is_used_again_after_a_put_whether_it_succeeds_or_not(tmp_path: Path) -> None:
+    store, chunk = await opened(tmp_path, capacity=100 * KIB), sealed(1, 1000)
+    async with store.lend() as buffer:
+        pass
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    with pytest.raises(NoSpace):
+        await store.put(VOLUME, sealed(2).id, [sealed(2).data])
+    async with store.lend() as again:
+        assert again is buffer
+
+
+async def test_a_put_during_the_read_of_a_damaged_copy_is_kept(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    store, chunk = await opened(tmp_path), sealed(1, 70_000)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    path = file_of(tmp_path)
+    whole = path.read_bytes()
+
+    class Racing(Disk):
+        def open(self, path: Path, *, direct: bool = False) -> int:
+            fd = super().open(path, direct=direct)
+            fresh = path.with_name("fresh")
+            fresh.write_bytes(whole)
+            fresh.rename(path)
+            return fd
+
+    path.write_bytes(flipped(whole, 8 * 50_000))
+    store._files._disk = Racing()
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    store._files._disk = Disk()
+    assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+    assert store.damaged() == []
 
 
 async def test_two_puts_of_one_chunk_leave_the_newer_number(tmp_path: Path) -> None:
@@ -309,9 +346,9 @@ async def test_buffers_bound_what_is_received_at_once(tmp_path: Path) -> None:
 async def test_short_writes_and_reads_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    write, pread = os.write, os.pread
+    write, preadv = os.write, os.preadv
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, memoryview(data)[: 60 * KIB]))
-    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 50 * KIB), at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 48 * KIB]], at))
     store, chunk = await opened(tmp_path), sealed(1)
     await store.put(VOLUME, chunk.id, [chunk.data])
     assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
@@ -321,10 +358,10 @@ async def test_an_unreadable_sector_is_damage(tmp_path: Path, claim_logs: Claims
     import errno
 
     class BadSector(Disk):
-        def read(self, fd: int, length: int, offset: int) -> bytes:
-            if offset >= HEADER_BYTES:
+        def read_into(self, fd: int, view: memoryview, offset: int, enough: int) -> int:
+            if offset + enough > HEADER_BYTES:
                 raise OSError(errno.EIO, "bad sector")
-            return super().read(fd, length, offset)
+            return super().read_into(fd, view, offset, enough)
 
     claim_logs("moved to quarantine", count=1)
     store, chunk = await opened(tmp_path, BadSector()), sealed(1, 1000)

@@ -76,8 +76,22 @@ def test_a_token_is_promised_once() -> None:
 def test_what_is_promised_to_a_node_is_what_it_has_not_stored_yet() -> None:
     ledger = Ledger([promise(1), promise(2, session=TWO)])
     ledger.stored(ONE, PEER, CHUNK, put_seq=1)
-    assert ledger.promised_to(NODE) == {PEER: 2 * disk_bytes(4 * MIB) - CHUNK - 4096}
-    assert ledger.promised_to(NodeId("b" * 32)) == {}
+    assert ledger.promised_to(NODE, PEER) == 2 * disk_bytes(4 * MIB) - CHUNK - 4096
+    assert ledger.promised_to(NodeId("b" * 32), PEER) == 0
+    ledger.release_session(ONE)
+    ledger.release_session(TWO)
+    assert ledger.promised_to(NODE, PEER) == 0
+
+
+def test_a_chunk_may_use_up_several_tokens() -> None:
+    ledger = Ledger([promise(1, room=1000), promise(2, room=2000)])
+    ledger.stored(ONE, PEER, disk_bytes(1000) + 500 - 4096, put_seq=1)
+    ledger.heard(PEER, 1)
+    assert ledger.promised(PEER) == disk_bytes(2000) - 500
+    ledger.stored(ONE, PEER, MIB, put_seq=2)  # more than was promised
+    ledger.heard(PEER, 2)
+    assert ledger.promised(PEER) == 0
+    assert ledger.tokens_of(ONE) == [1, 2]
 
 
 @pytest.mark.parametrize("room", [0, -1, MAX_ROOM_BYTES + 1])

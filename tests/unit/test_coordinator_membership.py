@@ -7,6 +7,7 @@ from coordination import FakeClock, Pool, certificate_request, pool, volume_mess
 from plugins.checklogs import Claims
 
 from p2pfs.coordinator.authority import new_key
+from p2pfs.coordinator.membership import MAX_CERTIFICATES
 from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound
 from p2pfs.format.invites import decode_invite
 from p2pfs.meta import members, sessions
@@ -155,6 +156,18 @@ async def test_renewing_gives_the_roles_in_the_books(tmp_path: Path) -> None:
         assert identity.not_after == p.clock.time() + 90 * 86400
         known = p.database.read(lambda connection: members.certificates(connection, node))
         assert identity.serial in [certificate.serial for certificate in known]
+
+
+async def test_certificates_are_rows_and_so_not_given_without_end(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        node = (await p.join("anna@laptop", Role.CLIENT)).node
+        message = RenewRequest(certificate_request(new_key()))
+        for _ in range(MAX_CERTIFICATES - 1):
+            await p.services.membership.renew(p.identity(node), message)
+        with pytest.raises(Denied, match="tomorrow"):
+            await p.services.membership.renew(p.identity(node), message)
+        p.clock.advance(86400)
+        await p.services.membership.renew(p.identity(node), message)
 
 
 async def test_a_certificate_alone_makes_no_member(tmp_path: Path) -> None:

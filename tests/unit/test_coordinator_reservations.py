@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from coordination import ROOMY, FakeClock, Pool, pool
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from plugins.checklogs import Claims
 
 from p2pfs.coordinator.ledger import disk_bytes
 from p2pfs.errors import Invalid, NoSpace, Unavailable
@@ -158,6 +159,21 @@ async def test_a_pool_smaller_than_its_replicas_counts_the_copies_it_can_make(tm
     async with pool(tmp_path) as p:
         await p.peers(2, capacity=GIB)
         assert p.services.reservations.space(NODE) == (GIB, GIB)
+
+
+async def test_silent_peers_count_where_too_few_others_are_left(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("peer owner[234]@host .* is down", count=3)
+    async with pool(tmp_path, replicas="2") as p:
+        one, two, three = await p.peers(3, capacity=GIB)
+        four = await p.join("owner4@host")
+        await p.beat(four.node, capacity=GIB)
+        assert p.services.reservations.space(NODE) == (2 * GIB, 2 * GIB)
+        for alive, free in (([one, two, three], GIB * 3 // 2), ([one, two], GIB), ([one], 2 * GIB)):
+            p.clock.advance(60)
+            for peer in alive:
+                await p.beat(peer.node, capacity=GIB)
+            await p.services.pulse.work()
+            assert p.services.reservations.space(NODE) == (2 * GIB, free)
 
 
 async def test_a_full_disk_counts_whatever_the_peer_offers(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from coordination import FakeClock, Pool, chunk_id, pool, volume_message
 from plugins.checklogs import Claims
 
+from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
-from p2pfs.coordinator.sessions import GRACE, Expiry, Reaper
+from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
 from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound
-from p2pfs.meta import chunks_index
+from p2pfs.meta import chunks_index, sessions
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GIB, NodeId, Role, SessionId, VolumeId, volume_name
 from p2pfs.wire import codec
@@ -20,8 +22,10 @@ from p2pfs.wire.answers import unwrap
 from p2pfs.wire.namespace import (
     AddReplicas,
     Applied,
+    Attributes,
     Batch,
     Commit,
+    DirectoryPage,
     ExtentRow,
     GetAttributes,
     GetSpace,
@@ -215,6 +219,17 @@ async def test_a_commit_needs_min_replicas_genuine_receipts(tmp_path: Path) -> N
         assert (await mount.apply(commit(make.inode, genuine))).attributes[0].change == 1
 
 
+async def test_receipts_of_a_revoked_peer_prove_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("revoked owner2@host", count=1)
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        mount = await mounted(p)
+        make, chunk = mount.make(b"file"), p.stored(VOLUME, 1, [one.peer, two.peer])
+        await p.services.membership.revoke(two.node)
+        with pytest.raises(Misuse, match="not a peer"):
+            await mount.apply(make, commit(make.inode, chunk))
+
+
 async def test_a_pool_of_one_peer_needs_one_receipt(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         (one,) = await p.peers(1)
@@ -267,12 +282,62 @@ async def test_questions_are_answered_in_order_with_refusals_among_them(tmp_path
         assert not answers[2].code
 
 
-async def test_many_pages_are_answered_aside(tmp_path: Path) -> None:
+async def test_many_questions_are_answered_in_slices_that_let_others_in_between(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         mount = await mounted(p)
-        answers = await p.services.sessions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 10)] * 100)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            asked = [ReadDirectory(1, 0, 10), GetAttributes(1)] * 50
+            answers = await p.services.sessions.answer(mount.identity, VOLUME, asked)
+            nursery.cancel_scope.cancel()
+        assert turns >= 20
         assert len(answers) == 100
-        assert not any(answer.code for answer in answers)
+        for page, attributes in zip(answers[::2], answers[1::2], strict=True):
+            assert unwrap(page, DirectoryPage).complete
+            assert unwrap(attributes, Attributes).inode == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 999])
+def test_slices_are_the_questions_in_order(count: int) -> None:
+    asked = [GetAttributes(number) for number in range(count)]
+    runs = list(slices(asked))
+    assert [question for run in runs for question in run] == asked
+    assert all(1 <= len(run) <= SLICE for run in runs)
+    assert len(list(slices([ReadDirectory(1, 0, 1)] * 10))) == 5
+    with pytest.raises(Misuse):
+        list(slices(asked + [GetAttributes(1)] * 1001))
+
+
+async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        with pytest.raises(Misuse, match="too long"):
+            await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * 200)
+
+
+async def test_a_node_that_keeps_crashing_can_mount_again_but_not_without_end(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        while len(p.database.read(sessions.sessions)) < MAX_SESSIONS:
+            await mount.open()
+        with pytest.raises(Denied, match="unmount one"):
+            await mount.open()
+        p.clock.advance(181)
+        await p.services.sessions.renew(mount.session)
+        for _ in range(MAX_SESSIONS - 1):
+            await mount.open()
+        assert len(p.database.read(sessions.sessions)) == MAX_SESSIONS
+        with pytest.raises(Denied):
+            await mount.open()
 
 
 # ---- reaping --------------------------------------------------------------------------------------------------------

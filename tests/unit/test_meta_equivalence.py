@@ -64,7 +64,16 @@ draft = st.one_of(
     st.tuples(st.just("opened"), place),
     st.tuples(st.just("released"), place),
 )  # fmt: skip
-batches = st.lists(st.tuples(st.integers(0, 1), st.lists(draft, min_size=1, max_size=3)), max_size=25)
+batches = st.lists(st.tuples(st.integers(0, 1), st.lists(draft, min_size=1, max_size=2)), min_size=5, max_size=30)
+
+
+SEED: list[Draft] = [
+    ("make", 0, b"a", Kind.DIRECTORY, False),
+    ("make", 1, b"a", Kind.DIRECTORY, False),
+    ("make", 0, b"b", Kind.FILE, True),
+    ("make", 1, b"c", Kind.FILE, False),
+    ("make", 2, b"a", Kind.FILE, False),
+]
 
 
 class Pair:
@@ -152,37 +161,39 @@ def _plain(message: Any) -> object:  # noqa: ANN401
 
 
 def operation(pair: Pair, drafted: Draft) -> Operation:
-    """A draft with numbers, and mostly with what the names lead to now."""
+    """A draft with numbers, mostly about what is there now; a place of 7 is about anything."""
     kind, *rest = drafted
-    inode = pair.inodes[rest[0] % len(pair.inodes)]
     now = next(pair.times)
     match kind:
         case "make":
-            _, made_name, made, opened = rest
+            parent, made_name, made_kind, opened = directory(pair, rest[0]), *rest[1:]
             number = next(pair.numbers)
             pair.inodes.append(number)
-            target = b"target" if made == Kind.SYMLINK else None
-            return Make(inode, made_name, number, b"t", number, made, 0o644, 0, 0, 0, b"h0", now, target, opened)
+            target = b"target" if made_kind == Kind.SYMLINK else None
+            return Make(parent, made_name, number, b"t", number, made_kind, 0o644, 0, 0, 0, b"h0", now, target, opened)
         case "link":
-            return Link(inode, rest[1], next(pair.numbers), b"t", pair.inodes[rest[2] % len(pair.inodes)], now)
+            return Link(directory(pair, rest[0]), rest[1], next(pair.numbers), b"t", file(pair, rest[2]), now)
         case "unlink":
-            at = leads_to(pair, inode, rest[1])
-            is_directory = at in pair.model._names
-            return Unlink(inode, rest[1], at, is_directory != (rest[2] and at % 3 == 0), now)
+            parent = directory(pair, rest[0])
+            child = existing(pair, parent, rest[1])
+            inode = leads_to(pair, parent, child)
+            return Unlink(parent, child, inode, (inode in pair.model._names) != (rest[2] and now % 5 == 0), now)
         case "rename":
-            _, old, into, new, flags, honest = rest
-            new_parent = pair.inodes[into % len(pair.inodes)]
-            replaced = leads_to(pair, new_parent, new) if honest else 0
+            _, wanted, into, new, flags, honest = rest
+            parent, new_parent = directory(pair, rest[0]), directory(pair, into)
+            old = existing(pair, parent, wanted)
+            replaced = leads_to(pair, new_parent, new) if honest or now % 3 else 0
             return Rename(
-                inode, old, leads_to(pair, inode, old), new_parent, new, next(pair.numbers), b"r", replaced, flags,
+                parent, old, leads_to(pair, parent, old), new_parent, new, next(pair.numbers), b"r", replaced, flags,
                 now, b"b",
             )  # fmt: skip
         case "set":
-            return SetAttributes(inode, now, **{rest[1]: now % 0o7777})
+            return SetAttributes(anything(pair, rest[0]), now, **{rest[1]: now % 0o7777})
         case "opened":
-            return Opened(inode)
+            return Opened(anything(pair, rest[0]))
         case "released":
-            return Released(inode)
+            return Released(anything(pair, rest[0]))
+    inode = file(pair, rest[0])
     row = pair.model._inodes.get(inode)
     change = row.change if row else 0
     base = Commit(inode, change, rest[-1], b"h%d" % (change + 1), now)
@@ -198,6 +209,25 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
     return replace(base, inline=b"inline %d" % now if rest[1] else None)
 
 
+def anything(pair: Pair, at: int) -> int:
+    return pair.inodes[-1 - at % len(pair.inodes)]
+
+
+def directory(pair: Pair, at: int) -> int:
+    there = sorted(pair.model._names)
+    return anything(pair, at) if at == 7 else there[at % len(there)]
+
+
+def file(pair: Pair, at: int) -> int:
+    there = sorted(row.inode for row in pair.model._inodes.values() if row.kind == Kind.FILE)
+    return anything(pair, at) if at == 7 or not there else there[at % len(there)]
+
+
+def existing(pair: Pair, parent: int, wanted: bytes) -> bytes:
+    there = sorted(pair.model._names.get(parent, ()))
+    return there[NAMES.index(wanted) % len(there)] if there else wanted
+
+
 def leads_to(pair: Pair, parent: int, child: bytes) -> int:
     found = pair.model._names.get(parent, {}).get(child)
     return found.inode if found else 0
@@ -207,6 +237,8 @@ def leads_to(pair: Pair, parent: int, child: bytes) -> int:
 def test_both_implementations_do_the_same(drafts: list[tuple[int, list[Draft]]]) -> None:
     pair = Pair()
     try:
+        for drafted in SEED:
+            pair.apply(0, [operation(pair, drafted)])
         for which, batch in drafts:
             pair.apply(which, [operation(pair, drafted) for drafted in batch])
         pair.compare()

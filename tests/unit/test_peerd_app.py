@@ -10,7 +10,7 @@ from sealed import OTHER_VOLUME, VOLUME, Sealed, sealed
 
 from p2pfs.chunks.header import HEADER_BYTES
 from p2pfs.chunks.remote import RemoteStore
-from p2pfs.errors import Corrupt, Denied, Misuse, NoSpace, NotFound
+from p2pfs.errors import Corrupt, Denied, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Reply
 from p2pfs.types import KIB, MIB, NodeId, PeerNumber, Role
 from p2pfs.wire import codec
@@ -119,6 +119,15 @@ async def test_wrong_bytes_are_refused_and_cost_no_room(tmp_path: Path) -> None:
         await ask(peer, "PUT", path_of(chunk), parts=[chunk.data], headers=headers)
         with pytest.raises(NoSpace):
             await ask(peer, "PUT", path_of(chunk), parts=[chunk.data], headers=headers)
+
+
+async def test_a_receipt_of_another_peer_is_no_receipt(tmp_path: Path) -> None:
+    async with serving_peer(tmp_path) as peer:
+        chunk = sealed(1, 1000)
+        token = peer.tokens.make(VOLUME, PeerNumber(1))
+        store = RemoteStore(peer.client, peer.endpoint, PeerNumber(2), lambda *_: token)
+        with pytest.raises(Unavailable):
+            await store.put(VOLUME, chunk.id, [chunk.data])
 
 
 async def test_a_full_peer_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""The state of the dictionary model of a namespace: what there is, how to look at it, and changes that can be taken
+back. Rules are in `memory_rules`; sessions in `memory`.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from p2pfs.errors import Conflict, Exists, Misuse, NotDirectory, NotFound
+from p2pfs.types import INDICES_PER_RANGE, ROOT_INODE, Kind, VolumeId
+from p2pfs.wire.namespace import (
+    FIRST_CHANGE,
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    ExtentRow,
+    NewChunk,
+    Space,
+)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+_NONE: Any = object()
+_VOLUME = VolumeId(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    dentry: int
+    tag: bytes
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkState:
+    size: int
+    holders: frozenset[int]
+
+
+@dataclass(slots=True)
+class BatchLog:
+    """What one batch changed: how to take it back, and what to tell."""
+
+    session: int
+    undo: list[Callable[[], object]] = field(default_factory=list)
+    touched: dict[int, None] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+
+
+class MemoryState:
+    """One volume's dictionaries. Nothing persists and nothing is deferred: what is cut or removed is gone at once."""
+
+    def __init__(
+        self,
+        *,
+        root_head: bytes,
+        root_mode: int = 0o755,
+        volume: VolumeId = _VOLUME,
+        verify: Callable[[VolumeId, NewChunk], None] | None = None,
+        wanted_min: int = 0,
+        room: tuple[int, int] = (1 << 40, 1 << 40),
+        time_ns: int = 0,
+        uid: int = 0,
+        gid: int = 0,
+    ) -> None:
+        self.volume = volume
+        self.verify = verify
+        self.wanted_min = wanted_min
+        self.room = room
+        self.purging: set[bytes] = set()  # chunks a commit may not name: tests put them here
+        self._next_id = ROOT_INODE + 1
+        self._sessions: set[int] = set()
+        self._session_numbers = itertools.count(1)
+        root = Attributes(
+            ROOT_INODE,
+            Kind.DIRECTORY,
+            root_mode,
+            uid,
+            gid,
+            0,
+            2,
+            0,
+            FIRST_CHANGE,
+            0,
+            time_ns,
+            time_ns,
+            time_ns,
+            root_head,
+        )
+        self._inodes: dict[int, Attributes] = {ROOT_INODE: root}
+        self._up: dict[int, int] = {ROOT_INODE: ROOT_INODE}  # parent of a directory
+        self._names: dict[int, dict[bytes, Name]] = {ROOT_INODE: {}}
+        self._extents: dict[int, dict[tuple[int, int], ExtentRow]] = {}
+        self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._chunks: dict[bytes, ChunkState] = {}
+        self._open: dict[tuple[int, int], bool] = {}  # (inode, session)
+
+    @property
+    def charged_bytes(self) -> int:
+        """Sum of all sizes."""
+        return sum(row.size for row in self._inodes.values())
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: bytes) -> Entry:
+        """See Namespace."""
+        self.require_directory(parent, removed_too=True)
+        found = self._names[parent].get(name)
+        if found is None:
+            raise NotFound("there is no such name")
+        return Entry(found.dentry, name, found.tag, self._inodes[found.inode])
+
+    def attributes(self, inode: int) -> Attributes:
+        """See Namespace."""
+        if inode not in self._inodes:
+            raise NotFound("there is no such inode")
+        return self._inodes[inode]
+
+    def directory(self, inode: int, after: int, limit: int) -> DirectoryPage:
+        """See Namespace."""
+        self.require_directory(inode, removed_too=True)
+        if limit < 1:
+            raise Misuse("a page has at least one entry")
+        behind = sorted((n.dentry, name, n) for name, n in self._names[inode].items() if n.dentry > after)
+        entries = [Entry(n.dentry, name, n.tag, self._inodes[n.inode]) for _, name, n in behind[:limit]]
+        return DirectoryPage(entries, len(behind) <= limit)
+
+    def extents(self, inode: int, range_number: int) -> ExtentPage:
+        """See Namespace."""
+        of = self.attributes(inode)
+        first = range_number * INDICES_PER_RANGE
+        rows = [row for _, row in sorted(self._extents.get(inode, {}).items())]
+        rows = [row for row in rows if first <= row.index < first + INDICES_PER_RANGE]
+        return ExtentPage(of, rows, self.locate(dict.fromkeys(row.chunk for row in rows if row.chunk is not None)))
+
+    def locate(self, chunks: Any) -> list[ChunkPlace]:  # noqa: ANN401 - any iterable of chunk ids
+        """See Namespace."""
+        known = [(chunk, self._chunks[chunk]) for chunk in chunks if chunk in self._chunks]
+        return [ChunkPlace(chunk, place.size, sorted(place.holders)) for chunk, place in known]
+
+    def space(self) -> Space:
+        """See Namespace."""
+        return Space(*self.room, len(self._inodes))
+
+    # ---- changes that can be taken back -----------------------------------------------------------------------------
+
+    def put(self, batch: BatchLog, into: dict[K, V], key: K, *, value: V) -> None:
+        old = into.get(key, _NONE)
+        batch.undo.append((lambda: into.pop(key)) if old is _NONE else (lambda: into.__setitem__(key, old)))
+        into[key] = value
+
+    def drop(self, batch: BatchLog, out_of: dict[K, V], key: K) -> None:
+        if key in out_of:
+            old = out_of.pop(key)
+            batch.undo.append(lambda: out_of.__setitem__(key, old))
+
+    def edit(self, batch: BatchLog, inode: int, **fields: Any) -> None:  # noqa: ANN401 - fields of Attributes
+        row = self._inodes[inode]
+        if not fields.get("ctime_ns", 1):
+            del fields["ctime_ns"]
+        self.put(batch, self._inodes, inode, value=replace(row, attr_change=row.attr_change + 1, **fields))
+        batch.touched[inode] = None
+
+    # ---- parts ------------------------------------------------------------------------------------------------------
+
+    def require_directory(self, inode: int, *, removed_too: bool = False) -> Attributes:
+        row = self.attributes(inode)
+        if row.kind != Kind.DIRECTORY:
+            raise NotDirectory("this is not a directory")
+        if row.links == 0 and not removed_too:
+            raise NotFound("the directory was removed")
+        return row
+
+    def require_name(self, parent: int, name: bytes, inode: int) -> Name:
+        found = self._names[parent].get(name)
+        if found is None:
+            raise NotFound("there is no such name")
+        if found.inode != inode:
+            raise Conflict("the name leads elsewhere")
+        return found
+
+    def add_name(self, batch: BatchLog, parent: int, name: bytes, new: Name) -> None:
+        if name in self._names[parent]:
+            raise Exists("the name is taken")
+        self.check_number(new.dentry)
+        if any(other.dentry == new.dentry for other in self._names[parent].values()):
+            raise Misuse("the dentry number is in use")
+        self.put(batch, self._names[parent], name, value=new)
+
+    def check_number(self, number: int) -> None:
+        if not ROOT_INODE < number < self._next_id:
+            raise Misuse("the number was never granted")
+
+    def touch_parent(self, batch: BatchLog, parent: int, time_ns: int, links: int = 0) -> None:
+        row = self._inodes[parent]
+        self.edit(batch, parent, mtime_ns=time_ns, ctime_ns=time_ns, links=row.links + links)
+
+    def lose_name(self, batch: BatchLog, inode: int, time_ns: int) -> None:
+        row = self._inodes[inode]
+        links = 0 if row.kind == Kind.DIRECTORY else row.links - 1
+        self.edit(batch, inode, links=links, ctime_ns=time_ns)
+        self.settle(batch, inode)
+
+    def settle(self, batch: BatchLog, inode: int) -> None:
+        row = self._inodes.get(inode)
+        if row is None or row.links > 0 or any(held == inode for held, _ in self._open):
+            return
+        tables: tuple[dict[int, Any], ...] = (self._inodes, self._up, self._names, self._extents, self._cuts)
+        for table in tables:
+            self.drop(batch, table, inode)
+        batch.removed.append(inode)
+
+    def is_below(self, directory: int, ancestor: int) -> bool:
+        while directory not in (ROOT_INODE, ancestor):
+            directory = self._up[directory]
+        return directory == ancestor

@@ -1,0 +1,153 @@
+"""The command line as a whole: help, errors and exit codes, and what is imported when."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from p2pfs import errors, exitcodes
+from p2pfs.cli import failures, main, mount_helper
+
+pytestmark = pytest.mark.l0
+
+_SLOW_LIBRARIES = ("trio", "httpx", "cryptography", "pyfuse3", "sqlite3", "p2pfs.net", "p2pfs.coordinator")
+
+
+def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            assert found is not None
+            yield from _commands(found, f"{name} {child}")
+
+
+ALL = [
+    *_commands(main.cli, "p2pfs"),
+    ("mount.p2pfs", mount_helper.mount_command),
+    ("umount.p2pfs", mount_helper.umount_command),
+]
+
+
+@pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
+def test_every_help_text_has_an_example(name: str, command: click.Command) -> None:
+    text = command.get_help(click.Context(command, info_name=name))
+    _, found, examples = text.partition("Example")
+    assert found
+    assert ("mount" if "mount." in name else name) in examples
+
+
+@pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
+def test_no_option_takes_a_secret(name: str, command: click.Command) -> None:
+    """Arguments and the environment are visible to others: passphrases and invites come from elsewhere."""
+    for parameter in command.params:
+        assert parameter.name not in ("passphrase", "password", "invite", "recovery_phrase"), name
+        assert not parameter.envvar, name
+
+
+def test_all_commands_of_the_design_are_there() -> None:
+    names = {name.removeprefix("p2pfs ") for name, _ in ALL}
+    assert names >= {
+        *("init", "invite", "join", "revoke", "coordinator start", "peer start", "mount", "umount", "status", "where"),
+        *("volume create", "volume list", "volume show", "volume ls", "version"),
+        *("demo start", "demo stop", "demo status", "demo env"),
+    }
+
+
+def test_help_imports_nothing_slow() -> None:
+    """What makes `p2pfs --help` answer within 150 ms, in a form that a busy machine does not disturb."""
+    script = (
+        "import sys; from p2pfs.cli import main; code = main.run(['--help']); "
+        f"print(code, [name for name in {_SLOW_LIBRARIES!r} if name in sys.modules], file=sys.stderr)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert outcome.stderr.strip() == "0 []"
+    assert "Commands:" in outcome.stdout
+
+
+def _raising(error: BaseException) -> click.Command:
+    @click.command("raise")
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UserError("do this", exitcodes.BAD_MOUNT_POINT), exitcodes.BAD_MOUNT_POINT),
+        (errors.NotFound("no such volume"), exitcodes.NOT_FOUND),
+        (errors.Exists("there already"), exitcodes.EXISTS),
+        (errors.Denied("not you"), exitcodes.DENIED),
+        (errors.NoSpace("full"), exitcodes.POOL_FULL),
+        (errors.OverQuota("full for you"), exitcodes.POOL_FULL),
+        (errors.Invalid("no size"), exitcodes.USAGE),
+        (errors.CoordinatorAway("away"), exitcodes.UNREACHABLE),
+        (errors.Unavailable("nobody answers"), exitcodes.UNREACHABLE),
+        (errors.Corrupt("wrong bytes"), exitcodes.FAILED),
+        (errors.Fenced("too late"), exitcodes.FAILED),
+        (ExceptionGroup("nursery", [errors.Denied("not you")]), exitcodes.DENIED),
+        (
+            ExceptionGroup("n", [errors.Unavailable("away"), errors.UserError("do this", exitcodes.BUSY)]),
+            exitcodes.BUSY,
+        ),
+    ],
+)
+def test_expected_errors_are_one_sentence_and_an_exit_code(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run([], _raising(error)) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("p2pfs: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("oops"), ExceptionGroup("n", [errors.Denied("not you"), KeyError("bug")])]
+)
+def test_a_bug_shows_its_traceback(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([], _raising(error)) == exitcodes.FAILED
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "bug in p2pfs" in said
+
+
+def test_a_full_local_disk_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([], _raising(OSError(28, "No space left on device"))) == exitcodes.POOL_FULL
+    assert "this machine's disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupted_command_says_so(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([], _raising(error)) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["status", "--nonsense"], ["mount"], ["status", "--set", "x"]])
+def test_wrong_arguments_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(arguments) == exitcodes.USAGE
+    assert "Usage:" in capsys.readouterr().err
+
+
+def test_output_cut_off_by_its_reader_makes_no_noise() -> None:
+    script = "import sys; from p2pfs.cli import main; sys.exit(main.run(['--help']))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.wait(60)
+
+
+def test_every_error_class_has_an_exit_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PoolError)]
+    assert len(kinds) > 20
+    for kind in kinds:
+        if kind is not errors.UserError:
+            assert 0 < failures.exit_code_of(kind("x")) < 20

@@ -1,0 +1,208 @@
+"""A whole peer daemon in this process, with a coordinator that only hears heartbeats."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+from chunk_pool import TokenMaker
+from peer_processes import peer_home
+from pki import Issued, TestAuthority, make_ca
+from plugins.checklogs import Claims
+from sealed import VOLUME, sealed
+
+from p2pfs.chunks.remote import RemoteStore
+from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
+from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.server import Request, Response, Server
+from p2pfs.runtime.config import Settings
+from p2pfs.types import GIB, PeerNumber, Role
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Revocations
+from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs_peerd.advertised import advertised
+from p2pfs_peerd.daemon import Peerd, assemble
+
+pytestmark = pytest.mark.l1
+
+SETTINGS = Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0)
+
+
+@dataclass
+class Coordinator:
+    """Remembers heartbeats; what it answers can be changed."""
+
+    authority: TestAuthority
+    maker: TokenMaker
+    heartbeats: list[Heartbeat] = field(default_factory=list)
+    capacity: int = GIB
+    revocations: Revocations | None = None
+    refuse: PoolError | None = None
+    beat: trio.Event = field(default_factory=trio.Event)
+
+    async def hear(self, request: Request) -> Response:
+        self.heartbeats.append(await request.message(Heartbeat))
+        self.beat.set()
+        self.beat = trio.Event()
+        if self.refuse is not None:
+            raise self.refuse
+        answer = HeartbeatAnswer(1, 1, bytes(32), self.maker.public, self.capacity, 0.05, self.revocations)
+        return Response.of(answer)
+
+    async def beats(self, count: int) -> Heartbeat:
+        """The last of `count` heartbeats from now on; every answer before it was taken over."""
+        with trio.fail_after(10):
+            for _ in range(count):
+                await self.beat.wait()
+        return self.heartbeats[-1]
+
+
+@dataclass
+class Running:
+    peerd: Peerd
+    coordinator: Coordinator
+    store: RemoteStore
+    client: Client
+    sender: Issued
+    root: Path
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, settings: Settings = SETTINGS, *, deaf: bool = False) -> AsyncIterator[Running]:
+    authority = make_ca(tmp_path)
+    node, sender = authority.issue(roles=(Role.PEER,)), authority.issue(roles=(Role.CLIENT,))
+    boss = authority.issue(roles=(Role.COORDINATOR,))
+    coordinator = Coordinator(authority, TokenMaker(authority.pool, sender.node, (VOLUME,)))
+    if deaf:
+        coordinator.refuse = Unavailable("not now")
+    listeners = await open_listeners("127.0.0.1:0")
+    home = peer_home(tmp_path / "peer", authority, node, 1, boss.node, bound_addresses(listeners))
+    server = Server(COORDINATOR_ROUTES, {"heartbeat": coordinator.hear}, context=boss.server(), pool=authority.pool)
+    peerd = await assemble(home, settings)
+    async with Client(sender.client(), authority.pool) as client, trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listeners)
+        addresses = await nursery.start(peerd.serve)
+        endpoint = Endpoint(node.node, Role.PEER, tuple(addresses))
+        store = RemoteStore(client, endpoint, PeerNumber(1), lambda peer, _: coordinator.maker.make(VOLUME, peer))
+        await coordinator.beats(2)
+        yield Running(peerd, coordinator, store, client, sender, home.path / "chunks")
+        await peerd.server.stop(1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_heartbeat_says_where_it_is_and_how_full(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        chunk = sealed(1, 70_000)
+        (receipt,) = await run.store.put(VOLUME, chunk.id, [chunk.data])
+        heartbeat = await run.coordinator.beats(2)
+        assert heartbeat.addresses == list(run.store.endpoint.addresses)
+        assert (heartbeat.chunks, heartbeat.used) == (1, chunk.size + 4096)
+        assert heartbeat.put_seq == receipt.put_seq
+        assert heartbeat.version
+        resources = heartbeat.resources
+        assert resources.disk_total >= resources.disk_free > 0
+        assert resources.memory_total >= resources.memory_available > 0
+        assert resources.cpu_count >= 1
+        assert heartbeat.capacity > heartbeat.used
+
+
+async def test_damage_is_reported_until_the_coordinator_knows(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    claim_logs("does not take this peer's heartbeat")
+    async with running(tmp_path) as run:
+        chunk = sealed(1, 70_000)
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+        path = next(run.root.glob("????????????????/*/*"))
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        run.coordinator.refuse = Unavailable("not now")
+        await run.coordinator.beats(1)
+        with pytest.raises(Corrupt):
+            await run.store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+        assert (await run.coordinator.beats(3)).corrupt == [(VOLUME, chunk.id)]
+        run.coordinator.refuse = None
+        assert (await run.coordinator.beats(1)).corrupt == [(VOLUME, chunk.id)]
+        assert (await run.coordinator.beats(2)).corrupt == []
+
+
+async def test_the_pool_limits_what_a_peer_keeps(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.coordinator.capacity = 1000
+        await run.coordinator.beats(2)
+        chunk = sealed(1, 70_000)
+        with pytest.raises(PoolError):
+            await run.store.put(VOLUME, chunk.id, [chunk.data])
+        run.coordinator.capacity = GIB
+        await run.coordinator.beats(2)
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+
+
+async def test_a_revoked_node_is_cut_off_with_the_next_heartbeat(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        chunk = sealed(1, 70_000)
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+        assert run.peerd.server.connections == 1
+        run.coordinator.revocations = Revocations(1, [run.sender.node], [])
+        await run.coordinator.beats(3)
+        assert run.peerd.server.connections == 0
+        with pytest.raises(PoolError):
+            await run.store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+        assert run.coordinator.heartbeats[-1].revocations_version == 1
+
+
+async def test_without_keys_it_serves_but_stores_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("does not take this peer's heartbeat", count=1)
+    async with running(tmp_path, deaf=True) as run:
+        chunk = sealed(1, 70_000)
+        with pytest.raises(Unavailable):
+            await run.store.put(VOLUME, chunk.id, [chunk.data])
+        assert not await run.store.has(VOLUME, chunk.id)
+        run.coordinator.refuse = None
+        await run.coordinator.beats(2)
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+
+
+async def test_a_capacity_that_is_set_is_what_is_offered(tmp_path: Path) -> None:
+    async with running(tmp_path, Settings(listen="127.0.0.1:0", heartbeat=0.05, capacity=5000, reserve=0)) as run:
+        assert run.coordinator.heartbeats[-1].capacity == 5000
+
+
+async def test_a_node_without_the_role_is_refused(tmp_path: Path) -> None:
+    authority = make_ca(tmp_path)
+    node = authority.issue(roles=(Role.CLIENT,))
+    home = peer_home(tmp_path / "peer", authority, node, 1, node.node, ["127.0.0.1:1"], roles=[Role.CLIENT])
+    with pytest.raises(UserError, match="role peer"):
+        await assemble(home, SETTINGS)
+
+
+async def test_strangers_and_other_pools_get_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        (tmp_path / "other").mkdir()
+        other = make_ca(tmp_path / "other", run.coordinator.authority.pool).issue(roles=(Role.CLIENT,))
+        async with Client(other.client(), run.coordinator.authority.pool) as client:
+            with pytest.raises((Denied, Unavailable)):
+                await client.request(run.store.endpoint, "GET", "/health", timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    ("bound", "advertise", "expected"),
+    [
+        (["127.0.0.1:5"], "", ["127.0.0.1:5"]),
+        (["0.0.0.0:5"], "", ["127.0.0.1:5"]),
+        (["[::]:5", "0.0.0.0:5"], "", ["127.0.0.1:5"]),
+        (["192.0.2.1:5", "192.0.2.2:6"], "", ["192.0.2.1:5", "192.0.2.2:6"]),
+        (["0.0.0.0:5"], "peer.example", ["peer.example:5"]),
+        (["0.0.0.0:5"], "peer.example:7, 192.0.2.9", ["peer.example:7", "192.0.2.9:5"]),
+        (["0.0.0.0:5"], "[2001:db8::1]:7,2001:db8::2", ["[2001:db8::1]:7", "[2001:db8::2]:5"]),
+    ],
+)
+def test_what_others_are_told_to_dial(bound: list[str], advertise: str, expected: list[str]) -> None:
+    assert advertised(bound, advertise, ["127.0.0.1:9470"]) == expected
+
+
+def test_the_answer_of_a_coordinator_is_bounded() -> None:
+    """A silly interval neither floods the coordinator nor silences the peer."""
+    from p2pfs_peerd.heartbeat import bounded
+
+    assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9)] == [0.05, 0.05, 5.0, 300.0]

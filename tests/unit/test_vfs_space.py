@@ -1,0 +1,113 @@
+"""Room reserved ahead: when a mount asks for more, and that attempts which stored nothing cost none of it."""
+
+import pytest
+import trio
+
+from p2pfs.errors import CoordinatorAway, NoSpace
+from p2pfs.types import MIB, PeerNumber
+from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, ReservedSpace
+from p2pfs.wire.chunks import Token
+
+pytestmark = pytest.mark.l0
+
+ONE, TWO, THREE = PeerNumber(1), PeerNumber(2), PeerNumber(3)
+LIFETIME_S = 600
+
+
+class Coordinator:
+    """Grants what peers have left, as the real one does."""
+
+    def __init__(self, **rooms: int) -> None:
+        self.rooms = {PeerNumber(int(name.removeprefix("p"))): room for name, room in rooms.items()}
+        self.now_s = 1000.0
+        self.asked: list[int] = []
+        self.is_away = False
+
+    async def reserve(self, room: int, _returned: list[int]) -> list[Token]:
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise CoordinatorAway("away")
+        self.asked.append(room)
+        roomy = [peer for peer, left in self.rooms.items() if left >= room]
+        if len(roomy) < 2:
+            raise NoSpace("full")
+        expires_s = int(self.now_s) + LIFETIME_S
+        return [Token(len(self.asked) * 10 + peer, "", 1, peer, room, expires_s) for peer in roomy]
+
+    def space(self) -> ReservedSpace:
+        return ReservedSpace(self.reserve, lambda: 2, lambda: self.now_s)
+
+
+async def test_attempts_that_stored_nothing_use_up_nothing() -> None:
+    """Peers that are away for long are tried again and again; that must not turn into a full pool."""
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40, p3=1 << 40)
+    space = coordinator.space()
+    await space.promise(MIB)
+    for _ in range(10 * FIRST_ROOM // MIB):
+        token = space.token(ONE, MIB)
+        assert token is not None
+        space.unspent(ONE, token, MIB)
+    assert len(coordinator.asked) == 1
+
+
+async def test_a_token_that_is_nearly_used_up_is_replaced_before_the_next_chunk() -> None:
+    """One peer is enough for that: if the others are away, the copies have to go to it."""
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40, p3=1 << 40)
+    space = coordinator.space()
+    await space.promise(MIB)
+    while (token := space.token(ONE, MIB)) is not None:
+        pass
+    await space.cover(MIB)
+    assert len(coordinator.asked) == 2
+    assert (token := space.token(ONE, MIB)) is not None
+    space.unspent(ONE, token, MIB)
+    await space.cover(MIB)
+    assert len(coordinator.asked) == 2
+
+
+async def test_a_token_of_an_earlier_reservation_gives_nothing_back() -> None:
+    coordinator = Coordinator(p1=FIRST_ROOM * 2, p2=FIRST_ROOM * 2)
+    space = coordinator.space()
+    await space.promise(MIB)
+    old = space.token(ONE, MIB)
+    assert old is not None
+    coordinator.now_s += LIFETIME_S - MARGIN_S + 1
+    await space.cover(MIB)
+    space.unspent(ONE, old, MIB)
+    room = 0
+    while space.token(ONE, MIB) is not None:
+        room += MIB
+    assert room <= coordinator.asked[-1]
+
+
+async def test_expired_tokens_are_replaced_before_a_chunk_is_sent() -> None:
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    space = coordinator.space()
+    await space.promise(MIB)
+    coordinator.now_s += LIFETIME_S + 1
+    assert space.token(ONE, MIB) is None
+    await space.cover(MIB)
+    assert space.token(ONE, MIB) is not None
+
+
+@pytest.mark.parametrize("why", ["full", "away"])
+async def test_what_was_promised_is_sent_though_no_more_can_be_reserved(why: str) -> None:
+    coordinator = Coordinator(p1=FIRST_ROOM, p2=FIRST_ROOM)
+    space = coordinator.space()
+    await space.promise(MIB)
+    for peer in (ONE, TWO):
+        for _ in range((FIRST_ROOM - LOW_ROOM) // MIB + 1):
+            assert space.token(peer, MIB) is not None
+    coordinator.rooms = {ONE: 0, TWO: 0}
+    coordinator.is_away = why == "away"
+    await space.cover(MIB)
+    assert space.token(ONE, MIB) is not None
+
+
+async def test_a_pool_without_room_is_no_space_at_once() -> None:
+    coordinator = Coordinator(p1=0, p2=1 << 40)
+    space = coordinator.space()
+    with pytest.raises(NoSpace):
+        await space.promise(MIB)
+    with pytest.raises(NoSpace):
+        await space.cover(MIB)
