@@ -162,8 +162,8 @@ def _judge_name(witness: Witness, name: Name, inode: Inode, seen: Seen) -> None:
     history = witness.names[name]
     if inode.id not in history:
         seen.wrong.append(f"name {name} leads to inode {inode.id}, which it never named")
-    elif inode.kind is not witness.items[inode.id].kind:
-        seen.wrong.append(f"name {name} leads to a {inode.kind!r}")
+    elif inode.kind is not witness.items[inode.id].kind or inode.stat().mode & ~0o7777:
+        seen.wrong.append(f"name {name} leads to a {inode.kind!r} of mode {inode.stat().mode:o}")
     elif inode.id != history[-1]:
         seen.older_names.append(f"name {name} leads to inode {inode.id} as it once did")
     else:

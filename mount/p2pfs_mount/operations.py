@@ -7,6 +7,7 @@ has a deadline, errors of the project become an errno, and anything unexpected i
 import errno
 import functools
 import logging
+import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from p2pfs.errors import PoolError, TooLarge
+from p2pfs.errors import Corrupt, PoolError, TooLarge
 from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem, Handle
 from p2pfs.vfs.inodes import Inode, Stat
@@ -127,8 +128,9 @@ class Operations(pyfuse3.Operations):
 
     def _reply(self, inode: Inode) -> EntryAttributes:
         """Attributes whose delivery counts as one more kernel reference."""
+        entry = _entry(inode.stat())
         self._fs.hold(inode)
-        return _entry(inode.stat())
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for number, count in inode_list:
@@ -260,7 +262,8 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return self._opened(await self._fs.open(InodeId(number)))
+        # the kernel leaves O_TRUNC to us (libfuse asks it to)
+        return self._opened(await self._fs.open(InodeId(number), truncate=bool(flags & os.O_TRUNC)))
 
     def _opened(self, handle: Handle) -> FileInfo:
         """Kernel pages are kept only when they are of the change that is read now."""
@@ -305,6 +308,14 @@ def _mode(mode: int, ctx: RequestContext) -> int:
 
 
 def _entry(row: Stat) -> EntryAttributes:
+    """Raises Corrupt on numbers that no kernel takes: they are the coordinator's word alone."""
+    try:
+        return _filled(row)
+    except OverflowError:
+        raise Corrupt(f"inode {row.inode}: its attributes are impossible") from None
+
+
+def _filled(row: Stat) -> EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = InodeT(row.inode)
     entry.generation = 0

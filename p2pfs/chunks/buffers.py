@@ -4,17 +4,14 @@ A buffer is lent to one PUT at a time: its body is received in place, hashed on 
 one write. One that a stuck disk may still be reading is forfeited, never lent again.
 """
 
-import mmap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from p2pfs.chunks.header import HEADER_BYTES
+from p2pfs.chunks.pages import aligned
 from p2pfs.types import SEALED_CHUNK_BYTES
-
-_PAGE = mmap.PAGESIZE
-_BUFFER_BYTES = -(-(HEADER_BYTES + SEALED_CHUNK_BYTES) // _PAGE) * _PAGE
 
 
 class ChunkBuffer:
@@ -23,7 +20,7 @@ class ChunkBuffer:
     __slots__ = ("body", "forfeited", "page", "whole")
 
     def __init__(self) -> None:
-        self.whole = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
+        self.whole = memoryview(aligned(HEADER_BYTES + SEALED_CHUNK_BYTES))
         self.page = self.whole[:HEADER_BYTES]
         self.body = self.whole[HEADER_BYTES : HEADER_BYTES + SEALED_CHUNK_BYTES]
         self.forfeited = False

@@ -1,7 +1,7 @@
 """Cached runs of blocks as files, with their index: the blocking half of the cached store.
 
     ROOT/<volume, 16 hex>/<id, 2 hex>/<62 hex>-<first>-<count>
-        the sealed blocks, then a BLAKE3 of each
+        a page: BLAKE3 of the rest of it, BLAKE3 of each sealed block, zeros; then the sealed blocks
 
 Nothing is fsynced: what a crash tears is recognised by its hashes and dropped. The index lives in memory, least
 recently used first, and is read from the directory at start. Losing the cache loses nothing.
@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from blake3 import blake3
+
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.disk import Disk, mapped
+from p2pfs.chunks.disk import Disk, allows_direct, mapped
+from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Corrupt
 from p2pfs.format.chunk import block_hashes
@@ -53,6 +56,8 @@ class CacheFiles:
         self._by_chunk: dict[tuple[VolumeId, ChunkId], list[Run]] = {}
         self._temporary = itertools.count()
         self._used = 0
+        self._direct = False
+        self._pool = PagePool()
 
     @property
     def used(self) -> int:
@@ -62,6 +67,7 @@ class CacheFiles:
         """Take in what an earlier process left, oldest first."""
         with mapped("opening the cache"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._direct = allows_direct(self._disk, self.root)
             found = sorted(_files(self.root), key=lambda entry: entry.stat().st_mtime_ns)
             for entry in found:
                 run = _parse(Path(entry.path))
@@ -88,25 +94,26 @@ class CacheFiles:
             Unavailable: The disk fails.
         """
         with mapped("reading the cache"):
-            start, stop = runs.span(size, Blocks(run.first, run.count))
-            wanted = runs.span(size, blocks)
+            begin, _ = runs.span(size, Blocks(run.first, run.count))
+            start, stop = (at - begin for at in runs.span(size, blocks))
             try:
-                fd = self._disk.open(self._path(run))
+                fd = self._disk.open(self._path(run), direct=self._direct)
             except FileNotFoundError:
                 raise Corrupt("the cached file is gone") from None
             try:
-                data = self._disk.read(fd, wanted[1] - wanted[0], wanted[0] - start)
-                hashes_at = stop - start + _HASH_BYTES * (blocks.first - run.first)
-                hashes = self._disk.read(fd, _HASH_BYTES * blocks.count, hashes_at)
+                memory = self._pool.lend(stop - start)
+                page, data = read_data(self._disk, fd, memory, start, stop, with_header=True)
             finally:
                 self._disk.close(fd)
-        if len(data) != wanted[1] - wanted[0] or b"".join(block_hashes(data)) != hashes:
+        found = b"".join(block_hashes(data))
+        at = _HASH_BYTES * (1 + blocks.first - run.first)
+        if len(data) != stop - start or _sum(page) != page[:_HASH_BYTES] or page[at : at + len(found)] != found:
             raise Corrupt("the cached file is damaged")
-        return memoryview(data)
+        return data
 
     def write(self, run: Run, data: memoryview) -> None:
         """Keep a run, making room for it; a disk without room is no error, the run is just not kept."""
-        length = len(data) + _HASH_BYTES * run.count
+        length = PAGE + len(data)
         with contextlib.suppress(OSError):
             if length > self._budget or self._disk.free(self.root) < self._keep_free + length:
                 return
@@ -132,10 +139,14 @@ class CacheFiles:
 
     def _write(self, temporary: Path, data: memoryview, run: Run) -> None:
         self._disk.remove(temporary)
-        fd = self._disk.create(temporary)
+        whole = self._pool.lend(len(data))
+        hashes = b"".join(block_hashes(data))
+        whole[_HASH_BYTES:PAGE] = hashes.ljust(PAGE - _HASH_BYTES, b"\0")
+        whole[:_HASH_BYTES] = _sum(whole[:PAGE])
+        whole[PAGE : PAGE + len(data)] = data
+        fd = self._disk.create(temporary, direct=self._direct)
         try:
-            self._disk.write(fd, data)
-            self._disk.write(fd, b"".join(block_hashes(data)))
+            write_file(self._disk, fd, whole, PAGE + len(data))
         finally:
             self._disk.close(fd)
         path = self._path(run)
@@ -173,6 +184,10 @@ class CacheFiles:
     def _path(self, run: Run) -> Path:
         name = run.chunk.hex()
         return self.root / volume_name(run.volume) / name[:2] / f"{name[2:]}-{run.first}-{run.count}"
+
+
+def _sum(page: memoryview) -> bytes:
+    return blake3(page[_HASH_BYTES:]).digest()
 
 
 def _files(directory: Path) -> Iterator[os.DirEntry[str]]:

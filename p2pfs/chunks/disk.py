@@ -4,6 +4,7 @@ No policy: it raises what the system raises; `mapped` turns that into this proje
 """
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +19,19 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Disk:
     """Blocking; runs in threads."""
 
-    def create(self, path: Path) -> int:
-        """A new file, open for writing; never an existing one."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def create(self, path: Path, *, direct: bool = False) -> int:
+        """A new file, open for writing; never an existing one. `direct`: past the page cache, whole pages only."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+        return os.open(path, flags, 0o600)
 
     def write(self, fd: int, data: Buffer) -> None:
-        """All of `data`. Through the page cache: O_DIRECT saves 0.15 ms a MiB here and costs 0.3 at the first read."""
+        """All of `data`."""
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
 
     def sync(self, fd: int) -> None:
         """Content and size to stable storage."""
@@ -52,25 +57,41 @@ class Disk:
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
-    def open(self, path: Path) -> int:
-        """An existing file, for reading."""
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    def open(self, path: Path, *, direct: bool = False) -> int:
+        """An existing file, for reading. `direct`: past the page cache, whole pages into aligned memory only."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_DIRECT if direct else 0))
 
-    def read(self, fd: int, length: int, offset: int) -> bytes:
-        """`length` bytes, fewer only at the end of the file."""
-        data = os.pread(fd, length, offset)
-        if len(data) in {0, length}:
-            return data
-        pieces = [data]
-        while data and (got := sum(map(len, pieces))) < length:
-            data = os.pread(fd, length - got, offset + got)
-            pieces.append(data)
-        return b"".join(pieces)
+    def read_into(self, fd: int, view: memoryview, offset: int, enough: int) -> int:
+        """Bytes from `offset` on: `enough` of them, or what there is before the end of the file. How many."""
+        count = 0
+        while count < enough:
+            got = os.preadv(fd, [view[count:]], offset + count)
+            if not got:
+                break
+            count += got
+        return count
 
     def free(self, path: Path) -> int:
         """Bytes an ordinary user may still write on the disk of `path`."""
         state = os.statvfs(path)
         return state.f_bavail * state.f_frsize
+
+
+def allows_direct(disk: Disk, directory: Path) -> bool:
+    """Whether files in `directory` can be written past the page cache: not on every file system, nor on a full one."""
+    path = directory / "direct.tmp"
+    page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+    try:
+        disk.remove(path)
+        fd = disk.create(path, direct=True)
+        try:
+            disk.write(fd, page)
+        finally:
+            disk.close(fd)
+            disk.remove(path)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

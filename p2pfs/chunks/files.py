@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Final
 
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.disk import Disk, mapped
+from p2pfs.chunks.disk import Disk, allows_direct, mapped
+from p2pfs.chunks.hashcache import HashCache
 from p2pfs.chunks.header import HEADER_BYTES, Header, check_blocks, pack, unpack
 from p2pfs.chunks.ledger import Ledger, Trashed
+from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
-from p2pfs.chunks.sequence import PutSequence, write_new
-from p2pfs.errors import Corrupt, NoSpace, NotFound
+from p2pfs.chunks.sequence import PutSequence
+from p2pfs.errors import Corrupt, NoSpace, NotFound, PoolError
 from p2pfs.format.chunk import block_hashes
 from p2pfs.types import ChunkId, VolumeId, volume_name
 
@@ -52,7 +54,11 @@ class ChunkFiles:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._sequence = PutSequence(root / "put_seq", disk)
         self._temporary = itertools.count()
-        self._known: set[Path] = set()
+        self._known: set[VolumeId] = set()
+        self._direct = False
+        self._pool = PagePool()
+        self._hashes = HashCache()
+        self._making = threading.Lock()
         self._damaged: dict[tuple[VolumeId, ChunkId], None] = {}
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -70,6 +76,7 @@ class ChunkFiles:
             for leftover in (self.root / "temp").iterdir():
                 self._disk.remove(leftover)
             self._disk.sync_directory(self.root)
+            self._direct = allows_direct(self._disk, self.root / "temp")
             highest = self._count_live(with_headers=not self._sequence.load())
             self._sequence.start_above(highest)
             for entry in sorted(map(_trashed, os.scandir(self.root / "trash")), key=lambda entry: entry.deleted_s):
@@ -106,11 +113,11 @@ class ChunkFiles:
             settled = False
             temporary = self.root / "temp" / f"{next(self._temporary)}"
             try:
+                self._make_directories(volume)
                 with self._sequence.taken() as put_seq:
                     pack(Header(volume, chunk, size, put_seq, tuple(hashes)), whole[:HEADER_BYTES])
                     path = self._path(volume, chunk)
-                    self._make_parents(path)
-                    write_new(self._disk, temporary, whole[:length])
+                    self._write(temporary, whole, length)
                     replaced = _size_of(path)
                     self._disk.rename(temporary, path)
                     self.ledger.stored(length, replaced)
@@ -135,21 +142,14 @@ class ChunkFiles:
         path = self._path(volume, chunk)
         with mapped("reading a chunk"):
             try:
-                fd = self._disk.open(path)
+                fd = self._disk.open(path, direct=self._direct)
             except FileNotFoundError:
                 raise NotFound("no such chunk here") from None
             try:
-                try:
-                    header = self._header(fd, volume, chunk)
-                except Corrupt:
-                    self._quarantine(path, fd, volume, chunk)
-                    raise
-                run = select(header.size)
-                try:
-                    return header.size, self._blocks(fd, header, run)
-                except Corrupt:
-                    self._quarantine(path, fd, volume, chunk)
-                    raise
+                return self._read(fd, volume, chunk, select)
+            except _Damaged as damage:
+                self._quarantine(path, fd, volume, chunk)
+                raise Corrupt(str(damage)) from damage
             finally:
                 self._disk.close(fd)
 
@@ -215,45 +215,70 @@ class ChunkFiles:
         for entry in victims:
             self._disk.remove(self.root / "trash" / entry.name)
 
-    def _make_parents(self, path: Path) -> None:
-        """The two directories above a chunk file, durable before anything is in them."""
-        for directory in (path.parent.parent, path.parent):
-            if directory not in self._known:
-                self._disk.make_directory(directory)
-                self._disk.sync_directory(directory.parent)
-                self._known.add(directory)
+    def _make_directories(self, volume: VolumeId) -> None:
+        """Everything above the chunk files of a volume, durable before anything is in it. All 256 at once, because one
+        fsync each would cost more than the first chunks."""
+        if volume in self._known:
+            return
+        with self._making:
+            top = self.root / volume_name(volume)
+            self._disk.make_directory(top)
+            for prefix in range(256):
+                self._disk.make_directory(top / f"{prefix:02x}")
+            self._disk.sync_directory(top)
+            self._disk.sync_directory(self.root)
+            self._known.add(volume)
 
-    def _header(self, fd: int, volume: VolumeId, chunk: ChunkId) -> Header:
-        header = unpack(self._read(fd, HEADER_BYTES, 0))
-        if (header.volume, header.chunk) != (volume, chunk):
-            raise Corrupt("the file holds another chunk than its name says")
-        return header
-
-    def _blocks(self, fd: int, header: Header, run: Blocks) -> memoryview:
-        start, stop = runs.span(header.size, run)
-        data = self._read(fd, stop - start, HEADER_BYTES + start)
-        if len(data) != stop - start:
-            raise Corrupt("the chunk file is cut short")
-        check_blocks(header.hashes[run.first : run.first + run.count], block_hashes(data))
-        return memoryview(data)
-
-    def _read(self, fd: int, length: int, offset: int) -> bytes:
+    def _write(self, path: Path, whole: memoryview, length: int) -> None:
+        """A new file with its content on stable storage; its name is not yet."""
+        fd = self._disk.create(path, direct=self._direct)
         try:
-            return self._disk.read(fd, length, offset)
-        except OSError as error:
-            if error.errno == errno.EIO:  # a bad sector is damage, not weather
-                raise Corrupt("the disk cannot read the chunk file") from error
+            write_file(self._disk, fd, whole, length)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _read(self, fd: int, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview]:
+        size = os.fstat(fd).st_size - HEADER_BYTES
+        try:
+            run = select(size)
+            start, stop = runs.span(size, run)
+        except PoolError:
+            self._expect_length(fd, volume, chunk, size)
             raise
+        hashes = self._hashes.get(volume, chunk, size)
+        try:
+            memory = self._pool.lend(stop - start)
+            page, data = read_data(self._disk, fd, memory, start, stop, with_header=hashes is None)
+            if hashes is None:
+                hashes = _checked(page, volume, chunk, size)
+                self._hashes.put(volume, chunk, size, hashes)
+            check_blocks(hashes[run.first : run.first + run.count], block_hashes(data))
+        except (Corrupt, OSError) as error:
+            self._hashes.drop(volume, chunk)
+            raise _damage_or(error) from error
+        return size, data
+
+    def _expect_length(self, fd: int, volume: VolumeId, chunk: ChunkId, size: int) -> None:
+        """Raises _Damaged if the file has not got the length its header says: then nobody asked for the wrong thing."""
+        memory = self._pool.lend(0)
+        try:
+            count = self._disk.read_into(fd, memory[:PAGE], 0, PAGE)
+            _checked(memory[:count], volume, chunk, size)
+        except (Corrupt, OSError) as error:
+            raise _damage_or(error) from error
 
     def _put_seq_at(self, path: Path) -> int | None:
         """The put_seq in a file's header; None if it is absent or unreadable."""
+        page = memoryview(bytearray(PAGE))
         try:
             fd = self._disk.open(path)
         except FileNotFoundError:
             return None
         try:
-            return unpack(self._read(fd, HEADER_BYTES, 0)).put_seq
-        except Corrupt:
+            count = self._disk.read_into(fd, page, 0, PAGE)
+            return unpack(page[:count]).put_seq
+        except (Corrupt, OSError):
             return None
         finally:
             self._disk.close(fd)
@@ -280,6 +305,27 @@ class ChunkFiles:
         kept = sorted(os.scandir(self.root / "quarantine"), key=lambda entry: entry.stat().st_ctime_ns)
         for entry in kept[:-_QUARANTINE_FILES]:
             self._disk.remove(Path(entry.path))
+
+
+class _Damaged(Exception):
+    """What was read of a file proves that it is not what was stored."""
+
+
+def _damage_or(error: Corrupt | OSError) -> Exception:
+    """Damage; a bad sector is damage too and not weather. Other failures of the disk stay what they are."""
+    if isinstance(error, Corrupt):
+        return _Damaged(str(error))
+    if error.errno == errno.EIO:
+        return _Damaged("the disk cannot read the chunk file")
+    return error
+
+
+def _checked(page: memoryview, volume: VolumeId, chunk: ChunkId, size: int) -> tuple[bytes, ...]:
+    """The block hashes out of a header page. Raises Corrupt unless it is that of this chunk."""
+    header = unpack(page)
+    if (header.volume, header.chunk, header.size) != (volume, chunk, size):
+        raise Corrupt("the file holds another chunk than its name and length say")
+    return header.hashes
 
 
 def _size_of(path: Path) -> int | None:

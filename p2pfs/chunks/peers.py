@@ -5,7 +5,7 @@ For ReplicatedStore's `peers`. A store is replaced when the map gives its peer a
 
 from collections.abc import Callable
 
-from p2pfs.chunks.remote import RemoteStore, Tokens
+from p2pfs.chunks.remote import RemoteStore, Tokens, Unspent
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.types import NodeId, PeerNumber, PeerState, Role
 from p2pfs.wire.membership import PeerInfo, PoolMap
@@ -14,10 +14,19 @@ from p2pfs.wire.membership import PeerInfo, PoolMap
 class PeerStores:
     """`stores(number)` is the store of that peer, or None if the map has no such member or no way to reach it."""
 
-    def __init__(self, client: Client, map: Callable[[], PoolMap], tokens: Tokens, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        map: Callable[[], PoolMap],
+        tokens: Tokens,
+        *,
+        unspent: Unspent | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
         self._client = client
         self._map = map
         self._tokens = tokens
+        self._unspent = unspent
         self._timeout_s = timeout_s
         self._seen: PoolMap | None = None
         self._infos: dict[PeerNumber, PeerInfo] = {}
@@ -35,6 +44,8 @@ class PeerStores:
         endpoint = Endpoint(NodeId(info.node), Role.PEER, tuple(info.addresses))
         store = self._stores.get(number)
         if store is None or store.endpoint != endpoint:
-            store = RemoteStore(self._client, endpoint, number, self._tokens, timeout_s=self._timeout_s)
+            store = RemoteStore(
+                self._client, endpoint, number, self._tokens, unspent=self._unspent, timeout_s=self._timeout_s
+            )
             self._stores[number] = store
         return store

@@ -51,7 +51,6 @@ class _Race:
     scopes: list[trio.CancelScope] = field(default_factory=list)
     running: int = 0
     failures: dict[PeerNumber, PoolError] = field(default_factory=dict)
-    liars: list[PeerNumber] = field(default_factory=list)
 
 
 async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryview:
@@ -103,8 +102,9 @@ async def _round(
             outcome = await _ask_next(sources, wanted, race, waiting, deadline)
             if isinstance(outcome, memoryview):
                 _finish(race, patience_s=PATIENCE_S)
-                for peer in race.liars:
-                    sources.standings.lied(peer)
+                for peer, failure in race.failures.items():
+                    if isinstance(failure, Corrupt | NotFound):
+                        sources.standings.distrust(peer)
                 return outcome
         return race.failures
     finally:
@@ -147,7 +147,6 @@ async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview
                 if wanted.check is not None:
                     wanted.check(outcome)
             except Corrupt as error:
-                race.liars.append(peer)
                 outcome = error
         if isinstance(outcome, PoolError):
             race.failures[peer] = outcome
@@ -185,7 +184,7 @@ async def _ask(
             standings.failed(attempt)
             outcome = error
         except PoolError as error:
-            standings.refused(attempt)
+            standings.declined(attempt)
             outcome = error
         except trio.Cancelled:
             standings.dropped(attempt)

@@ -10,13 +10,16 @@ from typing import Final
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import Corrupt, NoSpace, NotFound, Unavailable
-from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
 from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Receipt, Token
 
 Tokens = Callable[[PeerNumber, int], Token | None]
 """(peer, sealed bytes) → a token with that much room left, now counted as used; None: treat the peer as full."""
+
+Unspent = Callable[[PeerNumber, Token, int], None]
+"""(peer, token, sealed bytes) after a PUT that failed: the peer counts it as not made."""
 
 QUICK_TIMEOUT_S: Final = 2.0
 """For questions without a body to move."""
@@ -32,6 +35,7 @@ class RemoteStore:
         peer: PeerNumber,
         tokens: Tokens,
         *,
+        unspent: Unspent | None = None,
         timeout_s: float = 30.0,
         idle_s: float | None = None,
     ) -> None:
@@ -39,6 +43,7 @@ class RemoteStore:
         self.endpoint = endpoint
         self.peer = peer
         self._tokens = tokens
+        self._unspent = unspent
         self._timeout_s = timeout_s
         self._idle_s = idle_s
 
@@ -54,7 +59,18 @@ class RemoteStore:
             token = self._tokens(self.peer, size)
             if token is None:
                 raise NoSpace(f"no room is reserved on peer {self.peer}")
-            reply = await self._client.request(
+            reply = await self._send(volume, chunk, parts, token, size)
+        finally:
+            if released is not None:
+                released()
+        receipt = codec.decode(reply.body, Receipt)
+        if receipt.peer != self.peer:
+            raise Unavailable(f"peer {self.peer} answered with a receipt of peer {receipt.peer}")
+        return [receipt]
+
+    async def _send(self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], token: Token, size: int) -> Reply:
+        try:
+            return await self._client.request(
                 self.endpoint,
                 "PUT",
                 _path(volume, chunk),
@@ -63,13 +79,12 @@ class RemoteStore:
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
             )
-        finally:
-            if released is not None:
-                released()
-        receipt = codec.decode(reply.body, Receipt)
-        if receipt.peer != self.peer:
-            raise Unavailable(f"peer {self.peer} answered with a receipt of peer {receipt.peer}")
-        return [receipt]
+        except NoSpace:
+            raise  # perhaps the peer counts more than we do: the token stays spent, and is replaced the sooner
+        except BaseException:
+            if self._unspent is not None:
+                self._unspent(self.peer, token, size)
+            raise
 
     async def get(
         self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None

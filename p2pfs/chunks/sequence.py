@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from p2pfs.chunks.disk import Disk
-from p2pfs.types import Buffer
 
 _RUN: Final = 1 << 16
 
@@ -64,17 +63,12 @@ class PutSequence:
     def _claim(self, limit: int) -> None:
         temporary = self._path.with_suffix(".tmp")
         self._disk.remove(temporary)
-        write_new(self._disk, temporary, str(limit).encode())
+        fd = self._disk.create(temporary)
+        try:
+            self._disk.write(fd, str(limit).encode())
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
         self._disk.rename(temporary, self._path)
         self._disk.sync_directory(self._path.parent)
         self._claimed = limit
-
-
-def write_new(disk: Disk, path: Path, data: Buffer) -> None:
-    """A new file with its content on stable storage; its name is not yet (the directory is the caller's to sync)."""
-    fd = disk.create(path)
-    try:
-        disk.write(fd, data)
-        disk.sync(fd)
-    finally:
-        disk.close(fd)

@@ -4,7 +4,7 @@ Readers and writers order peers by it. Nothing here is evidence for anybody else
 map, and placement does not depend on either.
 
     answering ──(an attempt exceeds its patience, or fails)──▶ silent ──(an answer, a probe)──▶ answering
-        └─────────────(bytes that do not open)──▶ distrusted ──(60 s)──▶ answering
+        └─────────────(wrong bytes, or none)──▶ distrusted ──(60 s)──▶ answering
 """
 
 import math
@@ -83,6 +83,18 @@ class Standings:
         standing, took_s = self._answered(attempt)
         self._hedges = min(_HEDGE_BURST, self._hedges + _HEDGE_SHARE)
         standing.latencies.append(took_s)
+        self._smooth(standing, took_s)
+
+    def declined(self, attempt: Attempt) -> None:
+        """The peer, a holder as far as known, did not give what it should have. Taking long over that tells against it
+        as a slow answer does; being quick about it does not make it a peer to ask first."""
+        standing = self._end(attempt)
+        took_s = self._now() - attempt.started_s
+        if took_s > (standing.latency_s or 0.0):
+            self._smooth(standing, took_s)
+
+    @staticmethod
+    def _smooth(standing: Standing, took_s: float) -> None:
         before_s = took_s if standing.latency_s is None else standing.latency_s
         standing.latency_s = before_s + _SMOOTHING * (took_s - before_s)
 
@@ -117,8 +129,8 @@ class Standings:
         else:
             self._end(attempt)
 
-    def lied(self, peer: PeerNumber) -> None:
-        """Its bytes do not open."""
+    def distrust(self, peer: PeerNumber) -> None:
+        """It gave bytes that do not open, or had not got what it is said to hold, while another peer had it."""
         self.of(peer).distrusted_until_s = self._now() + DISTRUST_S
 
     def _end(self, attempt: Attempt) -> Standing:

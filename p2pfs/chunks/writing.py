@@ -82,6 +82,7 @@ class WriteFlight:
         self._answer: list[Receipt] | PoolError | None = None
         self._answered = trio.Event()
         self._scope = trio.CancelScope()
+        # Unbounded by itself, but no peer is sent to again before its last outcome was taken out.
         self._send, self._outcomes = trio.open_memory_channel[tuple[PeerNumber, Receipt | PoolError]](math.inf)
         self._progress_s = self._started_s = trio.current_time()
         self._ends_s = math.inf

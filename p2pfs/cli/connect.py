@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from p2pfs import exitcodes
-from p2pfs.errors import Denied, Unavailable, UserError
+from p2pfs.errors import Denied, PoolError, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import Role, VolumeId, volume_name
+from p2pfs.wire import codec
 from p2pfs.wire.answers import Answer, unwrap
 from p2pfs.wire.failures import decode_failure
 
@@ -25,15 +26,25 @@ _CONNECT_S: Final = 3.0
 
 
 class Coordinator:
-    """The coordinator of one pool, for one command."""
+    """The coordinator of one pool, for one command: httpx over the connection that knows whom it dialled."""
 
     def __init__(self, client: "Client", endpoint: "Endpoint") -> None:
+        import httpx
+
+        from p2pfs.net.transport import PoolTransport
+
         self.client = client
         self.endpoint = endpoint
+        self._http = httpx.AsyncClient(
+            transport=PoolTransport(client, endpoint, timeout_s=_ANSWER_S), base_url="https://coordinator", timeout=None
+        )
 
     async def call(self, method: str, path: str, message: Any, kind: type[T]) -> T:  # noqa: ANN401 - any wire struct
         """Send a message (None: no body), receive one of `kind`. Raises what the coordinator raised."""
-        return await self.client.call(self.endpoint, method, path, message, kind, timeout_s=_ANSWER_S)
+        answer = await self._request(method, path, b"" if message is None else codec.encode(message))
+        if kind is type(None) and not answer:
+            return None
+        return codec.decode(answer, kind)
 
     async def ask(self, volume: VolumeId, question: Any, kind: type[T]) -> T:  # noqa: ANN401 - any Question
         """The answer to one question about a volume's tree."""
@@ -43,10 +54,20 @@ class Coordinator:
 
     async def fetch(self, path: str) -> bytes:
         """The body of what is at `path`, as it came."""
-        reply = await self.client.request(self.endpoint, "GET", path, timeout_s=_ANSWER_S)
-        if reply.status >= 400:
-            raise decode_failure(reply.status, reply.body)
-        return bytes(reply.body)
+        return await self._request("GET", path, b"")
+
+    async def _request(self, method: str, path: str, body: bytes) -> bytes:
+        import httpx
+
+        try:
+            response = await self._http.request(method, path, content=body)
+        except httpx.TransportError as error:
+            if isinstance(error.__cause__, PoolError):
+                raise error.__cause__ from None  # httpx's classes tell less than what our connection knows
+            raise Unavailable(f"the coordinator does not answer: {error}") from error
+        if response.status_code >= 400:
+            raise decode_failure(response.status_code, response.content)
+        return response.content
 
 
 def converse(home: NodeHome, talk: Callable[[Coordinator], Awaitable[T]]) -> T:

@@ -129,9 +129,14 @@ async def compose(
             copies=copies,
             addresses=addresses,
             clock=clock,
+            sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
     )
+
+
+_MISSED: Final = 3
+"""Lifetimes without a renewal after which a session no longer counts as a mount, though it is kept."""
 
 
 async def _begin(database: Database, settings: Settings, clock: Clock) -> Found:

@@ -15,7 +15,6 @@ import msgspec
 import trio
 
 from p2pfs import exitcodes
-from p2pfs.coordinator.advertising import advertised
 from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
@@ -25,6 +24,7 @@ from p2pfs.coordinator.sessions import Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners
+from p2pfs.net.advertising import advertised
 from p2pfs.net.identity import Credentials, Revocations, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime import process, worker

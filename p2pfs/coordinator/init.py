@@ -18,7 +18,6 @@ from typing import Final
 
 from p2pfs import exitcodes
 from p2pfs.coordinator import membership
-from p2pfs.coordinator.advertising import advertised
 from p2pfs.coordinator.authority import Authority, key_pem, new_key, to_pem
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.invites import parse_name, parse_zone
@@ -27,6 +26,7 @@ from p2pfs.errors import Invalid, Unavailable, UserError
 from p2pfs.meta import members
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import InlineDatabase
+from p2pfs.net.advertising import advertised
 from p2pfs.runtime import config
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.files import write_durably

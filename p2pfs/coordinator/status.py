@@ -48,7 +48,7 @@ class Counts:
 
 
 class Status:
-    """Makes reports."""
+    """Makes reports. Sessions count as mounts while they would live on beyond `sessions_alive()` (UTC)."""
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class Status:
         copies: Copies,
         addresses: Callable[[], Sequence[str]],
         clock: Clock,
+        sessions_alive: Callable[[], float],
     ) -> None:
         self._coordinator = coordinator
+        self._sessions_alive = sessions_alive
         self._pool_name = pool_name
         self._database = database
         self._roster = roster
@@ -96,7 +98,8 @@ class Status:
             now_s = self._clock.monotonic()
             made_s, made_with = self._counted
             if self._counts is None or now_s - made_s >= FRESH_S or made_with != reachable:
-                self._counts = await self._database.scan(lambda connection: count(connection, reachable))
+                alive_until_s = self._sessions_alive()
+                self._counts = await self._database.scan(lambda connection: count(connection, reachable, alive_until_s))
                 self._counted = (now_s, reachable)
             return self._counts
 
@@ -155,12 +158,12 @@ class Status:
         )
 
 
-def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber]) -> Counts:
+def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber], alive_until_s: float) -> Counts:
     """Everything the database must be asked, in one snapshot."""
     return Counts(
         chunks_index.counts(connection, reachable),
         volumes.volumes(connection),
-        sessions=len(sessions.sessions(connection)),
+        sessions=sum(session.expires_s >= alive_until_s for session in sessions.sessions(connection)),
         incarnation=settings.incarnation(connection),
         expires_s={
             node.id: max((one.not_after_s for one in members.certificates(connection, node.id)), default=0.0)

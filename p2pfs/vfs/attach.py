@@ -193,8 +193,8 @@ async def attach(
             keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns
         ) as filesystem:
             yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store))
-        nursery.cancel_scope.cancel()
         await _leave(namespace, space)
+        nursery.cancel_scope.cancel()
 
 
 async def _store(

@@ -163,7 +163,7 @@ class Inode:
         mtime = max(row.mtime_ns, self.mtime_ns) if self.is_dirty else row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(
-            self.id, self.kind, row.mode, row.links, row.uid, row.gid, row.rdev, self.size,
+            self.id, self.kind, row.mode & 0o7777, row.links, row.uid, row.gid, row.rdev, self.size,
             row.atime_ns, mtime, ctime, self.head.change,
         )  # fmt: skip
 

@@ -16,7 +16,9 @@ from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import PoolError, Unavailable, UserError
 from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.enrolment import keep_renewed
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime import process
@@ -28,7 +30,6 @@ from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.routes import PEER_ROUTES
-from p2pfs_peerd.advertised import advertised
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.resources import resources
@@ -93,13 +94,15 @@ class Peerd:
         self._clock = clock
         self._root = chunk_root(home)
         self._offer = Offer(store, self._root, settings)
-        self._credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+        self._home = home
+        self._server_context = server_context(_credentials(home))
+        self._client_context = client_context(_credentials(home))
         self._tokens = TokenBook(record.pool, record.peer, clock)
         self._revocations = Revocations()
         self.server = Server(
             PEER_ROUTES,
             PeerApp(store, self._tokens).handlers(),
-            context=server_context(self._credentials),
+            context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
             clock=clock,
@@ -113,12 +116,14 @@ class Peerd:
             UserError: The address cannot be listened on.
         """
         listeners = await _listeners(self._settings.listen)
-        self.addresses = advertised(bound_addresses(listeners), self._settings.advertise, self._record.addresses)
+        bound = bound_addresses(listeners)
+        self.addresses = advertised(bound, self._settings.advertise, towards=self._record.addresses)
         async with (
-            Client(client_context(self._credentials), self._record.pool, clock=self._clock) as client,
+            Client(self._client_context, self._record.pool, clock=self._clock, revocations=self._revocations) as client,
             trio.open_nursery() as background,
         ):
             background.start_soon(self._pulse(client).run)
+            background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
             try:
                 async with trio.open_nursery() as serving:
@@ -127,11 +132,13 @@ class Peerd:
             finally:
                 background.cancel_scope.cancel()
 
+    def _coordinator(self) -> Endpoint:
+        return Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))
+
     def _pulse(self, client: Client) -> Pulse:
-        coordinator = Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))
         return Pulse(
             client,
-            coordinator,
+            self._coordinator(),
             store=self._store,
             root=self._root,
             addresses=self.addresses,
@@ -149,6 +156,14 @@ class Peerd:
         if answer.revocations is not None and self._revocations.update(answer.revocations):
             self.server.drop_revoked()
 
+    async def _renew(self, client: Client) -> None:
+        """Keep the certificate fresh, on both ends that show it."""
+        contexts = (self._server_context, self._client_context)
+        try:
+            await keep_renewed(self._home, client, self._coordinator(), contexts=contexts, clock=self._clock)
+        except PoolError as error:  # the files in the home; what is in memory works until it expires
+            log.error("the certificate will not be renewed: %s", error)
+
     async def _tidy(self) -> None:
         """Empty the trash of what has been there long enough, now and then."""
         while True:
@@ -159,6 +174,10 @@ class Peerd:
             except Unavailable as error:
                 log.warning("cannot empty the trash: %s", error)
             await trio.sleep(_TRASH_EVERY_S)
+
+
+def _credentials(home: NodeHome) -> Credentials:
+    return Credentials(home.ca_path, home.certificate_path, home.key_path)
 
 
 def chunk_root(home: NodeHome) -> Path:

@@ -87,7 +87,7 @@ class Pulse:
             timeout_s=max(2.0, self._interval_s),
         )
         self._store.acknowledge(damaged)
-        self._interval_s = min(max(answer.interval_s, 0.05), 300.0)
+        self._interval_s = bounded(answer.interval_s)
         self._map_version = answer.map_version
         self._hear(answer)
         if self._failures:
@@ -113,3 +113,8 @@ class Pulse:
             version=version("p2pfs"),
             put_seq=settled,
         )
+
+
+def bounded(interval_s: float) -> float:
+    """A pace that neither floods the coordinator nor lets it forget this peer."""
+    return min(max(interval_s, 0.05), 300.0)

@@ -29,6 +29,7 @@ class Load:
         self.acknowledged: list[tuple[Sealed, Receipt]] = []
         self.under_way = 0
         self._seed = 0
+        self._happened = trio.Event()
 
     async def put_for_ever(self) -> None:
         while True:
@@ -37,6 +38,7 @@ class Load:
             store = self._stores(PEER)
             assert store is not None
             self.under_way += 1
+            self._happened.set()
             try:
                 (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
             except PoolError:
@@ -50,7 +52,8 @@ class Load:
         """Wait until so many PUTs were acknowledged and others are under way."""
         with trio.fail_after(60):
             while len(self.acknowledged) < count or not self.under_way:
-                await trio.sleep(0.001)
+                self._happened = trio.Event()
+                await self._happened.wait()
 
     async def lost(self) -> list[str]:
         store = self._stores(PEER)
@@ -74,13 +77,13 @@ async def test_no_acknowledged_chunk_is_lost_by_kill_9(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(6):
                 nursery.start_soon(load.put_for_ever)
-            for round_number in range(1, 5):
-                await load.reach(25 * round_number)
+            for round_number in range(1, 9):
+                await load.reach(12 * round_number)
                 interrupted += load.under_way
                 peer.end()
                 await processes.restart(PEER)
             nursery.cancel_scope.cancel()
-        assert interrupted >= 4, "nothing was in flight: the run does not count"
+        assert interrupted >= 8, "nothing was in flight: the run does not count"
         assert await load.lost() == []
         seqs = [receipt.put_seq for _, receipt in load.acknowledged]
         assert len(set(seqs)) == len(seqs)

@@ -9,12 +9,12 @@ from coordination import new_pool
 
 from p2pfs import exitcodes
 from p2pfs.coordinator import init
-from p2pfs.coordinator.advertising import advertised
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.init import POOL_NAME, initialise
 from p2pfs.errors import Invalid, NoSpace, UserError
 from p2pfs.meta import members, settings
 from p2pfs.meta.database import InlineDatabase
+from p2pfs.net.advertising import advertised
 from p2pfs.net.identity import Credentials, client_context, identity_of
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import Role
@@ -92,7 +92,7 @@ def test_a_second_init_changes_nothing(tmp_path: Path) -> None:
         ({"zone": "a b"}, {}),
         ({"pool_name": ""}, {}),
         ({"pool_name": "a\nb"}, {}),
-        ({"addresses": ["nowhere"]}, {}),
+        ({"addresses": ["nowhere:x"]}, {}),
         ({}, {"replicas": "none"}),
         ({}, {"no_such": "1"}),
         ({}, {"replicas": "1", "min_replicas": "2"}),

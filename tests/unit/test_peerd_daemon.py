@@ -16,13 +16,13 @@ from sealed import VOLUME, sealed
 from p2pfs.chunks.remote import RemoteStore
 from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Request, Response, Server
 from p2pfs.runtime.config import Settings
 from p2pfs.types import GIB, PeerNumber, Role
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Revocations
 from p2pfs.wire.routes import COORDINATOR_ROUTES
-from p2pfs_peerd.advertised import advertised
 from p2pfs_peerd.daemon import Peerd, assemble
 
 pytestmark = pytest.mark.l1
@@ -198,7 +198,7 @@ async def test_strangers_and_other_pools_get_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_others_are_told_to_dial(bound: list[str], advertise: str, expected: list[str]) -> None:
-    assert advertised(bound, advertise, ["127.0.0.1:9470"]) == expected
+    assert advertised(bound, advertise, towards=["127.0.0.1:9470"]) == expected
 
 
 def test_the_answer_of_a_coordinator_is_bounded() -> None:

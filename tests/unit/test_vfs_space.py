@@ -59,7 +59,8 @@ async def test_a_token_that_is_nearly_used_up_is_replaced_before_the_next_chunk(
         pass
     await space.cover(MIB)
     assert len(coordinator.asked) == 2
-    assert (token := space.token(ONE, MIB)) is not None
+    token = space.token(ONE, MIB)
+    assert token is not None
     space.unspent(ONE, token, MIB)
     await space.cover(MIB)
     assert len(coordinator.asked) == 2

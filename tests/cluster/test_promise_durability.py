@@ -1,0 +1,149 @@
+"""Promise P1 on real processes: what fsync or close returned for is there after kill -9 of anything.
+
+A writer (tests/durable_writer.py) says in a manifest outside the mount what it was promised; everything in the manifest
+is read back through a new mount with empty caches and one peer missing. A kill counts only if something was in flight.
+`P2PFS_KILLS` is the number of kills of the mount, `P2PFS_SEED` the first seed.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import durable_writer
+import pytest
+from durable_writer import Promises
+from pools import DemoPool, demo_pool
+
+pytestmark = pytest.mark.l5
+
+KILLS = int(os.environ.get("P2PFS_KILLS", "3"))
+SEED = int(os.environ.get("P2PFS_SEED", "1"))
+PEERS = 3
+SETTINGS = {"heartbeat": "500ms"}  # parts that come back are heard of soon
+PARTS = ("coordinator", *(f"peer-{number}" for number in range(1, PEERS + 1)))
+
+
+class Writer:
+    """The writing process and what it was promised."""
+
+    def __init__(self, directory: Path, manifest: Path, seed: str) -> None:
+        self._manifest = manifest
+        self.process = subprocess.Popen([sys.executable, durable_writer.__file__, str(directory), str(manifest), seed])
+
+    def promises(self) -> Promises:
+        return Promises(self._manifest)
+
+    def until(self, count: int) -> Promises:
+        """Wait until so many versions are done."""
+        return self.wait(lambda promises: promises.done >= count)
+
+    def wait(self, wanted: Callable[[Promises], bool], within_s: float = 60.0) -> Promises:
+        limit = time.monotonic() + within_s
+        while True:
+            promises = self.promises()
+            if wanted(promises):
+                return promises
+            assert self.process.poll() is None, f"the writer has ended: {promises.ended}"
+            assert time.monotonic() < limit, f"only {promises.done} versions are done"
+            time.sleep(0.005)
+
+    def wait_end(self) -> Promises:
+        """After the mount was killed: every call fails, so it ends by itself."""
+        self.process.wait(30)
+        return self.promises()
+
+
+@contextmanager
+def writing(pool: DemoPool, name: str, seed: str) -> Iterator[Writer]:
+    writer = Writer(pool.mount / name, pool.root / f"{name}.manifest", seed)
+    try:
+        yield writer
+    finally:
+        writer.process.kill()
+        writer.process.wait(30)
+
+
+def test_what_was_promised_outlives_a_killed_mount_a_lost_peer_and_every_cache(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    manifests: list[Path] = []
+    in_flight = 0
+    with demo_pool(tmp_path, peers=PEERS, settings=SETTINGS) as pool:
+        for run in range(KILLS):
+            with writing(pool, f"run-{run}", f"{SEED} {run}") as writer:
+                manifests.append(pool.root / f"run-{run}.manifest")
+                writer.until(chance.randint(12, 40))
+                pool.kill("mount")
+                promises = writer.wait_end()
+            assert promises.in_flight, f"seed {SEED}, run {run}: nothing was in flight, so this run does not count"
+            assert promises.ended
+            in_flight += promises.in_flight
+            lost = f"peer-{chance.randint(1, PEERS)}"
+            pool.kill(lost)
+            pool.clear_dead_mount()
+            pool.empty_caches()
+            pool.mount_alone()
+            broken = [wrong for manifest in manifests for wrong in Promises(manifest).broken()]
+            assert broken == [], f"seed {SEED}, run {run}, without {lost}"
+            assert pool.status()["chunks"]["lost"] == 0
+            pool.start()  # the peer comes back for the next run
+        assert in_flight >= KILLS
+
+
+def test_what_was_promised_outlives_kills_of_peers_coordinator_and_at_last_everything(tmp_path: Path) -> None:
+    with demo_pool(tmp_path, peers=PEERS, settings=SETTINGS) as pool:
+        with writing(pool, "run", f"{SEED} all") as writer:
+            done = writer.until(10).done
+            pool.kill("peer-1")
+            done = writer.until(done + 15).done  # the others are enough
+            pool.start()
+            pool.kill("coordinator")
+            assert writer.promises().in_flight
+            pool.start()
+            done = writer.until(done + 15).done  # nobody was told of an error
+            pool.kill("peer-2")
+            pool.kill("coordinator")
+            pool.kill("peer-3")
+            pool.start()
+            done = writer.until(done + 15).done
+            for part in ("mount", *PARTS):
+                pool.kill(part)
+            promises = writer.wait_end()
+        assert promises.in_flight
+        pool.clear_dead_mount()
+        pool.empty_caches()
+        pool.start()
+        lost = f"peer-{random.Random(SEED).randint(1, PEERS)}"
+        pool.kill(lost)
+        pool.remount_alone()
+        assert Promises(pool.root / "run.manifest").broken() == [], f"without {lost}"
+        assert pool.status()["chunks"]["lost"] == 0
+
+
+def test_a_stopped_peer_does_not_keep_writes_from_going_on(tmp_path: Path) -> None:
+    """SIGSTOP while 64 MiB are written: the others take over, and what it should have taken is on them."""
+    chance = random.Random(SEED)
+    content = [chance.randbytes(1 << 20) for _ in range(64)]
+    with demo_pool(tmp_path, peers=PEERS, settings=SETTINGS) as pool:
+        path = pool.mount / "big"
+        with path.open("wb", buffering=0) as file:
+            steps = []
+            for at, mib in enumerate(content):
+                if at == 8:
+                    pool.signal("peer-2", signal.SIGSTOP)
+                began = time.monotonic()
+                assert file.write(mib) == len(mib)
+                steps.append(time.monotonic() - began)
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            steps.append(time.monotonic() - began)
+        assert max(steps) < 5.0, steps
+        assert sum(step > 1.0 for step in steps) <= 2, steps
+        pool.remount_alone()
+        with path.open("rb") as file:
+            assert all(file.read(len(mib)) == mib for mib in content)
