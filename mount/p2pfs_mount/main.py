@@ -102,7 +102,7 @@ class _Mount:
 
     async def _announce(self, socket: Path, attached: Attached) -> None:
         """Say that the mount is usable once the kernel gets an answer through it."""
-        await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(life.raise_read_ahead, self._path, abandon_on_cancel=True)
         mounts.register(
             mounts.MountRecord(os.getpid(), str(self._home.path), str(socket), str(self._path), attached.volume.name)
         )

@@ -28,7 +28,7 @@ MUTATIONS = int(os.environ.get("P2PFS_LIVE_MUTATIONS", "1000"))
 SEED = os.environ.get("P2PFS_MUTATION_SEED") or secrets.token_hex(4)
 ROWS, CHUNKS, CACHED = 120, 40, 20
 """Damages of each kind in one batch, between two mounts."""
-READERS = 16
+READERS = 32
 
 
 @dataclass
@@ -214,7 +214,7 @@ def _of_files(rows: Tables) -> Tables:
 
 def test_damaged_disks_give_right_bytes_or_errors(tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    with demo_pool(tmp_path, settings={"io_timeout": "4s"}) as pool:
+    with demo_pool(tmp_path, settings={"io_timeout": "2s"}) as pool:
         library, disks = Library(pool.mount), Disks(pool, chance)
         library.fill()
         past = [disks.rows()]
