@@ -235,7 +235,10 @@ class Reader:
             page = inode.pages.get(index // INDICES_PER_RANGE)
             if page is None:
                 break  # the read itself loads it; ahead of that nothing is known
-            layers = page.layers(self._sealer.keys, self._sealer.volume, inode.id, index)
+            try:
+                layers = page.layers(self._sealer.keys, self._sealer.volume, inode.id, index)
+            except Corrupt:
+                break  # who reads it is told; who reads what is before it is not
             for extent in layers:
                 if extent.chunk is not None and (extent.chunk, 0) not in self._flights:
                     size = page.sizes.get(extent.chunk, 0)
