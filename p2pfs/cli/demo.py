@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli.options import json_option, set_option
+from p2pfs.cli.options import MountPoint, json_option, set_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import UserError
 
@@ -49,7 +49,7 @@ def command() -> None:
     "--mount",
     "mount_point",
     metavar="MNT",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=MountPoint(),
     help="Where to mount the volume (default: mnt below --root).",
 )
 @click.option("--peers", type=click.IntRange(1, 100), help="How many peers (default: 3).")

@@ -11,7 +11,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import failures, passphrases
 from p2pfs.cli.members import find_volume
-from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
+from p2pfs.cli.options import MountPoint, holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime import log, mounts, process
 from p2pfs.runtime.config import Settings
@@ -40,7 +40,7 @@ class Request:
 
 @click.command("mount")
 @click.argument("volume")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=MountPoint())
 @click.option("-d", "--background", is_flag=True, help="Return when the mount is usable and leave it running.")
 @click.option("-o", "options", metavar="OPTIONS", multiple=True, help="ro, allow_other, home=DIR, …; as in fstab.")
 @log_file_option

@@ -13,6 +13,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import main as cli
 from p2pfs.cli import mount as mounting
 from p2pfs.cli import umount as unmounting
+from p2pfs.cli.options import MountPoint
 from p2pfs.cli.progress import stored_bar
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome, default_home
@@ -20,7 +21,7 @@ from p2pfs.runtime.home import NodeHome, default_home
 
 @click.command("mount.p2pfs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("volume")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=MountPoint())
 @click.option("-o", "options", metavar="OPTIONS", multiple=True, help="As in fstab; see `p2pfs mount --help`.")
 @click.option("-f", "fake", is_flag=True, help="Do everything except mounting.")
 @click.option("-r", "read_only", is_flag=True, help="The same as -o ro.")
@@ -49,7 +50,7 @@ def mount_command(
 
 
 @click.command("umount.p2pfs", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=MountPoint())
 @click.option("-f", "force", is_flag=True, help="Do not wait for what is not stored yet.")
 @click.option("-l", "lazy", is_flag=True, help="The same.")
 @click.option("-n", "_no_mtab", is_flag=True, help="Ignored.")

@@ -13,6 +13,15 @@ from p2pfs.runtime.process import pid_file
 F = TypeVar("F", bound=Callable[..., object])
 
 
+class MountPoint(click.ParamType[Path]):
+    """A directory nobody looks at: click.Path would stat it, a question to a mount that may be dead or hung."""
+
+    name = "directory"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(str(value))
+
+
 def home_option(function: F) -> F:
     """`--home`; the command gets `home: NodeHome`."""
     return click.option(

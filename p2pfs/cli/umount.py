@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from p2pfs import exitcodes
+from p2pfs.cli.options import MountPoint
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 
@@ -38,7 +39,7 @@ class _Line(msgspec.Struct):
 
 
 @click.command("umount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=MountPoint())
 @click.option("-f", "--force", is_flag=True, help="Do not wait: what is not stored yet is lost.")
 @click.option("--if-dead", is_flag=True, help="Only clear away a mount whose process has died.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
