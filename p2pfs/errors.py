@@ -41,6 +41,10 @@ class TooLarge(Semantic):
     """Beyond a limit of the format: file size, name, target, links."""
 
 
+class TooManyLinks(TooLarge):
+    """The inode has as many names as it can."""
+
+
 class Denied(Semantic):
     """The caller's certificate, role or membership does not allow this."""
 

@@ -68,7 +68,7 @@ class _Mount:
         try:
             async with attach(
                 self._home, self._settings, self._volume, self._passphrase,
-                mount_point=str(self._path), read_only=self._options.read_only,
+                read_only=self._options.read_only,
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:

@@ -82,7 +82,7 @@ def guarded(
                 return await handler(self, *args, **kwargs)
         except PoolError as error:
             number = errno_of(error)
-            if isinstance(error, TooLarge) and handler.__name__ not in ("write", "setattr"):
+            if type(error) is TooLarge and handler.__name__ not in ("write", "setattr"):
                 number = errno.ENAMETOOLONG
             log.debug("%s: %s", handler.__name__, error)
             raise pyfuse3.FUSEError(number) from None

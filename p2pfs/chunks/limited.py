@@ -16,12 +16,14 @@ from p2pfs.wire.chunks import Receipt
 
 
 class LimitedStore:
-    """At most `requests` at once, holding at most `bytes_held`; who comes later waits in order."""
+    """At most `requests` at once, holding at most `bytes_held` to be stored and as much to be read; who comes later
+    waits in order. Two budgets, so that copies still under way to a slow peer do not hold up readers."""
 
     def __init__(self, inner: ChunkStore, *, requests: int, bytes_held: int) -> None:
         self._inner = inner
         self._requests = trio.CapacityLimiter(requests)
-        self._credits = ByteCredits(bytes_held)
+        self._writing = ByteCredits(bytes_held)
+        self._reading = ByteCredits(bytes_held)
 
     async def put(
         self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
@@ -30,13 +32,13 @@ class LimitedStore:
         passed_on = False
 
         def release() -> None:
-            self._credits.give(size)
+            self._writing.give(size)
             if released is not None:
                 released()
 
         try:
             async with self._requests:
-                await self._credits.take(size)
+                await self._writing.take(size)
                 passed_on = True
                 return await self._inner.put(volume, chunk, parts, released=release)
         finally:
@@ -48,8 +50,8 @@ class LimitedStore:
     ) -> memoryview:
         start, stop = runs.span(size, blocks)
         async with self._requests:
-            await self._credits.take(stop - start)
-            with self._credits.returned(stop - start):
+            await self._reading.take(stop - start)
+            with self._reading.returned(stop - start):
                 return await self._inner.get(volume, chunk, size, blocks, check=check)
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:

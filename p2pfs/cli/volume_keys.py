@@ -11,6 +11,7 @@ from p2pfs.cli.passphrases import Passphrase
 from p2pfs.errors import UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs.attach import Pool, pin
@@ -47,6 +48,7 @@ def create(
         UserError: The name cannot be used, or the recovery file exists.
         Exists: There is a volume of that name.
     """
+    process.harden()  # this process is about to hold the master key
     _check_name(name)
     if any(known.name == name for known in connect.call(home, "GET", "/volumes", None, list[VolumeInfo])):
         raise UserError(f"there is a volume “{name}” already: choose another name", exitcodes.EXISTS)
@@ -90,6 +92,7 @@ async def open_keys(
         UserError: WRONG_PASSPHRASE.
         Corrupt: The coordinator's key slots belong to other keys.
     """
+    process.harden()
     pool = Pool(coordinator.client, coordinator.endpoint, _ANSWER_S)
     return await pool.keys(home, volume, passphrase())
 

@@ -14,6 +14,7 @@ from p2pfs.errors import (
     NotEmpty,
     NotFound,
     TooLarge,
+    TooManyLinks,
 )
 from p2pfs.meta.memory_state import BatchLog, ChunkState, MemoryState, Name
 from p2pfs.types import MAX_FILE_BYTES, Kind
@@ -100,7 +101,7 @@ class MemoryRules(MemoryState):
             raise NotFound("the file has no name")
         self.add_name(batch, op.parent, op.name, Name(op.dentry, op.dentry_tag, op.inode))
         if row.links >= 65_000:
-            raise TooLarge("too many names")
+            raise TooManyLinks("too many names")
         self.edit(batch, op.inode, links=row.links + 1, ctime_ns=op.time_ns)
         self.touch_parent(batch, op.parent, op.time_ns)
 

@@ -61,8 +61,8 @@ CREATE TABLE peer (                 -- a node with the role peer, as its heartbe
     node            TEXT NOT NULL UNIQUE,
     addresses       BLOB NOT NULL,      -- msgpack list of "host:port", best first
     capacity        INTEGER NOT NULL,   -- bytes offered
-    used            INTEGER NOT NULL,   -- bytes of chunks, trash included
-    trash           INTEGER NOT NULL,   -- bytes of them in the trash
+    used            INTEGER NOT NULL,   -- bytes of chunks, without the trash
+    trash           INTEGER NOT NULL,   -- bytes in the trash
     chunks          INTEGER NOT NULL,   -- chunks held
     state           TEXT NOT NULL,      -- types.PeerState
     state_s         REAL NOT NULL,      -- since when

@@ -15,6 +15,7 @@ from p2pfs.errors import (
     NotEmpty,
     NotFound,
     TooLarge,
+    TooManyLinks,
 )
 from p2pfs.meta import inodes
 from p2pfs.meta.inodes import InodeRow
@@ -190,7 +191,7 @@ def _existing(work: Work, parent: int, name: bytes, inode: int) -> tuple[int, in
 
 def _add_link(row: InodeRow) -> None:
     if row.links >= MAX_LINKS and not row.is_directory:
-        raise TooLarge("the file has as many names as it can have")
+        raise TooManyLinks("the file has as many names as it can have")
     row.links += 1
 
 

@@ -1,1 +1,1 @@
-"""Plumbing without policy: clocks, locks, credits, workers, settings, the node's home, processes and their logs."""
+"""Plumbing without policy: clocks, credits, workers, settings, the node's home, processes and their logs."""

@@ -18,6 +18,7 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
@@ -33,7 +34,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, PoolId, Role, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem, Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
@@ -48,6 +49,10 @@ from p2pfs.wire.volumes import (
 
 log = logging.getLogger(__name__)
 
+REQUESTS: Final = 64
+"""Chunks under way to or from peers at once, copies not counted."""
+TRANSFER_BYTES: Final = 48 * MIB
+"""Sealed bytes they may hold together."""
 CACHE_BYTES: Final = 10 * GIB
 CACHE_SHARE: Final = 10
 """The disk cache's default: a tenth of the disk, at most `CACHE_BYTES`."""
@@ -158,7 +163,6 @@ async def attach(
     volume: str,
     passphrase: Callable[[], str],
     *,
-    mount_point: str = "",
     read_only: bool = False,
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to.
@@ -173,7 +177,7 @@ async def attach(
         keys = await pool.keys(home, info, passphrase())
         namespace = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(mount_point=mount_point, read_only=read_only), io_timeout_s=settings.io_timeout,
+            request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
         nursery.start_soon(namespace.maintain)
@@ -221,12 +225,13 @@ async def _store(
         peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=late,
         io_timeout_s=settings.io_timeout,
     )  # fmt: skip
+    limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
     budget = settings.cache_size
     if budget is None:
         budget = min(CACHE_BYTES, _disk_bytes(home.path) // CACHE_SHARE)
     if not budget:
-        return replicated
-    return await CachedStore.open(replicated, home.path / "cache", budget=budget, nursery=nursery)
+        return limited
+    return await CachedStore.open(limited, home.path / "cache", budget=budget, nursery=nursery)
 
 
 def _disk_bytes(path: Path) -> int:

@@ -183,6 +183,7 @@ class Tree:
         _check_name(name)
         if target is not None and not 0 < len(target) <= MAX_TARGET_BYTES:
             raise TooLarge(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
+        mode, owner = self._inherited(parent, kind, mode, owner)
         ids = await self._namespace.new_ids(2)
         number, dentry = InodeId(ids[0]), ids[1]
         size = len(target) if target is not None else 0
@@ -211,6 +212,13 @@ class Tree:
         self.took(applied)
         self._remember(parent, name, Child(number, kind))
         return self._take(_row(applied, number))
+
+    def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
+        """What is made in a set-gid directory takes its group, and a directory the bit too, as on local disks."""
+        above = self._table.get(parent)
+        if above is None or not above.attributes.mode & 0o2000:
+            return mode, owner
+        return mode | 0o2000 if kind is Kind.DIRECTORY else mode, Owner(owner.uid, above.attributes.gid)
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""

@@ -35,8 +35,6 @@ UPLOADS: Final = 8
 """Chunks on their way to peers at once."""
 SEALERS: Final = 2
 """Threads that seal; sealing releases the interpreter, more than this only fights the event loop for it."""
-SEALED_BYTES: Final = 32 * MIB
-"""Sealed chunks held for peers, also for copies that are still under way after a write was acknowledged."""
 MOST_CONFLICTS: Final = 20
 SET_ID_BITS: Final = 0o6000
 
@@ -79,7 +77,6 @@ class Writer:
         self._limits, self._now_ns = limits, now_ns
         self._took, self._inodes, self._done = took, inodes, done
         self._credits = ByteCredits(limits.dirty_bytes)
-        self._sealed = ByteCredits(SEALED_BYTES)
         self._uploads = trio.CapacityLimiter(UPLOADS)
         self._sealers = trio.CapacityLimiter(SEALERS)
 
@@ -252,10 +249,7 @@ class Writer:
                 lambda: seal(self._sealer.keys, upload.plan.parts, dedup=self._limits.dedup), limiter=self._sealers
             )
             await self._space.cover(sealed.size)
-            await self._sealed.take(sealed.size)
-            receipts = await self._store.put(
-                self._sealer.volume, sealed.id, [sealed.data], released=lambda: self._sealed.give(sealed.size)
-            )
+            receipts = await self._store.put(self._sealer.volume, sealed.id, [sealed.data])
             # no checkpoint until everything of the upload is set: `is_stored` is read by other tasks
             upload.chunk, upload.key, upload.size = sealed.id, sealed.key, sealed.size
             upload.receipts = receipts

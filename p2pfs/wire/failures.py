@@ -25,6 +25,7 @@ _STATUS: dict[type[errors.PoolError], int] = {
     errors.Loop: 409,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.TooManyLinks: 413,
     errors.Denied: 403,
     errors.Invalid: 422,
     errors.NoSpace: 507,

@@ -1,6 +1,7 @@
 """The pages say what the code does: paths and tests exist, tables match, nothing names a machine or a registry."""
 
 import errno
+import os
 import re
 import shlex
 import tomllib
@@ -22,7 +23,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 FOLDERS = ("p2pfs", "mount", "peerd", "tests", "benchmarks", "packaging", "docs", ".ci")
 AT_THE_TOP = re.compile(r"[\w.-]+\.(?:md|toml|lock)|Makefile|LICENSE")
 
-NOT_OURS = {".git", ".venv", ".demo", "bench-results", "build", "dist", "__pycache__"}
+NOT_OURS = {".git", ".venv", ".demo", ".hypothesis", "bench-results", "build", "dist", "__pycache__"}
 SUFFIXES = {"", ".py", ".md", ".toml", ".lock", ".json", ".service", ".sh", ".typed", ".in", ".yml", ".yaml"}
 # Written in two pieces, so that this file does not find itself.
 REGISTRIES = re.compile("pypi" + r"\.org|python" + r"hosted\.org|index-url[= ]+[\"']?" + "http|INDEX" + "_URL=")
@@ -32,9 +33,11 @@ MACHINES = re.compile(r"(?<![\w.])/" + r"(?:work|builds?|workspace)" + r"/[\w.-]
 def named(page: Path) -> Iterator[tuple[str, Path]]:
     """Everything on a page that means a file or folder of the repository: inline code, and targets of links."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for shown, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", text):
         if "://" not in target:
             yield target, page.parent / target.partition("#")[0]
+        if shown.endswith(".md") and not target.endswith(shown):
+            yield shown, page.parent / shown  # the words of a link lead elsewhere than the link
     for code in re.findall(r"`([^`\n]+)`", text):
         path = code.partition("::")[0]
         is_below = path.partition("/")[0] in FOLDERS and re.fullmatch(r"[\w./@*-]+", path) and "/" in path
@@ -177,12 +180,12 @@ def test_the_guide_for_contributors_is_short() -> None:
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """Every text file of the repository, without what tools make in it."""
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        is_ours = not NOT_OURS.intersection(parts) and not any(part.endswith("_cache") for part in parts)
-        if is_ours and ".hypothesis" not in parts and path.suffix in SUFFIXES and path.is_file():
-            yield path, path.read_text(encoding="utf-8", errors="replace")
+    """Every text file of the repository, without what tools and demo pools make in it."""
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = sorted(name for name in folders if name not in NOT_OURS and not name.endswith("_cache"))
+        for path in (Path(folder) / name for name in sorted(files)):
+            if path.suffix in SUFFIXES and path.is_file():
+                yield path, path.read_text(encoding="utf-8", errors="replace")
 
 
 def test_no_file_names_a_machines_paths_or_a_registry() -> None:
