@@ -12,6 +12,7 @@ from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs.filesystem import Filesystem, Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, Space
+from p2pfs.vfs.uploads import LateCopies
 
 VOLUME = VolumeId(0x0123456789ABCDEF)
 KEYS = VolumeKeys.derive(bytes(range(32)))
@@ -32,6 +33,7 @@ async def filesystem(
     limits: Limits | None = None,
     space: Space | None = None,
     now_ns: Callable[[], int] | None = None,
+    copies: LateCopies | None = None,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -43,5 +45,6 @@ async def filesystem(
         space or EndlessSpace(),
         limits=limits or Limits(),
         now_ns=now_ns or ticking(),
+        copies=copies,
     ) as served:
         yield served

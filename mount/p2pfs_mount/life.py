@@ -143,7 +143,7 @@ class Control:
             try:
                 await self._leave(pending)
                 answer: dict[str, object] = {"done": True}
-            except (PoolError, OSError) as error:
+            except (PoolError, OSError, subprocess.SubprocessError) as error:
                 answer = {"error": str(error), "exit_code": getattr(error, "exit_code", exitcodes.DATA_NOT_STORED)}
             tell.close()
         await _say(stream, answer)

@@ -213,7 +213,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        await self._fs.tree.rename(InodeId(parent), name, InodeId(new_parent), new_name, flags)
+        await self._fs.rename(InodeId(parent), name, InodeId(new_parent), new_name, flags)
 
     # ---- directories
 

@@ -38,9 +38,9 @@ from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem, Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
+from p2pfs.vfs.uploads import LateCopies
 from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.membership import PoolMap
-from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.volumes import (
     OpenSession,
     VolumeInfo,
@@ -180,11 +180,12 @@ async def attach(
             request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
-        nursery.start_soon(namespace.maintain)
+        nursery.start_soon(_maintain, namespace)
         nursery.start_soon(_keep_renewed, home, pool)
         places = Places(namespace)
         space = ReservedSpace(namespace.reserve, lambda: copies_wanted(pool.map)[1], time.time)
-        store = await _store(home, settings, pool, namespace, places, space, nursery)
+        copies = LateCopies(namespace, nursery)
+        store = await _store(home, settings, pool, places, space, copies, nursery)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout
@@ -194,7 +195,7 @@ async def attach(
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
-            keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns
+            keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns, copies=copies
         ) as filesystem:
             yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store))
         await _leave(namespace, space)
@@ -205,24 +206,15 @@ async def _store(
     home: NodeHome,
     settings: Settings,
     pool: Pool,
-    namespace: RemoteNamespace,
     places: Places,
     space: ReservedSpace,
+    copies: LateCopies,
     nursery: trio.Nursery,
 ) -> ChunkStore:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
-    async def record(chunk: NewChunk) -> None:
-        try:
-            await namespace.apply([AddReplicas([chunk])])
-        except PoolError as error:
-            log.info("a late copy is not recorded: %s", error)
-
-    def late(volume: VolumeId, chunk: NewChunk) -> None:
-        nursery.start_soon(record, chunk)
-
     replicated = ReplicatedStore(
-        peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=late,
+        peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=copies.late,
         io_timeout_s=settings.io_timeout,
     )  # fmt: skip
     limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
@@ -237,6 +229,15 @@ async def _store(
 def _disk_bytes(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_blocks * found.f_frsize
+
+
+async def _maintain(namespace: RemoteNamespace) -> None:
+    """Keep the session alive. A coordinator that refuses us (a revoked node) does not take the mount away: what is
+    asked of it is refused then, and who wrote there must not find a plain local directory instead."""
+    try:
+        await namespace.maintain()
+    except PoolError as error:
+        log.warning("the coordinator refuses this mount: %s", error)
 
 
 async def _follow_map(pool: Pool) -> None:

@@ -6,7 +6,7 @@ entirely are dropped in the same commit, so that layers do not pile up; what rem
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pfs.errors import TooLarge
 from p2pfs.format.extents import Extent, resolve, seal_extent
@@ -20,7 +20,15 @@ from p2pfs.wire.namespace import Commit, ExtentRow, NewChunk
 SEQ_BITS: Final = 20
 """A commit may add 2^20 rows; changes have 43 bits."""
 
-Layers = Callable[[int], list[Extent]]
+
+class Layer(NamedTuple):
+    """A committed extent and the row it stands in."""
+
+    extent: Extent
+    row: ExtentRow
+
+
+Layers = Callable[[int], list[Layer]]
 """The committed extents of one MiB, none for a MiB beyond the old end of the file."""
 
 
@@ -97,10 +105,10 @@ def write_change(
     )  # fmt: skip
 
 
-def _drop_hidden(added: list[Extent], layers: Layers) -> tuple[list[Extent], list[Extent]]:
-    """(added rows that show, committed rows that no longer do)."""
+def _drop_hidden(added: list[Extent], layers: Layers) -> tuple[list[Extent], list[ExtentRow]]:
+    """(added extents that show, committed rows that no longer do)."""
     kept: list[Extent] = []
-    dropped: list[Extent] = []
+    dropped: list[ExtentRow] = []
     by_index: dict[int, list[Extent]] = {}
     for extent in added:
         by_index.setdefault(extent.index, []).append(extent)
@@ -110,11 +118,13 @@ def _drop_hidden(added: list[Extent], layers: Layers) -> tuple[list[Extent], lis
             kept += new
             continue
         showing = {
-            segment.extent.seq for segment in resolve([*old, *new], 0, CHUNK_BYTES) if segment.extent is not None
+            segment.extent.seq
+            for segment in resolve([*(layer.extent for layer in old), *new], 0, CHUNK_BYTES)
+            if segment.extent is not None
         }
         kept += [extent for extent in new if extent.seq in showing]
-        data = [extent for extent in (*old, *new) if extent.seq in showing]
-        dropped += [extent for extent in old if extent.seq not in showing and not _still_hides(extent, data)]
+        data = [extent for extent in (*(layer.extent for layer in old), *new) if extent.seq in showing]
+        dropped += [row for extent, row in old if extent.seq not in showing and not _still_hides(extent, data)]
     return kept, dropped
 
 
@@ -174,11 +184,11 @@ def truncate_change(
         digest = subtract(digest, sealer.digest(inode.id, row))
     head = head.with_digest(range_number, digest)
     added: list[Extent] = []
-    dropped: list[Extent] = []
+    dropped: list[ExtentRow] = []
     if size % CHUNK_BYTES and (old := layers(cut_index - 1)):
         off = size % CHUNK_BYTES
         added = [Extent(cut_index - 1, seq, off, CHUNK_BYTES - off, None, 0, None)]
-        dropped = [extent for extent in old if extent.off >= off]
+        dropped = [row for extent, row in old if extent.off >= off]
     return _finish(
         sealer, inode, head, size, added, dropped, time_ns=time_ns, mode=mode, cut_index=cut_index, cut_seq=seq
     )
@@ -190,7 +200,7 @@ def _finish(
     head: Head,
     size: int,
     added: list[Extent],
-    dropped: list[Extent],
+    dropped: list[ExtentRow],
     *,
     time_ns: int,
     chunks: list[NewChunk] | None = None,
@@ -203,11 +213,10 @@ def _finish(
     for row in rows:
         number = row.index // INDICES_PER_RANGE
         head = head.with_digest(number, add(head.digest(number), sealer.digest(inode.id, row)))
-    gone = {(extent.index, extent.seq) for extent in dropped}
-    for index, seq in gone:
-        number = index // INDICES_PER_RANGE
-        row = next(row for row in inode.pages[number].rows[index] if row.seq == seq)
+    for row in dropped:
+        number = row.index // INDICES_PER_RANGE
         head = head.with_digest(number, subtract(head.digest(number), sealer.digest(inode.id, row)))
+    gone = {(row.index, row.seq) for row in dropped}
     head = Head(inode.head.change + 1, size, head.kind, head.digests)
     commit = Commit(
         inode=inode.id,

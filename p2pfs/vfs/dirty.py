@@ -15,6 +15,11 @@ COALESCE_BYTES: Final = 16 * KIB
 OWN_CHUNK_BYTES: Final = 256 * KIB
 """A run at least this long gets a chunk of its own; shorter ones of one flush share chunks."""
 
+RUN_COST: Final = 512
+"""Bytes of memory a run takes beside its data, as the budget of unsaved bytes counts them."""
+MOST_RUNS: Final = 4096
+"""Runs of one MiB beyond which it is sent on its way."""
+
 
 class Run:
     """Contiguous dirty bytes of one MiB, from `start`, as the parts they arrived in."""
@@ -62,16 +67,18 @@ class Run:
 class DirtyMib:
     """Dirty runs of one MiB: sorted, disjoint, never touching."""
 
-    __slots__ = ("index", "runs", "since")
+    __slots__ = ("bytes", "index", "runs", "since")
 
     def __init__(self, index: int, since: float) -> None:
         self.index = index
         self.since = since
         self.runs: list[Run] = []
+        self.bytes = 0
 
     @property
-    def bytes(self) -> int:
-        return sum(run.length for run in self.runs)
+    def cost(self) -> int:
+        """What it takes of the budget: its bytes and a price for each run."""
+        return self.bytes + RUN_COST * len(self.runs)
 
     @property
     def end(self) -> int:
@@ -90,6 +97,7 @@ class DirtyMib:
         while last < len(self.runs) and self.runs[last].start <= stop:
             last += 1
         touched = self.runs[first:last]
+        before = sum(run.length for run in touched)
         if not touched:
             self.runs.insert(first, Run(off, data))
         elif len(touched) == 1 and touched[0].end == off:
@@ -97,13 +105,8 @@ class DirtyMib:
         elif len(touched) == 1 and touched[0].start <= off and stop <= touched[0].end:
             touched[0].flat()[off - touched[0].start : stop - touched[0].start] = data
         else:
-            self.runs[first:last] = [_merged(touched, off, data)]
-
-    def write_under(self, off: int, data: Buffer) -> None:
-        """Add bytes only where nothing is dirty."""
-        view = memoryview(data)
-        for low, high in list(self.gaps(off, len(data))):
-            self.write(low, view[low - off : high - off])
+            touched = self.runs[first:last] = [_merged(touched, off, data)]
+        self.bytes += (sum(run.length for run in touched) if touched else len(data)) - before
 
     def gaps(self, off: int, length: int) -> Iterator[tuple[int, int]]:
         """[start, stop) pieces of off…off+length that are not dirty."""
@@ -126,16 +129,6 @@ class DirtyMib:
         for run in self.runs:
             if run.start < off + len(into) and run.end > off:
                 run.copy_into(off, into)
-
-    def crop(self, end: int) -> None:
-        """Forget dirty bytes at `end` and beyond."""
-        kept = []
-        for run in self.runs:
-            if run.end <= end:
-                kept.append(run)
-            elif run.start < end:
-                kept.append(Run(run.start, bytes(run.flat()[: end - run.start])))
-        self.runs = kept
 
 
 def _merged(touched: list[Run], off: int, data: Buffer) -> Run:

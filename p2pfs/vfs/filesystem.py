@@ -18,12 +18,15 @@ from p2pfs.errors import CoordinatorAway, Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Inode, InodeTable, Stat
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.tree import Listed, Owner, Tree
+from p2pfs.vfs.unsaved import Unsaved
+from p2pfs.vfs.uploads import LateCopies, Uploader
 from p2pfs.vfs.writer import WriteLimits, Writer
 from p2pfs.wire import namespace as wire
 
@@ -68,6 +71,7 @@ class Filesystem:
         *,
         limits: Limits,
         now_ns: Callable[[], int],
+        copies: LateCopies | None = None,
     ) -> None:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         sealer = Sealer(keys, volume)
@@ -78,10 +82,16 @@ class Filesystem:
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
+        copies = copies or LateCopies(namespace, nursery)
+        uploader = Uploader(sealer, store, places, space, copies, dedup=limits.write.dedup)
+        unsaved = Unsaved(space, copies, limits.write.dirty_bytes)
+        committer = Committer(
+            sealer, namespace, self._reader, uploader, copies, unsaved,
+            small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
+        )  # fmt: skip
         self.writer = Writer(
-            sealer, namespace, store, self._reader, places, space, nursery,
-            limits=limits.write, now_ns=now_ns, took=self.tree.took, inodes=self._table.all,
-            done=self._table.drop_unused,
+            namespace, uploader, committer, unsaved, nursery,
+            limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
 
     @classmethod
@@ -97,13 +107,17 @@ class Filesystem:
         *,
         limits: Limits,
         now_ns: Callable[[], int],
+        copies: LateCopies | None = None,
     ) -> AsyncIterator[Self]:
-        """A file system whose background tasks live as long as the block.
+        """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
+        that come late; without it no copy comes late.
 
         Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
         """
         async with trio.open_nursery() as nursery:
-            filesystem = cls(keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns)
+            filesystem = cls(
+                keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns, copies=copies
+            )
             nursery.start_soon(filesystem._age)
             yield filesystem
             nursery.cancel_scope.cancel()
@@ -195,6 +209,14 @@ class Filesystem:
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         return await self.tree.directory(number, after, limit)
 
+    async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
+        """rename(2). What was written to the moved file is stored first: after a crash its new name must not show a
+        file without its data where there was one with."""
+        moved = self.tree.known(parent, name)
+        if moved is not None and moved.is_dirty:
+            await self.writer.settle(moved)
+        await self.tree.rename(parent, name, new_parent, new_name, flags)
+
     async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner) -> Handle:
         """A new file, open. Raises Exists, NotFound, NotDirectory."""
         inode = await self.tree.make(parent, name, Kind.FILE, mode, owner)
@@ -241,9 +263,10 @@ class Filesystem:
         """The last descriptor of the handle is gone."""
         inode = handle.inode
         inode.handles -= 1
-        if inode.handles == 0 and inode.unlinked:
+        if inode.handles == 0 and inode.registered:
+            self.writer.freeze(inode)
             try:
-                await self.writer.forget_deleted(inode)
+                await self.writer.forget_opened(inode)
             except PoolError as error:
                 log.info("inode %d: the coordinator will notice at the session's end: %s", inode.id, error)
         elif inode.handles == 0:

@@ -8,13 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
 import trio
 
 from p2pfs.errors import Corrupt, PoolError
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import INDICES_PER_RANGE, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.types import INDICES_PER_RANGE, MIB, ChunkId, InodeId, Kind, VolumeId
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
@@ -25,6 +26,14 @@ REMEMBERED_CHANGES: Final = 100_000
 
 IDLE_INODES: Final = 4096
 """Inodes nobody refers to that stay known, so that looking again costs no new object."""
+
+
+INLINE_BYTES: Final = 16 * MIB
+"""Sealed inline data kept for inodes nobody has open, in all."""
+MOST_PAGES: Final = 16
+"""Ranges of one inode whose extents are kept: 4 GiB of a file."""
+KEPT_ROWS: Final = 64
+"""Extents kept of an inode nobody has open any more."""
 
 
 class Stat(NamedTuple):
@@ -101,6 +110,8 @@ class Freeze:
     end: int  # file size these bytes imply
     mtime_ns: int
     bytes: int
+    cost: int  # what it takes of the writer's budget
+    runs: int
     inline: bool
 
     @property
@@ -135,7 +146,9 @@ class Inode:
         self.lookups = 0
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
-        self.unlinked = False  # registered with the coordinator as open without a name
+        self.registered = False  # the coordinator knows that this mount has it open
+        self.unlinked = False  # registered, and without a name
+        self.inline_is_known = True  # False: there may be inline data that was let go to save memory
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
         self.frozen: list[Freeze] = []
@@ -149,6 +162,10 @@ class Inode:
     @property
     def kind(self) -> Kind:
         return self.head.kind
+
+    @property
+    def has_inline(self) -> bool:
+        return self.attributes.inline is not None
 
     @property
     def is_dirty(self) -> bool:
@@ -176,9 +193,11 @@ class Inode:
             self.head = self._opened_head(attributes)
             self.pages.clear()
             self.inline = None
+            self.inline_is_known = True
             self.size = max([self.head.size, *self._unsaved_ends()])
         if attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change:
             self.attributes = attributes
+            self.inline_is_known = True
         return True
 
     def committed(self, attributes: Attributes, head: Head) -> None:
@@ -187,7 +206,37 @@ class Inode:
             self.cached_change = head.change
         self.head = head
         self.attributes = attributes
+        self.inline = None
+        self.inline_is_known = True
         self.size = max([head.size, *self._unsaved_ends()])
+
+    def follow(self, added: list[ExtentRow], dropped: set[tuple[int, int]], sizes: dict[ChunkId, int]) -> None:
+        """Change the loaded pages as this mount's own commit changed the rows."""
+        for range_number, page in self.pages.items():
+            mine = [row for row in added if row.index // INDICES_PER_RANGE == range_number]
+            gone = {place for place in dropped if place[0] // INDICES_PER_RANGE == range_number}
+            if mine or gone:
+                page.change(mine, gone)
+                used = {ChunkId(row.chunk) for row in mine if row.chunk is not None}
+                page.sizes.update({chunk: size for chunk, size in sizes.items() if chunk in used})
+
+    def after_commit(self) -> None:
+        """Tell those who wait that something was stored."""
+        if not self.is_dirty:
+            self.mtime_ns = 0
+        self.progress.pulse()
+
+    def let_go(self) -> None:
+        """Forget the inline data of an inode that is not in use; it is asked for again when it is."""
+        if self.has_inline:
+            self.attributes = msgspec.structs.replace(self.attributes, inline=None)
+            self.inline_is_known = False
+        self.inline = None
+
+    def let_go_pages(self) -> None:
+        """Forget the extents of a large file nobody has open any more."""
+        if sum(len(rows) for page in self.pages.values() for rows in page.rows.values()) > KEPT_ROWS:
+            self.pages.clear()
 
     def _unsaved_ends(self) -> list[int]:
         return [freeze.end for freeze in self.frozen] + [mib.end for mib in self.active.values()]
@@ -213,6 +262,8 @@ class Inode:
             raise Corrupt(f"inode {self.id}: the extents of range {range_number} are not those that were written")
         loaded = Page(page.extents, {ChunkId(place.chunk): place.size for place in page.places})
         self.pages[range_number] = loaded
+        while len(self.pages) > MOST_PAGES:
+            del self.pages[next(iter(self.pages))]
         return loaded
 
     def check_inline(self) -> bytes | None:
@@ -241,6 +292,8 @@ class InodeTable:
         self._inodes: dict[InodeId, Inode] = {}
         self._seen: OrderedDict[InodeId, int] = OrderedDict()
         self._idle: OrderedDict[InodeId, None] = OrderedDict()
+        self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
+        self._inline_bytes = 0
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -255,7 +308,9 @@ class InodeTable:
         """The inode with these attributes taken in, and whether they were new enough."""
         inode = self._inodes.get(InodeId(attributes.inode))
         if inode is not None:
-            return inode, inode.refresh(attributes)
+            is_new_enough = inode.refresh(attributes)
+            self._weigh(inode)
+            return inode, is_new_enough
         inode = Inode(self._keys, self._volume, attributes)
         if attributes.change < self._seen.get(inode.id, 0):
             return inode, False
@@ -264,10 +319,26 @@ class InodeTable:
         self.drop_unused(inode)
         return inode, True
 
+    def _weigh(self, inode: Inode) -> None:
+        """Keep inline data within its budget: what came first goes first, unless it is in use."""
+        self._inline_bytes -= self._inline.pop(inode.id, 0)
+        if inode.attributes.inline is not None:
+            self._inline[inode.id] = len(inode.attributes.inline)
+            self._inline_bytes += len(inode.attributes.inline)
+        while self._inline_bytes > INLINE_BYTES and self._inline:
+            oldest, size = self._inline.popitem(last=False)
+            self._inline_bytes -= size
+            candidate = self._inodes.get(oldest)
+            if candidate is not None and not candidate.handles and not candidate.is_dirty:
+                candidate.let_go()
+
     def drop_unused(self, inode: Inode) -> None:
         """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
+        self._weigh(inode)
         self._idle[inode.id] = None
         self._idle.move_to_end(inode.id)
+        if not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
+            inode.let_go_pages()
         while len(self._idle) > IDLE_INODES:
             oldest, _ = self._idle.popitem(last=False)
             candidate = self._inodes.get(oldest)

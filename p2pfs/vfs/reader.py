@@ -11,14 +11,14 @@ from typing import Final
 import trio
 
 from p2pfs.chunks.protocol import Blocks, ChunkStore
-from p2pfs.errors import Corrupt, NotFound, Unavailable
+from p2pfs.errors import Corrupt, NotFound, PoolError, Unavailable
 from p2pfs.format.chunk import open_blocks
 from p2pfs.format.extents import Extent, Segment, resolve
 from p2pfs.format.ranges import block_run, pieces, plain_size
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import BLOCK_BYTES, CHUNK_BYTES, INDICES_PER_RANGE, MIB, Buffer, ChunkId
 from p2pfs.vfs.blocks import BlockCache, PlainRun
-from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.content import Layer, Sealer
 from p2pfs.vfs.inodes import Inode, Page
 from p2pfs.vfs.places import Places
 from p2pfs.wire.namespace import Attributes
@@ -100,6 +100,17 @@ class Reader:
         page = await self.page(inode, index // INDICES_PER_RANGE)
         return page.layers(self._sealer.keys, self._sealer.volume, inode.id, index)
 
+    async def rows(self, inode: Inode, index: int) -> list[Layer]:
+        """The committed extents of one MiB with their rows, verified."""
+        page = await self.page(inode, index // INDICES_PER_RANGE)
+        extents = page.layers(self._sealer.keys, self._sealer.volume, inode.id, index)
+        return [Layer(extent, row) for extent, row in zip(extents, page.rows.get(index, ()), strict=True)]
+
+    async def fetch_inline(self, inode: Inode) -> None:
+        """Ask again for inline data that was let go to save memory."""
+        if not inode.inline_is_known:
+            self._refresh(await self._namespace.attributes(inode.id))
+
     # ---- reading
 
     async def read(self, inode: Inode, offset: int, length: int, ahead: ReadAhead | None = None) -> Buffer:
@@ -132,6 +143,8 @@ class Reader:
                 # frozen bytes that get committed while this waits are in neither place for nobody: they are laid over
                 # from the list as it was before
                 unsaved = [freeze.mibs[piece.index] for freeze in inode.frozen if piece.index in freeze.mibs]
+                if covering is not None:
+                    unsaved.append(covering)  # it may be frozen and committed meanwhile
                 if not any(mib.covers(piece.off, piece.length) for mib in unsaved):
                     stored = await self.committed(inode, start, min(piece.length, max(0, inode.head.size - start)))
                     view[piece.at : piece.at + len(stored)] = stored
@@ -149,6 +162,7 @@ class Reader:
         """Stored bytes only; zeros beyond what is stored. `whole` fetches whole chunks (sequential readers)."""
         if length <= 0:
             return b""
+        await self.fetch_inline(inode)
         sealed = inode.check_inline()
         if sealed is not None:
             if inode.inline is None:
@@ -251,5 +265,5 @@ class Reader:
             return
         try:
             await self._fetch(extent, size, Blocks(0, -(-plain_size(size) // BLOCK_BYTES)))
-        except (NotFound, Corrupt, Unavailable):
+        except PoolError:
             return

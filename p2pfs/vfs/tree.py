@@ -120,7 +120,7 @@ class Tree:
                 self._names.pop((parent, name), None)
                 raise
             except CoordinatorAway:
-                known = self._known(parent, name)
+                known = self.known(parent, name)
                 if known is None:
                     raise
                 return known
@@ -129,7 +129,7 @@ class Tree:
                 return inode
         raise Corrupt(f"inode {entry.attributes.inode}: the coordinator serves an older state than it did before")
 
-    def _known(self, parent: InodeId, name: bytes) -> Inode | None:
+    def known(self, parent: InodeId, name: bytes) -> Inode | None:
         """What the name led to when it was last seen, if that is still in memory: reads go on from it."""
         child = self._names.get((parent, name))
         return self._table.get(child.inode) if child is not None else None
@@ -267,7 +267,7 @@ class Tree:
     def _keep_open(self, number: InodeId) -> list[Operation]:
         """Registers an inode this mount has open, in the same batch that may take its last name."""
         inode = self._table.get(number)
-        if inode is None or not inode.handles or inode.unlinked or inode.attributes.links > 1:
+        if inode is None or not inode.handles or inode.registered:
             return []
         return [Opened(number)]
 
@@ -278,8 +278,9 @@ class Tree:
             if known is not None:
                 self._deleted(known)
         inode = self._table.get(number)
-        if inode is not None and inode.handles and inode.attributes.links == 0:
-            inode.unlinked = True
+        if inode is not None and inode.handles:
+            inode.registered = True
+            inode.unlinked = inode.attributes.links == 0
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Atomic, whatever other mounts do meanwhile."""

@@ -1,0 +1,107 @@
+"""From a chunk plan to receipts: seal in a thread, put on the peers, remember where it is.
+
+Used by the writer for what was frozen and by the committer for what must be stored beside it. Receipts that come after
+a put has returned are kept with the upload while it is uncommitted, and sent on their own afterwards, so that no copy
+is forgotten.
+"""
+
+import logging
+from typing import Final
+
+import trio
+
+from p2pfs.chunks.protocol import ChunkStore
+from p2pfs.errors import PoolError
+from p2pfs.format.chunk import SealedChunk, seal
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import ChunkId, PeerNumber, VolumeId
+from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.inodes import Upload
+from p2pfs.vfs.places import Places
+from p2pfs.vfs.space import Space
+from p2pfs.wire.namespace import AddReplicas, NewChunk
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 8
+"""Chunks on their way to peers at once."""
+SEALERS: Final = 2
+"""Threads that seal; sealing releases the interpreter, more than this only fights the event loop for it."""
+
+
+class LateCopies:
+    """Receipts that come after their put has returned. `_uncommitted` maps a chunk to the uploads that wait for their
+    commit; what comes for others is sent to the coordinator on its own."""
+
+    def __init__(self, namespace: Namespace, nursery: trio.Nursery) -> None:
+        self._namespace, self._nursery = namespace, nursery
+        self._uncommitted: dict[ChunkId, list[Upload]] = {}
+
+    def expect(self, upload: Upload) -> None:
+        """The upload is stored and waits for its commit."""
+        if upload.chunk is not None:
+            self._uncommitted.setdefault(upload.chunk, []).append(upload)
+
+    def late(self, volume: VolumeId, new: NewChunk) -> None:
+        """A receipt came after its put had returned."""
+        waiting = self._uncommitted.get(ChunkId(new.chunk))
+        if not waiting:
+            self._nursery.start_soon(self._record, new)
+        for upload in waiting or ():
+            upload.receipts = [*upload.receipts, *new.receipts]
+
+    def committed(self, uploads: list[Upload], sent: list[NewChunk]) -> None:
+        """A commit named these uploads with the receipts in `sent`; what came after it was built follows now."""
+        told = {ChunkId(new.chunk): {receipt.peer for receipt in new.receipts} for new in sent}
+        for upload in uploads:
+            self.forget(upload)
+            chunk = upload.chunk
+            if chunk is None or chunk not in told:
+                continue
+            more = [receipt for receipt in upload.receipts if receipt.peer not in told[chunk]]
+            if more:
+                self._nursery.start_soon(self._record, NewChunk(chunk, upload.size, more))
+
+    def forget(self, upload: Upload) -> None:
+        """The upload is committed, or never will be."""
+        waiting = self._uncommitted.get(upload.chunk) if upload.chunk is not None else None
+        if waiting and upload in waiting and upload.chunk is not None:
+            waiting.remove(upload)
+            if not waiting:
+                del self._uncommitted[upload.chunk]
+
+    async def _record(self, new: NewChunk) -> None:
+        try:
+            await self._namespace.apply([AddReplicas([new])])
+        except PoolError as error:
+            log.info("a late copy is not recorded: %s", error)
+
+
+class Uploader:
+    """Stores chunks of one volume for one mount."""
+
+    def __init__(
+        self, sealer: Sealer, store: ChunkStore, places: Places, space: Space, copies: LateCopies, *, dedup: bool
+    ) -> None:
+        self._sealer, self._store, self._places = sealer, store, places
+        self._space, self._copies, self._dedup = space, copies, dedup
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self._sealers = trio.CapacityLimiter(SEALERS)
+
+    async def put(self, upload: Upload) -> None:
+        """Store the chunk; late receipts are then collected until it is committed or forgotten.
+
+        Raises:
+            NoSpace, Unavailable: As the store's `put`.
+        """
+        async with self._at_once:
+            sealed: SealedChunk = await trio.to_thread.run_sync(
+                lambda: seal(self._sealer.keys, upload.plan.parts, dedup=self._dedup), limiter=self._sealers
+            )
+            await self._space.cover(sealed.size)
+            receipts = await self._store.put(self._sealer.volume, sealed.id, [sealed.data])
+            # no checkpoint until everything of the upload is set: `is_stored` is read by other tasks
+            upload.chunk, upload.key, upload.size = sealed.id, sealed.key, sealed.size
+            upload.receipts = receipts
+            self._copies.expect(upload)
+            self._places.put(sealed.id, (PeerNumber(receipt.peer) for receipt in receipts))

@@ -1,0 +1,275 @@
+"""Another mount, or another call, gets in between: at each await of a commit or a read the other side is done first.
+
+Each test holds one step of the first mount at a gate, lets the rest of the world move on, and opens the gate.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.chunks.protocol import Blocks, Check, Released
+from p2pfs.errors import NotFound, Unavailable
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import ROOT_INODE, Buffer, ChunkId, VolumeId
+from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.vfs.tree import Owner
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import Commit, NewChunk
+
+pytestmark = pytest.mark.l3
+
+Step = Callable[[], Awaitable[None]]
+RANGE = 256 << 20
+
+
+class GatedStore:
+    """A store whose next put or get waits for a step."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        self._inner = inner
+        self.before_put: Step | None = None
+        self.before_get: Step | None = None
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        if self.before_put is not None:
+            await self.before_put()
+        return await self._inner.put(volume, chunk, parts, released=released)
+
+    async def get(
+        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+    ) -> memoryview:
+        if self.before_get is not None:
+            await self.before_get()
+        return await self._inner.get(volume, chunk, size, blocks, check=check)
+
+    async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+        return await self._inner.has(volume, chunk)
+
+    async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
+        await self._inner.delete(volume, chunk, put_seq)
+
+
+def volume() -> MemoryVolume:
+    return MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+
+
+async def made(fs: Filesystem, content: bytes, name: bytes = b"f") -> Handle:
+    handle = await fs.create(ROOT_INODE, name, 0o644, Owner(0, 0))
+    await fs.write(handle, 0, content)
+    await fs.fsync(handle)
+    return handle
+
+
+async def content(fs: Filesystem, name: bytes = b"f") -> bytes:
+    handle = await fs.open((await fs.lookup(ROOT_INODE, name)).id)
+    data = bytes(await fs.read(handle, 0, 1 << 20))
+    await fs.release(handle)
+    return data
+
+
+async def test_an_inline_commit_that_lost_the_race_becomes_chunks() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        handle = await made(a, b"x" * 100)
+        other = await b.open(handle.inode.id)
+        await a.write(handle, 0, b"y" * 20_000)
+        await a.fsync(handle)
+        await b.write(other, 5, b"z" * 10)  # still believes the file is inline
+        with trio.fail_after(5):
+            await b.fsync(other)
+        assert await content(a) == b"yyyyy" + b"z" * 10 + b"y" * (20_000 - 15)
+
+
+async def test_a_write_beside_a_growing_truncate_is_stored() -> None:
+    session, store = volume().session(), MemoryStore()
+    async with filesystem(session, store) as fs:
+        handle = await made(fs, b"x" * 100)
+        asked, go = trio.Event(), trio.Event()
+        apply = session.apply
+
+        async def held(operations: Any) -> Any:  # noqa: ANN401
+            asked.set()
+            await go.wait()
+            return await apply(operations)
+
+        async def grow() -> None:
+            await fs.set_attributes(handle.inode.id, size=1 << 20)
+
+        session.apply = held  # type: ignore[method-assign]
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(grow)
+                await asked.wait()
+                await fs.write(handle, 0, b"z" * 10)
+                nursery.start_soon(fs.fsync, handle)
+                await trio.testing.wait_all_tasks_blocked()
+                go.set()
+        assert await content(fs) == b"z" * 10 + b"x" * 90 + bytes((1 << 20) - 100)
+
+
+@pytest.mark.parametrize("case", ["compaction", "outgrowing the metadata"])
+async def test_what_another_mount_committed_meanwhile_survives(case: str) -> None:
+    shared, store = volume(), GatedStore(MemoryStore())
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store._inner) as b:
+        handle = await made(a, b"x" * (200_000 if case == "compaction" else 1000))
+        if case == "compaction":
+            for step in range(14):
+                await a.write(handle, step * 8192, bytes([step + 1]) * 10)
+                await a.fsync(handle)
+        other = await b.open(handle.inode.id)
+        puts = 0
+
+        async def meanwhile() -> None:
+            nonlocal puts
+            puts += 1
+            if puts == 2:  # the one that stores what was committed before, beside the new bytes
+                store.before_put = None
+                await b.write(other, 500, b"B" * 10)
+                await b.fsync(other)
+                await a.inode(handle.inode.id)  # a stat in the first mount takes the new state in
+
+        store.before_put = meanwhile
+        await a.write(handle, 15 * 8192 if case == "compaction" else 20_000, b"q" * 100)
+        await a.fsync(handle)
+        async with handle.inode.content:  # compaction goes on behind the fsync, with this lock
+            assert puts == 2
+        assert (await content(b))[500:510] == b"B" * 10
+        assert (await content(a))[500:510] == b"B" * 10
+
+
+async def test_a_commit_over_two_ranges_survives_a_refresh_between_them() -> None:
+    shared, store = volume(), MemoryStore()
+    session = shared.session()
+    async with filesystem(session, store) as a:
+        await made(a, b"")
+        handle = await a.open((await a.lookup(ROOT_INODE, b"f")).id)
+        await a.write(handle, RANGE - 100, b"a" * 200)
+        await a.fsync(handle)
+    async with filesystem(shared.session(), store) as b, filesystem(session, store) as a:
+        handle, other = await a.open(handle.inode.id), await b.open(handle.inode.id)
+        extents, asked = session.extents, 0
+
+        async def interrupted(inode: Any, range_number: int) -> Any:  # noqa: ANN401
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                await b.write(other, 5, b"zz")
+                await b.fsync(other)
+                await a.inode(inode)
+            return await extents(inode, range_number)
+
+        session.extents = interrupted  # type: ignore[method-assign]
+        await a.write(handle, RANGE - 100, b"A" * 200)
+        await a.fsync(handle)
+        assert bytes(await a.read(handle, RANGE - 100, 200)) == b"A" * 200
+        assert bytes(await a.read(handle, 5, 2)) == b"zz"
+
+
+async def test_a_read_never_misses_a_write_that_returned_before_it() -> None:
+    shared, store = volume(), GatedStore(MemoryStore())
+    limits = Limits(memory_cache=1)
+    async with filesystem(shared.session(), store, limits=limits) as fs:
+        handle = await made(fs, b"o" * 200_000)
+    async with filesystem(shared.session(), store, limits=limits) as fs:
+        handle = await fs.open(handle.inode.id)
+        await fs.write(handle, 0, b"N" * 100)
+
+        async def meanwhile() -> None:
+            store.before_get = None
+            await fs.fsync(handle)
+
+        store.before_get = meanwhile
+        assert bytes(await fs.read(handle, 0, 200)) == b"N" * 100 + b"o" * 100
+
+
+async def test_leaving_tries_every_file_whatever_failed_before() -> None:
+    async with filesystem(volume().session(), MemoryStore()) as fs:
+        first = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        second = await fs.create(ROOT_INODE, b"g", 0o644, Owner(0, 0))
+        await fs.write(first, 0, b"x" * 100)
+        await fs.write(second, 0, b"y" * 100)
+        first.inode.fail(Unavailable("an upload was delayed a minute ago"))
+        await fs.writer.settle_all()
+        assert fs.writer.unsaved_bytes() == 0
+        assert (await content(fs), await content(fs, b"g")) == (b"x" * 100, b"y" * 100)
+
+
+async def test_a_renamed_file_has_its_data_when_the_mount_is_killed() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as fs:
+        await made(fs, b"old content", b"conf")
+        handle = await fs.create(ROOT_INODE, b"conf.tmp", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"new content")
+        await fs.rename(ROOT_INODE, b"conf.tmp", ROOT_INODE, b"conf", 0)
+    async with filesystem(shared.session(), store) as fs:
+        assert await content(fs, b"conf") == b"new content"
+
+
+@pytest.mark.parametrize("when", ["before the commit", "after it"])
+async def test_a_late_copy_is_recorded_whenever_it_comes(when: str) -> None:
+    from p2pfs.vfs.uploads import LateCopies
+
+    session, store = volume().session(), GatedStore(MemoryStore())
+    async with trio.open_nursery() as nursery:
+        copies = LateCopies(session, nursery)
+        async with filesystem(session, store, copies=copies) as fs:
+            handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+            chunk: NewChunk | None = None
+            apply = session.apply
+
+            async def watched(operations: Any) -> Any:  # noqa: ANN401
+                nonlocal chunk
+                for operation in operations:
+                    for new in operation.chunks if isinstance(operation, Commit) else ():
+                        chunk = chunk or NewChunk(new.chunk, new.size, [Receipt(7, 1, b"")])
+                        if when == "before the commit" and len(new.receipts) == 1:
+                            copies.late(VOLUME, chunk)
+                return await apply(operations)
+
+            session.apply = watched  # type: ignore[method-assign]
+            await fs.write(handle, 0, b"x" * 100_000)
+            await fs.fsync(handle)
+            assert chunk is not None
+            if when == "after it":
+                copies.late(VOLUME, chunk)
+            await trio.testing.wait_all_tasks_blocked()
+            (place,) = await session.locate([ChunkId(chunk.chunk)])
+            assert 7 in place.holders
+
+
+async def test_files_that_were_only_looked_at_do_not_fill_the_memory() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as fs:
+        for number in range(1500):
+            handle = await fs.create(ROOT_INODE, b"%d" % number, 0o644, Owner(0, 0))
+            await fs.write(handle, 0, b"%d" % number * 4000)
+            await fs.fsync(handle)
+            fs.hold(handle.inode)
+            await fs.release(handle)
+        kept = [len(inode.attributes.inline or b"") for inode in fs._table.all()]
+        assert sum(kept) <= 16 << 20
+        assert kept.count(0) > 100
+        assert (await content(fs, b"3"))[:10] == b"3" * 10
+        first = await fs.open((await fs.lookup(ROOT_INODE, b"0")).id)
+        assert bytes(await fs.read(first, 0, 10)) == b"0" * 10
+
+
+async def test_a_file_open_here_lives_on_when_its_last_name_goes() -> None:
+    async with filesystem(volume().session(), MemoryStore()) as fs:
+        handle = await made(fs, b"content")
+        await fs.tree.link(handle.inode.id, ROOT_INODE, b"second")
+        await fs.tree.remove(ROOT_INODE, b"f", directory=False)
+        await fs.tree.remove(ROOT_INODE, b"second", directory=False)
+        assert bytes(await fs.read(handle, 0, 10)) == b"content"
+        await fs.write(handle, 0, b"C")
+        await fs.fsync(handle)
+        await fs.release(handle)
+        with pytest.raises(NotFound):
+            await fs.tree.inode(handle.inode.id)
