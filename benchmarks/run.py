@@ -20,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 
+from p2pfs.runtime import mounts
+
 HERE = Path(__file__).resolve().parent
 COMMAND = [sys.executable, "-m", "p2pfs.cli.main"]
 
@@ -28,7 +30,7 @@ class Pool:
     """A demo pool of its own for the time of the benchmark."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.mount = root / "pool", root / "mnt"
+        self.root, self.mount = root.resolve() / "pool", root.resolve() / "mnt"
 
     def p2pfs(self, *arguments: str) -> None:
         subprocess.run([*COMMAND, *arguments], check=True, stdout=subprocess.DEVNULL)
@@ -47,17 +49,32 @@ class Pool:
             f"{p2pfs} demo start --root {self.root} --mount {self.mount}"
         )
 
+    def fetched_bytes(self) -> int:
+        """What the mount that runs now has fetched from peers, by its own count."""
+        path = mounts.socket_path(self.root / "mount", self.mount)
+        try:
+            with mounts.dial(path, 2.0) as connection:
+                connection.sendall(b'{"op": "stats"}\n')
+                return int(json.loads(connection.makefile("rb").readline())["fetched_bytes"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
     def pids(self) -> dict[str, int]:
         return {path.stem: int(path.read_text()) for path in (self.root / "run").glob("*.pid")}
 
 
-class Memory(threading.Thread):
-    """Samples resident memory of the pool's parts until stopped; `peak` is MiB by part."""
+class Watch(threading.Thread):
+    """Samples the pool's parts until stopped: peak resident MiB by part, and bytes the mounts fetched from peers."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(daemon=True)
         self._pool, self._over = pool, threading.Event()
         self.peak: dict[str, float] = {}
+        self._fetched: dict[int, int] = {}
+
+    @property
+    def fetched_mib(self) -> float:
+        return sum(self._fetched.values()) / (1 << 20)
 
     def run(self) -> None:
         while not self._over.wait(0.25):
@@ -67,6 +84,8 @@ class Memory(threading.Thread):
                 except (OSError, ValueError):
                     continue
                 self.peak[part] = max(self.peak.get(part, 0), pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20))
+                if part == "mount":
+                    self._fetched[pid] = max(self._fetched.get(pid, 0), self._pool.fetched_bytes())
 
     def stop(self) -> None:
         self._over.set()
@@ -117,20 +136,19 @@ def main() -> None:
     pool = Pool(root)
     ours, plain = [], []
     (root / "plain").mkdir()
-    memory = Memory(pool)
+    watch = Watch(pool)
     try:
         pool.start()
-        memory.start()
+        watch.start()
         for run in range(arguments.runs):
             print(f"run {run + 1} of {arguments.runs}: p2pfs", file=sys.stderr)
-            ours.append(
-                workload(pool.mount, arguments.out / f"p2pfs-{run}.json", arguments, pool.remount_command())
-            )
+            ours.append(workload(pool.mount, arguments.out / f"p2pfs-{run}.json", arguments, pool.remount_command()))
             print(f"run {run + 1} of {arguments.runs}: plain directory", file=sys.stderr)
             plain.append(workload(root / "plain", arguments.out / f"plain-{run}.json", arguments))
-        memory.stop()
+        watch.stop()
         text = table(ours, plain) + "\n\npeak resident MiB: "
-        text += ", ".join(f"{part} {peak:.0f}" for part, peak in sorted(memory.peak.items()))
+        text += ", ".join(f"{part} {peak:.0f}" for part, peak in sorted(watch.peak.items()))
+        text += f"\nfetched from peers: {watch.fetched_mib:.0f} MiB in {arguments.runs} runs"
         (arguments.out / "table.md").write_text(text + f"\n\n{time.strftime('%F')}, {os.cpu_count()} cores\n")
         print(text)
     finally:

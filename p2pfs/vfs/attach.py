@@ -22,8 +22,8 @@ from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
-from p2pfs.errors import Corrupt, PoolError, UserError
-from p2pfs.format.keys import VolumeKeys, WrongKey, unwrap_any
+from p2pfs.errors import Corrupt, Denied, PoolError, UserError
+from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
@@ -38,6 +38,7 @@ from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem, Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
+from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies
 from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.membership import PoolMap
@@ -111,8 +112,8 @@ class Pool:
         path = f"/volumes/{volume_name(VolumeId(volume.volume))}/slots"
         slots = await self.client.call(self.coordinator, "GET", path, None, VolumeSlots, timeout_s=self.io_timeout_s)
         try:
-            master = await trio.to_thread.run_sync(unwrap_any, slots.slots, passphrase)
-        except WrongKey:
+            master = await unlock(slots.slots, passphrase)
+        except Denied:
             raise UserError(
                 f"this passphrase does not open “{volume.name}”: try again, or use its recovery phrase",
                 exitcodes.WRONG_PASSPHRASE,
