@@ -7,7 +7,7 @@ import dataclasses
 import json
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -99,7 +99,11 @@ def _quick_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         return unwrap(slot, secret, floor_kib=64)
 
     monkeypatch.setattr(keys, "wrap_passphrase", quick_wrap)
+    async def quick_unlock(slots: Sequence[KeySlot], secret: str) -> bytes:
+        return keys.unwrap_any(slots, secret)  # here: a child process would not know of what is replaced
+
     monkeypatch.setattr(keys, "unwrap", quick_unwrap)
+    monkeypatch.setattr("p2pfs.vfs.attach.unlock", quick_unlock)
 
 
 # ---- membership -----------------------------------------------------------------------------------------------------
