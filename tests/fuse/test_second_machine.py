@@ -1,0 +1,81 @@
+"""A second machine with nothing but its certificate and the passphrase: two real mounts of one volume (P9)."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pools import DemoPool
+
+from p2pfs import exitcodes
+from p2pfs.runtime import mounts
+
+pytestmark = pytest.mark.l4
+
+KERNEL_CACHE_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def second(pool: DemoPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same volume, mounted by another node of the same owner."""
+    root = tmp_path_factory.mktemp("second")
+    home, mount = root / "home", root / "mnt"
+    mount.mkdir()
+    invite = root / "invite"
+    invite.write_text(pool.p2pfs("invite", "demo@second", "--roles", "client").stdout)
+    pool.p2pfs("join", str(invite), home=home)
+    assert pool.p2pfs("join", str(invite), home=root / "third", expect=None).returncode == exitcodes.BAD_INVITE
+    wrong = root / "wrong"
+    wrong.write_text("not the passphrase\n")
+    refused = pool.p2pfs("mount", "demo", str(mount), "-d", "--passphrase-file", str(wrong), home=home, expect=None)
+    assert refused.returncode == exitcodes.WRONG_PASSPHRASE
+    assert mounts.mounted_type(mount) is None
+    passphrase = str(pool.root / "passphrase")
+    pool.p2pfs("mount", "demo", str(mount), "-d", "--passphrase-file", passphrase, home=home)
+    yield mount
+    pool.p2pfs("umount", str(mount), home=home)
+    assert mounts.mounted_type(mount) is None
+
+
+def appears(path: Path) -> bool:
+    """Whether a name shows within the time the kernel may answer from memory, and a little more."""
+    until = time.monotonic() + KERNEL_CACHE_S + 4  # the rest is for a busy machine
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        os.sched_yield()
+    return True
+
+
+def test_content_shows_when_opened_after_the_close(pool: DemoPool, second: Path) -> None:
+    for number, content in enumerate((b"first", b"x" * 100_000, b"short", b"y" * 3_000_000)):
+        (pool.mount / "shared").write_bytes(content)
+        assert number or appears(second / "shared")
+        assert (second / "shared").read_bytes() == content
+        (second / "shared").write_bytes(content + b" and back")
+        assert (pool.mount / "shared").read_bytes() == content + b" and back"
+
+
+def test_writes_to_different_bytes_of_one_mib_both_survive(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "both").write_bytes(b"-" * 200_000)
+    assert appears(second / "both")
+    with (pool.mount / "both").open("r+b") as ours, (second / "both").open("r+b") as theirs:
+        ours.write(b"ours")
+        theirs.seek(100_000)
+        theirs.write(b"theirs")
+    expected = b"ours" + b"-" * 99_996 + b"theirs" + b"-" * 99_994
+    assert (pool.mount / "both").read_bytes() == expected
+    assert (second / "both").read_bytes() == expected
+
+
+def test_names_appear_move_and_go_for_both(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "here").mkdir()
+    assert appears(second / "here")
+    (second / "here" / "file").write_bytes(b"1")
+    assert appears(pool.mount / "here" / "file")
+    os.rename(pool.mount / "here" / "file", pool.mount / "moved")
+    assert appears(second / "moved")
+    assert (second / "moved").read_bytes() == b"1"
+    os.rmdir(second / "here")
+    assert "here" not in os.listdir(pool.mount)
