@@ -27,6 +27,12 @@ MAX_LAYERS: Final = 16
 MAX_NAME_BYTES: Final = 255
 MAX_TARGET_BYTES: Final = 4095
 MAX_FILE_BYTES: Final = 1 << 50
+DIGEST_BYTES: Final = 32
+HEAD_FIXED_BYTES: Final = 64
+"""At least what a sealed inode head has beside its digests (format.heads: 36), with room for a later version."""
+MAX_HEAD_BYTES: Final = HEAD_FIXED_BYTES + DIGEST_BYTES * min(MAX_FILE_BYTES // DIGEST_RANGE_BYTES, 1 << 18)
+"""Most bytes of a sealed head: 8 MiB, digests of 64 TiB. Longer files can be sparse behind that, but a head travels
+with every commit and in every answer about its inode, so it must fit into them."""
 
 PoolId = NewType("PoolId", str)
 """32 lower-case hexadecimal digits, random."""
@@ -90,6 +96,11 @@ class Health(enum.StrEnum):
     HEALTHY = "healthy"
     WARNING = "warning"
     ERROR = "error"
+
+
+def head_limit(size: int) -> int:
+    """Most bytes of the sealed head of a file of `size`: one digest for each range begun, at least one."""
+    return min(HEAD_FIXED_BYTES + DIGEST_BYTES * max(1, -(-size // DIGEST_RANGE_BYTES)), MAX_HEAD_BYTES)
 
 
 def volume_name(volume: VolumeId) -> str:

@@ -86,7 +86,9 @@ class Pool:
     async def join(self, name: str, *roles: Role, **options: Any) -> JoinAnswer:  # noqa: ANN401 - InviteRequest's
         """Invite and join in one."""
         roles = roles or (Role.PEER, Role.CLIENT)
-        answer = await self.services.membership.invite(InviteRequest(name, [str(role) for role in roles], **options))
+        answer = await self.services.membership.invite(
+            InviteRequest(name, [str(role) for role in roles], **options), self.record.node
+        )
         secret = decode_invite(answer.invite).secret
         return await self.services.membership.join(JoinRequest(secret, certificate_request(new_key())))
 

@@ -391,6 +391,8 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " WHERE (refs = 0) != (doomed_s IS NOT NULL)",
         "an extent names a chunk that is not there": "SELECT count(*) FROM extent WHERE chunk IS NOT NULL"
         " AND chunk NOT IN (SELECT number FROM chunk)",
+        "a damaged copy is of no chunk": "SELECT count(*) FROM damaged_copy WHERE chunk NOT IN"
+        " (SELECT number FROM chunk)",
         "a replica is of no chunk": "SELECT count(*) FROM replica WHERE chunk NOT IN (SELECT number FROM chunk)",
         "a volume counts its inodes wrongly": "SELECT count(*) FROM volume v WHERE inodes !="
         " (SELECT count(*) FROM inode i WHERE i.volume = v.id)",

@@ -96,7 +96,8 @@ class Services:
 
     async def _invite(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
-        return Response.of(await self.membership.invite(await request.message(InviteRequest)))
+        message = await request.message(InviteRequest)
+        return Response.of(await self.membership.invite(message, request.caller.node))
 
     async def _revoke(self, request: Request) -> Response:
         self.roster.member(request.caller.node)

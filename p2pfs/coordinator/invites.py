@@ -12,7 +12,7 @@ from blake3 import blake3
 from p2pfs.errors import Denied, Invalid
 from p2pfs.format.invites import SECRET_BYTES
 from p2pfs.meta.members import Invite
-from p2pfs.types import Role
+from p2pfs.types import NodeId, Role
 from p2pfs.wire.membership import InviteRequest
 
 MAX_LIFETIME_S: Final = 30 * 86400
@@ -67,7 +67,7 @@ def parse_roles(roles: list[str]) -> frozenset[Role]:
     return given
 
 
-def new_invite(request: InviteRequest, secret: bytes, now_s: float) -> Invite:
+def new_invite(request: InviteRequest, secret: bytes, *, invited_by: NodeId, now_s: float) -> Invite:
     """The row of a new invite.
 
     Raises:
@@ -87,6 +87,7 @@ def new_invite(request: InviteRequest, secret: bytes, now_s: float) -> Invite:
         request.capacity,
         created_s=now_s,
         expires_s=now_s + request.lifetime_s,
+        invited_by=invited_by,
     )
 
 

@@ -21,10 +21,14 @@ K = TypeVar("K", bound=Hashable)
 
 MAX_ROOM_BYTES: Final = 1 << 34
 """Most bytes one token may promise: one greedy request must not take the pool for ten minutes."""
-MAX_TOKENS: Final = 4096
-"""Most tokens a session may hold; a mount gives back what it used up."""
 CHUNK_OVERHEAD_BYTES: Final = 4096
 """What a chunk's file takes on a peer's disk beside the sealed bytes: its header page."""
+
+
+def check_amount(room_bytes: int) -> None:
+    """Raises Invalid: so much cannot be promised."""
+    if not 0 < room_bytes <= MAX_ROOM_BYTES:
+        raise Invalid(f"room for {room_bytes} bytes cannot be reserved: 1 to {MAX_ROOM_BYTES} can")
 
 
 def disk_bytes(room_bytes: int) -> int:
@@ -78,17 +82,6 @@ class Ledger:
     def tokens_of(self, session: SessionId) -> list[int]:
         """The tokens a session holds, oldest first."""
         return list(self._of_session.get(session, ()))
-
-    def check_request(self, session: SessionId, room_bytes: int, *, wanted: int) -> None:
-        """Whether a session may ask for `wanted` more tokens of `room_bytes`.
-
-        Raises:
-            Invalid: No such amount can be promised, or the session holds too many tokens.
-        """
-        if not 0 < room_bytes <= MAX_ROOM_BYTES:
-            raise Invalid(f"room for {room_bytes} bytes cannot be reserved: 1 to {MAX_ROOM_BYTES} can")
-        if len(self._of_session.get(session, ())) + wanted > MAX_TOKENS:
-            raise Invalid("this mount holds too many reservations: give back those that are used up")
 
     def add(self, promises: Iterable[Promise]) -> None:
         """Count these from now on."""

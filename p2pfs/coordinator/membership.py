@@ -91,18 +91,21 @@ class Membership:
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 
-    async def invite(self, request: InviteRequest) -> InviteAnswer:
-        """A new invite for a node that does not exist yet.
+    async def invite(self, request: InviteRequest, invited_by: NodeId) -> InviteAnswer:
+        """A new invite for a node that does not exist yet. It ends with the membership of the node that makes it.
 
         Raises:
+            Denied: That node was revoked.
             Invalid: The request cannot be meant.
             Exists: A member has that name.
         """
         now_s, secret = self._clock.time(), invites.new_secret()
-        invite = invites.new_invite(request, secret, now_s)
+        invite = invites.new_invite(request, secret, invited_by=invited_by, now_s=now_s)
         self._require_free(request.name)
 
         def keep(connection: sqlite3.Connection) -> None:
+            if members.node(connection, invited_by).revoked_s is not None:  # perhaps since the request came
+                raise Denied("this node is not a member of the pool any more")
             members.forget_invites(connection, expired_before_s=now_s - invites.KEEP_EXPIRED_S)
             members.add_invite(connection, invite)
 
@@ -211,7 +214,7 @@ class Membership:
     # ---- revoking ---------------------------------------------------------------------------------------------------
 
     async def revoke(self, node_id: str) -> NodeInfo:
-        """Put a node out, for ever; again is fine. Its sessions end, its promises are withdrawn.
+        """Put a node out, for ever; again is fine. Its sessions and unused invites end, its promises are withdrawn.
 
         Raises:
             NotFound: No such node.
@@ -226,6 +229,7 @@ class Membership:
 
         def put_out(connection: sqlite3.Connection) -> tuple[Node, Revocations, list[SessionId]]:
             members.revoke_node(connection, node.id, now_s=now_s)
+            members.withdraw_invites(connection, node.id)
             ended = sessions.close_sessions_of(connection, node.id)
             return members.node(connection, node.id), all_revoked(connection), ended
 

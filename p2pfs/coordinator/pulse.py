@@ -6,10 +6,12 @@ the peers are. Called by `handlers`; noticing silence is a background worker of 
 """
 
 import logging
+import math
 import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfs.coordinator.liveness import next_check_s
@@ -24,14 +26,17 @@ from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources
 
 KEEP_EVERY_S: Final = 60.0
 """How often the database takes over a peer's figures when nothing else changed."""
 MAX_ADDRESSES: Final = 16
+MAX_ADDRESS_LETTERS: Final = 255
+MAX_VERSION_LETTERS: Final = 64
 MAX_CORRUPT: Final = 10_000
 """Most damaged copies told in one heartbeat; the rest comes with the next."""
 _MAX_BYTES: Final = 1 << 62
+_MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -147,17 +152,33 @@ def check(heartbeat: Heartbeat) -> None:
     figures = (heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1)
     if not all(0 <= figure <= _MAX_BYTES for figure in figures):
         raise Misuse("a heartbeat has impossible figures")
+    if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
+        raise Misuse("a heartbeat has an impossible time")
+    _check_resources(heartbeat.resources)
+    if len(heartbeat.version) > MAX_VERSION_LETTERS or not heartbeat.version.isprintable():
+        raise Misuse("a heartbeat has an impossible version")
     if not 1 <= len(heartbeat.addresses) <= MAX_ADDRESSES or len(heartbeat.corrupt) > MAX_CORRUPT:
         raise Misuse(f"a heartbeat names 1 to {MAX_ADDRESSES} addresses and at most {MAX_CORRUPT} damaged copies")
     if not all(0 <= volume < 1 << 63 and len(chunk) == 32 for volume, chunk in heartbeat.corrupt):
         raise Misuse("a heartbeat names an impossible chunk")
     try:
         for address in heartbeat.addresses:
+            if len(address) > MAX_ADDRESS_LETTERS or any(letter.isspace() for letter in address):
+                raise Misuse(f"an address has at most {MAX_ADDRESS_LETTERS} letters and no white space")
             host, port = parse_address(address)
             if not host or not port:
                 raise Misuse(f"nobody can dial {address}")
     except Invalid as error:
         raise Misuse(f"a heartbeat names an impossible address: {error}") from None
+
+
+def _check_resources(resources: Resources) -> None:
+    """Whether they can be kept and shown. Raises Misuse."""
+    for figure in msgspec.structs.astuple(resources):
+        if isinstance(figure, float) and not math.isfinite(figure):
+            raise Misuse("a heartbeat has a figure that is no number")
+        if isinstance(figure, int) and not 0 <= figure < 1 << 63:
+            raise Misuse("a heartbeat has impossible figures")
 
 
 def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from p2pfs.coordinator.ledger import Ledger, Promise, disk_bytes
+from p2pfs.coordinator.ledger import Ledger, Promise, check_amount, disk_bytes
 from p2pfs.coordinator.room import free_room, peers_with_room, writable
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
@@ -88,18 +88,21 @@ class Reservations:
         )
 
     async def reserve(self, session: SessionId, node: NodeId, volume: VolumeId, *, request: Reserve) -> Reserved:
-        """Promise `room_bytes` on every peer that has them, after taking back what the session returns.
+        """Promise `room_bytes` on every peer that has them, instead of all the session was promised before: a request
+        repeated because its answer was lost promises nothing twice. 0 gives everything back and promises nothing.
 
         Raises:
-            Invalid: No such amount, or too many tokens.
-            NoSpace: Too few peers have room.
+            Invalid: No such amount; what was promised stays.
+            NoSpace: Too few peers have room; what was promised before is returned all the same.
         """
-        returned = self._ledger.release(session, request.returned)
+        if request.room_bytes:
+            check_amount(request.room_bytes)
+        returned = self._ledger.release_session(session)
         granted: list[Promise] = []
         try:
-            granted = self._grant(session, node, volume, room_bytes=request.room_bytes)
+            if request.room_bytes:
+                granted = self._grant(session, node, volume, room_bytes=request.room_bytes)
         finally:
-            # Also when nothing can be granted: what was returned is returned.
             await self._keep(session, granted, returned)
         return Reserved([self._signer.sign(promise.unsigned()) for promise in granted])
 
@@ -124,7 +127,6 @@ class Reservations:
 
     def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
         members = self._roster.members()
-        self._ledger.check_request(session, room_bytes, wanted=len(members))
         rooms = {peer.number: self.free(peer) for peer in members}
         _, needed = self.copies_wanted()
         expires_s = float(int(self._clock.time() + self._lifetime_s))

@@ -26,7 +26,7 @@ from p2pfs.runtime.worker import Progress
 from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
-from p2pfs.wire.namespace import Batch, GetSpace, NewChunk, Question, ReadDirectory, ReadExtents
+from p2pfs.wire.namespace import Batch, GetSpace, Locate, NewChunk, Question, ReadDirectory, ReadExtents
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
@@ -39,6 +39,8 @@ SLICE: Final = 32
 """Questions answered at a stretch: the event loop serves others in between."""
 PAGE_COST: Final = 16
 """What a page of a directory or of extents counts among them: about 3 ms."""
+PLACES: Final = 60
+"""Chunks located at the cost of one question."""
 MAX_ANSWER_BYTES: Final = 24 << 20
 """Most bytes of answers to one request; clients refuse 32 MiB."""
 _SWEEP_S: Final = 10.0
@@ -161,8 +163,9 @@ class Sessions:
         Raises:
             Semantic: What the first refused operation raises; a retry gets the same.
             Fenced: The session is over.
-            Misuse: The batch breaks the protocol, or a receipt is not genuine.
+            Misuse: The batch breaks the protocol, is too large, or a receipt is not genuine.
         """
+        engine.check(batch.operations)
         accepted: list[NewChunk] = []
 
         def verify(volume: VolumeId, chunk: NewChunk) -> None:
@@ -188,17 +191,15 @@ class Sessions:
             Misuse: So much was asked for that the answer would be too long.
         """
         given: list[Answer] = []
-        size = 0
+        room_bytes = MAX_ANSWER_BYTES
         for some in slices(asked):
             asks_space = any(isinstance(question, GetSpace) for question in some)
             room = self._reservations.space(identity.node) if asks_space else None
-            look = partial(engine.answer_all, volume=volume, asked=some, room=room)
+            look = partial(engine.answer_all, volume=volume, asked=some, room=room, most_bytes=room_bytes)
             answered = self._database.read(look)
             given += answered
-            size += sum(len(bytes(answer.value)) for answer in answered)
+            room_bytes -= sum(len(memoryview(answer.value)) for answer in answered)
             if len(given) < len(asked):
-                if size > MAX_ANSWER_BYTES:
-                    raise Misuse("these answers would be too long: ask for fewer at once")
                 await trio.lowlevel.checkpoint()
         return given
 
@@ -233,12 +234,18 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
         raise Misuse(f"at most {engine.MAX_QUESTIONS} questions can be asked at once")
     first = cost = 0
     for at, question in enumerate(asked):
-        cost += PAGE_COST if isinstance(question, ReadDirectory | ReadExtents) else 1
+        cost += _cost(question)
         if cost >= SLICE:
             yield asked[first : at + 1]
             first, cost = at + 1, 0
     if first < len(asked):
         yield asked[first:]
+
+
+def _cost(question: Question) -> int:
+    if isinstance(question, ReadDirectory | ReadExtents):
+        return PAGE_COST
+    return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 
 
 class Reaper:

@@ -14,7 +14,7 @@ from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
-from p2pfs.types import KIB, Role, VolumeId
+from p2pfs.types import KIB, Role, VolumeId, head_limit
 from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSlots
 
 MAX_NAME_LETTERS: Final = 64
@@ -108,5 +108,7 @@ def check(message: CreateVolume) -> None:
         raise Invalid(f"a volume has a key-check value and 1 to {MAX_SLOTS} key slots")
     if any(len(slot.wrapped) > MAX_WRAPPED_BYTES or len(slot.kind) > 32 for slot in message.slots):
         raise Invalid("a key slot is too large")
+    if len(message.root_head) > head_limit(0):
+        raise Invalid("this is more head than a new directory has")
     if not 0 <= message.small_file_bytes <= 256 * KIB:
         raise Invalid("small files have at most 256 KiB")

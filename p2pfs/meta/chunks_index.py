@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pfs.errors import Gone, Misuse
-from p2pfs.types import SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
+from p2pfs.types import SEALED_CHUNK_BYTES, ChunkId, PeerNumber, PeerState, VolumeId
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
 WHOLE_COPIES: Final = 1
@@ -31,10 +31,11 @@ class ChunkRow:
     holders: tuple[PeerNumber, ...]
 
 
-_ROW = (
-    "SELECT c.number, c.volume, c.id, c.size, (SELECT group_concat(peer) FROM replica WHERE chunk = c.number)"
-    " FROM chunk c"
-)
+_COUNTS = f"NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.state = '{PeerState.REVOKED.value}')"
+"""SQL: a row of `replica r` is a copy. One on a revoked peer is none: nobody may read it."""
+HOLDERS: Final = f"(SELECT group_concat(r.peer) FROM replica r WHERE r.chunk = c.number AND {_COUNTS})"
+"""SQL: the peers that hold `chunk c`, for `parse_holders`."""
+_ROW = f"SELECT c.number, c.volume, c.id, c.size, {HOLDERS} FROM chunk c"
 
 
 # ---- references, from commits and the reaper ------------------------------------------------------------------------
@@ -88,13 +89,13 @@ def unrefer(connection: sqlite3.Connection, numbers: Iterable[int], *, now_s: fl
 def _add(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, refs: int, wanted_min: int) -> int:
     if not 0 < new.size <= SEALED_CHUNK_BYTES or len(new.chunk) != CHUNK_ID_BYTES:
         raise Misuse("this is no chunk")
-    _require(len({receipt.peer for receipt in new.receipts}), wanted_min)
     cursor = connection.execute(
         "INSERT INTO chunk (volume, id, size, scheme, refs, doomed_s, purging) VALUES (?, ?, ?, ?, ?, NULL, 0)",
         (volume, new.chunk, new.size, WHOLE_COPIES, refs),
     )
     number = cursor.lastrowid or 0
     _add_replicas(connection, number, new=new)
+    _require(_copies(connection, number), wanted_min)
     return number
 
 
@@ -104,7 +105,9 @@ def _require(copies: int, wanted_min: int) -> None:
 
 
 def _copies(connection: sqlite3.Connection, number: int) -> int:
-    return int(connection.execute("SELECT count(*) FROM replica WHERE chunk = ?", (number,)).fetchone()[0])
+    return int(
+        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {_COUNTS}", (number,)).fetchone()[0]
+    )
 
 
 # ---- replicas -------------------------------------------------------------------------------------------------------
@@ -124,12 +127,19 @@ def add_replicas(connection: sqlite3.Connection, volume: VolumeId, *, new: NewCh
 
 
 def drop_replica(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber) -> bool:
-    """A peer has lost its copy (or quarantined it). False when it was not known to hold one."""
-    cursor = connection.execute(
-        "DELETE FROM replica WHERE peer = ? AND chunk = (SELECT number FROM chunk WHERE volume = ? AND id = ?)",
+    """A peer has lost its copy (or quarantined it): receipts up to the newest known one prove nothing any more. False
+    when it was not known to hold one."""
+    dropped = connection.execute(
+        "DELETE FROM replica WHERE peer = ? AND chunk = (SELECT number FROM chunk WHERE volume = ? AND id = ?)"
+        " RETURNING chunk, peer, put_seq",
         (peer, volume, chunk),
+    ).fetchall()
+    connection.executemany(
+        "INSERT INTO damaged_copy VALUES (?, ?, ?)"
+        " ON CONFLICT (chunk, peer) DO UPDATE SET put_seq = max(put_seq, excluded.put_seq)",
+        dropped,
     )
-    return cursor.rowcount > 0
+    return bool(dropped)
 
 
 def drop_replicas_of(connection: sqlite3.Connection, peer: PeerNumber, *, limit: int = 1000) -> int:
@@ -142,8 +152,10 @@ def drop_replicas_of(connection: sqlite3.Connection, peer: PeerNumber, *, limit:
 
 
 def _add_replicas(connection: sqlite3.Connection, number: int, *, new: NewChunk) -> None:
+    """A receipt of a copy that was set aside is passed over."""
     connection.executemany(
-        "INSERT INTO replica (chunk, part, peer, put_seq) VALUES (?, 0, ?, ?)"
+        "INSERT INTO replica (chunk, part, peer, put_seq) SELECT ?1, 0, ?2, ?3 WHERE NOT EXISTS"
+        " (SELECT 1 FROM damaged_copy WHERE chunk = ?1 AND peer = ?2 AND put_seq >= ?3)"
         " ON CONFLICT (chunk, part, peer) DO UPDATE SET put_seq = max(put_seq, excluded.put_seq)",
         [(number, receipt.peer, receipt.put_seq) for receipt in new.receipts],
     )
@@ -242,3 +254,4 @@ def forget(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
         cursor = connection.execute("DELETE FROM chunk WHERE number = ? AND purging = 1", (number,))
         if cursor.rowcount:
             connection.execute("DELETE FROM replica WHERE chunk = ?", (number,))
+            connection.execute("DELETE FROM damaged_copy WHERE chunk = ?", (number,))

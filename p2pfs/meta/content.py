@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from p2pfs.errors import Conflict, Invalid, IsDirectory, Misuse, TooLarge
-from p2pfs.meta import chunks_index, inodes, tree
+from p2pfs.meta import chunks_index, cuts, inodes, tree
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
-from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind
+from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind, head_limit
 from p2pfs.wire.namespace import AddReplicas, Commit, ExtentRow, NewChunk, Opened, Released, SetAttributes
 
 MAX_INLINE_BYTES: Final = CHUNK_BYTES + 1024
@@ -88,6 +89,8 @@ def _check(row: InodeRow, operation: Commit) -> None:
         raise Conflict(f"the file is at change {row.change}, not {operation.base_change}")
     if operation.size > MAX_FILE_BYTES:
         raise TooLarge("the file would be too large")
+    if len(operation.head) > head_limit(operation.size):
+        raise TooLarge("this is more head than a file of that size has")
     if operation.inline is not None and len(operation.inline) > MAX_INLINE_BYTES:
         raise TooLarge("this is too much to be kept inline")
     if operation.size < 0 or (operation.inline is not None and operation.clear_inline):
@@ -108,9 +111,7 @@ def _add_extents(work: Work, operation: Commit) -> None:
             new=new_chunks.get(chunk),
             wanted_min=work.rules.wanted_min,
         )
-    for extent in operation.extents:
-        _check_extent(extent, operation)
-        _insert_extent(work, operation.inode, extent, None if extent.chunk is None else numbers[extent.chunk])
+    _insert_extents(work, operation, numbers)
 
 
 def _new_chunks(work: Work, operation: Commit) -> dict[bytes, NewChunk]:
@@ -130,25 +131,27 @@ def _check_extent(extent: ExtentRow, operation: Commit) -> None:
         raise Misuse("an extent is cut by the commit that brings it")
 
 
-def _insert_extent(work: Work, inode: int, extent: ExtentRow, chunk: int | None) -> None:
-    """Raises Misuse when (index, seq) is taken or an earlier cut would hide the extent from the start."""
-    place = (work.volume, inode, extent.index, extent.seq)
+def _insert_extents(work: Work, operation: Commit, numbers: Mapping[bytes, int]) -> None:
+    """Raises Misuse when (index, seq) is taken or an earlier cut would hide an extent from the start."""
+    before = cuts.of_inode(work.connection, work.volume, operation.inode)
+    rows = []
+    for extent in operation.extents:
+        _check_extent(extent, operation)
+        if before.hide(extent.index, extent.seq):
+            raise Misuse("an extent is older than a truncation before it")
+        chunk = None if extent.chunk is None else numbers[extent.chunk]
+        rows.append((work.volume, operation.inode, extent.index, extent.seq, chunk, extent.sealed))
+    rows.sort(key=lambda row: row[2:4])  # neighbours in the table one after the other
     try:
-        cursor = work.connection.execute(
-            "INSERT INTO extent SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS"
-            " (SELECT 1 FROM cut WHERE volume = ? AND inode = ? AND from_mib <= ? AND seq > ?)",
-            (*place, chunk, extent.sealed, *place),
-        )
+        work.connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?)", rows)
     except sqlite3.IntegrityError:
-        raise Misuse(f"the extent {extent.index}, {extent.seq} is there already") from None
-    if cursor.rowcount == 0:
-        raise Misuse("an extent is older than a truncation before it")
+        raise Misuse("one of the extents is there already") from None
 
 
 def _drop_extents(work: Work, operation: Commit) -> None:
     """Compacted extents; one that the reaper took is gone already."""
     numbers = []
-    for index, seq in operation.drop:
+    for index, seq in sorted(operation.drop):
         dropped = work.connection.execute(
             "DELETE FROM extent WHERE volume = ? AND inode = ? AND mib = ? AND seq = ? RETURNING chunk",
             (work.volume, operation.inode, index, seq),

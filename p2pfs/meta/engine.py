@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
 from p2pfs.meta import content, questions, tree
-from p2pfs.meta.work import Work
+from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
@@ -24,6 +24,7 @@ from p2pfs.wire.namespace import (
     Locate,
     Lookup,
     Make,
+    NewChunk,
     Opened,
     Operation,
     Question,
@@ -36,6 +37,9 @@ from p2pfs.wire.namespace import (
 )
 
 MAX_OPERATIONS: Final = 1000
+MAX_ROWS: Final = 50_000
+"""Most extents, dropped extents, chunks and receipts of a batch together: at worst half a second of the one writer
+everybody waits for. A mount commits at most 20 000 extents at once."""
 MAX_QUESTIONS: Final = 1000
 
 _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
@@ -61,6 +65,28 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"
 
 
+def check(operations: Sequence[Operation]) -> None:
+    """Whether a batch may take its turn; looks at sizes only. Raises Misuse."""
+    if len(operations) > MAX_OPERATIONS:
+        raise Misuse(f"a batch has at most {MAX_OPERATIONS} operations")
+    if sum(_rows(operation) for operation in operations) > MAX_ROWS:
+        raise Misuse(f"a batch has at most {MAX_ROWS} extents, chunks and receipts")
+
+
+def _rows(operation: Operation) -> int:
+    match operation:
+        case Commit():
+            return len(operation.extents) + len(operation.drop) + _proofs(operation.chunks)
+        case AddReplicas():
+            return _proofs(operation.chunks)
+        case _:
+            return 0
+
+
+def _proofs(chunks: Sequence[NewChunk]) -> int:
+    return len(chunks) + sum(len(new.receipts) for new in chunks)
+
+
 def apply(work: Work, operations: Sequence[Operation]) -> Applied:
     """Do all operations in order. On any error the caller undoes the transaction.
 
@@ -68,8 +94,7 @@ def apply(work: Work, operations: Sequence[Operation]) -> Applied:
         Semantic: What the first refused operation raises.
         Misuse: An operation breaks the protocol.
     """
-    if len(operations) > MAX_OPERATIONS:
-        raise Misuse(f"a batch has at most {MAX_OPERATIONS} operations")
+    check(operations)
     try:
         for operation in operations:
             _OPERATIONS[type(operation)](work, operation)
@@ -99,8 +124,13 @@ def answer_all(
     asked: Sequence[Question],
     *,
     room: tuple[int, int] | None = None,
+    most_bytes: int = MAX_ANSWER_BYTES,
 ) -> list[Answer]:
-    """The answers to a list of questions from one state, refusals among them. What `POST …/questions` returns."""
+    """The answers to a list of questions from one state, refusals among them. What `POST …/questions` returns.
+
+    Raises:
+        Misuse: So much was asked for that the answer would be longer than `most_bytes`.
+    """
     if len(asked) > MAX_QUESTIONS:
         raise Misuse(f"at most {MAX_QUESTIONS} questions can be asked at once")
     given = []
@@ -109,4 +139,7 @@ def answer_all(
             given.append(answers.answer(answer(connection, volume, question, room=room)))
         except PoolError as error:
             given.append(answers.refusal(error))
+        most_bytes -= len(memoryview(given[-1].value))
+        if most_bytes < 0:
+            raise Misuse("these answers would be too long: ask for fewer at once")
     return given

@@ -150,6 +150,11 @@ def attributes(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) 
     )
 
 
+def weight(attributes: Attributes) -> int:
+    """What an inode's attributes weigh in an answer: the bytes that have no fixed number."""
+    return len(attributes.head) + len(attributes.inline or b"") + len(attributes.target or b"")
+
+
 def get_data(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> bytes | None:
     """An inode's sealed inline content or target."""
     row = connection.execute("SELECT data FROM inline_data WHERE volume = ? AND inode = ?", (volume, inode)).fetchone()

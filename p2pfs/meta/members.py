@@ -56,6 +56,7 @@ class Invite:
     used_s: float | None = None
     key_hash: bytes | None = None
     node: NodeId | None = None
+    invited_by: NodeId | None = None  # whose revocation ends it while it is unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +195,8 @@ def revoked(connection: sqlite3.Connection) -> tuple[list[NodeId], list[str]]:
 def add_invite(connection: sqlite3.Connection, invite: Invite) -> None:
     """Keep a new, unused invite."""
     connection.execute(
-        "INSERT INTO invite (secret_hash, name, owner, zone, roles, capacity_limit, created_s, expires_s)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO invite (secret_hash, name, owner, zone, roles, capacity_limit, created_s, expires_s, invited_by)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             invite.secret_hash,
             invite.name,
@@ -205,6 +206,7 @@ def add_invite(connection: sqlite3.Connection, invite: Invite) -> None:
             invite.capacity_limit,
             invite.created_s,
             invite.expires_s,
+            invite.invited_by,
         ),
     )
 
@@ -212,8 +214,8 @@ def add_invite(connection: sqlite3.Connection, invite: Invite) -> None:
 def invite(connection: sqlite3.Connection, secret_hash: bytes) -> Invite:
     """Used and expired ones too. Raises NotFound."""
     row = connection.execute(
-        "SELECT secret_hash, name, owner, zone, roles, capacity_limit, created_s, expires_s, used_s, key_hash, node"
-        " FROM invite WHERE secret_hash = ?",
+        "SELECT secret_hash, name, owner, zone, roles, capacity_limit, created_s, expires_s, used_s, key_hash, node,"
+        " invited_by FROM invite WHERE secret_hash = ?",
         (secret_hash,),
     ).fetchone()
     if row is None:
@@ -230,6 +232,7 @@ def invite(connection: sqlite3.Connection, secret_hash: bytes) -> Invite:
         used_s=row[8],
         key_hash=row[9],
         node=row[10],
+        invited_by=row[11],
     )
 
 
@@ -247,6 +250,11 @@ def use_invite(
 def forget_invites(connection: sqlite3.Connection, *, expired_before_s: float) -> int:
     """Drop invites that expired before then; returns how many."""
     return connection.execute("DELETE FROM invite WHERE expires_s < ?", (expired_before_s,)).rowcount
+
+
+def withdraw_invites(connection: sqlite3.Connection, node_id: NodeId) -> int:
+    """Drop the unused invites a node made; returns how many."""
+    return connection.execute("DELETE FROM invite WHERE invited_by = ? AND used_s IS NULL", (node_id,)).rowcount
 
 
 # ---- peers ----------------------------------------------------------------------------------------------------------

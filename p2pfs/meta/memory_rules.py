@@ -1,5 +1,6 @@
 """The rules of the namespace over dictionaries, written apart from the SQL engine's: one method an operation."""
 
+import math
 from typing import Any
 
 from p2pfs.errors import (
@@ -17,7 +18,7 @@ from p2pfs.errors import (
     TooManyLinks,
 )
 from p2pfs.meta.memory_state import BatchLog, ChunkState, MemoryState, Name
-from p2pfs.types import MAX_FILE_BYTES, Kind
+from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, Kind
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
@@ -72,6 +73,7 @@ class MemoryRules(MemoryState):
         _check_name(op.name)
         if op.kind not in set(Kind) or (op.target is not None) != (op.kind == Kind.SYMLINK):
             raise Misuse("this is no inode")
+        _check_head(op.head, 0)
         self.require_directory(op.parent)
         self.add_name(batch, op.parent, op.name, Name(op.dentry, op.dentry_tag, op.inode))
         self.check_number(op.inode)
@@ -200,6 +202,7 @@ class MemoryRules(MemoryState):
             raise Conflict("the file changed")
         if op.size > MAX_FILE_BYTES:
             raise TooLarge("the file would be too large")
+        _check_head(op.head, op.size)
         if op.size < 0 or (op.inline is not None and op.clear_inline):
             raise Misuse("this commit contradicts itself")
         self._name_chunks(batch, op)
@@ -263,6 +266,12 @@ class MemoryRules(MemoryState):
             raise Misuse("the chunk has another size")
         holders = known.holders | {receipt.peer for receipt in new.receipts}
         self.put(batch, self._chunks, new.chunk, value=ChunkState(new.size, holders))
+
+
+def _check_head(head: bytes, size: int) -> None:
+    ranges = max(1, math.ceil(size / DIGEST_RANGE_BYTES))
+    if len(head) > min(64 + 32 * ranges, MAX_HEAD_BYTES):
+        raise TooLarge("the head is too long")
 
 
 def _check_name(name: bytes) -> None:

@@ -140,6 +140,8 @@ class MemoryState:
 
     def locate(self, chunks: Any) -> list[ChunkPlace]:  # noqa: ANN401 - any iterable of chunk ids
         """See Namespace."""
+        if any(len(chunk) != 32 for chunk in chunks):
+            raise Misuse("a chunk id has 32 bytes")
         known = [(chunk, self._chunks[chunk]) for chunk in chunks if chunk in self._chunks]
         return [ChunkPlace(chunk, place.size, sorted(place.holders)) for chunk, place in known]
 

@@ -3,8 +3,8 @@
 import sqlite3
 from typing import Final
 
-from p2pfs.errors import Misuse, NotDirectory, NotFound
-from p2pfs.meta import chunks_index, inodes, members
+from p2pfs.errors import Misuse, NotDirectory, NotFound, TooLarge
+from p2pfs.meta import chunks_index, cuts, inodes, members
 from p2pfs.types import INDICES_PER_RANGE, MIB, Kind, VolumeId
 from p2pfs.wire.namespace import (
     Attributes,
@@ -24,7 +24,10 @@ from p2pfs.wire.namespace import (
 MAX_PAGE: Final = 1000
 """Most entries of one directory page, whatever was asked for."""
 PAGE_BYTES: Final = MIB
-"""Inline data beyond which a directory page ends early."""
+"""Inline data, heads and targets beyond which a directory page ends early."""
+MAX_EXTENTS_BYTES: Final = 16 * MIB
+"""Most bytes of extents in one page: a mount that compacts stays far below."""
+_ROW_BYTES: Final = 32  # an extent or place beside what is counted
 MAX_LOCATED: Final = 1000
 
 
@@ -65,7 +68,7 @@ def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDi
             cursor.close()
             return DirectoryPage(entries, False)
         attributes = Attributes(*row[3:])
-        room -= len(attributes.inline or b"")
+        room -= inodes.weight(attributes)
         entries.append(Entry(row[0], row[1], row[2], attributes))
     if not entries:
         _require_directory(connection, volume, question.inode)
@@ -76,21 +79,23 @@ def extents(connection: sqlite3.Connection, volume: VolumeId, question: ReadExte
     """See Namespace.extents."""
     of = _attributes(connection, volume, question.inode)
     first = question.range * INDICES_PER_RANGE
-    cuts = connection.execute(
-        "SELECT from_mib, seq FROM cut WHERE volume = ? AND inode = ?", (volume, question.inode)
-    ).fetchall()
+    hidden = cuts.of_inode(connection, volume, question.inode)
     rows = connection.execute(
-        "SELECT e.mib, e.seq, c.id, e.sealed, c.size,"
-        " (SELECT group_concat(peer) FROM replica r WHERE r.chunk = e.chunk)"
+        f"SELECT e.mib, e.seq, c.id, e.sealed, c.size, {chunks_index.HOLDERS}"
         " FROM extent e LEFT JOIN chunk c ON c.number = e.chunk"
         " WHERE e.volume = ? AND e.inode = ? AND e.mib >= ? AND e.mib < ? ORDER BY e.mib, e.seq",
         (volume, question.inode, first, first + INDICES_PER_RANGE),
     )
     found: list[ExtentRow] = []
     places: dict[bytes, ChunkPlace] = {}
+    room = MAX_EXTENTS_BYTES
     for mib, seq, chunk, sealed, size, holders in rows:
-        if any(from_mib <= mib and seq < cut_seq for from_mib, cut_seq in cuts):
+        if hidden.hide(mib, seq):
             continue
+        room -= len(sealed) + len(chunk or b"") + _ROW_BYTES
+        if room < 0:
+            rows.close()
+            raise TooLarge("this part of the file has more extents than one answer can hold")
         found.append(ExtentRow(mib, seq, chunk, sealed))
         if chunk is not None and chunk not in places:
             places[chunk] = ChunkPlace(chunk, size, chunks_index.parse_holders(holders))
@@ -101,6 +106,8 @@ def locate(connection: sqlite3.Connection, volume: VolumeId, question: Locate) -
     """See Namespace.locate."""
     if len(question.chunks) > MAX_LOCATED:
         raise Misuse(f"at most {MAX_LOCATED} chunks can be located at once")
+    if any(len(chunk) != chunks_index.CHUNK_ID_BYTES for chunk in question.chunks):
+        raise Misuse("this is no chunk id")
     return chunks_index.locate(connection, volume, chunks=question.chunks)
 
 

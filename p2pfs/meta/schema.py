@@ -217,7 +217,18 @@ CREATE TABLE reservation (          -- room promised on one peer: wire.chunks.To
 CREATE INDEX reservation_expiry ON reservation (expires_s);
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS,)
+_DISTRUST: Final = """
+ALTER TABLE invite ADD COLUMN invited_by TEXT;  -- the admin's node; NULL: made before this column was
+
+CREATE TABLE damaged_copy (         -- copies that peers set aside: receipts as old as these prove nothing any more
+    chunk       INTEGER NOT NULL,   -- chunk.number
+    peer        INTEGER NOT NULL,   -- peer.number
+    put_seq     INTEGER NOT NULL,   -- of the newest receipt there was when the peer told
+    PRIMARY KEY (chunk, peer)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

@@ -20,7 +20,7 @@ from p2pfs.errors import (
 from p2pfs.meta import inodes
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
-from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.types import ROOT_INODE, Kind, head_limit
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
@@ -158,6 +158,8 @@ def hold(work: Work, inode: int) -> None:
 
 
 def _check_new(operation: Make) -> None:
+    if len(operation.head) > head_limit(0):
+        raise TooLarge("this is more head than a new inode has")
     _check_name(operation.name, operation.dentry_tag)
     if operation.kind not in _KINDS:
         raise Misuse(f"there is no kind {operation.kind} of inode")

@@ -8,12 +8,16 @@ transaction and is thrown away with it.
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from p2pfs.errors import Misuse, NotDirectory, NotFound
 from p2pfs.meta import inodes
 from p2pfs.meta.inodes import InodeRow
-from p2pfs.types import ROOT_INODE, VolumeId
-from p2pfs.wire.namespace import Applied, NewChunk
+from p2pfs.types import MIB, ROOT_INODE, VolumeId
+from p2pfs.wire.namespace import Applied, Attributes, NewChunk
+
+MAX_ANSWER_BYTES: Final = 24 * MIB
+"""Most bytes of heads and inline data that a batch's answer holds; clients refuse 32 MiB."""
 
 Verify = Callable[[VolumeId, NewChunk], None]
 """Raises Misuse when a receipt of a new chunk is not genuine."""
@@ -43,6 +47,7 @@ class Work:
         self._named: set[int] = set()
         self._inodes = 0
         self._bytes = 0
+        self._room = MAX_ANSWER_BYTES
 
     # ---- inode rows -------------------------------------------------------------------------------------------------
 
@@ -53,6 +58,7 @@ class Work:
             row = inodes.load(self.connection, self.volume, inode)
             if row is None:
                 raise NotFound("there is no such inode")
+            self._weigh(len(row.head))
             self._rows[inode] = row
         elif row.gone:
             raise NotFound("there is no such inode")
@@ -133,7 +139,9 @@ class Work:
 
     def finish(self) -> Applied:
         """Write what was held back and say what the batch did."""
-        told, removed = [], []
+        told: list[Attributes] = []
+        removed: list[int] = []
+        self._room = MAX_ANSWER_BYTES
         for row in self._rows.values():
             if row.gone:
                 inodes.remove(self.connection, self.volume, row.inode, inline=bool(row.inline))
@@ -145,5 +153,12 @@ class Work:
                 inodes.update(self.connection, self.volume, row)
             if row.dirty or row.inode in self._named:
                 told.append(inodes.attributes(self.connection, self.volume, row))
+                self._weigh(inodes.weight(told[-1]))
         inodes.count(self.connection, self.volume, inodes=self._inodes, bytes_=self._bytes)
         return Applied(told, removed)
+
+    def _weigh(self, bytes_: int) -> None:
+        """Before a small batch gathers a large answer. Raises Misuse."""
+        self._room -= bytes_
+        if self._room < 0:
+            raise Misuse("the answer to this batch would be too long: do less at once")

@@ -90,12 +90,12 @@ class IdBlock(msgspec.Struct, frozen=True):
 class Reserve(msgspec.Struct, frozen=True):
     """`POST /sessions/{session}/reservations`: room for `room_bytes` sealed bytes on each of enough peers.
 
-    `returned` gives back tokens that are not needed any more. Raises NoSpace when fewer than `min_replicas` peers have
-    room.
+    The tokens of the answer replace all the session had; 0 gives them back. Raises NoSpace when fewer than
+    `min_replicas` peers have room.
     """
 
     room_bytes: int
-    returned: list[int] = []  # token ids
+    returned: list[int] = []  # token ids; earlier versions gave back only these
 
 
 class Reserved(msgspec.Struct, frozen=True):

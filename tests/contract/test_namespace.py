@@ -22,7 +22,19 @@ from p2pfs.errors import (
     NotFound,
     TooLarge,
 )
-from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ROOT_INODE, ChunkId, DentryId, InodeId, Kind
+from p2pfs.types import (
+    CHUNK_BYTES,
+    DIGEST_RANGE_BYTES,
+    MAX_FILE_BYTES,
+    MAX_HEAD_BYTES,
+    MIB,
+    ROOT_INODE,
+    ChunkId,
+    DentryId,
+    InodeId,
+    Kind,
+    head_limit,
+)
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
@@ -174,6 +186,7 @@ async def test_numbers_must_be_granted_and_new(hand: Hand) -> None:
         ({"kind": Kind.FILE, "target": b"x"}, Misuse),
         ({"name": b""}, Misuse),
         ({"name": b"n" * 600}, TooLarge),
+        ({"head": bytes(head_limit(0) + 1)}, TooLarge),
     ],
 )
 async def test_impossible_inodes_are_refused(hand: Hand, change: dict[str, object], error: type[Exception]) -> None:
@@ -557,6 +570,23 @@ async def test_only_files_have_content(hand: Hand) -> None:
     assert (await hand.commit(inode, 0, size=MAX_FILE_BYTES)).size == MAX_FILE_BYTES
 
 
+@pytest.mark.parametrize("size", [0, 1, DIGEST_RANGE_BYTES, DIGEST_RANGE_BYTES + 1, 100 * DIGEST_RANGE_BYTES])
+async def test_a_head_is_no_longer_than_the_size_needs(hand: Hand, size: int) -> None:
+    inode = await hand.make(b"file")
+    with pytest.raises(TooLarge):
+        await hand.commit(inode, 0, size=size, head=bytes(head_limit(size) + 1))
+    head = bytes(head_limit(size))
+    assert (await hand.commit(inode, 0, size=size, head=head)).head == head
+
+
+async def test_a_head_fits_into_a_batch_and_an_answer_whatever_the_size(hand: Hand) -> None:
+    inode = await hand.make(b"file")
+    assert head_limit(MAX_FILE_BYTES) == MAX_HEAD_BYTES < 9 * MIB
+    with pytest.raises(TooLarge):
+        await hand.commit(inode, 0, size=MAX_FILE_BYTES, head=bytes(MAX_HEAD_BYTES + 1))
+    assert (await hand.commit(inode, 0, size=MAX_FILE_BYTES, head=bytes(MAX_HEAD_BYTES))).change == 1
+
+
 async def test_extents_come_back_with_the_places_of_their_chunks(hand: Hand) -> None:
     inode = await hand.make(b"file")
     rows = [extent(1, 11, 2), extent(0, 10, 1), extent(1, 12, None), extent(0, 13, 2)]
@@ -792,4 +822,7 @@ async def test_space_counts_inodes(hand: Hand) -> None:
 
 async def test_unknown_chunks_are_left_out(hand: Hand) -> None:
     assert await hand.namespace.locate([]) == []
-    assert await hand.namespace.locate([chunk_id(1), ChunkId(b"")]) == []
+    assert await hand.namespace.locate([chunk_id(1)]) == []
+    for nonsense in (b"", bytes(31), bytes(33)):
+        with pytest.raises(Misuse):
+            await hand.namespace.locate([chunk_id(1), ChunkId(nonsense)])

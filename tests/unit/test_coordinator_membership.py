@@ -20,15 +20,21 @@ pytestmark = pytest.mark.l0
 
 
 async def invited(
-    p: Pool, name: str = "anna@laptop", roles: tuple[str, ...] = ("client", "peer"), lifetime_s: int = 86400
+    p: Pool,
+    name: str = "anna@laptop",
+    roles: tuple[str, ...] = ("client", "peer"),
+    lifetime_s: int = 86400,
+    by: str = "",
 ) -> bytes:
-    answer = await p.services.membership.invite(InviteRequest(name, list(roles), lifetime_s=lifetime_s))
+    answer = await p.services.membership.invite(
+        InviteRequest(name, list(roles), lifetime_s=lifetime_s), by or p.record.node
+    )
     return decode_invite(answer.invite).secret
 
 
 async def test_an_invite_says_where_to_go_and_whom_to_expect(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
-        text = (await p.services.membership.invite(InviteRequest("anna@laptop", ["client"]))).invite
+        text = (await p.services.membership.invite(InviteRequest("anna@laptop", ["client"]), p.record.node)).invite
         invite = decode_invite(text)
         assert (invite.pool, invite.coordinator) == (p.record.pool, p.record.node)
         assert list(invite.addresses) == p.record.addresses
@@ -128,7 +134,7 @@ async def test_secrets_of_invites_are_not_kept(tmp_path: Path) -> None:
 async def test_impossible_invites_are_refused(tmp_path: Path, name: str, roles: list[str]) -> None:
     async with pool(tmp_path) as p:
         with pytest.raises(Invalid):
-            await p.services.membership.invite(InviteRequest(name, roles))
+            await p.services.membership.invite(InviteRequest(name, roles), p.record.node)
 
 
 async def test_a_name_is_taken_until_its_node_is_revoked(tmp_path: Path, claim_logs: Claims) -> None:
@@ -237,6 +243,24 @@ async def test_revocations_reach_a_peer_with_its_next_heartbeat(tmp_path: Path, 
         assert told is not None
         assert told.nodes == [two.node]
         assert (await p.beat(one.node, revocations_version=told.version)).revocations is None
+
+
+async def test_a_revoked_admins_unused_invites_end_with_it(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("revoked mallory@box", count=1)
+    async with pool(tmp_path) as p:
+        mallory = await p.join("mallory@box", Role.ADMIN)
+        request = certificate_request(new_key())
+        used = await invited(p, "anna@laptop", by=mallory.node)
+        await p.services.membership.join(JoinRequest(used, request))
+        unused = await invited(p, "eve@laptop", ("admin",), by=mallory.node)
+        others = await invited(p, "bob@laptop")
+        await p.services.membership.revoke(mallory.node)
+        with pytest.raises(Denied, match="unknown"):
+            await p.services.membership.join(JoinRequest(unused, certificate_request(new_key())))
+        with pytest.raises(Denied, match="not a member"):  # a request that was under way
+            await invited(p, "eve@laptop", by=mallory.node)
+        await p.services.membership.join(JoinRequest(used, request))  # a lost answer
+        await p.services.membership.join(JoinRequest(others, certificate_request(new_key())))
 
 
 async def test_the_coordinator_does_not_revoke_itself_and_nobody_unknown(tmp_path: Path) -> None:

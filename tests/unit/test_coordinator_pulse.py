@@ -1,15 +1,17 @@
 """What a heartbeat tells, what it is told, and which ones are refused."""
 
+import math
 from pathlib import Path
 
 import pytest
-from coordination import Pool, chunk_id, pool, volume_message
+from coordination import ROOMY, Pool, chunk_id, pool, volume_message
+from msgspec.structs import replace
 from plugins.checklogs import Claims
 
 from p2pfs.errors import Denied, Misuse
 from p2pfs.meta import chunks_index, members
 from p2pfs.types import GIB, ChunkId, NodeId, PeerNumber, PeerState, Role, SessionId, VolumeId
-from p2pfs.wire.namespace import Batch, Commit, ExtentRow, Make
+from p2pfs.wire.namespace import AddReplicas, Batch, Commit, ExtentRow, Make
 from p2pfs.wire.volumes import OpenSession, Reserve
 
 pytestmark = pytest.mark.l0
@@ -57,6 +59,28 @@ async def test_damaged_copies_no_longer_count(tmp_path: Path, claim_logs: Claims
         assert (report.chunks.total, report.chunks.under_replicated) == (1, 1)
 
 
+async def test_what_is_just_possible_is_taken(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        joined = await p.join("anna@laptop")
+        most = replace(ROOMY, disk_total=(1 << 63) - 1, disk_free=(1 << 63) - 1, cpu_load=1e9)
+        await p.beat(joined.node, resources=most, version="1" * 64, addresses=[f"{'a' * 253}:1"] * 16, clock_s=0.0)
+        await p.services.status.report(p.identity())
+
+
+async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("peer owner2@host set 1 damaged copies aside", count=1)
+    async with pool(tmp_path) as p:
+        one, two, _ = await p.peers(3)
+        session, first = await session_of(p, one.node)
+        await store(p, session, first, [one.peer, two.peer])
+        await p.beat(two.node, corrupt=[(VOLUME, chunk_id(1))])
+        for seq, put_seq, holders in ((2, 1, {one.peer}), (3, 2, {one.peer, two.peer})):
+            again = AddReplicas([p.stored(VOLUME, 1, [two.peer], put_seq=put_seq)])
+            await p.services.sessions.apply(session, Batch(seq, 0, [again]))
+            left = p.database.read(lambda connection: chunks_index.holders(connection, VOLUME, chunk=chunk_id(1)))
+            assert set(left) == holders
+
+
 async def test_a_commit_turns_promises_into_use(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         one, two, _ = await p.peers(3)
@@ -101,11 +125,24 @@ async def test_figures_are_kept_now_and_then_and_changes_at_once(tmp_path: Path)
         {"addresses": ["nowhere"]},
         {"addresses": [":9471"]},
         {"addresses": ["192.0.2.1:0"]},
+        {"addresses": [f"{'a' * 254}:1"]},
+        {"addresses": [" 192.0.2.1:1"]},
+        {"addresses": ["192.0.2.1:1\n"]},
+        {"clock_s": math.nan},
+        {"clock_s": math.inf},
+        {"clock_s": -1e300},
+        {"resources": replace(ROOMY, cpu_load=math.nan)},
+        {"resources": replace(ROOMY, cpu_load=-math.inf)},
+        {"resources": replace(ROOMY, disk_free=1 << 63)},
+        {"resources": replace(ROOMY, net_sent=-1)},
+        {"version": "1" * 65},
+        {"version": "1\x1b[2J"},
+        {"version": "1\n2"},
         {"corrupt": [(1, b"short")]},
         {"corrupt": [(-1, bytes(32))]},
         {"corrupt": [(1, bytes(32))] * 10_001},
     ],
-    ids=str,
+    ids=lambda nonsense: str(nonsense)[:60],
 )
 async def test_impossible_heartbeats_are_refused(tmp_path: Path, nonsense: dict[str, object]) -> None:
     async with pool(tmp_path) as p:

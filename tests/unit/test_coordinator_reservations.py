@@ -44,7 +44,7 @@ async def test_promises_of_all_sessions_together_never_exceed_the_room(tmp_path:
     async with pool(tmp_path) as p:
         await p.peers(3, capacity=disk_bytes(100 * MIB))
         for number in range(10):
-            await reserve(p, 10 * MIB, session=SESSION if number % 2 else OTHER)
+            await reserve(p, 10 * MIB, session=SessionId(f"{number:032x}"))
         with pytest.raises(NoSpace):
             await reserve(p, MIB)
 
@@ -84,6 +84,32 @@ async def test_returned_tokens_are_free_again_after_the_next_heartbeat(tmp_path:
             await reserve(p, 10 * MIB, returned=[token.id])
         await p.beat(peer.node, capacity=disk_bytes(10 * MIB))
         assert len((await reserve(p, 10 * MIB)).tokens) == 1
+
+
+async def test_a_request_repeated_because_its_answer_was_lost_promises_nothing_twice(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (peer,) = await p.peers(1, capacity=GIB)
+        number, once = PeerNumber(peer.peer), disk_bytes(10 * MIB)
+        await reserve(p, 10 * MIB, session=OTHER)
+        for _ in range(3):
+            (token,) = (await reserve(p, 10 * MIB)).tokens
+        assert p.services.reservations.promised(number) == 4 * once  # something may have been stored under the others
+        await p.beat(peer.node, capacity=GIB)
+        assert p.services.reservations.promised(number) == 2 * once
+        assert [kept.id for session, kept in p.database.read(rows.outstanding) if session == SESSION] == [token.id]
+        assert len(p.database.read(rows.outstanding)) == 2
+
+
+async def test_room_for_nothing_gives_everything_back(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (peer,) = await p.peers(1, capacity=GIB)
+        await reserve(p, 10 * MIB)
+        assert (await reserve(p, 0)).tokens == []
+        assert p.database.read(rows.outstanding) == []
+        assert p.services.reservations.promised(PeerNumber(peer.peer)) == disk_bytes(10 * MIB)
+        await p.beat(peer.node, capacity=GIB)
+        assert p.services.reservations.promised(PeerNumber(peer.peer)) == 0
+        assert (await reserve(p, 0)).tokens == []
 
 
 async def test_others_cannot_return_my_tokens(tmp_path: Path) -> None:
@@ -128,9 +154,11 @@ async def test_a_promise_nobody_heard_of_is_withdrawn(tmp_path: Path, monkeypatc
 async def test_impossible_amounts_are_refused(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         await p.peers(1)
-        for room in (0, -1, 1 << 40):
+        (token,) = (await reserve(p, MIB)).tokens
+        for room in (-1, 1 << 40):
             with pytest.raises(Invalid):
                 await reserve(p, room)
+        assert [kept.id for _, kept in p.database.read(rows.outstanding)] == [token.id]
 
 
 async def test_space_is_what_can_be_written_after_replication(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
 from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
-from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound
-from p2pfs.meta import chunks_index, sessions
+from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound, TooLarge
+from p2pfs.meta import chunks_index, questions, sessions
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GIB, NodeId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
 from p2pfs.wire import codec
 from p2pfs.wire.answers import unwrap
 from p2pfs.wire.namespace import (
@@ -26,13 +26,16 @@ from p2pfs.wire.namespace import (
     Batch,
     Commit,
     DirectoryPage,
+    ExtentPage,
     ExtentRow,
     GetAttributes,
     GetSpace,
+    Locate,
     Make,
     NewChunk,
     Operation,
     ReadDirectory,
+    ReadExtents,
     Space,
     Unlink,
 )
@@ -312,16 +315,63 @@ def test_slices_are_the_questions_in_order(count: int) -> None:
     assert [question for run in runs for question in run] == asked
     assert all(1 <= len(run) <= SLICE for run in runs)
     assert len(list(slices([ReadDirectory(1, 0, 1)] * 10))) == 5
+    assert len(list(slices([Locate([bytes(32)] * 1000)] * 10))) == 5
+    assert len(list(slices([Locate([bytes(32)] * 59)] * 32))) == 1
     with pytest.raises(Misuse):
         list(slices(asked + [GetAttributes(1)] * 1001))
 
 
 async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 500)
     async with pool(tmp_path) as p:
         mount = await mounted(p)
+        for count in (200, 31):  # in the middle, and in the only slice
+            with pytest.raises(Misuse, match="too long"):
+                await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * count)
+        assert len(await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * 10)) == 10
+
+
+async def test_large_heads_are_not_gathered_beyond_an_answers_size(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        head = bytes(head_limit(1 << 50))
+        await mount.apply(make, Commit(make.inode, 0, 1 << 50, head, 2))
         with pytest.raises(Misuse, match="too long"):
-            await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * 200)
+            await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(make.inode)] * 31)
+        names = [mount.make(b"link%d" % number) for number in range(3)]
+        for name in names:
+            await mount.apply(name, Commit(name.inode, 0, 1 << 50, head, 2))
+        (answer,) = await p.services.sessions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 1000)])
+        page = unwrap(answer, DirectoryPage)
+        assert (len(page.entries), page.complete) == (1, False)
+
+
+async def test_a_batch_of_too_many_rows_does_not_reach_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        monkeypatch.setattr(p.database, "write", None)
+        with pytest.raises(Misuse, match="50000"):
+            await mount.apply(Commit(2, 0, 0, b"head", 1, drop=[(0, seq) for seq in range(50_001)]))
+        with pytest.raises(Misuse, match="1000"):
+            await mount.apply(*[Unlink(1, b"name", 2, False, 1)] * 1001)
+
+
+async def test_a_page_of_extents_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "MAX_EXTENTS_BYTES", 1000)
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        make = mount.make(b"file")
+        rows = [ExtentRow(index, 1, None, b"sealed") for index in range(300)]
+        await mount.apply(make, Commit(make.inode, 0, 1000, b"head", 2, extents=rows))
+        many, few = await p.services.sessions.answer(
+            mount.identity, VOLUME, [ReadExtents(make.inode, 0), ReadExtents(make.inode, 2)]
+        )
+        with pytest.raises(TooLarge):
+            unwrap(many, ExtentPage)
+        assert unwrap(few, ExtentPage).extents == []
 
 
 async def test_a_node_that_keeps_crashing_can_mount_again_but_not_without_end(tmp_path: Path) -> None:

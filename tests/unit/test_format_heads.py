@@ -14,7 +14,17 @@ from p2pfs.format.extents import Extent, seal_extent
 from p2pfs.format.heads import MODULUS, Head, add, inline_digest, open_head, row_digest, seal_head, subtract
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.rows import seal_row
-from p2pfs.types import MAX_FILE_BYTES, ChunkId, ChunkKey, InodeId, Kind, VolumeId
+from p2pfs.types import (
+    DIGEST_BYTES,
+    DIGEST_RANGE_BYTES,
+    MAX_FILE_BYTES,
+    ChunkId,
+    ChunkKey,
+    InodeId,
+    Kind,
+    VolumeId,
+    head_limit,
+)
 from p2pfs.wire.namespace import ExtentRow
 
 pytestmark = pytest.mark.l0
@@ -183,3 +193,10 @@ def test_subtracting_undoes_adding(a: int, b: int) -> None:
     assert subtract(add(a, b), b) == a
     assert 0 <= add(a, b) < MODULUS
     assert 0 <= subtract(a, b) < MODULUS
+
+
+@pytest.mark.parametrize("size", [0, 1, DIGEST_RANGE_BYTES, DIGEST_RANGE_BYTES + 1, 1000 * DIGEST_RANGE_BYTES])
+def test_a_full_head_is_within_what_the_coordinator_takes(size: int) -> None:
+    ranges = max(1, -(-size // DIGEST_RANGE_BYTES))
+    sealed = seal_head(KEYS, VOLUME, INODE, Head(1, size, Kind.FILE, (MODULUS - 1,) * ranges))
+    assert head_limit(size) - DIGEST_BYTES < len(sealed) <= head_limit(size)

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
-from p2pfs.errors import Gone
-from p2pfs.meta import chunks_index, reaper
+from p2pfs.errors import Gone, Misuse
+from p2pfs.meta import chunks_index, members, reaper
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import ChunkId, PeerNumber
+from p2pfs.types import ChunkId, NodeId, PeerNumber
+from p2pfs.wire.namespace import NewChunk
 
 pytestmark = pytest.mark.l0
 
@@ -148,3 +149,52 @@ async def test_the_newest_receipt_counts(database: InlineDatabase, hand: Hand) -
     database.write_now(lambda c: chunks_index.add_replicas(c, V, new=newer))
     database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new_chunk(1, 1)))
     assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 9, 2: 1}
+
+
+def newer_chunk(number: int, peer: int, put_seq: int) -> NewChunk:
+    (receipt,) = new_chunk(number, peer).receipts
+    return replace(new_chunk(number), receipts=[replace(receipt, put_seq=put_seq)])
+
+
+async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: InlineDatabase, hand: Hand) -> None:
+    holders = lambda: database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1)))  # noqa: E731
+    add = lambda new: database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new))  # noqa: E731
+    drop = lambda: database.write_now(  # noqa: E731
+        lambda c: chunks_index.drop_replica(c, V, chunk=chunk_id(1), peer=PeerNumber(2))
+    )
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    add(newer_chunk(1, 2, 5))
+    assert drop()
+    for put_seq in (1, 5):
+        add(newer_chunk(1, 2, put_seq))
+        assert holders() == {1: 1}
+    with pytest.raises(Misuse, match="on 1 peers"):
+        await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 1, 2)])
+    add(newer_chunk(1, 2, 6))
+    assert holders() == {1: 1, 2: 6}
+    assert drop()
+    assert not drop()
+    add(newer_chunk(1, 2, 6))
+    assert holders() == {1: 1}
+    await hand.commit(inode, 1, drop=[(0, 1)])
+    (row,) = database.write_now(lambda c: chunks_index.begin_purge(c, doomed_before_s=1e12))
+    database.write_now(lambda c: chunks_index.forget(c, [row.number]))
+    assert database.read(lambda c: c.execute("SELECT count(*) FROM damaged_copy").fetchone()[0]) == 0
+
+
+async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    node = NodeId(f"{1:032x}")  # of peer 2
+    database.write_now(lambda c: members.revoke_node(c, node, now_s=1.0))
+    (place,) = await hand.namespace.locate([chunk_id(1)])
+    assert place.holders == [1]
+    page = await hand.namespace.extents(inode, 0)  # type: ignore[arg-type]
+    assert [place.holders for place in page.places] == [[1]]
+    with pytest.raises(Misuse, match="on 1 peers"):
+        await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 1)])
+    with pytest.raises(Misuse, match="on 1 peers"):  # revoked while its receipts were already checked
+        await hand.commit(inode, 1, extents=[extent(0, 2, 2)], chunks=[new_chunk(2, 1, 2)])
+    await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 3)])
+    assert sorted((await hand.namespace.locate([chunk_id(1)]))[0].holders) == [1, 3]

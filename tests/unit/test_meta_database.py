@@ -12,8 +12,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
-from p2pfs.meta import database, schema, settings
+from p2pfs.meta import database, members, schema, settings
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
+from p2pfs.types import NodeId
 
 pytestmark = pytest.mark.l0
 
@@ -289,6 +290,26 @@ def test_an_interrupted_migration_leaves_the_old_version(monkeypatch: pytest.Mon
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
     assert "extra" not in tables
     connection.close()
+
+
+def test_a_database_of_the_first_version_keeps_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        assert schema.migrate(connection) == 1
+    connection.execute(
+        "INSERT INTO invite (secret_hash, name, owner, zone, roles, capacity_limit, created_s, expires_s)"
+        " VALUES (x'01', 'anna@phone', 'anna', '', 'client', 0, 1.0, 100.0)"
+    )
+    connection.close()
+    db = InlineDatabase(path)
+    assert db.read(schema.version_of) == len(schema.MIGRATIONS)
+    kept = db.read(lambda c: members.invite(c, b"\x01"))
+    assert (kept.name, kept.invited_by) == ("anna@phone", None)
+    assert db.write_now(lambda c: members.withdraw_invites(c, NodeId("a" * 32))) == 0
+    assert db.read(lambda c: c.execute("SELECT count(*) FROM damaged_copy").fetchone()[0]) == 0
+    db.close()
 
 
 def _raise(error: Exception) -> None:

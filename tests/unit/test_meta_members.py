@@ -71,6 +71,18 @@ def test_an_invite_remembers_its_use(database: InlineDatabase) -> None:
         database.read(lambda c: members.invite(c, b"h" * 32))
 
 
+def test_unused_invites_are_withdrawn_by_who_made_them(database: InlineDatabase) -> None:
+    bob = NodeId("b" * 32)
+    for secret, made_by in ((b"1", ANNA.id), (b"2", ANNA.id), (b"3", bob), (b"4", None)):
+        invite = Invite(secret, "x@y", "x", "", frozenset({Role.CLIENT}), 0, 1.0, 100.0, invited_by=made_by)
+        database.write_now(lambda c, invite=invite: members.add_invite(c, invite))
+        assert database.read(lambda c, secret=secret: members.invite(c, secret)) == invite
+    database.write_now(lambda c: members.use_invite(c, b"2", key_hash=b"k", node_id=bob, now_s=5.0))
+    assert database.write_now(lambda c: members.withdraw_invites(c, ANNA.id)) == 1
+    left = database.read(lambda c: c.execute("SELECT secret_hash FROM invite ORDER BY secret_hash").fetchall())
+    assert [row[0] for row in left] == [b"2", b"3", b"4"]
+
+
 def test_a_peer_is_what_its_last_heartbeat_said(database: InlineDatabase) -> None:
     number = database.write_now(lambda c: members.add_peer(c, ANNA.id, now_s=1.0))
     with pytest.raises(Exists):

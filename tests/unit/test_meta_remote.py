@@ -275,15 +275,19 @@ async def test_numbers_come_from_the_grant_first_and_then_in_blocks() -> None:
 async def test_numbers_are_fetched_ahead(autojump_clock: MockClock) -> None:
     coordinator = FakeCoordinator(away, work)
     names = namespace(coordinator)
+
+    def asked_for_numbers() -> list[object]:
+        return [message for _, path, message in coordinator.requests if path.endswith("/ids")]  # renewals come between
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(names.maintain)
         await names.new_ids(1)
         await trio.sleep(5)
-        assert [message for _, _, message in coordinator.requests] == [GrantIds(remote.ID_BLOCK)] * 2
+        assert asked_for_numbers() == [GrantIds(remote.ID_BLOCK)] * 2
         assert await names.new_ids(9) == range(11, 20)
         assert await names.new_ids(3) == range(1000, 1003)
         nursery.cancel_scope.cancel()
-    assert len(coordinator.requests) == 2
+    assert len(asked_for_numbers()) == 2
 
 
 # ---- the session ----------------------------------------------------------------------------------------------------

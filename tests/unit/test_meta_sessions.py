@@ -4,17 +4,20 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volume, extent, new_chunk, verify
 
 from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
-from p2pfs.meta import sessions, volumes
+from p2pfs.meta import engine, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import ROOT_INODE, Kind, NodeId, SessionId, VolumeId
+from p2pfs.types import MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers
-from p2pfs.wire.namespace import Applied, Batch, Commit, Make, Operation, SetAttributes, Unlink
+from p2pfs.wire.namespace import AddReplicas, Applied, Batch, Commit, Make, Opened, Operation, SetAttributes, Unlink
 from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l0
+
+(RECEIPT, _) = new_chunk(1).receipts
 
 
 @pytest.fixture
@@ -124,6 +127,42 @@ def test_a_misused_batch_is_neither_applied_nor_remembered(database: InlineDatab
     with pytest.raises(Misuse):
         apply(database, session, 1, *[SetAttributes(ROOT_INODE, 9)] * 1001)
     apply(database, session, 1, make(2))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Commit(2, 0, 1, b"h", 1, extents=[extent(0, seq, None) for seq in range(engine.MAX_ROWS + 1)]),
+        Commit(2, 0, 1, b"h", 1, drop=[(0, seq) for seq in range(engine.MAX_ROWS + 1)]),
+        AddReplicas([new_chunk(1)] * (engine.MAX_ROWS // 3 + 1)),
+        Commit(
+            2, 0, 1, b"h", 1, extents=[extent(0, 1, 1)], chunks=[replace(new_chunk(1), receipts=[RECEIPT] * 50_000)]
+        ),
+    ],
+    ids=["extents", "drop", "replicas", "receipts"],
+)
+def test_a_batch_has_a_greatest_number_of_rows(
+    database: InlineDatabase, session: SessionId, operation: Commit | AddReplicas
+) -> None:
+    apply(database, session, 1, make(2))
+    with pytest.raises(Misuse, match="50000"):
+        apply(database, session, 2, operation)
+    engine.check([Commit(2, 0, 1, b"h", 1, drop=[(0, 1)] * engine.MAX_ROWS)])
+
+
+def test_the_answer_to_a_batch_is_bounded(database: InlineDatabase, session: SessionId) -> None:
+    inline = bytes(MIB)
+    for number in range(2, 32):
+        apply(database, session, number, make(number, b"%d" % number), Commit(number, 0, MIB, b"h", 6, inline=inline))
+    apply(database, session, 40, *[Opened(number) for number in range(2, 22)])
+    with pytest.raises(Misuse, match="too long"):
+        apply(database, session, 41, *[Opened(number) for number in range(2, 32)])
+    assert count(database, "open_inode") == 20
+    head = bytes(MAX_HEAD_BYTES)
+    for number in (2, 3, 4):
+        apply(database, session, 40 + number, Commit(number, 1, 1 << 50, head, 6, clear_inline=True))
+    with pytest.raises(Misuse, match="too long"):  # heads that are only loaded count too
+        apply(database, session, 50, *[Commit(number, 2, 0, b"h", 6) for number in (2, 3, 4)])
 
 
 def test_an_unknown_session_is_fenced_never_new(database: InlineDatabase, session: SessionId) -> None:
