@@ -23,7 +23,7 @@ from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.disk import Disk, allows_direct, mapped
 from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
-from p2pfs.errors import Corrupt
+from p2pfs.errors import Corrupt, Misuse
 from p2pfs.format.chunk import block_hashes
 from p2pfs.types import ChunkId, VolumeId, volume_name
 
@@ -90,11 +90,14 @@ class CacheFiles:
         """The bytes of `blocks` out of `run`.
 
         Raises:
-            Corrupt: The file is gone, torn or damaged: `drop` it.
+            Corrupt: The file is gone, torn or damaged, or no run of a chunk of `size` bytes: `drop` it.
             Unavailable: The disk fails.
         """
         with mapped("reading the cache"):
-            begin, _ = runs.span(size, Blocks(run.first, run.count))
+            try:
+                begin, _ = runs.span(size, Blocks(run.first, run.count))
+            except Misuse as error:  # it was fetched when somebody said that the chunk is longer
+                raise Corrupt(f"the cached run does not fit: {error}") from None
             start, stop = (at - begin for at in runs.span(size, blocks))
             try:
                 fd = self._disk.open(self._path(run), direct=self._direct)

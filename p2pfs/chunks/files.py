@@ -122,6 +122,7 @@ class ChunkFiles:
                     self._disk.rename(temporary, path)
                     self.ledger.stored(length, replaced)
                     settled = True
+                self._damaged.pop((volume, chunk), None)  # reported now, it would cost the new copy its place
                 self._disk.sync_directory(path.parent)
                 return put_seq
             finally:

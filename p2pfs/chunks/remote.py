@@ -9,7 +9,7 @@ from typing import Final
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.protocol import Blocks, Check, Released
-from p2pfs.errors import Corrupt, NoSpace, NotFound, Unavailable
+from p2pfs.errors import Corrupt, Invalid, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
 from p2pfs.wire import codec
@@ -90,14 +90,17 @@ class RemoteStore:
         self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
     ) -> memoryview:
         start, stop = runs.span(size, blocks)
-        reply = await self._client.request(
-            self.endpoint,
-            "GET",
-            _path(volume, chunk),
-            headers=(("Range", f"bytes={start}-{stop - 1}"),),
-            timeout_s=self._timeout_s,
-            idle_s=self._idle_s,
-        )
+        try:
+            reply = await self._client.request(
+                self.endpoint,
+                "GET",
+                _path(volume, chunk),
+                headers=(("Range", f"bytes={start}-{stop - 1}"),),
+                timeout_s=self._timeout_s,
+                idle_s=self._idle_s,
+            )
+        except Invalid as error:  # its copy is shorter than the caller knows the chunk to be
+            raise Corrupt(f"peer {self.peer} has another chunk than the one asked for: {error}") from None
         if reply.headers.get("content-range") != f"bytes {start}-{stop - 1}/{size}" or len(reply.body) != stop - start:
             raise Corrupt(f"peer {self.peer} answered with other bytes than those asked for")
         if check is not None:

@@ -14,6 +14,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import MountPoint, json_option, set_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import UserError
+from p2pfs.runtime import process
 
 if TYPE_CHECKING:
     from p2pfs.cli.demo_pool import DemoPool
@@ -76,6 +77,7 @@ def start(
     """
     from p2pfs.cli import demo_plan, demo_pool
 
+    process.harden()
     with demo_plan.locked(root.absolute()):
         pool = demo_pool.DemoPool.prepare(root, mount=mount_point, peers=peers, replicas=replicas, settings=overrides)
         pool.start(lambda text: None if quiet else click.echo(text, err=True))

@@ -8,6 +8,7 @@ import click
 
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 
 
@@ -44,6 +45,7 @@ def command(
       p2pfs init --name home
       p2pfs init --name club --node anna@server --address pool.example.org:9470 --set replicas=3
     """
+    process.harden()
     home.require_vacant()
     from p2pfs.coordinator.init import initialise
 

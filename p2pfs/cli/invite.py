@@ -4,6 +4,7 @@ import click
 
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, parse_duration, parse_size
 
@@ -26,6 +27,7 @@ def command(
       p2pfs invite anna@laptop
       p2pfs invite anna@nas --roles peer --zone home --capacity 2T --lifetime 1h
     """
+    process.harden()
     from p2pfs.cli import connect
     from p2pfs.wire.membership import InviteAnswer, InviteRequest
 

@@ -14,6 +14,7 @@ from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json
 from p2pfs.errors import Denied, Exists, Invalid, UserError
 from p2pfs.format.invites import PREFIX, Invite, decode_invite
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import NodeId, PeerNumber, PoolId, Role
 
@@ -37,6 +38,7 @@ def command(file: str | None, overrides: dict[str, str], home: NodeHome, as_json
       p2pfs join invite.txt --set capacity=200G
       ssh anna@server p2pfs invite anna@laptop | p2pfs join
     """
+    process.harden()
     home.require_vacant()
     invite = _parse(_read(file))
     record = enter(home, invite, overrides)

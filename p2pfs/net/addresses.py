@@ -15,6 +15,7 @@ from p2pfs.errors import Invalid, UserError
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,5})", re.ASCII)
 _BACKLOG: Final = 1024
+_LONGEST: Final = 255
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -23,9 +24,10 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         Invalid: It is no address.
     """
-    found = _ADDRESS.fullmatch(text.strip())
+    found = _ADDRESS.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None or int(found[3]) > 65535:
-        raise Invalid(f"“{text}” is no address: write host:port, such as 192.0.2.7:9470")
+        shown = text if text.isprintable() and len(text) <= _LONGEST else ascii(text[:40])
+        raise Invalid(f"“{shown}” is no address: write host:port, such as 192.0.2.7:9470")
     return found[1] or found[2] or "", int(found[3])
 
 
@@ -43,7 +45,7 @@ async def open_listeners(listen: str) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     try:
         for text in listen.split(","):
-            host, port = parse_address(text)
+            host, port = parse_address(text.strip())
             listeners += await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
     except (OSError, ExceptionGroup) as error:
         close_listeners(listeners)

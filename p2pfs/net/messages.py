@@ -8,8 +8,8 @@ from urllib.parse import parse_qs
 import trio
 
 from p2pfs.errors import Unavailable
+from p2pfs.net.bodies import SMALL_BYTES, STEP_BYTES, BodyRoom
 from p2pfs.net.identity import Identity
-from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import KIB, MIB, Buffer
 from p2pfs.wire import codec
 from p2pfs.wire.routes import Route
@@ -33,6 +33,10 @@ class Limits:
     linger_s: float = 2.0  # reading what a refused sender still sends, so that it sees the answer
     drain_bytes: int = 64 * KIB  # unread body worth reading to keep the connection
     bodies_bytes: int = 256 * MIB  # request bodies held in memory at once, all connections together
+    node_bodies_bytes: int = 32 * MIB  # announced at once by one node
+    small_body_bytes: int = SMALL_BYTES  # not counted in either
+    anonymous_requests: int = 8  # answered at once
+    anonymous_body_s: float = 5.0  # to send the body of one
 
     def transfer_s(self, size: int) -> float:
         """The longest that sending or receiving `size` bytes may take."""
@@ -54,9 +58,9 @@ class Request:
 
     __slots__ = (
         "_allowance_s",
-        "_credits",
+        "_early",
+        "_room",
         "_source",
-        "_taken",
         "content_length",
         "headers",
         "identity",
@@ -77,7 +81,7 @@ class Request:
         content_length: int = 0,
         source: Source | None = None,
         allowance_s: float = 60.0,
-        credits: ByteCredits | None = None,
+        room: BodyRoom | None = None,
     ) -> None:
         self.route = route
         self.parameters = parameters
@@ -88,8 +92,8 @@ class Request:
         self.remaining = content_length  # body bytes not yet read
         self._source = source
         self._allowance_s = allowance_s  # of time waiting for the sender, over the whole body
-        self._credits = credits
-        self._taken = 0  # of the credits
+        self._room = room
+        self._early: bytearray | None = None  # the body, if `prefetch` has read it
 
     def __repr__(self) -> str:
         return f"Request({self.route.name}, {self.parameters}, {self.content_length} bytes)"
@@ -139,20 +143,31 @@ class Request:
 
     async def body(self) -> bytearray:
         """All of the body; its size is bounded by the route, and it waits until the server's other bodies leave room.
-        Raises as `receive_into`."""
-        if self._credits is not None and self.remaining:
-            await self._credits.take(self.remaining)
-            self._taken += self.remaining
-        body = bytearray(self.remaining)
-        with memoryview(body) as view:
-            await self.fill(view)
+        Memory is taken as the bytes come. Raises as `receive_into`."""
+        if self._early is not None:
+            body, self._early = self._early, None
+            return body
+        size, body = self.remaining, bytearray()
+        free = await self._room.announce(size) if self._room is not None else size
+        while len(body) < size:
+            at, step = len(body), min(size - len(body), STEP_BYTES)
+            if at < free:
+                step = min(step, free - at)
+            elif self._room is not None:
+                await self._room.grow(step)
+            body.extend(bytes(step))
+            with memoryview(body) as view, view[at:] as fresh:
+                await self.fill(fresh)
         return body
+
+    async def prefetch(self) -> None:
+        """Read the body now; `body` gives it later. Raises as `receive_into`."""
+        self._early = await self.body()
 
     def release(self) -> None:
         """The server is done with the request: its memory counts no longer."""
-        if self._credits is not None:
-            self._credits.give(self._taken)
-        self._taken = 0
+        if self._room is not None:
+            self._room.release()
 
     async def message(self, kind: type[T]) -> T:
         """The body as a wire message. Raises Misuse when it is none, and as `receive_into`."""

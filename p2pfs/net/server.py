@@ -14,6 +14,7 @@ import trio
 
 from p2pfs.errors import Denied, Misuse, NotFound, PoolError, TooLarge, Unavailable
 from p2pfs.net.addresses import close_listeners
+from p2pfs.net.bodies import BodyBudget, BodyRoom
 from p2pfs.net.connection import Answer, Connection, refusal
 from p2pfs.net.gate import admit
 from p2pfs.net.heads import RequestHead
@@ -21,7 +22,6 @@ from p2pfs.net.identity import Identity, Revocations
 from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
 from p2pfs.runtime.clocks import Clock, SystemClock
-from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire.routes import Route, match
 
@@ -69,7 +69,8 @@ class Server:
         self._revocations = revocations or Revocations()
         self._clock = clock or SystemClock()
         self._authorise = authorise
-        self._bodies = ByteCredits(self.limits.bodies_bytes)
+        self._bodies = BodyBudget(self.limits.bodies_bytes, self.limits.node_bodies_bytes, self.limits.small_body_bytes)
+        self._anonymous = trio.Semaphore(self.limits.anonymous_requests)
         self._connections: dict[Connection, None] = {}  # in order of arrival
         self._per_node: Counter[NodeId] = Counter()
         self._accepting = trio.CancelScope()
@@ -161,19 +162,22 @@ class Server:
             self._left.unpark_all()
 
     def _has_room(self) -> bool:
-        """Room for one more, if need be by closing the idle stranger who came first: whoever holds no certificate
-        cannot keep others out for longer than it takes them to knock."""
+        """Room for one more, if need be by closing the stranger who came first, whatever it does: whoever holds no
+        certificate cannot keep others out for longer than it takes them to knock."""
         if self._is_stopping:
             return False
-        strangers = [connection for connection in self._connections if connection.identity is None]
+        strangers = [
+            connection
+            for connection in self._connections
+            if connection.identity is None and not connection.scope.cancel_called  # else it is leaving already
+        ]
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(8, min(self.limits.connections, files - _FILES_FOR_OTHERS))
         if len(self._connections) < most and len(strangers) < self.limits.strangers:
             return True
-        idle = next((connection for connection in strangers if not connection.is_busy), None)
-        if idle is None:
+        if not strangers:
             return False
-        idle.scope.cancel()
+        strangers[0].scope.cancel()
         return True
 
     def greet(self, connection: Connection, identity: Identity | None) -> None:
@@ -232,9 +236,13 @@ class Server:
             identity=identity,
             content_length=head.content_length,
             source=source,
-            allowance_s=self.limits.transfer_s(head.content_length),
-            credits=self._bodies,
+            allowance_s=self._allowance_s(head.content_length, identity),
+            room=BodyRoom(self._bodies, identity.node if identity else None),
         )
+
+    def _allowance_s(self, size: int, identity: Identity | None) -> float:
+        allowance_s = self.limits.transfer_s(size)
+        return allowance_s if identity else min(allowance_s, self.limits.anonymous_body_s)
 
     async def _check_membership(self, route: Route, identity: Identity | None, parameters: dict[str, str]) -> None:
         if identity is None or self._authorise is None:
@@ -245,7 +253,12 @@ class Server:
 
     async def _handle(self, request: Request) -> Response:
         allowed_s = self.limits.handler_s + self.limits.transfer_s(request.content_length)
+        handler = self._handlers[request.route.name]
         with trio.move_on_after(allowed_s) as scope:
-            return await self._handlers[request.route.name](request)
+            if request.identity is not None:
+                return await handler(request)
+            await request.prefetch()  # before it takes a place: who dribbles holds up nobody
+            async with self._anonymous:
+                return await handler(request)
         assert scope.cancelled_caught
         raise Unavailable(f"{request.route.name} took too long")

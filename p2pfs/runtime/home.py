@@ -6,6 +6,7 @@ their own affair; they ask only for `path`. Blocking and quick; called at start-
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,10 +127,15 @@ class NodeHome:
             )
 
     def prepare(self) -> None:
-        """Make the directories, private to their user; again is fine."""
+        """Make the directories, private to their user; again is fine.
+
+        Raises:
+            UserError: They cannot be made, or others could have put something into one that is there.
+        """
         try:
             for directory in (self.path, self.path / "tls"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make_private(directory)
                 sync_directory(directory.parent)
         except OSError as error:
             raise UserError(f"cannot make {self.path}: {error.strerror}", exitcodes.FAILED) from error
@@ -182,3 +188,18 @@ class NodeHome:
             return os.open(self.path / f".{kind}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UserError(f"cannot lock {self.path}: {error.strerror}", exitcodes.FAILED) from error
+
+
+def _make_private(directory: Path) -> None:
+    found = directory.stat()
+    if found.st_uid != os.geteuid():
+        raise UserError(
+            f"{directory} belongs to another user: work as that user, or set P2PFS_HOME to a directory of your own",
+            exitcodes.FAILED,
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"{directory} can be written by every user of this machine: set P2PFS_HOME to a directory of your own",
+            exitcodes.FAILED,
+        )
+    directory.chmod(0o700)

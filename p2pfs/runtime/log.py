@@ -6,8 +6,10 @@ logged; key types show nothing in their repr, and no message or header body is e
 
 import logging
 import sys
+import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from p2pfs.errors import Invalid, Unavailable
 
@@ -20,9 +22,22 @@ class _Lines(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _escaped(record.message.rstrip("\n"))  # what others sent may be in it
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401 - as in logging
+        lines = super().formatException(ei).split("\n")
+        return textwrap.indent("\n".join(map(_escaped, lines)), "  ")  # so that none can pass for a record
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
         return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+
+
+def _escaped(text: str) -> str:
+    """`text` on one line, without anything that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def setup(level: str = "info", file: Path | None = None) -> None:

@@ -4,13 +4,16 @@
 answers with a Receipt; `GET` takes a `Range` over the sealed bytes; both bodies are the sealed chunk itself.
 """
 
+import re
 from typing import Final
 
 import msgspec
 
-from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
+from p2pfs.errors import Misuse
+from p2pfs.types import ChunkId, PeerNumber, PoolId, VolumeId
 
 RESERVATION_HEADER: Final = "P2pfs-Reservation"
+_NODE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
@@ -49,13 +52,16 @@ def receipt_message(pool: PoolId, peer: PeerNumber, volume: VolumeId, chunk: Chu
 
 
 def token_message(pool: PoolId, token: Token) -> bytes:
-    """The bytes a token's signature covers."""
+    """The bytes a token's signature covers. Raises Misuse unless its sender is written in the one way there is:
+    `bytes.fromhex` alone would read several as the same."""
+    if not _NODE.fullmatch(token.sender):
+        raise Misuse("a reservation names its sender by 32 lower-case hexadecimal digits")
     return b"".join(
         (
             b"p2pfs reservation 1\0",
             bytes.fromhex(pool),
             token.id.to_bytes(8, "big"),
-            bytes.fromhex(NodeId(token.sender)),
+            bytes.fromhex(token.sender),
             token.volume.to_bytes(8, "big"),
             token.peer.to_bytes(4, "big"),
             token.room_bytes.to_bytes(8, "big"),

@@ -15,6 +15,7 @@ PARTIAL_CONTENT = 206
 NO_CERTIFICATE = 401
 PAYLOAD_TOO_LARGE = 413
 INTERNAL = 500
+_MOST_SHOWN = 500
 
 _STATUS: dict[type[errors.PoolError], int] = {
     errors.NotFound: 404,
@@ -79,4 +80,9 @@ def decode_failure(status: int, body: Buffer) -> errors.PoolError:
     except errors.Misuse:
         failure = Failure("", "")
     kind = _BY_CODE.get(failure.code) or _BY_STATUS.get(status, errors.Unavailable)
-    return kind(failure.message or f"the other end answered with status {status}")
+    return kind(_shown(failure.message) or f"the other end answered with status {status}")
+
+
+def _shown(message: str) -> str:
+    """What the other end says as one line that is safe on a terminal and in a log: it may be anybody."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message[:_MOST_SHOWN])

@@ -11,16 +11,17 @@ from typing import Final
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.protocol import Blocks
-from p2pfs.errors import Corrupt, Misuse, NotFound
+from p2pfs.errors import Invalid, Misuse, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.types import KIB, SEALED_CHUNK_BYTES, ChunkId, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.chunks import RESERVATION_HEADER
-from p2pfs_peerd.budget import ReadBudget
+from p2pfs_peerd.budget import ReadBudget, Turns
 from p2pfs_peerd.tokens import TokenBook
 
 _RECEIVE: Final = 256 * KIB
+_BEFORE_BUFFER: Final = 64 * KIB
 _BYTES: Final = "application/octet-stream"
 _RANGE: Final = re.compile(r"bytes=(\d{1,10})-(\d{1,10})", re.ASCII)
 _VOLUME: Final = re.compile(r"[0-9a-f]{16}")
@@ -35,6 +36,9 @@ class PeerApp:
         self._store = store
         self._tokens = tokens
         self._budget = ReadBudget()
+        self._turns = Turns()
+        self.is_open = True
+        """Whether chunks are taken and given; not while it is unknown who is revoked."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """By route name."""
@@ -48,22 +52,23 @@ class PeerApp:
 
     async def put(self, request: Request) -> Response:
         """Receive in place, hash on the way, store, sign."""
+        self._expect_open()
         volume, chunk = _named(request)
         size = request.content_length
         runs.expect_chunk(size)
         header = request.headers.get(RESERVATION_HEADER.lower())
         with self._tokens.spend(header, sender=request.caller.node, volume=volume, size=size):
-            async with self._store.lend() as buffer:
-                hasher = BlockHasher()
-                at = 0
-                while at < size:
-                    count = await request.receive_into(buffer.body[at : min(size, at + _RECEIVE)])
-                    hasher.update(buffer.body[at : at + count])
-                    at += count
+            # Who announces and sends nothing gets no buffer, and who sends slowly keeps only a few from others.
+            first = memoryview(bytearray(min(size, _BEFORE_BUFFER)))
+            await request.fill(first)
+            async with self._turns.taken(request.caller.node) as turn, self._store.lend() as buffer:
+                hasher = await _receive(request, first, buffer.body[:size])
+                turn.end()  # the rest depends on this disk and not on the sender
                 return Response.of(await self._store.keep(volume, chunk, buffer, size, hasher))
 
     async def get(self, request: Request) -> Response:
         """The whole chunk, or the range asked for; only the blocks it touches are read and verified."""
+        self._expect_open()
         volume, chunk = _named(request)
         wanted = _range(request.headers.get("range"))
         lease = await self._budget.take(request.caller.node, _most_bytes(wanted))
@@ -75,7 +80,7 @@ class PeerApp:
                 if wanted is None:
                     stop = size
                 elif stop > size:
-                    raise Corrupt(f"the chunk has only {size} bytes")
+                    raise Invalid(f"the chunk has only {size} bytes")
                 return runs.run_of(start, stop)
 
             size, view = await self._store.read(volume, chunk, select)
@@ -92,6 +97,7 @@ class PeerApp:
 
     async def head(self, request: Request) -> Response:
         """Whether the chunk is here, and its size; it is not read."""
+        self._expect_open()
         size = await self._store.size(*_named(request))
         if size is None:
             raise NotFound("no such chunk here")
@@ -111,6 +117,23 @@ class PeerApp:
         return Response.of(
             {"capacity": usage.capacity, "used": usage.used, "trash": usage.trash, "chunks": usage.chunks}
         )
+
+    def _expect_open(self) -> None:
+        if not self.is_open:
+            raise Unavailable("this peer has not heard from its coordinator yet")
+
+
+async def _receive(request: Request, first: memoryview, body: memoryview) -> BlockHasher:
+    """Fill `body`, whose beginning has arrived already; hashed on the way."""
+    hasher = BlockHasher()
+    body[: len(first)] = first
+    hasher.update(first)
+    at = len(first)
+    while at < len(body):
+        count = await request.receive_into(body[at : at + _RECEIVE])
+        hasher.update(body[at : at + count])
+        at += count
+    return hasher
 
 
 def _named(request: Request) -> tuple[VolumeId, ChunkId]:

@@ -1,6 +1,8 @@
-"""How much of chunks may be in memory at once for GETs, in all and for one node, until the answers are sent."""
+"""What one node may hold of a peer: memory for GETs until the answers are sent, and buffers that its PUTs fill."""
 
 import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -11,6 +13,8 @@ from p2pfs.types import MIB, NodeId
 _TOTAL: Final = 128 * MIB
 _PER_NODE: Final = 32 * MIB
 """So that one node which asks and does not read cannot keep the others waiting."""
+_RECEIVING_PER_NODE: Final = 4
+"""Of the 16 buffers of a peer."""
 
 
 class ReadBudget:
@@ -62,3 +66,40 @@ class Lease:
     def follow(self, view: memoryview) -> None:
         """End when `view` is garbage."""
         weakref.finalize(view, self.end).atexit = False
+
+
+class Turns:
+    """At most `per_node` chunks are received from one node at once; its others wait, and nobody else does."""
+
+    def __init__(self, per_node: int = _RECEIVING_PER_NODE) -> None:
+        self._per_node = per_node
+        self._nodes: dict[NodeId, ByteCredits] = {}
+
+    @asynccontextmanager
+    async def taken(self, node: NodeId) -> AsyncIterator["Turn"]:
+        """A turn of `node`, until the block ends or the turn is ended."""
+        credits = self._nodes.setdefault(node, ByteCredits(self._per_node))
+        try:
+            await credits.take(1)
+            turn = Turn(credits)
+            try:
+                yield turn
+            finally:
+                turn.end()
+        finally:
+            if not credits.taken and not credits.waiting and self._nodes.get(node) is credits:
+                del self._nodes[node]
+
+
+class Turn:
+    """One of a node's turns."""
+
+    def __init__(self, credits: ByteCredits) -> None:
+        self._credits = credits
+        self._is_over = False
+
+    def end(self) -> None:
+        """Give it back, once."""
+        if not self._is_over:
+            self._is_over = True
+            self._credits.give(1)

@@ -14,7 +14,7 @@ import trio
 from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
-from p2pfs.errors import PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -29,10 +29,12 @@ from p2pfs.runtime.notify import notify
 from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
+from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.resources import resources
+from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.tokens import TokenBook
 
 log = logging.getLogger(__name__)
@@ -99,9 +101,12 @@ class Peerd:
         self._client_context = client_context(_credentials(home))
         self._tokens = TokenBook(record.pool, record.peer, clock)
         self._revocations = Revocations()
+        self._revoked = RevocationFile(home.path / "revocations")
+        self._unsaved: RevocationList | None = None
+        self._app = PeerApp(store, self._tokens)
         self.server = Server(
             PEER_ROUTES,
-            PeerApp(store, self._tokens).handlers(),
+            self._app.handlers(),
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -115,6 +120,7 @@ class Peerd:
         Raises:
             UserError: The address cannot be listened on.
         """
+        self._recall()
         listeners = await _listeners(self._settings.listen)
         bound = bound_addresses(listeners)
         self.addresses = advertised(bound, self._settings.advertise, towards=self._record.addresses)
@@ -149,12 +155,39 @@ class Peerd:
             clock=self._clock,
         )
 
-    def _hear(self, answer: HeartbeatAnswer) -> None:
+    def _recall(self) -> None:
+        """Refuse whom this peer refused before it was started."""
+        try:
+            known = self._revoked.load()
+        except Corrupt as error:
+            log.error("%s: chunks are served again when the coordinator has said who is revoked", error)
+            self._app.is_open = False
+            return
+        self._revocations.update(known)
+        # So that the coordinator tells its list in any case: after a restore from a backup its versions start lower.
+        self._revocations.version = 0
+
+    async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
         self._store.limit(answer.capacity)
-        if answer.revocations is not None and self._revocations.update(answer.revocations):
-            self.server.drop_revoked()
+        if answer.revocations is not None:
+            if self._revocations.update(answer.revocations):
+                self.server.drop_revoked()
+            self._unsaved = answer.revocations
+        elif not self._app.is_open:
+            self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
+        self._app.is_open = True
+        await self._remember()
+
+    async def _remember(self) -> None:
+        if self._unsaved is None:
+            return
+        try:
+            await trio.to_thread.run_sync(self._revoked.save, self._unsaved)
+            self._unsaved = None
+        except (NoSpace, Unavailable) as error:  # the list in memory works; tried again with the next heartbeat
+            log.warning("cannot keep the list of revocations: %s", error)
 
     async def _renew(self, client: Client) -> None:
         """Keep the certificate fresh, on both ends that show it."""

@@ -5,7 +5,7 @@ certificate, and PUTs are taken as long as the keys are known.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -23,10 +23,13 @@ from p2pfs_peerd.resources import resources
 log = logging.getLogger(__name__)
 
 _MOST_DAMAGED: Final = 1000
+_MOST_ADDRESSES: Final = 16
+"""A coordinator refuses a heartbeat that names more."""
+_LONGEST_VERSION: Final = 64
 _FIRST_PAUSE_S: Final = 0.2
 """Until the first answer there are no keys, so it is worth asking often."""
 
-Hear = Callable[[HeartbeatAnswer], None]
+Hear = Callable[[HeartbeatAnswer], Awaitable[None]]
 """Takes over what the coordinator said; see `daemon`."""
 
 
@@ -51,7 +54,7 @@ class Pulse:
         self._coordinator = coordinator
         self._store = store
         self._root = root
-        self._addresses = list(addresses)
+        self._addresses = list(addresses)[:_MOST_ADDRESSES]
         self._offered = offered
         self._revocations = revocations
         self._hear = hear
@@ -89,7 +92,7 @@ class Pulse:
         self._store.acknowledge(damaged)
         self._interval_s = bounded(answer.interval_s)
         self._map_version = answer.map_version
-        self._hear(answer)
+        await self._hear(answer)
         if self._failures:
             log.info("the coordinator answers again")
             self._failures = 0
@@ -110,7 +113,7 @@ class Pulse:
             map_version=self._map_version,
             revocations_version=self._revocations.version,
             corrupt=[(volume, chunk) for volume, chunk in damaged],
-            version=version("p2pfs"),
+            version=version("p2pfs")[:_LONGEST_VERSION],
             put_seq=settled,
         )
 

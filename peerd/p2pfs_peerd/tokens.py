@@ -4,7 +4,8 @@ The coordinator signs, a sender shows, this peer believes the signature and noth
 restart a token covers its room anew, but never more than this peer has. Called by `app` for every PUT.
 """
 
-from collections import OrderedDict
+import heapq
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from p2pfs.types import NodeId, PeerNumber, PoolId, VolumeId
 from p2pfs.wire import codec
 from p2pfs.wire.chunks import Token, token_message
 
-_REMEMBERED: Final = 10_000
+_MOST: Final = 40_000
+_MOST_PER_SENDER: Final = 4000
+"""Accounts of tokens that have not expired. None of them is ever forgotten, for it would start from zero again."""
 _LONGEST_HEADER: Final = 1024
 
 
@@ -38,7 +41,9 @@ class TokenBook:
         self._clock = clock
         self._raw_key = b""
         self._key: Ed25519PublicKey | None = None
-        self._accounts: OrderedDict[int, _Account] = OrderedDict()
+        self._accounts: dict[int, _Account] = {}
+        self._ends: list[tuple[int, int]] = []  # a heap of (expires_s, token id), one for each account
+        self._senders: Counter[str] = Counter()  # accounts of each
 
     def trust(self, key: bytes) -> None:
         """Take over the coordinator's public key (raw). Raises Misuse if it is none."""
@@ -50,6 +55,8 @@ class TokenBook:
             raise Misuse("the coordinator's token key is no Ed25519 key") from None
         self._raw_key = key
         self._accounts.clear()
+        self._ends.clear()
+        self._senders.clear()
 
     @contextmanager
     def spend(self, header: str | None, *, sender: NodeId, volume: VolumeId, size: int) -> Iterator[None]:
@@ -58,12 +65,12 @@ class TokenBook:
         Raises:
             Denied: No token, a forged one, or one for another sender, volume or peer.
             NoSpace: It has run out, of time or of room.
-            Unavailable: The coordinator's key is not known yet.
+            Unavailable: The coordinator's key is not known yet, or more tokens are in use than this peer can count.
         """
-        account = self._account(header)
-        token = account.token
+        token = _parse(header)
         if (token.sender, token.volume, token.peer) != (sender, volume, self._peer):
             raise Denied("the reservation is for another sender, volume or peer")
+        account = self._account(token)
         if token.expires_s <= self._clock.time():
             raise NoSpace("the reservation has expired")
         if account.used + size > token.room_bytes:
@@ -75,14 +82,22 @@ class TokenBook:
             account.used -= size
             raise
 
-    def _account(self, header: str | None) -> _Account:
-        token = _parse(header)
+    def _account(self, token: Token) -> _Account:
+        """The account of a token that is the coordinator's and this caller's: the one there is, or a new one."""
         known = self._accounts.get(token.id)
         if known is not None and known.token == token:
             return known
         self._verify(token)
-        account = self._accounts[token.id] = _Account(token)
-        self._forget()
+        if known is not None:  # the coordinator never gives a number twice
+            raise Denied("the reservation differs from the one this peer knows under its number")
+        self._forget_expired()
+        if self._senders[token.sender] >= _MOST_PER_SENDER or len(self._accounts) >= _MOST:
+            raise Unavailable("too many reservations on this peer are in use")
+        account = _Account(token)
+        if token.expires_s > self._clock.time():
+            self._accounts[token.id] = account
+            self._senders[token.sender] += 1
+            heapq.heappush(self._ends, (token.expires_s, token.id))
         return account
 
     def _verify(self, token: Token) -> None:
@@ -93,15 +108,14 @@ class TokenBook:
         except (InvalidSignature, ValueError, OverflowError):
             raise Denied("the reservation is not signed by the coordinator") from None
 
-    def _forget(self) -> None:
-        """Drop tokens that have expired, oldest first. One that was forgotten too early starts from zero, which the
-        peer's own capacity bounds."""
-        now = self._clock.time()
-        while self._accounts:
-            oldest = next(iter(self._accounts.values()))
-            if oldest.token.expires_s > now and len(self._accounts) <= _REMEMBERED:
-                return
-            del self._accounts[oldest.token.id]
+    def _forget_expired(self) -> None:
+        now_s = self._clock.time()
+        while self._ends and self._ends[0][0] <= now_s:
+            _, number = heapq.heappop(self._ends)
+            sender = self._accounts.pop(number).token.sender
+            self._senders[sender] -= 1
+            if not self._senders[sender]:
+                del self._senders[sender]
 
 
 def _parse(header: str | None) -> Token:

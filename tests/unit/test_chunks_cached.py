@@ -231,3 +231,15 @@ async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> Non
         await cache.read(chunk)
         await cache.read(chunk)
         assert cache.fetched == ["get"] * 3
+
+
+async def test_a_cached_run_longer_than_the_chunk_is_said_to_be_is_a_miss(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk, cut = sealed(1), sealed(2, 70_000)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        with pytest.raises(Corrupt):  # as the inner store says: it has another size
+            await cache.store.get(VOLUME, chunk.id, cut.size, Blocks(0, 1))
+        assert files(tmp_path) == []
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get", "get", "get"]

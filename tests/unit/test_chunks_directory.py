@@ -115,6 +115,19 @@ async def test_a_chunk_under_another_name_is_damage(tmp_path: Path, claim_logs: 
             await store.get(volume, name, chunk.size, chunk.whole)
 
 
+async def test_a_chunk_put_again_is_no_longer_reported_as_damaged(tmp_path: Path, claim_logs: Claims) -> None:
+    """The coordinator would take the new copy for the damaged one."""
+    claim_logs("moved to quarantine", count=2)
+    store, chunk, other = await opened(tmp_path), sealed(1, 1000), sealed(2, 1000)
+    for each in (chunk, other):
+        await store.put(VOLUME, each.id, [each.data])
+        file_of(tmp_path).write_bytes(b"")
+        with pytest.raises(Corrupt):
+            await store.get(VOLUME, each.id, each.size, each.whole)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    assert store.damaged() == [(VOLUME, other.id)]
+
+
 async def test_the_quarantine_stays_small(tmp_path: Path, claim_logs: Claims) -> None:
     claim_logs("moved to quarantine", count=70)
     store = await opened(tmp_path)

@@ -99,6 +99,7 @@ def _quick_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         return unwrap(slot, secret, floor_kib=64)
 
     monkeypatch.setattr(keys, "wrap_passphrase", quick_wrap)
+
     async def quick_unlock(slots: Sequence[KeySlot], secret: str) -> bytes:
         return keys.unwrap_any(slots, secret)  # here: a child process would not know of what is replaced
 

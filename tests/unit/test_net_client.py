@@ -412,10 +412,33 @@ def test_addresses_are_read_and_written(text: str, host: str, port: int) -> None
     assert format_address(host, port) == text
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:65536", "::1:80", "[::1]", "a b:1", "h:1:2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        "host:x",
+        "host:65536",
+        "::1:80",
+        "[::1]",
+        "a b:1",
+        "h:1:2",
+        " h:1",
+        "h:1\n",
+        "a" * 254 + ":1",
+    ],
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(errors.Invalid, match="is no address"):
         parse_address(text)
+
+
+def test_an_address_refused_is_shown_harmlessly() -> None:
+    with pytest.raises(errors.Invalid) as raised:
+        parse_address("\x1b[2J\nhost" + "x" * 10_000)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 200
 
 
 async def test_a_port_in_use_or_an_address_of_elsewhere_is_a_users_mistake() -> None:

@@ -335,7 +335,10 @@ async def test_bodies_in_memory_are_bounded_and_given_back(ca: TestAuthority) ->
         await gate.wait()
         return Response(200, b"ok")
 
-    async with serving(ca, {"echo": hold}, limits=Limits(bodies_bytes=2000)) as served, client_of(ca) as client:
+    async with (
+        serving(ca, {"echo": hold}, limits=Limits(bodies_bytes=2000, small_body_bytes=0)) as served,
+        client_of(ca) as client,
+    ):
 
         async def put() -> None:
             await client.request(served.endpoint, "PUT", "/echo/x", parts=(bytes(1000),), timeout_s=10)
@@ -352,7 +355,8 @@ async def test_bodies_in_memory_are_bounded_and_given_back(ca: TestAuthority) ->
                 scope.cancel()
         await client.reconnect()
         assert await served.server.stop(0.1)
-        assert served.server._bodies.taken == 0
+        assert served.server._bodies.all.taken == 0
+        assert served.server._bodies._nodes == {}
 
 
 async def test_refusals_are_not_logged_loudly(ca: TestAuthority, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 import trio
-from chunk_pool import ServingPeer, serving_peer
+from chunk_pool import ServingPeer, TokenMaker, serving_peer
 from plugins.checklogs import Claims
 from sealed import OTHER_VOLUME, VOLUME, Sealed, sealed
 
 from p2pfs.chunks.header import HEADER_BYTES
+from p2pfs.chunks.protocol import Blocks
 from p2pfs.chunks.remote import RemoteStore
-from p2pfs.errors import Corrupt, Denied, Misuse, NoSpace, NotFound, Unavailable
+from p2pfs.errors import Corrupt, Denied, Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Reply
+from p2pfs.net.tls import TlsStream
 from p2pfs.types import KIB, MIB, NodeId, PeerNumber, Role
 from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Receipt, Token
-from p2pfs_peerd.budget import ReadBudget
+from p2pfs_peerd.budget import ReadBudget, Turns
 
 pytestmark = pytest.mark.l1
 
@@ -237,3 +239,61 @@ async def test_one_node_cannot_take_all_the_memory(autojump_clock: trio.testing.
         lease.end()
     assert budget.taken == 0
     (await budget.take(greedy, 2 * MIB)).end()
+
+
+async def test_a_range_beyond_the_end_is_no_damage(tmp_path: Path) -> None:
+    async with serving_peer(tmp_path) as peer:
+        chunk = sealed(1, 1000)
+        await peer.store.put(VOLUME, chunk.id, [chunk.data])
+        with pytest.raises(Invalid):
+            await ask(peer, "GET", path_of(chunk), headers=(("Range", f"bytes=0-{chunk.size}"),))
+        with pytest.raises(Corrupt):  # for whoever believes that the chunk is longer
+            await peer.store.get(VOLUME, chunk.id, chunk.size + 10, Blocks(0, 1))
+        assert peer.directory.damaged() == []
+        assert await peer.store.has(VOLUME, chunk.id)
+
+
+@pytest.mark.parametrize("begun", [1, 70_000], ids=["announced only", "begun"])
+async def test_slow_senders_leave_buffers_to_others(begun: int, tmp_path: Path) -> None:
+    async with serving_peer(tmp_path) as peer:
+        slow, chunk = sealed(2), sealed(1)
+        token = peer.tokens.make(VOLUME, PeerNumber(1))
+        head = (
+            f"PUT {path_of(slow)} HTTP/1.1\r\nhost: x\r\ncontent-length: {slow.size}\r\n"
+            f"{RESERVATION_HEADER}: {codec.encode(token).hex()}\r\n\r\n"
+        )
+        port = int(peer.endpoint.addresses[0].rpartition(":")[2])
+        streams = []
+        for _ in range(20):
+            socket = await trio.open_tcp_stream("127.0.0.1", port)
+            streams.append(TlsStream(socket, peer.sender.client(), server_side=False))
+            await streams[-1].do_handshake()
+            await streams[-1].send_all((head.encode(), slow.data[:begun]))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert peer.directory._buffers.lent == (0 if begun < 65_536 else 4)
+        other = peer.authority.issue(roles=(Role.CLIENT,))
+        maker = TokenMaker(peer.authority.pool, other.node, (VOLUME,), peer.tokens.key)
+        room = maker.sign(Token(77, other.node, VOLUME, PeerNumber(1), 4 * MIB, 1 << 40))
+        async with Client(other.client(), peer.authority.pool) as client:
+            store = RemoteStore(client, peer.endpoint, PeerNumber(1), lambda *_: room)
+            with trio.fail_after(5):
+                await store.put(VOLUME, chunk.id, [chunk.data])
+        for stream in streams:
+            await stream.send_all((slow.data[begun:],))
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            await stream.aclose()
+        assert peer.directory._buffers.lent == 0
+
+
+async def test_turns_are_given_back_and_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    turns, node = Turns(2), NodeId("ab" * 16)
+    async with turns.taken(node), turns.taken(node) as second:
+        with trio.move_on_after(1) as scope:
+            async with turns.taken(node):
+                raise AssertionError("a third turn")
+        assert scope.cancelled_caught
+        async with turns.taken(NodeId("cd" * 16)):
+            second.end()
+            async with turns.taken(node):
+                pass
+    assert turns._nodes == {}

@@ -1,5 +1,6 @@
 """A whole peer daemon in this process, with a coordinator that only hears heartbeats."""
 
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,13 +21,16 @@ from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Request, Response, Server
 from p2pfs.runtime.config import Settings
+from p2pfs.runtime.home import NodeHome
 from p2pfs.types import GIB, PeerNumber, Role
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Revocations
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs_peerd.daemon import Peerd, assemble
+from p2pfs_peerd.revoked import RevocationFile
 
 pytestmark = pytest.mark.l1
 
+CHUNK = sealed(1, 70_000)
 SETTINGS = Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0)
 
 
@@ -67,6 +71,7 @@ class Running:
     client: Client
     sender: Issued
     root: Path
+    boss: Issued
 
 
 @asynccontextmanager
@@ -87,7 +92,30 @@ async def running(tmp_path: Path, settings: Settings = SETTINGS, *, deaf: bool =
         endpoint = Endpoint(node.node, Role.PEER, tuple(addresses))
         store = RemoteStore(client, endpoint, PeerNumber(1), lambda peer, _: coordinator.maker.make(VOLUME, peer))
         await coordinator.beats(2)
-        yield Running(peerd, coordinator, store, client, sender, home.path / "chunks")
+        yield Running(peerd, coordinator, store, client, sender, home.path / "chunks", boss)
+        await peerd.server.stop(1)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def again(run: Running) -> AsyncIterator[tuple[Peerd, RemoteStore]]:
+    """The peer of a pool that has ended, started again; the coordinator answers it when it is told to."""
+    run.coordinator.refuse = Unavailable("not now")
+    home = NodeHome(run.root.parent)
+    authority, record = run.coordinator.authority, home.record()
+    listeners = await open_listeners(record.addresses[0])
+    server = Server(
+        COORDINATOR_ROUTES, {"heartbeat": run.coordinator.hear}, context=run.boss.server(), pool=record.pool
+    )
+    peerd = await assemble(home, SETTINGS)
+    async with Client(run.sender.client(), authority.pool) as client, trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listeners)
+        addresses = await nursery.start(peerd.serve)
+        endpoint = Endpoint(record.node, Role.PEER, tuple(addresses))
+        yield (
+            peerd,
+            RemoteStore(client, endpoint, PeerNumber(1), lambda peer, _: run.coordinator.maker.make(VOLUME, peer)),
+        )
         await peerd.server.stop(1)
         nursery.cancel_scope.cancel()
 
@@ -206,3 +234,67 @@ def test_the_answer_of_a_coordinator_is_bounded() -> None:
     from p2pfs_peerd.heartbeat import bounded
 
     assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9)] == [0.05, 0.05, 5.0, 300.0]
+
+
+async def test_a_peer_that_starts_again_remembers_who_was_revoked(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("does not take this peer's heartbeat", count=1)
+    async with running(tmp_path) as run:
+        await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])
+        run.coordinator.revocations = Revocations(1, [run.sender.node], [])
+        await run.coordinator.beats(3)
+    saved = tmp_path / "peer" / "revocations"
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+    async with again(run) as (peerd, store):
+        assert peerd.server.requests == 0
+        with pytest.raises(PoolError):
+            await store.get(VOLUME, CHUNK.id, CHUNK.size, CHUNK.whole)
+        assert peerd._revocations.nodes == {run.sender.node}
+        await run.coordinator.beats(2)
+        assert run.coordinator.heartbeats[-1].revocations_version == 0  # it wants to hear them in any case
+
+
+async def test_a_damaged_list_of_revocations_closes_the_peer_until_it_hears_the_list(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("chunks are served again when the coordinator has said who is revoked", count=1)
+    claim_logs("does not take this peer's heartbeat", count=1)
+    async with running(tmp_path) as run:
+        await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])
+        run.coordinator.revocations = Revocations(1, ["ab" * 16], [])
+        await run.coordinator.beats(3)
+    saved = tmp_path / "peer" / "revocations"
+    saved.write_bytes(saved.read_bytes().replace(b"ab", b"ac", 1))
+    async with again(run) as (_peerd, store):
+        await run.coordinator.beats(2)  # refused
+        for attempt in (
+            lambda: store.get(VOLUME, CHUNK.id, CHUNK.size, CHUNK.whole),
+            lambda: store.put(VOLUME, CHUNK.id, [CHUNK.data]),
+            lambda: store.has(VOLUME, CHUNK.id),
+        ):
+            with pytest.raises(Unavailable):
+                await attempt()
+        run.coordinator.refuse = None
+        await run.coordinator.beats(3)
+        assert await store.get(VOLUME, CHUNK.id, CHUNK.size, CHUNK.whole) == CHUNK.data
+    assert RevocationFile(saved).load() == Revocations(1, ["ab" * 16], [])
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"00\n{}", b"{}"])
+def test_what_is_no_list_of_revocations_is_corrupt(content: bytes, tmp_path: Path) -> None:
+    file = RevocationFile(tmp_path / "revocations")
+    assert file.load() == Revocations(0, [], [])
+    file.save(Revocations(3, ["ab" * 16], ["1f"]))
+    assert file.load() == Revocations(3, ["ab" * 16], ["1f"])
+    file.path.write_bytes(content)
+    with pytest.raises(Corrupt):
+        file.load()
+    file.path.unlink()
+    file.path.mkdir()
+    with pytest.raises(Corrupt):
+        file.load()
+
+
+async def test_a_heartbeat_names_no_more_addresses_than_a_coordinator_takes(tmp_path: Path) -> None:
+    many = ",".join(f"192.0.2.{number}:9" for number in range(1, 40))
+    async with running(tmp_path, Settings(listen="127.0.0.1:0", advertise=many, heartbeat=0.05, reserve=0)) as run:
+        assert len(run.coordinator.heartbeats[-1].addresses) == 16

@@ -12,7 +12,7 @@ from p2pfs.errors import Denied, Misuse, NoSpace, PoolError, Unavailable
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import NodeId, PeerNumber, PoolId, VolumeId
 from p2pfs.wire import codec
-from p2pfs.wire.chunks import Token
+from p2pfs.wire.chunks import Token, token_message
 from p2pfs_peerd.tokens import TokenBook
 
 pytestmark = pytest.mark.l0
@@ -104,6 +104,9 @@ def test_only_its_sender_may_use_it_and_only_for_its_volume(desk: Desk) -> None:
         {"id": -1},
         {"room_bytes": -1},
         {"sender": "not hexadecimal"},
+        {"sender": SENDER.upper()},
+        {"sender": " " + SENDER},
+        {"sender": SENDER[:2] + "\t" + SENDER[2:]},
     ],
     ids=str,
 )
@@ -155,3 +158,52 @@ def test_expired_tokens_are_forgotten(desk: Desk) -> None:
     desk.clock.advance(100)
     desk.use(desk.token(number=99, expires_s=NOW_S + 1000), 1)
     assert len(desk.book._accounts) == 1
+
+
+@pytest.mark.parametrize("sender", [SENDER.upper(), " " + SENDER, SENDER + "\n", SENDER[:2] + " " + SENDER[2:]])
+def test_a_sender_written_in_another_way_does_not_start_its_token_anew(desk: Desk, sender: str) -> None:
+    """All of these are the same bytes for `bytes.fromhex`, so that the signature alone would be right for them."""
+    token = desk.token(1000)
+    desk.use(token, 1000)
+    with pytest.raises(Denied):
+        desk.use(replace(token, sender=sender), 1)
+    with pytest.raises(NoSpace):
+        desk.use(token, 1)
+    with pytest.raises(Misuse):
+        token_message(POOL, replace(token, sender=sender))
+
+
+def test_a_number_given_twice_does_not_start_anew(desk: Desk) -> None:
+    desk.use(desk.token(1000), 1000)
+    for again in (desk.token(2000), desk.token(1000, expires_s=NOW_S + 99)):
+        with pytest.raises(Denied):
+            desk.use(again, 1)
+    with pytest.raises(NoSpace):
+        desk.use(desk.token(1000), 1)
+
+
+def test_many_tokens_do_not_make_a_live_one_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfs_peerd.tokens._MOST_PER_SENDER", 5)
+    desk.use(desk.token(1000, number=0), 1000)
+    for number in range(1, 5):
+        desk.use(desk.token(number=number, expires_s=NOW_S + 10), 1)
+    with pytest.raises(Unavailable):
+        desk.use(desk.token(number=5), 1)
+    with pytest.raises(NoSpace):
+        desk.use(desk.token(1000, number=0), 1)
+    desk.clock.advance(10)
+    desk.use(desk.token(number=5), 1)
+    with pytest.raises(NoSpace):
+        desk.use(desk.token(1000, number=0), 1)
+
+
+def test_all_senders_together_have_so_many_accounts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfs_peerd.tokens._MOST", 3)
+    for number in range(3):
+        desk.use(desk.token(number=number), 1)
+    other = desk.maker.sign(Token(9, OTHER, VOLUME, PEER, 1000, NOW_S + 60))
+    with pytest.raises(Unavailable):
+        desk.use(other, 1, sender=OTHER)
+    desk.clock.advance(60)
+    desk.use(desk.maker.sign(replace(other, expires_s=NOW_S + 99)), 1, sender=OTHER)
+    assert len(desk.book._accounts) == len(desk.book._ends) == desk.book._senders.total() == 1

@@ -173,3 +173,30 @@ def test_a_durable_write_syncs_before_it_renames_and_the_directory_after(
     monkeypatch.setattr(os, "replace", replace)
     write_durably(tmp_path / "file", b"x" * 100_000)
     assert steps == ["fsync file", "rename", "fsync directory"]
+
+
+def test_a_home_of_ones_own_is_made_private(tmp_path: Path) -> None:
+    home = NodeHome(tmp_path / "home")
+    (home.path / "tls").mkdir(parents=True)
+    for directory in (home.path, home.path / "tls"):
+        directory.chmod(0o775)
+    home.prepare()
+    for directory in (home.path, home.path / "tls"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("part", [".", "tls"])
+def test_a_home_that_others_can_write_is_refused(part: str, tmp_path: Path) -> None:
+    home = NodeHome(tmp_path / "home")
+    (home.path / "tls").mkdir(parents=True)
+    (home.path / part).chmod(0o777 | stat.S_ISVTX)
+    with pytest.raises(UserError, match="every user of this machine"):
+        _create(home)
+    assert not home.key_path.exists()
+
+
+def test_a_home_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(UserError, match="belongs to another user"):
+        NodeHome(tmp_path).prepare()

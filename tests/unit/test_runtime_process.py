@@ -157,6 +157,30 @@ def test_log_lines_are_for_people(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO p2pfs\.x: hello there\n", line)
 
 
+def test_nothing_that_others_said_passes_for_a_log_line_or_an_order_to_the_terminal(tmp_path: Path) -> None:
+    done = _python(
+        r"""
+        import logging, sys
+        from pathlib import Path
+        from p2pfs.runtime import log
+        log.setup("info", Path(sys.argv[1]))
+        evil = "no\n2026-11-22T02:00:00.000Z INFO p2pfs.x: all is well \x1b[2J\u202e “grün”"
+        logging.getLogger("p2pfs.x").warning("it says: %s", evil)
+        try:
+            raise ValueError(evil)
+        except ValueError:
+            logging.getLogger("p2pfs.x").exception("failed")
+        """,
+        tmp_path / "log",
+    )
+    assert done.stderr == ""
+    lines = (tmp_path / "log").read_text(encoding="utf-8").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].endswith(r"it says: no\n2026-11-22T02:00:00.000Z INFO p2pfs.x: all is well \x1b[2J\u202e “grün”")
+    assert [line.split()[1] for line in lines if line and not line.startswith("  ")] == ["WARNING", "ERROR"]
+    assert "  Traceback (most recent call last):" in lines
+
+
 def test_an_impossible_log_is_refused_before_anything_changes(tmp_path: Path) -> None:
     handlers = list(logging.getLogger().handlers)
     with pytest.raises(Invalid, match="no log level"):
