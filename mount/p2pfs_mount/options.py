@@ -53,5 +53,8 @@ class MountOptions:
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
-                raise Invalid(f"mount option “{word}” is not known: `p2pfs mount --help` lists them")
+                raise Invalid(
+                    f"mount option “{word}” is not known: there are ro, allow_other, home=, passphrase_file= "
+                    "and the settings of docs/commands.md"
+                )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

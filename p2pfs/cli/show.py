@@ -23,7 +23,9 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, 
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold underline")
     numbers = frozenset(right)
     for title in titles:
-        table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
+        table.add_column(
+            title, justify="right" if title in numbers else "left", overflow="fold", no_wrap=title != "address"
+        )
     for row in rows:
         table.add_row(*row)
     console.print(table)

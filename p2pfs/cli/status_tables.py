@@ -36,8 +36,8 @@ def print_report(report: dict[str, Any]) -> None:
     for reason in known.reasons:
         click.echo(f"  {_coloured(reason.severity, _sign(reason))} {reason.message} [{reason.code}]")
     if known.peers:
-        titles = ("peer", "state", "zone", "used", "free", "capacity", "chunks", "address", "seen")
-        print_table(titles, map(_peer_row, known.peers), right=("used", "free", "capacity", "chunks"))
+        titles = ("peer", "state", "zone", "used", "free", "chunks", "seen", "address")
+        print_table(titles, map(_peer_row, known.peers), right=("used", "free", "chunks"))
     if known.volumes:
         rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
         print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
@@ -56,7 +56,7 @@ def _print_pool(report: StatusReport) -> None:
     )
     click.echo(
         f"  coordinator {coordinator.name} at {', '.join(coordinator.addresses)}, "
-        f"up {format_duration(coordinator.uptime_s)}, version {coordinator.version}; {pool.sessions} mounts"
+        f"up {format_duration(coordinator.uptime_s)}, version {coordinator.version}; {pool.sessions} mounted"
     )
 
 
@@ -67,10 +67,9 @@ def _peer_row(peer: PeerReport) -> tuple[str | Text, ...]:
         peer.zone,
         format_size(peer.used),
         format_size(peer.free),
-        format_size(peer.capacity),
         f"{peer.chunks}",
-        ", ".join(peer.addresses),
-        f"{format_duration(peer.silent_s)} ago",
+        f"{format_duration(round(peer.silent_s))} ago",
+        " ".join(peer.addresses),
     )
 
 

@@ -23,7 +23,7 @@ from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.coordinator.sessions import Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, open_database
-from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners
+from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.identity import Credentials, Revocations, server_context
 from p2pfs.net.server import Server
@@ -96,7 +96,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     """
     clock, files = clock or SystemClock(), CoordinatorFiles(home)
     authority, secrets = files.load(home.record().pool)
-    async with open_database(files.database) as database, _listening(settings) as listeners:
+    async with open_database(files.database) as database, _listening(home, settings) as listeners:
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
         services = await compose(
             record,
@@ -138,8 +138,11 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
 
 
 @contextlib.asynccontextmanager
-async def _listening(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
-    listeners = await open_listeners(settings.listen or f":{DEFAULT_PORT}")
+async def _listening(home: NodeHome, settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
+    """Where told; otherwise on every address, on the port that others were told to dial."""
+    told = home.record().addresses
+    port = parse_address(told[0])[1] if settings.advertise and told else DEFAULT_PORT
+    listeners = await open_listeners(settings.listen or f":{port}")
     try:
         yield listeners
     finally:

@@ -50,7 +50,7 @@ def _dialled_as(host: str, towards: Sequence[str]) -> list[str]:
         return [host]
     own = [address for target in towards for address in _outgoing(target)]
     own = own or [address for target in _NOWHERE for address in _outgoing(target)]
-    family = [address for address in own if bound.version == 6 or ipaddress.ip_address(address).version == 4]
+    family = [address for address in own if ipaddress.ip_address(address).version == bound.version]
     return family or (["127.0.0.1"] if bound.version == 4 else [])
 
 

@@ -25,7 +25,9 @@ def admit(route: Route | None, identity: Identity | None, *, now: float, revocat
             raise NoCertificate("show a certificate of the pool")
         return route
     if revocations.revoked(identity):
-        raise Denied("this node's certificate was revoked; ask an administrator for a new invite")
+        raise Denied(
+            "this node's certificate was revoked; ask an administrator for a new invite and join with a new P2PFS_HOME"
+        )
     if route is not None and route.anonymous:
         return route
     if identity.is_expired(now) and (route is None or not route.lapsed or identity.is_lapsed_for_good(now)):

@@ -5,6 +5,7 @@ the pool as a whole are stored by the coordinator once made; here they are what 
 Nothing else reads configuration: functions get the numbers they need.
 """
 
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,6 +129,10 @@ KINDS: Final[dict[str, str]] = {
 """Setting name → how its value is written."""
 
 
+def _nearest(name: str) -> str:
+    return (difflib.get_close_matches(name, KINDS, 1, 0.0) or ["replicas"])[0]
+
+
 def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
     """The value of one setting as written by a person or in TOML (text, number or boolean).
 
@@ -136,7 +141,7 @@ def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setti
     """
     kind = KINDS.get(name)
     if kind is None:
-        raise Invalid(f"“{name}” is no setting: see `p2pfs --help` or docs/commands.md for the names")
+        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
     if isinstance(value, bool):
         text = "on" if value else "off"
     elif isinstance(value, str | int | float):

@@ -237,8 +237,8 @@ async def _maintain(namespace: RemoteNamespace) -> None:
     asked of it is refused then, and who wrote there must not find a plain local directory instead."""
     try:
         await namespace.maintain()
-    except PoolError as error:
-        log.warning("the coordinator refuses this mount: %s", error)
+    except* PoolError as refusals:
+        log.warning("the coordinator refuses this mount: %s", refusals.exceptions[0])
 
 
 async def _follow_map(pool: Pool) -> None:

@@ -5,7 +5,6 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,14 @@ from typing import Final, Self
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import CoordinatorAway, Invalid, IsDirectory, PoolError
+from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Inode, InodeTable, Stat
+from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
 from p2pfs.vfs.space import Space
@@ -33,10 +33,6 @@ from p2pfs.wire import namespace as wire
 log = logging.getLogger(__name__)
 
 AGEING_S: Final = 1.0
-STAT_PATIENCE_S: Final = 1.0
-"""How long attributes of an open file may take before those known are good enough: they are asked for between reads."""
-STAT_PAUSE_S: Final = 5.0
-"""After that was in vain, how long they are not asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,6 @@ class Filesystem:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
-        self._stat_after_s = -math.inf  # before that, attributes of open files are those known
         self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
@@ -155,22 +150,16 @@ class Filesystem:
         known = self._table.get(number)
         if known is not None and known.unlinked:
             return known
-        try:
+        if known is None:
             return await self.tree.inode(number)
-        except CoordinatorAway:
-            if known is None:
-                raise
-            return known
+        return await self.tree.patience.ask(lambda: self.tree.inode(number), OPEN_S) or known
 
     async def stat(self, number: InodeId) -> Stat:
         known = self._table.get(number)
         if known is None or not known.handles:
             return (await self.inode(number)).stat()
-        if trio.current_time() >= self._stat_after_s:
-            with trio.move_on_after(STAT_PATIENCE_S) as waiting:
-                await self.inode(number)
-            if waiting.cancelled_caught:
-                self._stat_after_s = trio.current_time() + STAT_PAUSE_S
+        if not known.unlinked:
+            await self.tree.patience.ask(lambda: self.tree.inode(number), STAT_S)
         return known.stat()
 
     async def set_attributes(

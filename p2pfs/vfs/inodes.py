@@ -89,6 +89,7 @@ class Upload:
     key: bytes = b""
     size: int = 0
     receipts: list[Receipt] = field(default_factory=list)
+    early: list[Receipt] = field(default_factory=list)  # beyond those the put returned with, before it returned
 
     @property
     def is_stored(self) -> bool:

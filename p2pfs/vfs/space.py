@@ -16,6 +16,8 @@ FIRST_ROOM: Final = 64 * MIB
 MOST_ROOM: Final = 1024 * MIB
 LOW_ROOM: Final = 16 * MIB
 """A token with less left is replaced before the next chunk: twice what may be on its way at once."""
+SETTLING_S: Final = 7.0
+"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
 
@@ -108,13 +110,19 @@ class ReservedSpace:
     async def _renew(self, needed: int) -> None:
         returned = [token.id for token in self._tokens.values()]
         room = max(self._room, 2 * needed)
+        # what this mount stored counts twice, as stored and as promised, until the peers' next heartbeats
+        spent = any(left < self._tokens[peer].room_bytes for peer, left in self._left.items())
+        until = trio.current_time() + (SETTLING_S if spent else 0.0)
         while True:
             try:
                 tokens = await self._reserve(room, returned)
                 break
             except NoSpace:
                 if room <= needed:
-                    raise
+                    if trio.current_time() >= until:
+                        raise
+                    await trio.sleep(1.0)
+                    continue
                 # the pool has no room for a comfortable reservation: take what this write needs
                 room = max(needed, room // 4)
         self._room = min(2 * self._room, MOST_ROOM)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from p2pfs.errors import Conflict, CoordinatorAway, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
+from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
@@ -18,6 +18,7 @@ from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_NAME_BYTES, MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.vfs.patience import OPEN_S, Patience
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -73,6 +74,7 @@ class Tree:
     ) -> None:
         self._keys, self._volume, self._deleted = keys, volume, deleted
         self._namespace, self._table, self._now_ns = namespace, table, now_ns
+        self.patience = Patience()
         self._names: OrderedDict[tuple[InodeId, bytes], Child] = OrderedDict()
 
     # ---- attributes
@@ -113,17 +115,23 @@ class Tree:
             NotFound, NotDirectory, TooLarge (name), Corrupt, CoordinatorAway.
         """
         _check_name(name)
+        sealed = seal_name(self._keys, self._volume, parent, name)
+
+        async def ask() -> Entry:
+            return await self._namespace.lookup(parent, sealed)
+
         for _ in range(3):
+            known = self.known(parent, name)
             try:
-                entry = await self._namespace.lookup(parent, seal_name(self._keys, self._volume, parent, name))
+                if known is None:
+                    entry = await ask()
+                elif (answer := await self.patience.ask(ask, OPEN_S)) is not None:
+                    entry = answer
+                else:
+                    return known
             except NotFound:
                 self._names.pop((parent, name), None)
                 raise
-            except CoordinatorAway:
-                known = self.known(parent, name)
-                if known is None:
-                    raise
-                return known
             inode, is_new_enough = self._checked(parent, name, entry)
             if is_new_enough:
                 return inode

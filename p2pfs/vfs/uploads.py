@@ -38,7 +38,7 @@ class LateCopies:
         self._uncommitted: dict[ChunkId, list[Upload]] = {}
 
     def expect(self, upload: Upload) -> None:
-        """The upload is stored and waits for its commit."""
+        """The upload is on its way, and then waits for its commit."""
         if upload.chunk is not None:
             self._uncommitted.setdefault(upload.chunk, []).append(upload)
 
@@ -48,7 +48,10 @@ class LateCopies:
         if not waiting:
             self._nursery.start_soon(self._record, new)
         for upload in waiting or ():
-            upload.receipts = [*upload.receipts, *new.receipts]
+            if upload.is_stored:
+                upload.receipts = [*upload.receipts, *new.receipts]
+            else:
+                upload.early = [*upload.early, *new.receipts]
 
     def committed(self, uploads: list[Upload], sent: list[NewChunk]) -> None:
         """A commit named these uploads with the receipts in `sent`; what came after it was built follows now."""
@@ -99,9 +102,14 @@ class Uploader:
                 lambda: seal(self._sealer.keys, upload.plan.parts, dedup=self._dedup), limiter=self._sealers
             )
             await self._space.cover(sealed.size)
-            receipts = await self._store.put(self._sealer.volume, sealed.id, [sealed.data])
-            # no checkpoint until everything of the upload is set: `is_stored` is read by other tasks
             upload.chunk, upload.key, upload.size = sealed.id, sealed.key, sealed.size
-            upload.receipts = receipts
-            self._copies.expect(upload)
+            self._copies.expect(upload)  # before the put: a third receipt may come before this task wakes up
+            try:
+                receipts = await self._store.put(self._sealer.volume, sealed.id, [sealed.data])
+            except BaseException:
+                self._copies.forget(upload)
+                raise
+            # no checkpoint until the receipts are set: `is_stored` is read by other tasks
+            told = {receipt.peer for receipt in receipts}
+            upload.receipts = [*receipts, *(early for early in upload.early if early.peer not in told)]
             self._places.put(sealed.id, (PeerNumber(receipt.peer) for receipt in receipts))

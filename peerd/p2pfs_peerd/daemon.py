@@ -15,7 +15,7 @@ from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import Corrupt, NoSpace, PoolError, Unavailable, UserError
-from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
@@ -121,9 +121,13 @@ class Peerd:
             UserError: The address cannot be listened on.
         """
         self._recall()
-        listeners = await _listeners(self._settings.listen)
+        listen, advertise = self._settings.listen, self._settings.advertise
+        if Role.COORDINATOR in self._record.roles:  # these settings are the coordinator's, in the home both share
+            listen = ""
+            advertise = ",".join(dict.fromkeys(parse_address(text)[0] for text in self._record.addresses))
+        listeners = await _listeners(listen)
         bound = bound_addresses(listeners)
-        self.addresses = advertised(bound, self._settings.advertise, towards=self._record.addresses)
+        self.addresses = advertised(bound, advertise, towards=self._record.addresses)
         async with (
             Client(self._client_context, self._record.pool, clock=self._clock, revocations=self._revocations) as client,
             trio.open_nursery() as background,

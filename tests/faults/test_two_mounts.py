@@ -18,6 +18,7 @@ from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Buffer, ChunkId, VolumeId
 from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
 from p2pfs.vfs.tree import Owner
+from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Commit, NewChunk
 
@@ -212,10 +213,28 @@ async def test_a_renamed_file_has_its_data_when_the_mount_is_killed() -> None:
         assert await content(fs, b"conf") == b"new content"
 
 
+async def test_a_copy_that_comes_before_its_put_returned_is_committed_with_it() -> None:
+    session, inner = volume().session(), MemoryStore()
+    async with trio.open_nursery() as nursery:
+        copies = LateCopies(session, nursery)
+
+        class EarlyThird(GatedStore):
+            async def put(
+                self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+            ) -> list[Receipt]:
+                receipts = await super().put(volume, chunk, parts, released=released)
+                copies.late(volume, NewChunk(chunk, sum(map(len, parts)), [Receipt(7, 1, b"")]))
+                await trio.lowlevel.checkpoint()
+                return receipts
+
+        async with filesystem(session, EarlyThird(inner), copies=copies) as fs:
+            handle = await made(fs, b"x" * 100_000)
+            page = await session.extents(handle.inode.id, 0)
+            assert sorted(page.places[0].holders) == [1, 7]
+
+
 @pytest.mark.parametrize("when", ["before the commit", "after it"])
 async def test_a_late_copy_is_recorded_whenever_it_comes(when: str) -> None:
-    from p2pfs.vfs.uploads import LateCopies
-
     session, store = volume().session(), GatedStore(MemoryStore())
     async with trio.open_nursery() as nursery:
         copies = LateCopies(session, nursery)
