@@ -141,16 +141,23 @@ def warm(reading: Reading, victim: Hostile) -> list[float]:
     return reading.times(KNOWN)
 
 
+ROUNDS = 6
+"""A round in which every read went to another holder, which happens to be quicker, says nothing and is repeated."""
+
+
 @pytest.mark.parametrize("mode", ["flipped", "cut", "swapped", "failing", "slow", "slow-missing"])
 def test_a_peer_that_lies_or_refuses_is_read_around(mode: str, stored: Stored) -> None:
-    with stored.next_round() as reading:
-        usual = warm(reading, stored.victim)
-        before = stored.victim.count
-        stored.victim.be(mode)
-        times = reading.times()
-        assert stored.victim.count > before, "no read met the peer: this run says nothing"
-        check(usual, times)
-        assert stored.pool.stats()["unexpected_errors"] == 0
+    for _ in range(ROUNDS):
+        stored.victim.be("")
+        with stored.next_round() as reading:
+            usual = warm(reading, stored.victim)
+            before = stored.victim.count
+            stored.victim.be(mode)
+            check(usual, reading.times())
+            assert stored.pool.stats()["unexpected_errors"] == 0
+        if stored.victim.count > before:
+            return
+    pytest.fail("no read met the peer in any round")
 
 
 def test_a_full_peer_is_written_around_and_read_from(stored: Stored) -> None:
@@ -166,12 +173,17 @@ def test_a_full_peer_is_written_around_and_read_from(stored: Stored) -> None:
 
 
 def test_a_stopped_peer_costs_one_read_at_most_a_second(stored: Stored) -> None:
-    with stored.next_round() as reading:
-        usual = warm(reading, stored.victim)
-        before = unread_bytes(stored.pool, VICTIM)
-        stored.pool.signal(VICTIM, signal.SIGSTOP)
-        check(usual, reading.times())
-        assert unread_bytes(stored.pool, VICTIM) > before, "no read met the stopped peer"
+    for _ in range(ROUNDS):
+        with stored.next_round() as reading:
+            usual = warm(reading, stored.victim)
+            before = unread_bytes(stored.pool, VICTIM)
+            stored.pool.signal(VICTIM, signal.SIGSTOP)
+            check(usual, reading.times())
+            met = unread_bytes(stored.pool, VICTIM) > before
+        stored.pool.signal(VICTIM, signal.SIGCONT)
+        if met:
+            return
+    pytest.fail("no read met the stopped peer in any round")
 
 
 def test_many_reads_at_once_go_on_when_a_peer_stops(stored: Stored) -> None:
@@ -200,7 +212,7 @@ def test_reads_go_on_while_the_coordinator_is_away(stored: Stored) -> None:
         slow = [took for took in times if took > FIRST_S + NOISE_S]
         assert len(slow) <= 1, times
         assert max(times) <= 2 * FIRST_S + NOISE_S, times
-        assert small.read_bytes() == b"inline"  # opened anew: after io_timeout
+        assert small.read_bytes() == b"inline"  # opened anew
         with pytest.raises(OSError, match="Read-only file system"):
             (stored.pool.mount / "new").write_bytes(b"x")
         stored.pool.start()
