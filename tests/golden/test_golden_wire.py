@@ -1,0 +1,109 @@
+"""Frozen vectors of what peers keep on disk and what travels: a header page, a token, a receipt, every operation.
+
+If one of these fails, a peer of the version before would not be understood, or its files not read: add fields at the
+end, with a default, and leave the vectors alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
+from p2pfs.format.chunk import block_hashes, chunk_id
+from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
+from p2pfs.wire import codec, namespace
+from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
+
+pytestmark = pytest.mark.l0
+
+PATH = Path(__file__).parent / "wire.json"
+POOL = PoolId("00112233445566778899aabbccddeeff")
+NODE = NodeId("ffeeddccbbaa99887766554433221100")
+VOLUME = VolumeId(0x0123456789ABCDEF)
+SEALED = bytes(range(256)) * 300
+CHUNK = ChunkId(bytes(range(32)))
+RECEIPT = Receipt(7, 1234567890123, bytes(range(16)))
+TOKEN = Token(0x1122334455667788, NODE, VOLUME, 7, 1 << 30, 1_800_000_000, bytes(range(64)))
+ROW = namespace.ExtentRow(3, 5 << 20, CHUNK, b"sealed extent")
+OPERATIONS: list[Any] = [
+    namespace.Make(1, b"name", 11, b"tag", 10, 1, 0o644, 1000, 1000, 0, b"head", 10**18, b"target", True),
+    namespace.Link(1, b"name", 12, b"tag", 10, 10**18),
+    namespace.Unlink(1, b"name", 10, False, 10**18),
+    namespace.Rename(1, b"old", 10, 2, b"new", 13, b"tag", 9, 2, 10**18, b"back"),
+    namespace.SetAttributes(10, 10**18, 0o600, 1, 2, 3, 4),
+    namespace.Commit(
+        10, 4, 3_145_729, b"head", 10**18, [ROW], [namespace.NewChunk(CHUNK, 76_820, [RECEIPT])], [(3, 1 << 20)],
+        b"inline", True, 4, 5 << 20, 0o644,
+    ),
+    namespace.AddReplicas([namespace.NewChunk(CHUNK, 76_820, [RECEIPT])]),
+    namespace.Opened(10),
+    namespace.Released(10),
+]  # fmt: skip
+ATTRIBUTES = namespace.Attributes(
+    10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
+)  # fmt: skip
+
+
+def page() -> bytes:
+    hashes = tuple(block_hashes(SEALED))
+    written = bytearray(HEADER_BYTES)
+    pack(Header(VOLUME, chunk_id(hashes), len(SEALED), 42, hashes), memoryview(written))
+    return bytes(written)
+
+
+def made() -> dict[str, str]:
+    """Everything as this version writes it."""
+    return {
+        "header_page": page().hex(),
+        "receipt_message": receipt_message(POOL, PeerNumber(7), VOLUME, CHUNK, 76_820, 42).hex(),
+        "token_message": token_message(POOL, TOKEN).hex(),
+        "receipt": codec.encode(RECEIPT).hex(),
+        "token": codec.encode(TOKEN).hex(),
+        "batch": codec.encode(namespace.Batch(9, 8, OPERATIONS)).hex(),
+        "applied": codec.encode(namespace.Applied([ATTRIBUTES], [3])).hex(),
+        "extent_page": codec.encode(
+            namespace.ExtentPage(ATTRIBUTES, [ROW], [namespace.ChunkPlace(CHUNK, 76_820, [1, 7])])
+        ).hex(),
+        "directory_page": codec.encode(
+            namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
+        ).hex(),
+    }
+
+
+VECTORS: dict[str, str] = msgspec.json.decode(PATH.read_bytes()) if PATH.exists() else {}
+
+
+@pytest.mark.parametrize("name", sorted(made()))
+def test_it_is_written_as_ever(name: str) -> None:
+    assert made()[name] == VECTORS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("receipt", RECEIPT),
+        ("token", TOKEN),
+        ("batch", namespace.Batch(9, 8, OPERATIONS)),
+        ("applied", namespace.Applied([ATTRIBUTES], [3])),
+    ],
+)
+def test_it_is_read_as_ever(name: str, expected: object) -> None:
+    assert codec.decode(bytes.fromhex(VECTORS[name]), type(expected)) == expected
+
+
+def test_an_old_header_page_is_read() -> None:
+    header = unpack(bytes.fromhex(VECTORS["header_page"]))
+    assert (header.volume, header.size, header.put_seq) == (VOLUME, len(SEALED), 42)
+    assert header.hashes == tuple(block_hashes(SEALED))
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    longer = msgspec.msgpack.encode([*msgspec.msgpack.decode(bytes.fromhex(VECTORS["receipt"])), "new"])
+    assert codec.decode(longer, Receipt) == RECEIPT
+
+
+if __name__ == "__main__":
+    PATH.write_text(json.dumps(made(), indent=1) + "\n")
