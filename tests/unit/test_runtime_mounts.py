@@ -165,5 +165,5 @@ def test_the_kernel_says_what_is_mounted_where(path: str, kind: str | None) -> N
     assert mounts.mounted_type(Path(path), TABLE) == kind
 
 
-def test_this_machine_has_a_root() -> None:
-    assert mounts.mounted_type(Path("/")) is not None
+def test_this_machine_has_a_proc() -> None:
+    assert mounts.mounted_type(Path("/proc")) is not None
