@@ -6,6 +6,7 @@ is forgotten.
 """
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 import trio
@@ -19,6 +20,7 @@ from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Upload
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import Space
+from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import AddReplicas, NewChunk
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,17 @@ AT_ONCE: Final = 8
 """Chunks on their way to peers at once."""
 SEALERS: Final = 2
 """Threads that seal; sealing releases the interpreter, more than this only fights the event loop for it."""
+
+
+def one_a_peer(older: Iterable[Receipt], newer: Iterable[Receipt]) -> list[Receipt]:
+    """Receipts of one chunk, each peer's newest: equal chunks under way together bring several from one peer, and a
+    commit may name each peer once."""
+    newest: dict[int, Receipt] = {}
+    for receipt in (*older, *newer):
+        known = newest.get(receipt.peer)
+        if known is None or receipt.put_seq > known.put_seq:
+            newest[receipt.peer] = receipt
+    return list(newest.values())
 
 
 class LateCopies:
@@ -49,9 +62,9 @@ class LateCopies:
             self._nursery.start_soon(self._record, new)
         for upload in waiting or ():
             if upload.is_stored:
-                upload.receipts = [*upload.receipts, *new.receipts]
+                upload.receipts = one_a_peer(upload.receipts, new.receipts)
             else:
-                upload.early = [*upload.early, *new.receipts]
+                upload.early = one_a_peer(upload.early, new.receipts)
 
     def committed(self, uploads: list[Upload], sent: list[NewChunk]) -> None:
         """A commit named these uploads with the receipts in `sent`; what came after it was built follows now."""
@@ -110,6 +123,5 @@ class Uploader:
                 self._copies.forget(upload)
                 raise
             # no checkpoint until the receipts are set: `is_stored` is read by other tasks
-            told = {receipt.peer for receipt in receipts}
-            upload.receipts = [*receipts, *(early for early in upload.early if early.peer not in told)]
+            upload.receipts = one_a_peer(upload.early, receipts)
             self._places.put(sealed.id, (PeerNumber(receipt.peer) for receipt in receipts))

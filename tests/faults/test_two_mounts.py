@@ -233,6 +233,41 @@ async def test_a_copy_that_comes_before_its_put_returned_is_committed_with_it() 
             assert sorted(page.places[0].holders) == [1, 7]
 
 
+async def test_equal_chunks_under_way_together_name_each_peer_once() -> None:
+    """A file of zeros: every MiB is the same chunk, and each put of it has its own late receipt."""
+    session, inner = volume().session(), MemoryStore()
+    named: list[list[int]] = []
+    async with trio.open_nursery() as nursery:
+        copies = LateCopies(session, nursery)
+        apply = session.apply
+
+        class LateThird(GatedStore):
+            puts = 0
+
+            async def put(
+                self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+            ) -> list[Receipt]:
+                self.puts += 1
+                late = NewChunk(chunk, sum(map(len, parts)), [Receipt(7, self.puts, b"")])
+                receipts = await super().put(volume, chunk, parts, released=released)
+                copies.late(volume, late)
+                return receipts
+
+        async def watched(operations: Any) -> Any:  # noqa: ANN401
+            for operation in operations:
+                chunks = operation.chunks if isinstance(operation, Commit) else ()
+                named.extend([receipt.peer for receipt in new.receipts] for new in chunks)
+            return await apply(operations)
+
+        session.apply = watched  # type: ignore[method-assign]
+        async with filesystem(session, LateThird(inner), copies=copies) as fs:
+            handle = await fs.create(ROOT_INODE, b"zeros", 0o644, Owner(0, 0))
+            await fs.write(handle, 0, bytes(8 << 20))
+            await fs.fsync(handle)
+    assert named
+    assert all(len(set(peers)) == len(peers) for peers in named), named
+
+
 @pytest.mark.parametrize("when", ["before the commit", "after it"])
 async def test_a_late_copy_is_recorded_whenever_it_comes(when: str) -> None:
     session, store = volume().session(), GatedStore(MemoryStore())
