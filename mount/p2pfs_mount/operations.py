@@ -193,15 +193,15 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(await self._fs.tree.link(InodeId(number), InodeId(parent), name))
+        return self._reply(await self._fs.link(InodeId(number), InodeId(parent), name))
 
     @guarded
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.tree.remove(InodeId(parent), name, directory=False)
+        await self._fs.remove(InodeId(parent), name, directory=False)
 
     @guarded
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.tree.remove(InodeId(parent), name, directory=True)
+        await self._fs.remove(InodeId(parent), name, directory=True)
 
     @guarded
     async def rename(

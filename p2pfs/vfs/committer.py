@@ -118,7 +118,7 @@ class Committer:
     async def _change(self, inode: Inode, ready: list[Freeze], uploads: list[Upload]) -> Change | None:
         """The commit for these freezes, or None if the content it was built on is no longer the inode's. `uploads`
         is filled with what it names."""
-        mode = _without_set_id(inode)
+        mode = without_set_id(inode)
         if ready[0].inline:
             return inline_change(self._sealer, inode, ready, mode)
         built_on = inode.head.change
@@ -192,8 +192,8 @@ class Committer:
 
     # ---- truncation
 
-    async def truncate(self, inode: Inode, size: int) -> None:
-        """Set the size of an inode whose earlier writes are committed; committed on return.
+    async def truncate(self, inode: Inode, size: int) -> bool:
+        """Set the size of an inode whose earlier writes are committed; committed on return. False if it was the size.
 
         Raises:
             PoolError: What the commit raises; the size is then unchanged.
@@ -202,7 +202,7 @@ class Committer:
             for _ in range(MOST_CONFLICTS):
                 await self._reader.fetch_inline(inode)
                 if inode.head.size == size:
-                    return
+                    return False
                 change = await self._truncation(inode, size)
                 if change is None:
                     continue
@@ -213,7 +213,7 @@ class Committer:
                     continue
                 inode.pages.clear()
                 self._follow(inode, change, applied)
-                return
+                return True
         raise Unavailable("another mount keeps changing the file")
 
     async def _truncation(self, inode: Inode, size: int) -> Change | None:
@@ -230,7 +230,7 @@ class Committer:
             return None
         return truncate_change(
             self._sealer, inode, size, boundary, lambda index: layers.get(index, []),
-            self._now_ns(), _without_set_id(inode),
+            self._now_ns(), without_set_id(inode),
         )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def _whole(index: int, content: Buffer) -> Upload:
     return Upload(plan)
 
 
-def _without_set_id(inode: Inode) -> int | None:
+def without_set_id(inode: Inode) -> int | None:
     """The mode without set-id bits when a write must clear them."""
     mode = inode.attributes.mode
     if inode.kind is not Kind.FILE or not mode & SET_ID_BITS:

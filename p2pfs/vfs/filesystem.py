@@ -17,7 +17,7 @@ from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.committer import Committer
+from p2pfs.vfs.committer import Committer, without_set_id
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Inode, InodeTable, Stat
 from p2pfs.vfs.patience import OPEN_S, STAT_S
@@ -173,19 +173,27 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given; times of a file with unsaved writes are set after those are stored, so that the
-        writes do not move them again."""
+        """Change what is given, after unsaved writes are stored: their commit must not move times back, nor take
+        set-id bits that were given after them."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
-            await self.writer.truncate(inode, size)
-        if mtime_ns is not None and inode.is_dirty:
+            await self._truncate(inode, size)
+        if inode.is_dirty:
             await self.writer.settle(inode)
-        if not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
+        if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
+            # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             self.tree.took(await self._namespace.apply([operation]))
         return inode.stat()
+
+    async def _truncate(self, inode: Inode, size: int) -> None:
+        """Times move also when the size is the same."""
+        if not await self.writer.truncate(inode, size):
+            now = self._now_ns()
+            operation = wire.SetAttributes(inode.id, now, mode=without_set_id(inode), mtime_ns=now)
+            self.tree.took(await self._namespace.apply([operation]))
 
     async def space(self) -> wire.Space:
         return await self._namespace.space()
@@ -201,10 +209,32 @@ class Filesystem:
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to the moved file is stored first: after a crash its new name must not show a
         file without its data where there was one with."""
-        moved = self.tree.known(parent, name)
+        moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
         if moved is not None and moved.is_dirty:
             await self.writer.settle(moved)
+        if replaced is not None and replaced is not moved:
+            await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
         await self.tree.rename(parent, name, new_parent, new_name, flags)
+
+    async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
+        """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
+        linked = self._table.get(number)
+        if linked is not None:
+            await self._settle_shared(linked, lives_on=True)
+        return await self.tree.link(number, parent, name)
+
+    async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
+        """unlink or rmdir."""
+        removed = self.tree.known(parent, name)
+        if removed is not None:
+            await self._settle_shared(removed, lives_on=False)
+        await self.tree.remove(parent, name, directory=directory)
+
+    async def _settle_shared(self, inode: Inode, *, lives_on: bool) -> None:
+        """Store what was written to a file before its count of names changes: the commit would move ctime back.
+        What goes with its last name is not worth it."""
+        if inode.is_dirty and (lives_on or inode.attributes.links > 1):
+            await self.writer.settle(inode)
 
     async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner) -> Handle:
         """A new file, open. Raises Exists, NotFound, NotDirectory."""
@@ -222,7 +252,7 @@ class Filesystem:
         inode.handles += 1
         try:
             if truncate:
-                await self.writer.truncate(inode, 0)
+                await self._truncate(inode, 0)
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)

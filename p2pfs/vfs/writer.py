@@ -83,6 +83,7 @@ class Writer:
         # no checkpoint until the bytes are counted in the inode: a reader must see all of them or none
         view = memoryview(data)
         now = trio.current_time()
+        inode.mtime_ns = self._now_ns()  # before anything is frozen with it
         for piece in pieces(offset, len(data)):
             mib = inode.active.get(piece.index)
             if mib is None:
@@ -96,7 +97,6 @@ class Writer:
                 self._freeze(inode, [piece.index])
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
-        inode.mtime_ns = self._now_ns()
         return len(data)
 
     async def _take_credits(self, inode: Inode, size: int) -> None:
@@ -263,15 +263,15 @@ class Writer:
         """Bytes not yet stored and committed, with their bookkeeping."""
         return self._credits.taken
 
-    async def truncate(self, inode: Inode, size: int) -> None:
-        """Set the size, shrinking or growing with zeros; committed on return.
+    async def truncate(self, inode: Inode, size: int) -> bool:
+        """Set the size, shrinking or growing with zeros; committed on return. False if it was the size already.
 
         Raises:
             PoolError: As `settle`, and whatever the commit raises; the size is then unchanged.
         """
         check_size(size)
         await self.settle(inode)
-        await self._committer.truncate(inode, size)
+        return await self._committer.truncate(inode, size)
 
 
 def _portions(mibs: Iterable[DirtyMib]) -> Iterator[list[int]]:
