@@ -133,6 +133,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             nursery.start_soon(_drop_revoked, services.membership, server)
             await nursery.start(server.serve, listeners)
             yield Running(record, services, server, database)
+            services.sessions.stop()
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
 

@@ -85,6 +85,7 @@ class MemoryRules(MemoryState):
             op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target,
         )  # fmt: skip
         self.put(batch, self._inodes, op.inode, value=row)
+        batch.made.add(op.inode)
         batch.touched[op.inode] = None
         if is_directory:
             self.put(batch, self._up, op.inode, value=op.parent)

@@ -50,6 +50,8 @@ class BatchLog:
     undo: list[Callable[[], object]] = field(default_factory=list)
     touched: dict[int, None] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
+    made: set[int] = field(default_factory=set)
+    held: list[int] = field(default_factory=list)  # kept for others although they have no name now
 
 
 class MemoryState:
@@ -73,6 +75,7 @@ class MemoryState:
         self.wanted_min = wanted_min
         self.room = room
         self.purging: set[bytes] = set()  # chunks a commit may not name: tests put them here
+        self.asleep: set[int] = set()  # sessions nothing is kept for: tests put them here
         self._next_id = ROOT_INODE + 1
         self._sessions: set[int] = set()
         self._session_numbers = itertools.count(1)
@@ -206,7 +209,20 @@ class MemoryState:
         row = self._inodes[inode]
         links = 0 if row.kind == Kind.DIRECTORY else row.links - 1
         self.edit(batch, inode, links=links, ctime_ns=time_ns)
+        keepers = self.awake(batch.session)
+        if links == 0 and inode not in batch.made and keepers:
+            batch.held.append(inode)
+            for session in keepers:
+                self.put(batch, self._open, (inode, session), value=True)
         self.settle(batch, inode)
+
+    def awake(self, but: int) -> set[int]:
+        """The other sessions that may have something open."""
+        return self._sessions - self.asleep - {but}
+
+    def held(self, session: int) -> list[int]:
+        """See Namespace."""
+        return [inode for inode, holder in self._open if holder == session and self._inodes[inode].links == 0]
 
     def settle(self, batch: BatchLog, inode: int) -> None:
         row = self._inodes.get(inode)

@@ -145,7 +145,10 @@ async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     context = client_context(credentials)
     client = Client(
-        context, PoolId(record.pool), clock=SystemClock(), connections_per_node=settings.connections_per_node
+        context,
+        PoolId(record.pool),
+        clock=SystemClock(),
+        connections_per_node=max(2, settings.connections_per_node),  # one to the coordinator waits for events
     )
     try:
         coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))

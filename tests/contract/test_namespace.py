@@ -331,6 +331,7 @@ async def test_the_end_of_a_session_lets_go_of_what_it_has_open(pool: World, han
     nameless = await other.make(b"nameless", opened=True)
     await other.commit(nameless, FIRST_CHANGE, inline=b"x", size=1)
     await other.unlink(b"nameless", nameless)
+    await hand.namespace.apply([Released(nameless)])
     named = await other.make(b"named", opened=True)
     assert (await hand.namespace.space()).inodes == 3
     await pool.end(other.namespace)

@@ -109,7 +109,7 @@ class Pair:
                     lambda c: sessions.apply_batch(
                         c, self.sql_sessions[which], batch=batch, verify=verify, wanted_min=WANTED_MIN, now_s=1.0
                     )
-                ),
+                ).answer,
                 Applied,
             )
 
