@@ -41,6 +41,10 @@ class TooLarge(Semantic):
     """Beyond a limit of the format: file size, name, target, links."""
 
 
+class NameTooLong(TooLarge):
+    """A name or a symbolic link's target is longer than the format allows."""
+
+
 class TooManyLinks(TooLarge):
     """The inode has as many names as it can."""
 

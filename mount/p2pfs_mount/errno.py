@@ -12,6 +12,7 @@ _ERRNO: dict[type[errors.PoolError], int] = {
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Loop: errno.EINVAL,  # rename(2): a directory below itself
     errors.TooLarge: errno.EFBIG,
+    errors.NameTooLong: errno.ENAMETOOLONG,
     errors.TooManyLinks: errno.EMLINK,
     errors.Denied: errno.EACCES,
     errors.Invalid: errno.EINVAL,

@@ -121,14 +121,14 @@ class _Mount:
 
     async def _settle(self, attached: Attached) -> None:
         try:
-            await attached.filesystem.writer.settle_all()
+            await attached.filesystem.settle_all()
         except PoolError as error:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("some written data could not be stored: %s", error)
 
     async def _leave(self, attached: Attached, report: Callable[[int], None]) -> None:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted."""
-        await attached.filesystem.writer.settle_all(report)
+        await attached.filesystem.settle_all(report)
         await trio.to_thread.run_sync(life.unmount, self._path)
 
 

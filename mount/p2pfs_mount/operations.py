@@ -29,7 +29,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from p2pfs.errors import Corrupt, PoolError, TooLarge
+from p2pfs.errors import Corrupt, PoolError
 from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem, Handle
 from p2pfs.vfs.inodes import Inode, Stat
@@ -81,11 +81,8 @@ def guarded(
             with trio.fail_after(self.deadline_s):
                 return await handler(self, *args, **kwargs)
         except PoolError as error:
-            number = errno_of(error)
-            if type(error) is TooLarge and handler.__name__ not in ("write", "setattr"):
-                number = errno.ENAMETOOLONG
             log.debug("%s: %s", handler.__name__, error)
-            raise pyfuse3.FUSEError(number) from None
+            raise pyfuse3.FUSEError(errno_of(error)) from None
         except trio.TooSlowError:
             log.error("%s did not end within %.0f s", handler.__name__, self.deadline_s)
             raise pyfuse3.FUSEError(errno.EIO) from None
@@ -189,7 +186,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(self._fs.tree.target(await self._fs.inode(InodeId(number))))
+        return FileNameT(await self._fs.target(InodeId(number)))
 
     @guarded
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
@@ -257,13 +254,15 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx))
+        append = bool(flags & os.O_APPEND)
+        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx), append=append)
         return self._opened(handle), self._reply(handle.inode)
 
     @guarded
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
-        return self._opened(await self._fs.open(InodeId(number), truncate=bool(flags & os.O_TRUNC)))
+        truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
+        return self._opened(await self._fs.open(InodeId(number), truncate=truncate, append=append))
 
     def _opened(self, handle: Handle) -> FileInfo:
         """Kernel pages are kept only when they are of the change that is read now."""

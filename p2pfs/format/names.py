@@ -10,7 +10,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from p2pfs.errors import Corrupt, Invalid, TooLarge
+from p2pfs.errors import Corrupt, Invalid, NameTooLong
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.rows import open_row, seal_row
 from p2pfs.types import MAX_NAME_BYTES, InodeId, Kind, VolumeId
@@ -26,11 +26,11 @@ def seal_name(keys: VolumeKeys, volume: VolumeId, parent: InodeId, name: bytes) 
     """The sealed name under `parent`: equal names of one directory give equal bytes.
 
     Raises:
-        TooLarge: The name is longer than 255 bytes.
+        NameTooLong: The name is longer than 255 bytes.
         Invalid: No directory entry can have this name.
     """
     if len(name) > MAX_NAME_BYTES:
-        raise TooLarge(f"a name may have {MAX_NAME_BYTES} bytes, this has {len(name)}")
+        raise NameTooLong(f"a name may have {MAX_NAME_BYTES} bytes, this has {len(name)}")
     if not _is_name(name):
         raise Invalid("no file can have this name")
     plain = bytes((len(name),)) + name

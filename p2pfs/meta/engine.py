@@ -15,6 +15,7 @@ from p2pfs.types import VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.namespace import (
+    Accessed,
     AddReplicas,
     Applied,
     Commit,
@@ -52,6 +53,7 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     AddReplicas: content.add_replicas,
     Opened: content.opened,
     Released: content.released,
+    Accessed: content.accessed,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from msgspec.structs import replace
+
 from p2pfs.errors import (
     Conflict,
     Exists,
@@ -11,6 +13,7 @@ from p2pfs.errors import (
     IsDirectory,
     Loop,
     Misuse,
+    NameTooLong,
     NotDirectory,
     NotEmpty,
     NotFound,
@@ -23,6 +26,7 @@ from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    Accessed,
     AddReplicas,
     Attributes,
     Commit,
@@ -64,6 +68,11 @@ class MemoryRules(MemoryState):
                 self.attributes(operation.inode)
                 self.put(batch, self._open, (operation.inode, batch.session), value=True)
                 batch.touched[operation.inode] = None
+            case Accessed():
+                row = self._inodes.get(operation.inode)
+                if row is not None and row.atime_ns < operation.atime_ns:
+                    later = replace(row, atime_ns=operation.atime_ns)
+                    self.put(batch, self._inodes, operation.inode, value=later)
             case Released():
                 if (operation.inode, batch.session) in self._open:
                     self.drop(batch, self._open, (operation.inode, batch.session))
@@ -277,6 +286,6 @@ def _check_head(head: bytes, size: int) -> None:
 
 def _check_name(name: bytes) -> None:
     if len(name) > 512:
-        raise TooLarge("the name is too long")
+        raise NameTooLong("the name is too long")
     if not name:
         raise Misuse("this is no sealed name")

@@ -68,6 +68,11 @@ class Work:
             raise NotFound("there is no such inode")
         return row
 
+    def loaded(self, inode: int) -> InodeRow | None:
+        """The row, if this batch has used it."""
+        row = self._rows.get(inode)
+        return None if row is None or row.gone else row
+
     def directory(self, inode: int) -> InodeRow:
         """The row of a directory that has a name. Raises NotFound, NotDirectory."""
         row = self.inode(inode)

@@ -26,6 +26,7 @@ _STATUS: dict[type[errors.PoolError], int] = {
     errors.Loop: 409,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.NameTooLong: 413,
     errors.TooManyLinks: 413,
     errors.Denied: 403,
     errors.Invalid: 422,

@@ -219,7 +219,15 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag=9):
     inode: int
 
 
-Operation = Make | Link | Unlink | Rename | SetAttributes | Commit | AddReplicas | Opened | Released
+class Accessed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """The inode was read then. Moves `atime_ns` forward and nothing else; an inode unknown by now is passed over. The
+    answer does not tell of it."""
+
+    inode: int
+    atime_ns: int
+
+
+Operation = Make | Link | Unlink | Rename | SetAttributes | Commit | AddReplicas | Opened | Released | Accessed
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):

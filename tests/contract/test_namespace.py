@@ -40,6 +40,7 @@ from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    Accessed,
     AddReplicas,
     Commit,
     Link,
@@ -510,6 +511,23 @@ async def test_attributes_change_one_by_one(hand: Hand) -> None:
     assert (row.change, row.head, row.size) == (before.change, before.head, before.size)
     with pytest.raises(NotFound):
         await hand.namespace.apply([SetAttributes(999_999, 1, mode=0)])
+
+
+async def test_an_access_time_moves_forward_and_nothing_else_does(hand: Hand) -> None:
+    inode = await hand.make(b"file")
+    before = await attributes(hand, inode)
+    told = await hand.namespace.apply([Accessed(inode, before.atime_ns + 10), Accessed(999_999, 1)])
+    assert told.attributes == []
+    await hand.namespace.apply([Accessed(inode, before.atime_ns + 5)])
+    assert await attributes(hand, inode) == replace(before, atime_ns=before.atime_ns + 10)
+
+
+async def test_an_access_time_beside_another_change_of_the_inode_is_kept(hand: Hand) -> None:
+    inode = await hand.make(b"file")
+    later = (await attributes(hand, inode)).atime_ns + 10
+    await hand.namespace.apply([SetAttributes(inode, hand.now(), mode=0o600), Accessed(inode, later)])
+    row = await attributes(hand, inode)
+    assert (row.mode, row.atime_ns) == (0o600, later)
 
 
 # ---- content --------------------------------------------------------------------------------------------------------

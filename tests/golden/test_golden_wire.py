@@ -63,6 +63,7 @@ def made() -> dict[str, str]:
         "receipt": codec.encode(RECEIPT).hex(),
         "token": codec.encode(TOKEN).hex(),
         "batch": codec.encode(namespace.Batch(9, 8, OPERATIONS)).hex(),
+        "accessed": codec.encode(namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])).hex(),
         "applied": codec.encode(namespace.Applied([ATTRIBUTES], [3])).hex(),
         "extent_page": codec.encode(
             namespace.ExtentPage(ATTRIBUTES, [ROW], [namespace.ChunkPlace(CHUNK, 76_820, [1, 7])])
@@ -87,6 +88,7 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("receipt", RECEIPT),
         ("token", TOKEN),
         ("batch", namespace.Batch(9, 8, OPERATIONS)),
+        ("accessed", namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])),
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
     ],
 )

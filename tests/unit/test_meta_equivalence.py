@@ -27,6 +27,7 @@ from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind, SessionId
 from p2pfs.wire import answers
 from p2pfs.wire.namespace import (
+    Accessed,
     Applied,
     Batch,
     Commit,
@@ -61,6 +62,7 @@ draft = st.one_of(
     st.tuples(st.just("write"), place, st.integers(0, 3), st.integers(0, 5), st.integers(0, 100)),
     st.tuples(st.just("cut"), place, st.integers(0, 3), st.integers(0, 100)),
     st.tuples(st.just("inline"), place, st.booleans(), st.integers(0, 100)),
+    st.tuples(st.just("accessed"), place),
     st.tuples(st.just("opened"), place),
     st.tuples(st.just("released"), place),
 )  # fmt: skip
@@ -189,6 +191,8 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
             )  # fmt: skip
         case "set":
             return SetAttributes(anything(pair, rest[0]), now, **{rest[1]: now % 0o7777})
+        case "accessed":
+            return Accessed(anything(pair, rest[0]), now)
         case "opened":
             return Opened(anything(pair, rest[0]))
         case "released":
