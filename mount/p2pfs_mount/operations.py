@@ -35,6 +35,7 @@ from p2pfs.vfs.filesystem import Filesystem, Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
 from p2pfs_mount.errno import errno_of
+from p2pfs_mount.pending import Pending
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +79,13 @@ def guarded(
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with trio.fail_after(self.deadline_s):
+            with self.pending.one():
                 return await handler(self, *args, **kwargs)
         except PoolError as error:
             log.debug("%s: %s", handler.__name__, error)
             raise pyfuse3.FUSEError(errno_of(error)) from None
         except trio.TooSlowError:
-            log.error("%s did not end within %.0f s", handler.__name__, self.deadline_s)
+            log.error("%s did not end within %.0f s", handler.__name__, self.pending.deadline_s)
             raise pyfuse3.FUSEError(errno.EIO) from None
         except pyfuse3.FUSEError:
             raise
@@ -106,7 +107,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         # the layers below have deadlines by progress; this one only catches what they miss
-        self.deadline_s = 10 * io_timeout_s
+        self.pending = Pending(10 * io_timeout_s)
         self.unexpected = 0
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
