@@ -26,6 +26,8 @@ MAX_LAYERS: Final = 16
 """Extents of one MiB beyond which a mount compacts."""
 MAX_NAME_BYTES: Final = 255
 MAX_TARGET_BYTES: Final = 4095
+MAX_XATTR_BYTES: Final = 64 * KIB
+"""Most bytes of an extended attribute's value, as on any file system of Linux."""
 MAX_FILE_BYTES: Final = 1 << 50
 DIGEST_BYTES: Final = 32
 HEAD_FIXED_BYTES: Final = 64

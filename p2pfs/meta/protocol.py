@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from p2pfs.types import ChunkId, DentryId, InodeId
-from p2pfs.wire.namespace import Applied, Attributes, ChunkPlace, DirectoryPage, Entry, ExtentPage, Operation, Space
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    Operation,
+    Space,
+    XattrPage,
+)
 
 
 class Namespace(Protocol):
@@ -34,6 +44,10 @@ class Namespace(Protocol):
 
     async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
         """Where copies are now; unknown chunks are left out."""
+        ...
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """Every extended attribute with the inode's attributes, in one snapshot. Raises NotFound."""
         ...
 
     async def space(self) -> Space: ...
