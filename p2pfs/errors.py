@@ -49,6 +49,18 @@ class TooManyLinks(TooLarge):
     """The inode has as many names as it can."""
 
 
+class AttributeTooLarge(TooLarge):
+    """An extended attribute's value is longer than 64 KiB."""
+
+
+class NoAttribute(Semantic):
+    """The inode has no extended attribute of this name."""
+
+
+class Unsupported(Semantic):
+    """This file system has nothing of the kind: extended attributes outside its name spaces."""
+
+
 class Denied(Semantic):
     """The caller's certificate, role or membership does not allow this."""
 

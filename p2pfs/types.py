@@ -28,6 +28,8 @@ MAX_NAME_BYTES: Final = 255
 MAX_TARGET_BYTES: Final = 4095
 MAX_FILE_BYTES: Final = 1 << 44
 """16 TiB, as ext4: the head of the largest file, which every commit of it carries, has 2 MiB."""
+MAX_XATTR_BYTES: Final = 64 * KIB
+"""Most bytes of an extended attribute's value, as on any file system of Linux."""
 DIGEST_BYTES: Final = 32
 HEAD_FIXED_BYTES: Final = 64
 """At least what a sealed inode head has beside its digests (format.heads: 36), with room for a later version."""

@@ -455,6 +455,8 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
         "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
+        "an extended attribute of no inode": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
         "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"
         " (SELECT 1 FROM cut k WHERE k.volume = e.volume AND k.inode = e.inode AND k.from_mib = 0 AND k.seq > e.seq)",

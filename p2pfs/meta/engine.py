@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.meta import content, questions, tree
+from p2pfs.meta import content, questions, tree, xattrs
 from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
@@ -21,6 +21,7 @@ from p2pfs.wire.namespace import (
     Commit,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Link,
     Locate,
     Lookup,
@@ -32,8 +33,10 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
 )
 
@@ -54,6 +57,8 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     Opened: content.opened,
     Released: content.released,
     Accessed: content.accessed,
+    SetXattr: xattrs.set_xattr,
+    RemoveXattr: xattrs.remove_xattr,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
@@ -62,6 +67,7 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
     ReadDirectory: questions.directory,
     ReadExtents: questions.extents,
     Locate: questions.locate,
+    GetXattrs: xattrs.xattrs,
 }
 
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"

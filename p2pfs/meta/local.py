@@ -26,6 +26,7 @@ from p2pfs.wire.namespace import (
     ExtentPage,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Lookup,
     Operation,
@@ -33,6 +34,7 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Space,
+    XattrPage,
 )
 
 
@@ -83,6 +85,10 @@ class LocalNamespace:
     async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
         """See Namespace."""
         return self._ask(Locate(list(chunks)))  # type: ignore[no-any-return]
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return self._ask(GetXattrs(inode))  # type: ignore[no-any-return]
 
     async def space(self) -> Space:
         """See Namespace."""

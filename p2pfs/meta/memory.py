@@ -25,6 +25,7 @@ from p2pfs.wire.namespace import (
     Operation,
     Released,
     Space,
+    XattrPage,
 )
 
 
@@ -113,6 +114,10 @@ class MemoryNamespace:
     async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
         """See Namespace."""
         return (await self._begin()).locate(chunks)
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return (await self._begin()).xattrs(inode)
 
     async def space(self) -> Space:
         """See Namespace."""

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from p2pfs.errors import (
+    AttributeTooLarge,
     Conflict,
     Exists,
     Gone,
@@ -14,6 +15,8 @@ from p2pfs.errors import (
     Loop,
     Misuse,
     NameTooLong,
+    NoAttribute,
+    NoSpace,
     NotDirectory,
     NotEmpty,
     NotFound,
@@ -21,11 +24,13 @@ from p2pfs.errors import (
     TooManyLinks,
 )
 from p2pfs.meta.memory_state import BatchLog, ChunkState, MemoryState, Name
-from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, Kind
+from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, Kind
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    XATTR_CREATE,
+    XATTR_REPLACE,
     Accessed,
     AddReplicas,
     Attributes,
@@ -36,8 +41,10 @@ from p2pfs.wire.namespace import (
     Opened,
     Operation,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
 )
 
@@ -57,6 +64,14 @@ class MemoryRules(MemoryState):
                 self._rename(batch, operation)
             case SetAttributes():
                 self._set(batch, operation)
+            case SetXattr():
+                self._set_xattr(batch, operation)
+            case RemoveXattr():
+                self.attributes(operation.inode)
+                if operation.name not in self._xattrs.get(operation.inode, {}):
+                    raise NoAttribute("nothing to remove")
+                self.drop(batch, self._xattrs[operation.inode], operation.name)
+                self.edit(batch, operation.inode, ctime_ns=operation.time_ns)
             case Commit():
                 self._commit(batch, operation)
             case AddReplicas():
@@ -199,6 +214,26 @@ class MemoryRules(MemoryState):
         }
         fields = {name: value for name, value in given.items() if value is not None}
         self.edit(batch, op.inode, ctime_ns=op.ctime_ns, **fields)
+
+    def _set_xattr(self, batch: BatchLog, op: SetXattr) -> None:
+        if not 0 < len(op.name) <= 512:
+            raise Misuse("this is no sealed name")
+        if len(op.value) > (64 << 10) + 64:
+            raise AttributeTooLarge("the value is too long")
+        if op.flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+            raise Invalid("these flags do not go together")
+        self.attributes(op.inode)
+        if op.inode not in self._xattrs:
+            self.put(batch, self._xattrs, op.inode, value={})
+        there = self._xattrs[op.inode]
+        if op.name in there and op.flags == XATTR_CREATE:
+            raise Exists("the attribute is there")
+        if op.name not in there and op.flags == XATTR_REPLACE:
+            raise NoAttribute("nothing to replace")
+        self.put(batch, there, op.name, value=op.value)
+        if len(there) > 1000 or sum(len(name) + len(value) for name, value in there.items()) > MIB:
+            raise NoSpace("too many attributes")
+        self.edit(batch, op.inode, ctime_ns=op.time_ns)
 
     # ---- content ----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from p2pfs.wire.namespace import (
     ExtentRow,
     NewChunk,
     Space,
+    Xattr,
+    XattrPage,
 )
 
 K = TypeVar("K", bound=Hashable)
@@ -101,6 +103,7 @@ class MemoryState:
         self._extents: dict[int, dict[tuple[int, int], ExtentRow]] = {}
         self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
         self._chunks: dict[bytes, ChunkState] = {}
+        self._xattrs: dict[int, dict[bytes, bytes]] = {}
         self._open: dict[tuple[int, int], bool] = {}  # (inode, session)
 
     @property
@@ -147,6 +150,11 @@ class MemoryState:
             raise Misuse("a chunk id has 32 bytes")
         known = [(chunk, self._chunks[chunk]) for chunk in chunks if chunk in self._chunks]
         return [ChunkPlace(chunk, place.size, sorted(place.holders)) for chunk, place in known]
+
+    def xattrs(self, inode: int) -> XattrPage:
+        """See Namespace."""
+        of = self.attributes(inode)
+        return XattrPage(of, [Xattr(name, value) for name, value in self._xattrs.get(inode, {}).items()])
 
     def space(self) -> Space:
         """See Namespace."""
@@ -228,7 +236,9 @@ class MemoryState:
         row = self._inodes.get(inode)
         if row is None or row.links > 0 or any(held == inode for held, _ in self._open):
             return
-        tables: tuple[dict[int, Any], ...] = (self._inodes, self._up, self._names, self._extents, self._cuts)
+        tables: tuple[dict[int, Any], ...] = (
+            self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs,
+        )  # fmt: skip
         for table in tables:
             self.drop(batch, table, inode)
         batch.removed.append(inode)

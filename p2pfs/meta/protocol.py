@@ -5,7 +5,17 @@ from typing import Final, Protocol
 
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.wire.events import Events
-from p2pfs.wire.namespace import Applied, Attributes, ChunkPlace, DirectoryPage, Entry, ExtentPage, Operation, Space
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    Operation,
+    Space,
+    XattrPage,
+)
 
 MAX_HELD: Final = 100_000
 """Most inodes that `held` tells at once; when those not open are released it tells the others."""
@@ -38,6 +48,10 @@ class Namespace(Protocol):
 
     async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
         """Where copies are now; unknown chunks are left out."""
+        ...
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """Every extended attribute with the inode's attributes, in one snapshot. Raises NotFound."""
         ...
 
     async def space(self) -> Space: ...

@@ -29,6 +29,7 @@ from p2pfs.wire.namespace import (
     ExtentPage,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Lookup,
     Operation,
@@ -36,6 +37,7 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Space,
+    XattrPage,
 )
 from p2pfs.wire.volumes import (
     GrantIds,
@@ -147,6 +149,10 @@ class RemoteNamespace:
     async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
         """See Namespace."""
         return await self._ask(Locate(list(chunks)), list[ChunkPlace])
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return await self._ask(GetXattrs(inode), XattrPage)
 
     async def space(self) -> Space:
         """See Namespace."""

@@ -42,6 +42,10 @@ OPERATIONS: list[Any] = [
     namespace.Opened(10),
     namespace.Released(10),
 ]  # fmt: skip
+XATTR_OPERATIONS: list[Any] = [
+    namespace.SetXattr(10, b"name", b"value", namespace.XATTR_REPLACE, 10**18),
+    namespace.RemoveXattr(10, b"name", 10**18),
+]
 ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
@@ -71,6 +75,9 @@ def made() -> dict[str, str]:
         "directory_page": codec.encode(
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
+        "xattr_batch": codec.encode(namespace.Batch(9, 8, XATTR_OPERATIONS)).hex(),
+        "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
+        "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
     }
 
 
@@ -90,6 +97,8 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("batch", namespace.Batch(9, 8, OPERATIONS)),
         ("accessed", namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])),
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
+        ("xattr_batch", namespace.Batch(9, 8, XATTR_OPERATIONS)),
+        ("xattr_page", namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])),
     ],
 )
 def test_it_is_read_as_ever(name: str, expected: object) -> None:

@@ -33,6 +33,7 @@ from p2pfs.wire.namespace import (
     Commit,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Link,
     Make,
     Opened,
@@ -40,9 +41,12 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
+    XattrPage,
 )
 from p2pfs.wire.volumes import OpenSession
 
@@ -63,6 +67,8 @@ draft = st.one_of(
     st.tuples(st.just("cut"), place, st.integers(0, 3), st.integers(0, 100)),
     st.tuples(st.just("inline"), place, st.booleans(), st.integers(0, 100)),
     st.tuples(st.just("accessed"), place),
+    st.tuples(st.just("xattr"), place, name, st.sampled_from([0, 0, 1, 2])),
+    st.tuples(st.just("no xattr"), place, name),
     st.tuples(st.just("opened"), place),
     st.tuples(st.just("released"), place),
 )  # fmt: skip
@@ -124,6 +130,7 @@ class Pair:
                 (GetAttributes(inode), lambda: self.model.attributes(inode)),  # noqa: B023 - called at once
                 (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
                 (ReadExtents(inode, 0), lambda: self.model.extents(inode, 0)),  # noqa: B023
+                (GetXattrs(inode), lambda: self.model.xattrs(inode)),  # noqa: B023
             ):
                 by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))  # noqa: B023, E731
                 assert seen(by_sql) == seen(by_model)
@@ -158,6 +165,8 @@ def _plain(message: Any) -> object:  # noqa: ANN401
         return replace(message, attr_change=0)
     if hasattr(message, "entries"):
         return [(e.dentry, e.name, e.tag, _plain(e.attributes)) for e in message.entries], message.complete
+    if isinstance(message, XattrPage):
+        return _plain(message.attributes), sorted((xattr.name, xattr.value) for xattr in message.xattrs)
     places = {(row.chunk, row.size, tuple(sorted(row.holders))) for row in message.places}
     return _plain(message.attributes), message.extents, places
 
@@ -193,6 +202,10 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
             return SetAttributes(anything(pair, rest[0]), now, **{rest[1]: now % 0o7777})
         case "accessed":
             return Accessed(anything(pair, rest[0]), now)
+        case "xattr":
+            return SetXattr(anything(pair, rest[0]), rest[1], b"value %d" % now, rest[2], now)
+        case "no xattr":
+            return RemoveXattr(anything(pair, rest[0]), rest[1], now)
         case "opened":
             return Opened(anything(pair, rest[0]))
         case "released":
