@@ -70,7 +70,7 @@ class _Mount:
         try:
             async with attach(
                 self._home, self._settings, self._volume, self._passphrase,
-                read_only=self._options.read_only,
+                read_only=self._options.read_only, access_times=self._options.access_times,
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -92,6 +92,7 @@ class _Mount:
                 nursery.start_soon(self._end_on_signal, attached)
                 nursery.start_soon(self._announce, socket, attached)
                 nursery.start_soon(kernel.watch)
+                nursery.start_soon(attached.filesystem.follow, kernel)
                 await pyfuse3.main()  # ends when the kernel lets go of the mount
                 await self._settle(attached)
                 nursery.cancel_scope.cancel()

@@ -168,6 +168,7 @@ async def attach(
     passphrase: Callable[[], str],
     *,
     read_only: bool = False,
+    access_times: bool = True,
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to.
 
@@ -196,6 +197,7 @@ async def attach(
             ),
             memory_cache=settings.memory_cache,
             close_waits=settings.durability == "close",
+            access_times=access_times and not read_only,
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
