@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, namespace
+from p2pfs.wire import codec, events, namespace
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -46,6 +46,13 @@ ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
 
+WAIT = events.WaitEvents(0x1122334455667788, 41, 20.0)
+EVENTS = events.Events(
+    0x1122334455667788, 45, False,
+    [events.ChangedInode(10, 5, 6), events.ChangedInode(11, events.REMOVED, events.REMOVED)],
+    [events.ChangedName(1, b"name")], [11],
+)  # fmt: skip
+
 
 def page() -> bytes:
     hashes = tuple(block_hashes(SEALED))
@@ -70,6 +77,8 @@ def made() -> dict[str, str]:
         "directory_page": codec.encode(
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
+        "wait_events": codec.encode(WAIT).hex(),
+        "events": codec.encode(EVENTS).hex(),
     }
 
 
@@ -88,6 +97,8 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("token", TOKEN),
         ("batch", namespace.Batch(9, 8, OPERATIONS)),
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
+        ("wait_events", WAIT),
+        ("events", EVENTS),
     ],
 )
 def test_it_is_read_as_ever(name: str, expected: object) -> None:
