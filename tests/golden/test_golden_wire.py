@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, namespace
+from p2pfs.wire import codec, events, namespace
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -50,6 +50,13 @@ ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
 
+WAIT = events.WaitEvents(0x1122334455667788, 41, 20.0)
+EVENTS = events.Events(
+    0x1122334455667788, 45, False,
+    [events.ChangedInode(10, 5, 6), events.ChangedInode(11, events.REMOVED, events.REMOVED)],
+    [events.ChangedName(1, b"name")], [11],
+)  # fmt: skip
+
 
 def page() -> bytes:
     hashes = tuple(block_hashes(SEALED))
@@ -78,6 +85,8 @@ def made() -> dict[str, str]:
         "xattr_batch": codec.encode(namespace.Batch(9, 8, XATTR_OPERATIONS)).hex(),
         "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
         "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
+        "wait_events": codec.encode(WAIT).hex(),
+        "events": codec.encode(EVENTS).hex(),
     }
 
 
@@ -99,6 +108,8 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
         ("xattr_batch", namespace.Batch(9, 8, XATTR_OPERATIONS)),
         ("xattr_page", namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])),
+        ("wait_events", WAIT),
+        ("events", EVENTS),
     ],
 )
 def test_it_is_read_as_ever(name: str, expected: object) -> None:

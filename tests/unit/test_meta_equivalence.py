@@ -20,7 +20,7 @@ from namespaces import (
     verify,
 )
 
-from p2pfs.errors import PoolError
+from p2pfs.errors import Fenced, PoolError
 from p2pfs.meta import engine, reaper, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.memory import MemoryVolume
@@ -134,6 +134,9 @@ class Pair:
             ):
                 by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))  # noqa: B023, E731
                 assert seen(by_sql) == seen(by_model)
+        for by_sql_session, number in zip(self.sql_sessions, self.model_sessions, strict=True):
+            kept = seen_held(lambda: self.database.read(lambda c: sessions.held(c, by_sql_session)))  # noqa: B023
+            assert kept == seen_held(lambda: self.model.held(number)), number  # noqa: B023
         space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
         assert space.inodes == self.model.space().inodes
         assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
@@ -151,6 +154,14 @@ def told(do: Callable[[], Applied]) -> object:
     except PoolError as error:
         return type(error).__name__
     return {row.inode: replace(row, attr_change=0) for row in applied.attributes}, sorted(applied.removed)
+
+
+def seen_held(look: Callable[[], list[int]]) -> list[int]:
+    """What is held, nothing for a session that is over."""
+    try:
+        return sorted(look())
+    except Fenced:
+        return []
 
 
 def seen(look: Callable[[], Any]) -> object:
