@@ -38,7 +38,7 @@ class Loop(Semantic):
 
 
 class TooLarge(Semantic):
-    """Beyond a limit of the format: file size, name, target, links."""
+    """Beyond a limit of the format: file size, head, inline data."""
 
 
 class NameTooLong(TooLarge):

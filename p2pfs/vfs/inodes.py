@@ -15,7 +15,7 @@ from p2pfs.errors import Corrupt, PoolError
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import INDICES_PER_RANGE, MIB, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.types import INDICES_PER_RANGE, MIB, ROOT_INODE, ChunkId, InodeId, Kind, VolumeId
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
@@ -315,7 +315,7 @@ class InodeTable:
     def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
         self._keys, self._volume = keys, volume
         self._inodes: dict[InodeId, Inode] = {}
-        self._references: dict[InodeId, int] = {}
+        self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
         self._seen: OrderedDict[InodeId, int] = OrderedDict()
         self._idle: OrderedDict[InodeId, None] = OrderedDict()
         self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
@@ -338,6 +338,8 @@ class InodeTable:
 
     def forget(self, inode: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
+        if inode == ROOT_INODE:
+            return
         left = self._references.pop(inode, 0) - count
         if left > 0:
             self._references[inode] = left

@@ -82,8 +82,6 @@ async def mounts() -> AsyncIterator[Two]:
     ):
         given = Two(Mount(fs_a, first), Mount(fs_b, second), shared)
         for mount in (given.a, given.b):
-            root = await mount.fs.inode(ROOT_INODE)
-            mount.fs.hold(root)
             nursery.start_soon(mount.fs.follow, mount.kernel)
         await wait_all_tasks_blocked()
         yield given
