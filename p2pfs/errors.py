@@ -38,11 +38,27 @@ class Loop(Semantic):
 
 
 class TooLarge(Semantic):
-    """Beyond a limit of the format: file size, name, target, links."""
+    """Beyond a limit of the format: file size, head, inline data."""
+
+
+class NameTooLong(TooLarge):
+    """A name or a symbolic link's target is longer than the format allows."""
 
 
 class TooManyLinks(TooLarge):
     """The inode has as many names as it can."""
+
+
+class AttributeTooLarge(TooLarge):
+    """An extended attribute's value is longer than 64 KiB."""
+
+
+class NoAttribute(Semantic):
+    """The inode has no extended attribute of this name."""
+
+
+class Unsupported(Semantic):
+    """This file system has nothing of the kind: extended attributes outside its name spaces."""
 
 
 class Denied(Semantic):

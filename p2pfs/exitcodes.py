@@ -35,6 +35,8 @@ BUSY: Final = 17
 """Another process uses this home, address or mount."""
 DATA_NOT_STORED: Final = 18
 """Unmounted, but some written data could not be stored; the message says what."""
+ABORTED: Final = 19
+"""The mount cut its connection to the kernel, where a notification hung; the mount point answers `ENOTCONN`."""
 HEALTH_WARNING: Final = 20
 """`p2pfs status`: warning."""
 HEALTH_ERROR: Final = 21

@@ -26,13 +26,15 @@ MAX_LAYERS: Final = 16
 """Extents of one MiB beyond which a mount compacts."""
 MAX_NAME_BYTES: Final = 255
 MAX_TARGET_BYTES: Final = 4095
-MAX_FILE_BYTES: Final = 1 << 50
+MAX_FILE_BYTES: Final = 1 << 44
+"""16 TiB, as ext4: the head of the largest file, which every commit of it carries, has 2 MiB."""
+MAX_XATTR_BYTES: Final = 64 * KIB
+"""Most bytes of an extended attribute's value, as on any file system of Linux."""
 DIGEST_BYTES: Final = 32
 HEAD_FIXED_BYTES: Final = 64
 """At least what a sealed inode head has beside its digests (format.heads: 36), with room for a later version."""
-MAX_HEAD_BYTES: Final = HEAD_FIXED_BYTES + DIGEST_BYTES * min(MAX_FILE_BYTES // DIGEST_RANGE_BYTES, 1 << 18)
-"""Most bytes of a sealed head: 8 MiB, digests of 64 TiB. Longer files can be sparse behind that, but a head travels
-with every commit and in every answer about its inode, so it must fit into them."""
+MAX_HEAD_BYTES: Final = HEAD_FIXED_BYTES + DIGEST_BYTES * (MAX_FILE_BYTES // DIGEST_RANGE_BYTES)
+"""Most bytes of a sealed head; it travels with every commit and in every answer about its inode."""
 
 PoolId = NewType("PoolId", str)
 """32 lower-case hexadecimal digits, random."""

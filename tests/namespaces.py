@@ -13,6 +13,7 @@ from pki import make_ca
 from p2pfs.errors import Misuse
 from p2pfs.meta import engine, members, reaper, sessions, settings, volumes
 from p2pfs.meta.database import Database, InlineDatabase, open_database
+from p2pfs.meta.events import Listeners
 from p2pfs.meta.local import LocalNamespace
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import Namespace
@@ -20,10 +21,11 @@ from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.addresses import bound_addresses, open_listeners
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Request, Response, Server
-from p2pfs.runtime.clocks import SystemClock
+from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ROOT_INODE, ChunkId, Kind, NodeId, PeerState, Role, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.membership import Heartbeat, Resources
 from p2pfs.wire.namespace import (
     Attributes,
@@ -73,7 +75,8 @@ def create_volume() -> CreateVolume:
 
 
 class World(Protocol):
-    """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted."""
+    """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted; `fall_asleep` lets
+    time pass in which a session is not renewed, though it lives on."""
 
     async def mount(self, *, read_only: bool = False) -> Namespace: ...
 
@@ -82,6 +85,8 @@ class World(Protocol):
     async def purge(self, chunk: ChunkId) -> None: ...
 
     async def reap(self) -> None: ...
+
+    async def fall_asleep(self, namespace: Namespace) -> None: ...
 
 
 class MemoryWorld:
@@ -110,12 +115,18 @@ class MemoryWorld:
     async def reap(self) -> None:
         return
 
+    async def fall_asleep(self, namespace: Namespace) -> None:
+        assert isinstance(namespace, MemoryNamespace)
+        self.volume.asleep.add(namespace.number)
+
 
 class SqlWorld:
     """Over any Database."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.clock = FakeClock()
+        self.listeners = Listeners()
 
     async def prepare(self) -> None:
         await self.database.write(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
@@ -129,7 +140,7 @@ class SqlWorld:
                 node=NODE,
                 owner="anna",
                 request=OpenSession(read_only=read_only),
-                now_s=0.0,
+                now_s=self.clock.time(),
                 lifetime_s=OPEN_S,
             )
 
@@ -143,12 +154,14 @@ class SqlWorld:
             SessionId(grant.session),
             verify=verify,
             wanted_min=lambda: WANTED_MIN,
-            clock=SystemClock(),
+            clock=self.clock,
+            listeners=self.listeners,
         )
 
     async def end(self, namespace: Namespace) -> None:
         session: SessionId = namespace.session  # type: ignore[attr-defined]
         await self.database.write(lambda c: sessions.close_session(c, session))
+        self.listeners.ended(session)
 
     async def purge(self, chunk: ChunkId) -> None:
         await self.database.write(lambda c: c.execute("UPDATE chunk SET purging = 1 WHERE id = ?", (chunk,)))
@@ -156,6 +169,11 @@ class SqlWorld:
     async def reap(self) -> None:
         while await self.database.write(lambda c: reaper.reap(c, now_s=1.0, limit=2)):
             pass
+
+    async def fall_asleep(self, namespace: Namespace) -> None:
+        session: SessionId = namespace.session  # type: ignore[attr-defined]
+        before_s = self.clock.time() - 1
+        await self.database.write(lambda c: sessions.renew_session(c, session, now_s=before_s, lifetime_s=0.0))
 
 
 class RemoteWorld(SqlWorld):
@@ -196,7 +214,9 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
 
     async def open_session(request: Request) -> Response:
         message = await request.message(OpenSession)
-        return Response.of(await world.open_session(read_only=message.read_only))
+        grant = await world.open_session(read_only=message.read_only)
+        world.listeners.opened(SessionId(grant.session), VOLUME)
+        return Response.of(grant)
 
     async def questions(request: Request) -> Response:
         asked = await request.message(list[Question])
@@ -205,12 +225,20 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
     async def batch(request: Request) -> Response:
         message = await request.message(Batch)
 
-        def change(connection: sqlite3.Connection) -> answers.Answer:
+        def change(connection: sqlite3.Connection) -> sessions.Outcome:
             return sessions.apply_batch(
-                connection, session(request), batch=message, verify=verify, wanted_min=WANTED_MIN, now_s=0.0
+                connection,
+                session(request),
+                batch=message,
+                verify=verify,
+                wanted_min=WANTED_MIN,
+                now_s=world.clock.time(),
             )
 
-        return Response(body=answers.value_of(await world.database.write(change)))
+        outcome = await world.database.write(change)
+        if outcome.news is not None:
+            world.listeners.publish(session(request), outcome.news)
+        return Response(body=answers.value_of(outcome.answer))
 
     async def grant_ids(request: Request) -> Response:
         message = await request.message(GrantIds)
@@ -220,7 +248,16 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
 
     async def close_session(request: Request) -> Response:
         await world.database.write(lambda c: sessions.close_session(c, session(request)))
+        world.listeners.ended(session(request))
         return Response()
+
+    async def events(request: Request) -> Response:
+        asked = await request.message(WaitEvents)
+        volume = world.database.read(lambda c: sessions.volume_of_session(c, session(request)))
+        return Response.of(await world.listeners.wait(session(request), volume, asked))
+
+    async def held(request: Request) -> Response:
+        return Response.of(world.database.read(lambda c: sessions.held(c, session(request))))
 
     return {
         "open_session": open_session,
@@ -228,6 +265,8 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
         "batch": batch,
         "grant_ids": grant_ids,
         "close_session": close_session,
+        "events": events,
+        "held": held,
     }
 
 
@@ -415,6 +454,8 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         "inline data and its flag disagree": "SELECT count(*) FROM inode i WHERE inline !="
         " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
         "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
+        "an extended attribute of no inode": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
         "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"

@@ -23,6 +23,19 @@ START_S = 90
 STOP_S = 60
 
 
+def mount_stats(mount: Path) -> dict[str, int]:
+    """The counters of whatever mount is there."""
+    record = mounts.find(mount)
+    assert record is not None
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(10)
+        asking.connect(record.socket)
+        asking.sendall(b'{"op": "stats"}\n')
+        with asking.makefile("rb") as answer:
+            numbers: dict[str, int] = json.loads(answer.readline())
+    return numbers
+
+
 class DemoPool:
     """One `p2pfs demo` below `root`, mounted at `mount`."""
 
@@ -89,15 +102,7 @@ class DemoPool:
 
     def stats(self) -> dict[str, int]:
         """The mount's own counters."""
-        record = mounts.find(self.mount)
-        assert record is not None
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(10)
-            asking.connect(record.socket)
-            asking.sendall(b'{"op": "stats"}\n')
-            with asking.makefile("rb") as answer:
-                numbers: dict[str, int] = json.loads(answer.readline())
-        return numbers
+        return mount_stats(self.mount)
 
     def unmount(self) -> None:
         self.p2pfs("umount", str(self.mount))

@@ -12,7 +12,11 @@ _ERRNO: dict[type[errors.PoolError], int] = {
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.Loop: errno.EINVAL,  # rename(2): a directory below itself
     errors.TooLarge: errno.EFBIG,
+    errors.NameTooLong: errno.ENAMETOOLONG,
     errors.TooManyLinks: errno.EMLINK,
+    errors.AttributeTooLarge: errno.E2BIG,
+    errors.NoAttribute: errno.ENODATA,
+    errors.Unsupported: errno.ENOTSUP,
     errors.Denied: errno.EACCES,
     errors.Invalid: errno.EINVAL,
     errors.NoSpace: errno.ENOSPC,

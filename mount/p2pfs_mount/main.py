@@ -17,6 +17,8 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life
+from p2pfs_mount.connection import Connection, Cut
+from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions
 
@@ -68,7 +70,7 @@ class _Mount:
         try:
             async with attach(
                 self._home, self._settings, self._volume, self._passphrase,
-                read_only=self._options.read_only,
+                read_only=self._options.read_only, access_times=self._options.access_times,
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -78,19 +80,28 @@ class _Mount:
     async def _serve(self, attached: Attached) -> None:
         operations = Operations(attached.filesystem, io_timeout_s=self._settings.io_timeout)
         pyfuse3.init(operations, str(self._path), self._fuse_options(attached))
+        cut = Cut(Connection(self._path), operations.pending)
+        kernel = KernelCache(deadline_s=2 * self._settings.io_timeout, stuck=cut.stuck)
         socket = mounts.socket_path(self._home.path, self._path)
-        control = life.Control(lambda report: self._leave(attached, report), lambda: _stats(attached, operations))
+        control = life.Control(
+            lambda report: self._leave(attached, report), lambda: _stats(attached, operations, kernel)
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.serve, socket)
                 nursery.start_soon(self._end_on_signal, attached)
                 nursery.start_soon(self._announce, socket, attached)
+                nursery.start_soon(kernel.watch)
+                nursery.start_soon(attached.filesystem.follow, kernel)
                 await pyfuse3.main()  # ends when the kernel lets go of the mount
                 await self._settle(attached)
                 nursery.cancel_scope.cancel()
         finally:
+            await kernel.aclose()
             mounts.forget(self._path)
             pyfuse3.close(unmount=True)
+        if cut.is_cut and self._exit_code == exitcodes.OK:
+            self._exit_code = exitcodes.ABORTED
 
     def _fuse_options(self, attached: Attached) -> set[str]:
         options = {"default_permissions", f"fsname={attached.volume.name}", "subtype=p2pfs"}
@@ -121,23 +132,26 @@ class _Mount:
 
     async def _settle(self, attached: Attached) -> None:
         try:
-            await attached.filesystem.writer.settle_all()
+            await attached.filesystem.settle_all()
         except PoolError as error:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("some written data could not be stored: %s", error)
 
     async def _leave(self, attached: Attached, report: Callable[[int], None]) -> None:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted."""
-        await attached.filesystem.writer.settle_all(report)
+        await attached.filesystem.settle_all(report)
         await trio.to_thread.run_sync(life.unmount, self._path)
 
 
-def _stats(attached: Attached, operations: Operations) -> dict[str, int]:
+def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:
     return {
         "known_inodes": attached.filesystem.known(),
         "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
         "fetched_bytes": attached.fetched_bytes(),
         "unexpected_errors": operations.unexpected,
+        "kernel_notifications": kernel.done,
+        "kernel_notifications_waiting": kernel.waiting,
+        "kernel_notification_overflows": kernel.overflows,
     }
 
 

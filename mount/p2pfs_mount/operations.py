@@ -29,12 +29,13 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from p2pfs.errors import Corrupt, PoolError, TooLarge
+from p2pfs.errors import Corrupt, PoolError
 from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem, Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
 from p2pfs_mount.errno import errno_of
+from p2pfs_mount.pending import Pending
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +79,13 @@ def guarded(
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with trio.fail_after(self.deadline_s):
+            with self.pending.one():
                 return await handler(self, *args, **kwargs)
         except PoolError as error:
-            number = errno_of(error)
-            if type(error) is TooLarge and handler.__name__ not in ("write", "setattr"):
-                number = errno.ENAMETOOLONG
             log.debug("%s: %s", handler.__name__, error)
-            raise pyfuse3.FUSEError(number) from None
+            raise pyfuse3.FUSEError(errno_of(error)) from None
         except trio.TooSlowError:
-            log.error("%s did not end within %.0f s", handler.__name__, self.deadline_s)
+            log.error("%s did not end within %.0f s", handler.__name__, self.pending.deadline_s)
             raise pyfuse3.FUSEError(errno.EIO) from None
         except pyfuse3.FUSEError:
             raise
@@ -109,7 +107,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         # the layers below have deadlines by progress; this one only catches what they miss
-        self.deadline_s = 10 * io_timeout_s
+        self.pending = Pending(10 * io_timeout_s)
         self.unexpected = 0
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
@@ -189,7 +187,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(self._fs.tree.target(await self._fs.inode(InodeId(number))))
+        return FileNameT(await self._fs.target(InodeId(number)))
 
     @guarded
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
@@ -257,13 +255,15 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx))
+        append = bool(flags & os.O_APPEND)
+        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx), append=append)
         return self._opened(handle), self._reply(handle.inode)
 
     @guarded
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
-        return self._opened(await self._fs.open(InodeId(number), truncate=bool(flags & os.O_TRUNC)))
+        truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
+        return self._opened(await self._fs.open(InodeId(number), truncate=truncate, append=append))
 
     def _opened(self, handle: Handle) -> FileInfo:
         """Kernel pages are kept only when they are of the change that is read now."""

@@ -26,6 +26,7 @@ from p2pfs.coordinator.volumes import Volumes
 from p2pfs.meta import members, reservations, sessions
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import Database
+from p2pfs.meta.events import Listeners
 from p2pfs.net.identity import Revocations
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.config import Settings
@@ -72,6 +73,7 @@ async def compose(
     revocations.update(roster.revocations)
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
+    listeners = Listeners()
 
     def addresses() -> Sequence[str]:
         return record.addresses
@@ -103,6 +105,7 @@ async def compose(
             database=database,
             roster=roster,
             ledger=ledger,
+            listeners=listeners,
             authority=authority,
             revocations=revocations,
             addresses=addresses,
@@ -116,6 +119,7 @@ async def compose(
             roster=roster,
             reservations=promised,
             receipts=ReceiptChecker(record.pool, roster.receipt_keys),
+            listeners=listeners,
             lifetime_s=settings.session_lifetime,
             clock=clock,
         ),

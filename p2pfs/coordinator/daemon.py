@@ -20,13 +20,13 @@ from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
-from p2pfs.coordinator.sessions import Expiry, Reaper
+from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.identity import Credentials, Revocations, server_context
-from p2pfs.net.server import Server
+from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
@@ -117,6 +117,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             services.handlers(),
             context=certificate.context,
             pool=record.pool,
+            limits=Limits(per_node=Limits().per_node + MAX_SESSIONS),  # each session has a request that waits
             revocations=revocations,
             clock=clock,
             authorise=services.authorise,
@@ -133,6 +134,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             nursery.start_soon(_drop_revoked, services.membership, server)
             await nursery.start(server.serve, listeners)
             yield Running(record, services, server, database)
+            services.sessions.stop()
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
 

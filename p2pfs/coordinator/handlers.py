@@ -18,6 +18,7 @@ from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
+from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
 from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.routes import Route
@@ -58,6 +59,8 @@ class Services:
             "grant_ids": self._grant_ids,
             "batch": self._batch,
             "reserve": self._reserve,
+            "events": self._events,
+            "held": self._held,
         }
 
     def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
@@ -143,6 +146,12 @@ class Services:
 
     async def _reserve(self, request: Request) -> Response:
         return Response.of(await self.sessions.reserve(_session(request), await request.message(Reserve)))
+
+    async def _events(self, request: Request) -> Response:
+        return Response.of(await self.sessions.events(_session(request), await request.message(WaitEvents)))
+
+    async def _held(self, request: Request) -> Response:
+        return Response.of(self.sessions.held(_session(request)))
 
 
 def _session(request: Request) -> SessionId:

@@ -22,6 +22,7 @@ from p2pfs.errors import Denied, Exists, Invalid, NotFound
 from p2pfs.format.invites import Invite, encode_invite
 from p2pfs.meta import members, sessions
 from p2pfs.meta.database import Database
+from p2pfs.meta.events import Listeners
 from p2pfs.meta.members import Certificate, Node
 from p2pfs.net.identity import Identity
 from p2pfs.net.identity import Revocations as LiveRevocations
@@ -66,6 +67,7 @@ class Membership:
         database: Database,
         roster: Roster,
         ledger: Ledger,
+        listeners: Listeners,
         authority: Authority,
         revocations: LiveRevocations,
         addresses: Callable[[], Sequence[str]],
@@ -77,6 +79,7 @@ class Membership:
         self._database = database
         self._roster = roster
         self._ledger = ledger
+        self._listeners = listeners
         self._authority = authority
         self._revocations = revocations
         self._addresses = addresses
@@ -237,6 +240,7 @@ class Membership:
         self._roster.revoke(out, revocations)
         self._revocations.update(revocations)  # from here on its requests are refused
         for session in ended:
+            self._listeners.ended(session)
             self._ledger.release_session(session)
         event, self.revoked = self.revoked, trio.Event()
         event.set()

@@ -19,13 +19,15 @@ from p2pfs.errors import Denied, Misuse
 from p2pfs.meta import engine, reaper
 from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
-from p2pfs.meta.sessions import Session
+from p2pfs.meta.events import Listeners
+from p2pfs.meta.sessions import Outcome, Session
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
+from p2pfs.types import InodeId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
+from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import Batch, GetSpace, Locate, NewChunk, Question, ReadDirectory, ReadExtents
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
@@ -59,6 +61,7 @@ class Sessions:
         roster: Roster,
         reservations: Reservations,
         receipts: ReceiptChecker,
+        listeners: Listeners,
         lifetime_s: float,
         clock: Clock,
     ) -> None:
@@ -66,6 +69,7 @@ class Sessions:
         self._roster = roster
         self._reservations = reservations
         self._receipts = receipts
+        self._listeners = listeners
         self._lifetime_s = lifetime_s
         self._clock = clock
         self.reapable = trio.Event()
@@ -83,9 +87,9 @@ class Sessions:
         if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
             raise Misuse("a host or mount point has an impossible length")
 
-        def begin(connection: sqlite3.Connection) -> SessionGrant:
-            self._make_room(connection, node.id, now_s)
-            return rows.open_session(
+        def begin(connection: sqlite3.Connection) -> tuple[SessionGrant, SessionId | None]:
+            given_up = self._make_room(connection, node.id, now_s)
+            grant = rows.open_session(
                 connection,
                 volume,
                 node=node.id,
@@ -94,20 +98,31 @@ class Sessions:
                 now_s=now_s,
                 lifetime_s=self.kept_s,
             )
+            return grant, given_up
 
-        grant = await self._database.write(begin)
+        grant, given_up = await self._database.write(begin)
+        if given_up is not None:
+            self._listeners.ended(given_up)
+        self._listen(SessionId(grant.session), volume)
         _log.info("%s mounts volume %016x", node.name, volume)
         return SessionGrant(grant.session, grant.incarnation, self._lifetime_s, grant.first_id, grant.last_id)
 
-    def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> None:
-        """A node that crashes and mounts again all day must not fill the table, nor be locked out."""
+    def _listen(self, session: SessionId, volume: VolumeId) -> None:
+        """From here on the session is told what others change. Before its mount knows of it nothing can be missed but
+        what a batch that was committed since then keeps for it, and that is in the database."""
+        self._listeners.opened(session, volume, self.held(session))
+
+    def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> SessionId | None:
+        """A node that crashes and mounts again all day must not fill the table, nor be locked out. The session that was
+        given up for it."""
         own = [row for row in rows.sessions(connection) if row.node == node]
         if len(own) < MAX_SESSIONS:
-            return
+            return None
         oldest = min(own, key=lambda row: row.expires_s)
         if oldest.expires_s - self.kept_s > now_s - 3 * self._lifetime_s:
             raise Denied(f"this node has {MAX_SESSIONS} mounts at work: unmount one")
         rows.close_session(connection, oldest.id)
+        return oldest.id
 
     async def renew(self, session: SessionId) -> RenewedSession:
         """Raises Fenced."""
@@ -120,6 +135,7 @@ class Sessions:
     async def close(self, session: SessionId) -> None:
         """The mount is done: what only it held open goes, what it was promised is free again."""
         await self._database.write(lambda connection: rows.close_session(connection, session))
+        self._listeners.ended(session)
         self._reservations.session_over(session)
         self.reapable.set()
 
@@ -129,6 +145,7 @@ class Sessions:
         if self._database.read(lambda connection: all(row.expires_s >= now_s for row in rows.sessions(connection))):
             return
         for session in await self._database.write(lambda connection: rows.expire_sessions(connection, now_s=now_s)):
+            self._listeners.ended(session)
             self._reservations.session_over(session)
             _log.info("session %s was not renewed and is over", session)
         self.reapable.set()
@@ -175,14 +192,36 @@ class Sessions:
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
 
-        def change(connection: sqlite3.Connection) -> Answer:
-            return rows.apply_batch(connection, session, batch=batch, verify=verify, wanted_min=wanted_min, now_s=now_s)
+        def change(connection: sqlite3.Connection) -> Outcome:
+            return rows.apply_batch(
+                connection,
+                session,
+                batch=batch,
+                verify=verify,
+                wanted_min=wanted_min,
+                now_s=now_s,
+                grace_s=self.kept_s - self._lifetime_s,
+            )
 
-        answer = await self._database.write(change)
-        if not answer.code:  # a repeated batch gets its old answer without a receipt being looked at
+        outcome = await self._database.write(change)
+        if outcome.news is not None:
+            self._listeners.publish(session, outcome.news)
+        if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             self._settle(session, accepted)
             self.reapable.set()
-        return answers.value_of(answer)
+        return answers.value_of(outcome.answer)
+
+    async def events(self, session: SessionId, asked: WaitEvents) -> Events:
+        """What other sessions changed; see `Listeners.wait`. Raises Fenced, Misuse."""
+        return await self._listeners.wait(session, self._row(session).volume, asked)
+
+    def held(self, session: SessionId) -> list[InodeId]:
+        """Inodes without a name that are kept for the session. Raises Fenced."""
+        return self._database.read(lambda connection: rows.held(connection, session))
+
+    def stop(self) -> None:
+        """Answer the requests that wait for events, and those to come: the server is about to stop."""
+        self._listeners.stop()
 
     async def answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
         """The answers in order, refusals among them, each from one committed state.

@@ -16,7 +16,7 @@ from blake3 import blake3
 from p2pfs.errors import Corrupt
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.rows import open_row, seal_row
-from p2pfs.types import MAX_FILE_BYTES, InodeId, Kind, VolumeId
+from p2pfs.types import InodeId, Kind, VolumeId
 from p2pfs.wire.namespace import ExtentRow
 
 DIGEST_BYTES: Final = 32
@@ -27,6 +27,8 @@ _ROW: Final = Struct(">BQQQQB")  # what, volume, inode, index, seq, has a chunk
 _INLINE: Final = Struct(">BQQ")  # what, volume, inode
 _WHAT_ROW: Final = 1
 _WHAT_INLINE: Final = 2
+MAX_SIZE: Final = 1 << 50
+"""Most bytes a head may speak of: more than files are let grow to today (types.MAX_FILE_BYTES)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def open_head(keys: VolumeKeys, volume: VolumeId, inode: InodeId, sealed: bytes)
     digests = tuple(
         int.from_bytes(plain[at : at + DIGEST_BYTES], "big") for at in range(_FIXED.size, len(plain), DIGEST_BYTES)
     )
-    if size > MAX_FILE_BYTES or (digests and not digests[-1]):
+    if size > MAX_SIZE or (digests and not digests[-1]):
         raise Corrupt("a head says something impossible")
     try:
         return Head(change, size, Kind(kind), digests)

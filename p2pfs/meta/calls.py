@@ -52,19 +52,31 @@ class CoordinatorCalls:
         reply = await self._request(method, path, b"" if message is None else codec.encode(message))
         return codec.decode(reply.body, kind)
 
+    async def await_late(self, method: str, path: str, message: Any, kind: type[T], *, timeout_s: float) -> T:  # noqa: ANN401
+        """One attempt at what the coordinator answers late on purpose. Its silence says nothing about other requests,
+        so that it does not make the coordinator `is_away`. Raises as `ask`."""
+        if self._fenced is not None:
+            raise self._fenced
+        try:
+            reply = await self._attempt(method, path, codec.encode(message), timeout_s)
+        except Unavailable as error:
+            raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
+        return codec.decode(reply.body, kind)
+
     async def tell(self, method: str, path: str) -> None:
         """A request whose answer holds nothing. Raises as `ask`."""
         await self._request(method, path, b"")
 
     async def _request(self, method: str, path: str, body: Buffer) -> Reply:
         deadline = trio.current_time() + (_AWAY_ATTEMPT_S if self.is_away else self._io_timeout_s)
+        share_s = max(self._io_timeout_s / _ATTEMPT_SHARE, _AWAY_ATTEMPT_S)
         pauses = backoff(0.05, _LONGEST_PAUSE_S, chance=self._chance)
         while True:
             if self._fenced is not None:
                 raise self._fenced
             left_s = deadline - trio.current_time()
             try:
-                return await self._attempt(method, path, body, left_s)
+                return await self._attempt(method, path, body, min(left_s, share_s))
             except Unavailable as error:
                 pause_s = next(pauses)
                 if self.is_away or trio.current_time() + pause_s >= deadline:
@@ -72,11 +84,10 @@ class CoordinatorCalls:
                     raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
                 await trio.sleep(pause_s)
 
-    async def _attempt(self, method: str, path: str, body: Buffer, left_s: float) -> Reply:
-        share_s = max(self._io_timeout_s / _ATTEMPT_SHARE, _AWAY_ATTEMPT_S)
+    async def _attempt(self, method: str, path: str, body: Buffer, timeout_s: float) -> Reply:
         try:
             reply = await self._client.request(
-                self._coordinator, method, path, parts=(body,) if body else (), timeout_s=min(left_s, share_s)
+                self._coordinator, method, path, parts=(body,) if body else (), timeout_s=timeout_s
             )
         except Unavailable:
             raise

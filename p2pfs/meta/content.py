@@ -10,7 +10,7 @@ from p2pfs.meta import chunks_index, cuts, inodes, tree
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
 from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind, head_limit
-from p2pfs.wire.namespace import AddReplicas, Commit, ExtentRow, NewChunk, Opened, Released, SetAttributes
+from p2pfs.wire.namespace import Accessed, AddReplicas, Commit, ExtentRow, NewChunk, Opened, Released, SetAttributes
 
 MAX_INLINE_BYTES: Final = CHUNK_BYTES + 1024
 """Sealed; how much a mount keeps inline is a setting of the volume."""
@@ -75,6 +75,18 @@ def released(work: Work, operation: Released) -> None:
     )
     if cursor.rowcount:
         work.settle(work.inode(operation.inode))
+
+
+def accessed(work: Work, operation: Accessed) -> None:
+    """A later access time; the row's version stays, since no mount builds on it."""
+    row = work.loaded(operation.inode)
+    if row is not None:
+        row.atime_ns, row.dirty = max(row.atime_ns, operation.atime_ns), True
+        return
+    work.connection.execute(
+        "UPDATE inode SET atime_ns = ? WHERE volume = ? AND inode = ? AND atime_ns < ?",
+        (operation.atime_ns, work.volume, operation.inode, operation.atime_ns),
+    )
 
 
 # ---- parts of a commit ----------------------------------------------------------------------------------------------

@@ -9,17 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.meta import content, questions, tree
+from p2pfs.meta import content, questions, tree, xattrs
 from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.namespace import (
+    Accessed,
     AddReplicas,
     Applied,
     Commit,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Link,
     Locate,
     Lookup,
@@ -31,8 +33,10 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
 )
 
@@ -52,6 +56,9 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     AddReplicas: content.add_replicas,
     Opened: content.opened,
     Released: content.released,
+    Accessed: content.accessed,
+    SetXattr: xattrs.set_xattr,
+    RemoveXattr: xattrs.remove_xattr,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
@@ -60,6 +67,7 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
     ReadDirectory: questions.directory,
     ReadExtents: questions.extents,
     Locate: questions.locate,
+    GetXattrs: xattrs.xattrs,
 }
 
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"

@@ -10,7 +10,7 @@ import trio
 
 from p2pfs.errors import Misuse, PoolError
 from p2pfs.wire.answers import Answer
-from p2pfs.wire.namespace import Question, ReadDirectory, ReadExtents
+from p2pfs.wire.namespace import GetXattrs, Question, ReadDirectory, ReadExtents
 
 MAX_FLIGHTS: Final = 4
 """Requests under way at once; more would take the connections that batches need."""
@@ -36,7 +36,7 @@ class _Flight:
     def board(self, question: Question) -> int:
         """Take a question along; its place."""
         self.questions.append(question)
-        self.weight += _HEAVY if isinstance(question, ReadDirectory | ReadExtents) else 1
+        self.weight += _HEAVY if isinstance(question, ReadDirectory | ReadExtents | GetXattrs) else 1
         return len(self.questions) - 1
 
 

@@ -181,8 +181,10 @@ def is_open(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> boo
 
 
 def remove(connection: sqlite3.Connection, volume: VolumeId, inode: int, *, inline: bool) -> None:
-    """Delete an inode's row and inline data; its extents are left to the reaper, whatever their number."""
+    """Delete an inode's row, extended attributes and inline data; its extents are left to the reaper, whatever their
+    number."""
     connection.execute("DELETE FROM inode WHERE volume = ? AND inode = ?", (volume, inode))
+    connection.execute("DELETE FROM xattr WHERE volume = ? AND inode = ?", (volume, inode))
     if inline:
         drop_data(connection, volume, inode)
     has_extents = connection.execute(

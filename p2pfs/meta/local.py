@@ -8,12 +8,14 @@ from typing import Any
 
 from p2pfs.meta import engine, sessions
 from p2pfs.meta.database import Database
+from p2pfs.meta.events import Listeners
 from p2pfs.meta.outstanding import OutstandingBatches
+from p2pfs.meta.sessions import Outcome
 from p2pfs.meta.work import Verify
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId
 from p2pfs.wire import answers
-from p2pfs.wire.answers import Answer
+from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -24,6 +26,7 @@ from p2pfs.wire.namespace import (
     ExtentPage,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Lookup,
     Operation,
@@ -31,11 +34,15 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Space,
+    XattrPage,
 )
 
 
 class LocalNamespace:
-    """One volume within one session that somebody opened by `sessions.open_session`. See Namespace."""
+    """One volume within one session that somebody opened by `sessions.open_session`. See Namespace.
+
+    Sessions that share `listeners` tell each other what they change. A session counts as awake until it expires.
+    """
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class LocalNamespace:
         verify: Verify,
         wanted_min: Callable[[], int],
         clock: Clock,
+        listeners: Listeners | None = None,
     ) -> None:
         self._database = database
         self._volume = volume
@@ -53,6 +61,9 @@ class LocalNamespace:
         self._verify = verify
         self._wanted_min = wanted_min
         self._clock = clock
+        self._listeners = listeners or Listeners()
+        self._listeners.opened(session, volume)
+        self._stream = self._told = 0
         self._outstanding = OutstandingBatches()
 
     async def lookup(self, parent: InodeId, name: bytes) -> Entry:
@@ -75,6 +86,10 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(Locate(list(chunks)))  # type: ignore[no-any-return]
 
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return self._ask(GetXattrs(inode))  # type: ignore[no-any-return]
+
     async def space(self) -> Space:
         """See Namespace."""
         return self._ask(GetSpace())  # type: ignore[no-any-return]
@@ -83,11 +98,12 @@ class LocalNamespace:
         """See Namespace."""
         async with self._outstanding.number() as (seq, acked):
             batch = Batch(seq, acked, list(operations))
-            return answers.unwrap(
-                await self._database.write(lambda connection: self._apply(connection, batch)), Applied
-            )
+            outcome = await self._database.write(lambda connection: self._apply(connection, batch))
+            if outcome.news is not None:
+                self._listeners.publish(self.session, outcome.news)
+            return answers.unwrap(outcome.answer, Applied)
 
-    def _apply(self, connection: sqlite3.Connection, batch: Batch) -> Answer:
+    def _apply(self, connection: sqlite3.Connection, batch: Batch) -> Outcome:
         return sessions.apply_batch(
             connection,
             self.session,
@@ -101,6 +117,18 @@ class LocalNamespace:
         """See Namespace."""
         block = await self._database.write(lambda connection: sessions.grant_ids(connection, self.session, count=count))
         return range(block.first_id, block.last_id + 1)
+
+    async def events(self, wait_s: float) -> Events:
+        """See Namespace."""
+        self._database.read(lambda connection: sessions.session(connection, self.session))  # Fenced when it is over
+        asked = WaitEvents(self._stream, self._told, wait_s)
+        events = await self._listeners.wait(self.session, self._volume, asked)
+        self._stream, self._told = events.stream, events.last
+        return events
+
+    async def held(self) -> list[InodeId]:
+        """See Namespace."""
+        return self._database.read(lambda connection: sessions.held(connection, self.session))
 
     def _ask(self, question: Question) -> Any:  # noqa: ANN401 - the message that belongs to the question
         def asked(connection: sqlite3.Connection) -> Any:  # noqa: ANN401

@@ -4,13 +4,16 @@ Shares no code with the SQL engine, so that the conformance suite compares two r
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import trio
 
 from p2pfs.errors import Denied, Fenced, Misuse
+from p2pfs.meta.events import Listeners, News
 from p2pfs.meta.memory_rules import MemoryRules
 from p2pfs.meta.memory_state import BatchLog
-from p2pfs.types import ChunkId, DentryId, InodeId
+from p2pfs.types import ChunkId, DentryId, InodeId, SessionId
+from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -22,16 +25,22 @@ from p2pfs.wire.namespace import (
     Operation,
     Released,
     Space,
+    XattrPage,
 )
 
 
 class MemoryVolume(MemoryRules):
     """One volume, shared by the sessions opened on it."""
 
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - MemoryState's
+        super().__init__(**options)
+        self.listeners = Listeners()
+
     def session(self, *, read_only: bool = False) -> "MemoryNamespace":
         """A new session."""
         number = next(self._session_numbers)
         self._sessions.add(number)
+        self.listeners.opened(_id(number), self.volume)
         return MemoryNamespace(self, number, read_only=read_only)
 
     def end(self, number: int) -> None:
@@ -41,6 +50,7 @@ class MemoryVolume(MemoryRules):
         for inode, session in [key for key in self._open if key[1] == number]:
             del self._open[inode, session]
             self.settle(batch, inode)
+        self.listeners.ended(_id(number))
 
     def require(self, session: int) -> None:
         """Raises Fenced when the session is over."""
@@ -57,7 +67,10 @@ class MemoryVolume(MemoryRules):
             for take_back in reversed(batch.undo):
                 take_back()
             raise
-        return Applied([self._inodes[i] for i in batch.touched if i in self._inodes], batch.removed)
+        applied = Applied([self._inodes[i] for i in batch.touched if i in self._inodes], batch.removed)
+        keepers = [_id(other) for other in self.awake(session)]
+        self.listeners.publish(_id(session), News(self.volume, operations, applied, batch.held, keepers))
+        return applied
 
     def grant_ids(self, count: int) -> range:
         """Numbers never granted before."""
@@ -74,6 +87,7 @@ class MemoryNamespace:
     def __init__(self, volume: MemoryVolume, number: int, *, read_only: bool) -> None:
         self._volume = volume
         self._read_only = read_only
+        self._stream = self._told = 0
         self.number = number
 
     async def _begin(self) -> MemoryVolume:
@@ -101,6 +115,10 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).locate(chunks)
 
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return (await self._begin()).xattrs(inode)
+
     async def space(self) -> Space:
         """See Namespace."""
         return (await self._begin()).space()
@@ -115,3 +133,19 @@ class MemoryNamespace:
     async def new_ids(self, count: int) -> range:
         """See Namespace."""
         return (await self._begin()).grant_ids(count)
+
+    async def events(self, wait_s: float) -> Events:
+        """See Namespace."""
+        volume = await self._begin()
+        asked = WaitEvents(self._stream, self._told, wait_s)
+        events = await volume.listeners.wait(_id(self.number), volume.volume, asked)
+        self._stream, self._told = events.stream, events.last
+        return events
+
+    async def held(self) -> list[InodeId]:
+        """See Namespace."""
+        return [InodeId(inode) for inode in (await self._begin()).held(self.number)]
+
+
+def _id(number: int) -> SessionId:
+    return SessionId(str(number))

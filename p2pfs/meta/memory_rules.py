@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
+from msgspec.structs import replace
+
 from p2pfs.errors import (
+    AttributeTooLarge,
     Conflict,
     Exists,
     Gone,
@@ -11,6 +14,9 @@ from p2pfs.errors import (
     IsDirectory,
     Loop,
     Misuse,
+    NameTooLong,
+    NoAttribute,
+    NoSpace,
     NotDirectory,
     NotEmpty,
     NotFound,
@@ -18,11 +24,14 @@ from p2pfs.errors import (
     TooManyLinks,
 )
 from p2pfs.meta.memory_state import BatchLog, ChunkState, MemoryState, Name
-from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, Kind
+from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, Kind
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    XATTR_CREATE,
+    XATTR_REPLACE,
+    Accessed,
     AddReplicas,
     Attributes,
     Commit,
@@ -32,8 +41,10 @@ from p2pfs.wire.namespace import (
     Opened,
     Operation,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
 )
 
@@ -53,6 +64,14 @@ class MemoryRules(MemoryState):
                 self._rename(batch, operation)
             case SetAttributes():
                 self._set(batch, operation)
+            case SetXattr():
+                self._set_xattr(batch, operation)
+            case RemoveXattr():
+                self.attributes(operation.inode)
+                if operation.name not in self._xattrs.get(operation.inode, {}):
+                    raise NoAttribute("nothing to remove")
+                self.drop(batch, self._xattrs[operation.inode], operation.name)
+                self.edit(batch, operation.inode, ctime_ns=operation.time_ns)
             case Commit():
                 self._commit(batch, operation)
             case AddReplicas():
@@ -64,6 +83,11 @@ class MemoryRules(MemoryState):
                 self.attributes(operation.inode)
                 self.put(batch, self._open, (operation.inode, batch.session), value=True)
                 batch.touched[operation.inode] = None
+            case Accessed():
+                row = self._inodes.get(operation.inode)
+                if row is not None and row.atime_ns < operation.atime_ns:
+                    later = replace(row, atime_ns=operation.atime_ns)
+                    self.put(batch, self._inodes, operation.inode, value=later)
             case Released():
                 if (operation.inode, batch.session) in self._open:
                     self.drop(batch, self._open, (operation.inode, batch.session))
@@ -85,6 +109,7 @@ class MemoryRules(MemoryState):
             op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target,
         )  # fmt: skip
         self.put(batch, self._inodes, op.inode, value=row)
+        batch.made.add(op.inode)
         batch.touched[op.inode] = None
         if is_directory:
             self.put(batch, self._up, op.inode, value=op.parent)
@@ -190,6 +215,26 @@ class MemoryRules(MemoryState):
         fields = {name: value for name, value in given.items() if value is not None}
         self.edit(batch, op.inode, ctime_ns=op.ctime_ns, **fields)
 
+    def _set_xattr(self, batch: BatchLog, op: SetXattr) -> None:
+        if not 0 < len(op.name) <= 512:
+            raise Misuse("this is no sealed name")
+        if len(op.value) > (64 << 10) + 64:
+            raise AttributeTooLarge("the value is too long")
+        if op.flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+            raise Invalid("these flags do not go together")
+        self.attributes(op.inode)
+        if op.inode not in self._xattrs:
+            self.put(batch, self._xattrs, op.inode, value={})
+        there = self._xattrs[op.inode]
+        if op.name in there and op.flags == XATTR_CREATE:
+            raise Exists("the attribute is there")
+        if op.name not in there and op.flags == XATTR_REPLACE:
+            raise NoAttribute("nothing to replace")
+        self.put(batch, there, op.name, value=op.value)
+        if len(there) > 1000 or sum(len(name) + len(value) for name, value in there.items()) > MIB:
+            raise NoSpace("too many attributes")
+        self.edit(batch, op.inode, ctime_ns=op.time_ns)
+
     # ---- content ----------------------------------------------------------------------------------------------------
 
     def _commit(self, batch: BatchLog, op: Commit) -> None:
@@ -276,6 +321,6 @@ def _check_head(head: bytes, size: int) -> None:
 
 def _check_name(name: bytes) -> None:
     if len(name) > 512:
-        raise TooLarge("the name is too long")
+        raise NameTooLong("the name is too long")
     if not name:
         raise Misuse("this is no sealed name")

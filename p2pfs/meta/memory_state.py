@@ -21,6 +21,8 @@ from p2pfs.wire.namespace import (
     ExtentRow,
     NewChunk,
     Space,
+    Xattr,
+    XattrPage,
 )
 
 K = TypeVar("K", bound=Hashable)
@@ -50,6 +52,8 @@ class BatchLog:
     undo: list[Callable[[], object]] = field(default_factory=list)
     touched: dict[int, None] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
+    made: set[int] = field(default_factory=set)
+    held: list[int] = field(default_factory=list)  # kept for others although they have no name now
 
 
 class MemoryState:
@@ -73,6 +77,7 @@ class MemoryState:
         self.wanted_min = wanted_min
         self.room = room
         self.purging: set[bytes] = set()  # chunks a commit may not name: tests put them here
+        self.asleep: set[int] = set()  # sessions nothing is kept for: tests put them here
         self._next_id = ROOT_INODE + 1
         self._sessions: set[int] = set()
         self._session_numbers = itertools.count(1)
@@ -98,6 +103,7 @@ class MemoryState:
         self._extents: dict[int, dict[tuple[int, int], ExtentRow]] = {}
         self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
         self._chunks: dict[bytes, ChunkState] = {}
+        self._xattrs: dict[int, dict[bytes, bytes]] = {}
         self._open: dict[tuple[int, int], bool] = {}  # (inode, session)
 
     @property
@@ -144,6 +150,11 @@ class MemoryState:
             raise Misuse("a chunk id has 32 bytes")
         known = [(chunk, self._chunks[chunk]) for chunk in chunks if chunk in self._chunks]
         return [ChunkPlace(chunk, place.size, sorted(place.holders)) for chunk, place in known]
+
+    def xattrs(self, inode: int) -> XattrPage:
+        """See Namespace."""
+        of = self.attributes(inode)
+        return XattrPage(of, [Xattr(name, value) for name, value in self._xattrs.get(inode, {}).items()])
 
     def space(self) -> Space:
         """See Namespace."""
@@ -206,13 +217,28 @@ class MemoryState:
         row = self._inodes[inode]
         links = 0 if row.kind == Kind.DIRECTORY else row.links - 1
         self.edit(batch, inode, links=links, ctime_ns=time_ns)
+        keepers = self.awake(batch.session)
+        if links == 0 and inode not in batch.made and keepers:
+            batch.held.append(inode)
+            for session in keepers:
+                self.put(batch, self._open, (inode, session), value=True)
         self.settle(batch, inode)
+
+    def awake(self, but: int) -> set[int]:
+        """The other sessions that may have something open."""
+        return self._sessions - self.asleep - {but}
+
+    def held(self, session: int) -> list[int]:
+        """See Namespace."""
+        return [inode for inode, holder in self._open if holder == session and self._inodes[inode].links == 0]
 
     def settle(self, batch: BatchLog, inode: int) -> None:
         row = self._inodes.get(inode)
         if row is None or row.links > 0 or any(held == inode for held, _ in self._open):
             return
-        tables: tuple[dict[int, Any], ...] = (self._inodes, self._up, self._names, self._extents, self._cuts)
+        tables: tuple[dict[int, Any], ...] = (
+            self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs,
+        )  # fmt: skip
         for table in tables:
             self.drop(batch, table, inode)
         batch.removed.append(inode)

@@ -1,10 +1,24 @@
 """The namespace of one volume as a mount sees it. One conformance suite: tests/contract/test_namespace.py."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from p2pfs.types import ChunkId, DentryId, InodeId
-from p2pfs.wire.namespace import Applied, Attributes, ChunkPlace, DirectoryPage, Entry, ExtentPage, Operation, Space
+from p2pfs.wire.events import Events
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    Operation,
+    Space,
+    XattrPage,
+)
+
+MAX_HELD: Final = 100_000
+"""Most inodes that `held` tells at once; when those not open are released it tells the others."""
 
 
 class Namespace(Protocol):
@@ -36,6 +50,10 @@ class Namespace(Protocol):
         """Where copies are now; unknown chunks are left out."""
         ...
 
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """Every extended attribute with the inode's attributes, in one snapshot. Raises NotFound."""
+        ...
+
     async def space(self) -> Space: ...
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
@@ -58,4 +76,22 @@ class Namespace(Protocol):
 
     async def new_ids(self, count: int) -> range:
         """`count` inode or dentry numbers never used before in this volume, consecutive."""
+        ...
+
+    async def events(self, wait_s: float) -> Events:
+        """What other sessions changed since the call before, or since the session was opened; waits for something, but
+        no longer than `wait_s`. Calling again says that what was returned is known. One call at a time.
+
+        A name that a batch touches, each inode whose attributes it changes or that it removes, and inodes that are now
+        held (below) are told once they are committed. With `lost` something was missed.
+        All is told after the fact: what was asked meanwhile may be newer.
+
+        Cancellation: nothing is lost; the next call returns it.
+        """
+        ...
+
+    async def held(self) -> list[InodeId]:
+        """Inodes without a name that this session keeps, at most MAX_HELD: those it said it had open, and those whose
+        last name another session took while this one was awake. Those that are not open here are to be released, or
+        they stay until the session ends."""
         ...

@@ -47,7 +47,7 @@ def lookup(connection: sqlite3.Connection, volume: VolumeId, question: Lookup) -
 
 def attributes(connection: sqlite3.Connection, volume: VolumeId, question: GetAttributes) -> Attributes:
     """See Namespace.attributes."""
-    return _attributes(connection, volume, question.inode)
+    return attributes_of(connection, volume, question.inode)
 
 
 def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDirectory) -> DirectoryPage:
@@ -77,7 +77,7 @@ def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDi
 
 def extents(connection: sqlite3.Connection, volume: VolumeId, question: ReadExtents) -> ExtentPage:
     """See Namespace.extents."""
-    of = _attributes(connection, volume, question.inode)
+    of = attributes_of(connection, volume, question.inode)
     first = question.range * INDICES_PER_RANGE
     hidden = cuts.of_inode(connection, volume, question.inode)
     rows = connection.execute(
@@ -120,7 +120,8 @@ def space(connection: sqlite3.Connection, volume: VolumeId, room: tuple[int, int
     return Space(total, free, row[0])
 
 
-def _attributes(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> Attributes:
+def attributes_of(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> Attributes:
+    """An inode's attributes. Raises NotFound."""
     row = connection.execute(
         f"SELECT {inodes.FIELDS} FROM inode i WHERE i.volume = ? AND i.inode = ?", (volume, inode)
     ).fetchone()

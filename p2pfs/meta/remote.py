@@ -18,6 +18,7 @@ from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId, volume_
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
+from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -28,6 +29,7 @@ from p2pfs.wire.namespace import (
     ExtentPage,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Lookup,
     Operation,
@@ -35,6 +37,7 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Space,
+    XattrPage,
 )
 from p2pfs.wire.volumes import (
     GrantIds,
@@ -52,6 +55,8 @@ T = TypeVar("T")
 ID_BLOCK: Final = 4096
 """Numbers fetched at once; the next block is fetched when half are used."""
 _CLOSE_DEADLINE_S: Final = 5.0
+_LATE_S: Final = 10.0
+"""How long after the time it was told the coordinator may answer that nothing happened."""
 _RENEWALS: Final = 3  # per lifetime
 _NEWS_S: Final = 5.0  # and at least as often as peers beat: the answer tells of a new pool map
 
@@ -85,6 +90,7 @@ class RemoteNamespace:
         self._spare_ids = range(0)
         self._outstanding = OutstandingBatches()
         self._flights = Flights(self._send_questions)
+        self._stream = self._told = 0  # what the last `events` returned
         self.session = SessionId(grant.session)
 
     @classmethod
@@ -144,6 +150,10 @@ class RemoteNamespace:
         """See Namespace."""
         return await self._ask(Locate(list(chunks)), list[ChunkPlace])
 
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        return await self._ask(GetXattrs(inode), XattrPage)
+
     async def space(self) -> Space:
         """See Namespace."""
         return await self._ask(GetSpace(), Space)
@@ -182,6 +192,21 @@ class RemoteNamespace:
     async def _fetch_ids(self, count: int) -> range:
         block = await self._calls.ask("POST", f"{self._session_path}/ids", GrantIds(count), IdBlock)
         return range(block.first_id, block.last_id + 1)
+
+    # ---- what others change -----------------------------------------------------------------------------------------
+
+    async def events(self, wait_s: float) -> Events:
+        """See Namespace. One attempt; a coordinator that does not answer is not yet away for other calls."""
+        asked = WaitEvents(self._stream, self._told, wait_s)
+        events = await self._calls.await_late(
+            "POST", f"{self._session_path}/events", asked, Events, timeout_s=wait_s + _LATE_S
+        )
+        self._stream, self._told = events.stream, events.last
+        return events
+
+    async def held(self) -> list[InodeId]:
+        """See Namespace."""
+        return await self._calls.ask("GET", f"{self._session_path}/held", None, list[InodeId])
 
     # ---- the session ------------------------------------------------------------------------------------------------
 

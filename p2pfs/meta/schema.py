@@ -228,7 +228,17 @@ CREATE TABLE damaged_copy (         -- copies that peers set aside: receipts as 
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST)
+_XATTRS: Final = """
+CREATE TABLE xattr (                -- extended attributes, ACLs among them
+    volume      INTEGER NOT NULL,
+    inode       INTEGER NOT NULL,
+    name        BLOB NOT NULL,      -- format.names, sealed; equal names of one inode seal equally
+    value       BLOB NOT NULL,      -- format.values, sealed
+    PRIMARY KEY (volume, inode, name)
+) STRICT;
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

@@ -15,8 +15,10 @@ import msgspec
 
 from p2pfs.errors import Denied, Fenced, Misuse, Semantic
 from p2pfs.meta import engine, inodes, settings, volumes
+from p2pfs.meta.events import News
+from p2pfs.meta.protocol import MAX_HELD
 from p2pfs.meta.work import Rules, Verify, Work
-from p2pfs.types import NodeId, SessionId, VolumeId
+from p2pfs.types import InodeId, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers, codec
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.namespace import Applied, Batch, Opened, Released
@@ -45,6 +47,14 @@ class Session:
     read_only: bool
     opened_s: float
     expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch: its answer, and what it changed unless it was refused or came again."""
+
+    answer: Answer
+    news: News | None = None
 
 
 def open_session(
@@ -142,10 +152,12 @@ def apply_batch(
     verify: Verify,
     wanted_min: int,
     now_s: float,
-) -> Answer:
-    """Do a batch once and return its answer: the encoded Applied, or the refusal (`answers.unwrap` raises it).
+    grace_s: float = 0.0,
+) -> Outcome:
+    """Do a batch once. Its answer is the encoded Applied, or the refusal (`answers.unwrap` raises it).
 
-    A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk.
+    A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk;
+    `grace_s` how much longer a session is kept than a mount that is awake is silent.
 
     Raises:
         Fenced: The session is over.
@@ -162,17 +174,29 @@ def apply_batch(
         raise _over()
     number, volume, acked, read_only, next_id, old = row
     if old is not None:
-        return _recalled(connection, volume, codec.decode(old, Answer))
+        return Outcome(_recalled(connection, volume, codec.decode(old, Answer)))
     if read_only and not all(isinstance(operation, _HARMLESS) for operation in batch.operations):
         raise Denied("the volume is mounted read-only")
     _check_order(batch, acked)
-    rules = Rules(verify, wanted_min, now_s)
-    given, kept = _answer(Work(connection, volume=volume, session=number, next_id=next_id, rules=rules), batch)
+    rules = Rules(verify, wanted_min, now_s, now_s + grace_s)
+    work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules)
+    outcome, kept = _outcome(work, batch)
     connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))
     if batch.acked >= acked + _DROP_EVERY:
         connection.execute("UPDATE session SET acked = ? WHERE number = ?", (batch.acked, number))
         connection.execute("DELETE FROM session_result WHERE session = ? AND seq < ?", (number, batch.acked))
-    return given
+    return outcome
+
+
+def held(connection: sqlite3.Connection, session_id: SessionId) -> list[InodeId]:
+    """Inodes without a name that are kept for the session. Raises Fenced."""
+    row = session(connection, session_id)
+    found = connection.execute(
+        "SELECT o.inode FROM open_inode o JOIN inode i ON i.volume = o.volume AND i.inode = o.inode"
+        " WHERE o.volume = ? AND o.session = ? AND i.links = 0 LIMIT ?",
+        (row.volume, row.number, MAX_HELD),
+    )
+    return [InodeId(inode) for (inode,) in found]
 
 
 def _check_order(batch: Batch, acked: int) -> None:
@@ -182,20 +206,23 @@ def _check_order(batch: Batch, acked: int) -> None:
         raise Misuse(f"more than {MAX_UNACKED} answers are not acknowledged")
 
 
-def _answer(work: Work, batch: Batch) -> tuple[Answer, Answer]:
-    """(the answer, what is kept of it)."""
+def _outcome(work: Work, batch: Batch) -> tuple[Outcome, Answer]:
+    """(what became of it, what is kept of its answer)."""
     connection = work.connection
     connection.execute("SAVEPOINT batch")
     try:
         applied = engine.apply(work, batch.operations)
-        given = kept = answers.answer(applied)
+        kept = answers.answer(applied)
+        keepers = [other for _, other in work.others] if work.held else []
+        outcome = Outcome(kept, News(VolumeId(work.volume), batch.operations, applied, work.held, keepers))
         if any(attributes.inline is not None for attributes in applied.attributes):
             kept = answers.answer(_without_inline(applied))
     except Semantic as error:
         connection.execute("ROLLBACK TO batch")
-        given = kept = answers.refusal(error)
+        kept = answers.refusal(error)
+        outcome = Outcome(kept)
     connection.execute("RELEASE batch")
-    return given, kept
+    return outcome, kept
 
 
 def _without_inline(applied: Applied) -> Applied:

@@ -11,6 +11,7 @@ from p2pfs.errors import (
     IsDirectory,
     Loop,
     Misuse,
+    NameTooLong,
     NotDirectory,
     NotEmpty,
     NotFound,
@@ -166,12 +167,12 @@ def _check_new(operation: Make) -> None:
     if (operation.target is not None) != (operation.kind == Kind.SYMLINK):
         raise Misuse("a symlink, and nothing else, is made with a target")
     if operation.target is not None and len(operation.target) > MAX_SEALED_TARGET_BYTES:
-        raise TooLarge("the target of the symlink is too long")
+        raise NameTooLong("the target of the symlink is too long")
 
 
 def _check_name(name: bytes, tag: bytes) -> None:
     if len(name) > MAX_SEALED_NAME_BYTES:
-        raise TooLarge("the name is too long")
+        raise NameTooLong("the name is too long")
     if not name or len(tag) > MAX_TAG_BYTES:
         raise Misuse("this is no sealed name")
 

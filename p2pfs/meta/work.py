@@ -13,7 +13,7 @@ from typing import Final
 from p2pfs.errors import Misuse, NotDirectory, NotFound
 from p2pfs.meta import inodes
 from p2pfs.meta.inodes import InodeRow
-from p2pfs.types import MIB, ROOT_INODE, VolumeId
+from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
 from p2pfs.wire.namespace import Applied, Attributes, NewChunk
 
 MAX_ANSWER_BYTES: Final = 24 * MIB
@@ -25,11 +25,13 @@ Verify = Callable[[VolumeId, NewChunk], None]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be."""
+    """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be; `awake_s`: sessions
+    that end before it are asleep or dead, and nothing is kept for them."""
 
     verify: Verify
     wanted_min: int
     now_s: float
+    awake_s: float = 0.0
 
 
 class Work:
@@ -48,6 +50,8 @@ class Work:
         self._inodes = 0
         self._bytes = 0
         self._room = MAX_ANSWER_BYTES
+        self._others: list[tuple[int, SessionId]] | None = None
+        self.held: list[int] = []  # lost their last name here and are kept for `others` too
 
     # ---- inode rows -------------------------------------------------------------------------------------------------
 
@@ -63,6 +67,11 @@ class Work:
         elif row.gone:
             raise NotFound("there is no such inode")
         return row
+
+    def loaded(self, inode: int) -> InodeRow | None:
+        """The row, if this batch has used it."""
+        row = self._rows.get(inode)
+        return None if row is None or row.gone else row
 
     def directory(self, inode: int) -> InodeRow:
         """The row of a directory that has a name. Raises NotFound, NotDirectory."""
@@ -93,10 +102,29 @@ class Work:
         row.size = size
 
     def lose_name(self, row: InodeRow, time_ns: int) -> None:
-        """One name less; a directory has only one. Without names or handles the inode goes."""
+        """One name less; a directory has only one. Without names or handles the inode goes.
+
+        Other mounts may have it open, and say so only when they are asked: it is kept for each until it releases it.
+        """
         row.links = 0 if row.is_directory else row.links - 1
         row.changed(time_ns)
+        if row.links == 0 and not row.fresh and self.others:  # nobody else can know what this batch made
+            self.held.append(row.inode)
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO open_inode VALUES (?, ?, ?)",
+                [(self.volume, row.inode, number) for number, _ in self.others],
+            )
         self.settle(row)
+
+    @property
+    def others(self) -> list[tuple[int, SessionId]]:
+        """(row number, id) of the volume's other sessions that are awake."""
+        if self._others is None:
+            self._others = self.connection.execute(
+                "SELECT number, id FROM session WHERE volume = ? AND number != ? AND expires_s >= ?",
+                (self.volume, self.session, self.rules.awake_s),
+            ).fetchall()
+        return self._others
 
     def settle(self, row: InodeRow) -> None:
         """Remove the inode if neither a name nor a session keeps it."""

@@ -38,7 +38,7 @@ class ByteCredits:
 
     @property
     def taken(self) -> int:
-        """Bytes held now; above `total` only while one outsized request is out."""
+        """Bytes held now; above `total` only while one outsized request is out or something was charged."""
         return self._taken
 
     @property
@@ -70,6 +70,12 @@ class ByteCredits:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def charge(self, n: int) -> None:
+        """Take `n` bytes at once, above `total` if need be: what a task holds already has grown."""
+        if n < 0:
+            raise Misuse("a negative number of bytes cannot be taken")
+        self._taken += n
 
     def give(self, n: int) -> None:
         """Return `n` bytes taken before, by whichever task."""

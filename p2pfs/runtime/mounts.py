@@ -214,6 +214,19 @@ def mounted_type(mount_point: Path, table: str | None = None) -> str | None:
 
     `table` is the text of /proc/self/mountinfo, read here when not given.
     """
+    found = _mounted(mount_point, table)
+    return found[1] if found else None
+
+
+def device(mount_point: Path, table: str | None = None) -> int | None:
+    """The minor device number of the topmost file system mounted exactly at this canonical path, or None; of a FUSE
+    mount it is the connection's number in /sys/fs/fuse/connections."""
+    found = _mounted(mount_point, table)
+    return int(found[0].partition(":")[2]) if found else None
+
+
+def _mounted(mount_point: Path, table: str | None) -> tuple[str, str] | None:
+    """Device and type."""
     if table is None:
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     found = None
@@ -221,7 +234,7 @@ def mounted_type(mount_point: Path, table: str | None = None) -> str | None:
         before, _, after = line.partition(" - ")
         fields = before.split()
         if len(fields) >= 5 and after and _unescape(fields[4]) == str(mount_point):
-            found = after.split()[0]
+            found = fields[2], after.split()[0]
     return found
 
 

@@ -145,7 +145,10 @@ async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     context = client_context(credentials)
     client = Client(
-        context, PoolId(record.pool), clock=SystemClock(), connections_per_node=settings.connections_per_node
+        context,
+        PoolId(record.pool),
+        clock=SystemClock(),
+        connections_per_node=max(2, settings.connections_per_node),  # one to the coordinator waits for events
     )
     try:
         coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
@@ -165,6 +168,7 @@ async def attach(
     passphrase: Callable[[], str],
     *,
     read_only: bool = False,
+    access_times: bool = True,
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to.
 
@@ -193,6 +197,7 @@ async def attach(
             ),
             memory_cache=settings.memory_cache,
             close_waits=settings.durability == "close",
+            access_times=access_times and not read_only,
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(

@@ -15,6 +15,7 @@ import trio
 from p2pfs.errors import Conflict, PoolError, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId, Kind
+from p2pfs.vfs import appending
 from p2pfs.vfs.content import Change, Layer, Layers, Sealer, inline_change, truncate_change, write_change
 from p2pfs.vfs.dirty import ChunkPlan, Run
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
@@ -46,12 +47,14 @@ class Committer:
         small_file: int,
         now_ns: Callable[[], int],
         took: Callable[[Applied], None],
+        moved: Callable[[Inode], None],
     ) -> None:
-        """`took` takes in what a batch tells of other inodes."""
+        """`took` takes in what a batch tells of other inodes; `moved` hears of files whose unsaved bytes are elsewhere
+        now than the kernel thinks."""
         self._sealer, self._namespace = sealer, namespace
         self._reader, self._uploader = reader, uploader
         self._copies, self._unsaved = copies, unsaved
-        self._small_file, self._now_ns, self._took = small_file, now_ns, took
+        self._small_file, self._now_ns, self._took, self._moved = small_file, now_ns, took, moved
 
     # ---- commits
 
@@ -81,6 +84,12 @@ class Committer:
             ready = [freeze for freeze in ready if freeze in inode.frozen]  # others were discarded with their inode
             if not ready:
                 return
+            if by := appending.shift(inode):
+                self._unsaved.move_appended(inode, by)
+                self._moved(inode)
+                inode.progress.pulse()
+                if not ready[0].inline:
+                    return  # its bytes must be stored again, packed anew
             if ready[0].inline and not all(self.may_be_inline(inode, freeze) for freeze in ready):
                 # another mount let the file outgrow the metadata: these bytes must become chunks first
                 for freeze in ready:
@@ -105,6 +114,7 @@ class Committer:
                 return False
             self._follow(inode, change, applied)
             self._copies.committed(uploads, change.commit.chunks)
+            appending.committed(inode, change.commit.size)
             for freeze in ready:
                 self._unsaved.drop(inode, freeze)
             inode.after_commit()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from p2pfs.format.ranges import pieces
 from p2pfs.types import CHUNK_BYTES, KIB, Buffer
 
 COALESCE_BYTES: Final = 16 * KIB
@@ -140,6 +141,32 @@ def _merged(touched: list[Run], off: int, data: Buffer) -> Run:
         run.copy_into(start, view)
     view[off - start : off - start + len(data)] = data
     return Run(start, merged)
+
+
+def moved(mibs: Iterable[DirtyMib], start: int, stop: int, by: int) -> dict[int, DirtyMib]:
+    """The same dirty bytes by index, those of start…stop of the file `by` bytes further (or nearer, if negative)."""
+    result: dict[int, DirtyMib] = {}
+    for mib in mibs:
+        for run in mib.runs:
+            first = mib.index * CHUNK_BYTES + run.start
+            last = first + run.length
+            content = memoryview(b"".join(run.parts))
+            for low, high, shift in (
+                (first, min(last, start), 0),
+                (max(first, stop), last, 0),
+                (max(first, start), min(last, stop), by),
+            ):
+                if low < high:
+                    _lay(result, low + shift, content[low - first : high - first], mib.since)
+    return result
+
+
+def _lay(mibs: dict[int, DirtyMib], offset: int, data: memoryview, since: float) -> None:
+    for piece in pieces(offset, len(data)):
+        mib = mibs.get(piece.index)
+        if mib is None:
+            mib = mibs[piece.index] = DirtyMib(piece.index, since)
+        mib.write(piece.off, data[piece.at : piece.at + piece.length])
 
 
 @dataclass(frozen=True, slots=True)

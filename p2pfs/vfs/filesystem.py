@@ -17,9 +17,12 @@ from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs import appending
+from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import Committer, without_set_id
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Inode, InodeTable, Stat
+from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
@@ -33,6 +36,7 @@ from p2pfs.wire import namespace as wire
 log = logging.getLogger(__name__)
 
 AGEING_S: Final = 1.0
+PAGE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,15 @@ class Limits:
     write: WriteLimits = field(default_factory=WriteLimits)
     memory_cache: int = 128 * MIB
     close_waits: bool = True  # durability=close
+    access_times: bool = True  # reading updates atime, by relatime's rule
 
 
 @dataclass(slots=True, eq=False)
 class Handle:
-    """An open file."""
+    """An open file. `append`: what is written goes behind its end."""
 
     inode: Inode
+    append: bool = False
     ahead: ReadAhead = field(default_factory=ReadAhead)
 
 
@@ -70,6 +76,8 @@ class Filesystem:
         copies: LateCopies | None = None,
     ) -> None:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
+        self._kernel: KernelCache = NoKernelCache()
+        self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
@@ -83,6 +91,7 @@ class Filesystem:
         committer = Committer(
             sealer, namespace, self._reader, uploader, copies, unsaved,
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
+            moved=self._moved,
         )  # fmt: skip
         self.writer = Writer(
             namespace, uploader, committer, unsaved, nursery,
@@ -120,23 +129,35 @@ class Filesystem:
     def _discard(self, inode: Inode) -> None:
         self.writer.discard(inode)
 
+    def _moved(self, inode: Inode) -> None:
+        inode.cached_change = -1
+        self._kernel.stale_inode(inode.id, content=True)
+
+    async def follow(self, kernel: KernelCache) -> None:
+        """Take in what other mounts change, and have `kernel` forget it; until cancelled or the session is over."""
+        self._kernel = kernel
+        await News(self._namespace, self._table, self.tree, kernel).follow()
+
     async def _age(self) -> None:
         while True:
             await trio.sleep(AGEING_S)
             self.writer.freeze_aged()
+            await self._access_times.send_aged()
+
+    async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
+        """Store everything (unmount); see `Writer.settle_all`."""
+        await self._access_times.send_all()
+        await self.writer.settle_all(report)
 
     # ---- references
 
     def hold(self, inode: Inode) -> None:
         """The kernel was told of the inode once more."""
-        inode.lookups += 1
+        self._table.hold(inode.id)
 
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
-        inode = self._table.get(number)
-        if inode is not None:
-            inode.lookups -= count
-            self._table.drop_unused(inode)
+        self._table.forget(number, count)
 
     def known(self) -> int:
         """How many inodes are in memory."""
@@ -182,6 +203,8 @@ class Filesystem:
             await self._truncate(inode, size)
         if inode.is_dirty:
             await self.writer.settle(inode)
+        if atime_ns is not None:
+            self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
@@ -204,6 +227,9 @@ class Filesystem:
         return await self.tree.lookup(parent, name)
 
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
+        known = self._table.get(number)
+        if known is not None:
+            self._access_times.note(known)
         return await self.tree.directory(number, after, limit)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
@@ -236,36 +262,55 @@ class Filesystem:
         if inode.is_dirty and (lives_on or inode.attributes.links > 1):
             await self.writer.settle(inode)
 
-    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner) -> Handle:
+    async def target(self, number: InodeId) -> bytes:
+        """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
+        inode = await self.inode(number)
+        self._access_times.note(inode)
+        return self.tree.target(inode)
+
+    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner, *, append: bool = False) -> Handle:
         """A new file, open. Raises Exists, NotFound, NotDirectory."""
         inode = await self.tree.make(parent, name, Kind.FILE, mode, owner)
         inode.handles += 1
-        return Handle(inode)
+        return Handle(inode, append)
 
     # ---- files
 
-    async def open(self, number: InodeId, *, truncate: bool = False) -> Handle:
+    async def open(self, number: InodeId, *, truncate: bool = False, append: bool = False) -> Handle:
         """Open a file; content committed by other mounts before is what will be read (close-to-open)."""
-        inode = await self.inode(number)
+        known = self._table.get(number)
+        inode = known or await self.inode(number)
         if inode.kind is Kind.DIRECTORY:
             raise IsDirectory("a directory cannot be opened as a file")
-        inode.handles += 1
+        inode.handles += 1  # before asking: should it lose its last name meanwhile, it is kept for us
         try:
+            if known is not None:
+                await self.inode(number)
+            if appending.shift(inode):  # unsaved bytes hide what another mount appended
+                await self.writer.settle(inode)
             if truncate:
                 await self._truncate(inode, 0)
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)
             raise
-        return Handle(inode)
+        return Handle(inode, append)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
+        self._access_times.note(handle.inode)
         return await self._reader.read(handle.inode, offset, length, handle.ahead)
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
-        if handle.inode.kind is not Kind.FILE:
+        """Returns how many bytes were taken: all."""
+        inode = handle.inode
+        if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        return await self.writer.write(handle.inode, offset, data)
+        appends = handle.append and not _is_page(inode, offset, len(data))
+        placed = await self.writer.write(inode, None if appends else offset, data)
+        inode.told_size = max(inode.told_size, offset + len(data))
+        if placed != offset:  # the kernel keeps these bytes where it thought they go
+            self._moved(inode)
+        return len(data)
 
     async def flush(self, handle: Handle) -> None:
         """close(2) of one descriptor: stores what was written under durability=close."""
@@ -291,3 +336,9 @@ class Filesystem:
         elif inode.handles == 0:
             self.writer.freeze(inode)
         self._table.drop_unused(inode)
+
+
+def _is_page(inode: Inode, offset: int, length: int) -> bool:
+    """Whether this write through a handle that appends is none: pages of a shared mapping come through whichever handle
+    there is. An append starts where the kernel takes the end to be."""
+    return offset != inode.told_size and offset % PAGE_BYTES == 0 and offset + length <= inode.size

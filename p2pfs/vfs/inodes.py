@@ -1,7 +1,7 @@
 """The inodes this mount knows: their last attributes and head, loaded extents, unsaved bytes, handles and errors.
 
-Pure state with synchronous methods; the reader, writer and tree await around it. An inode stays known while the kernel
-or a handle refers to it or unsaved bytes exist.
+Pure state with synchronous methods; the reader, writer and tree await around it. An inode stays known while a handle
+refers to it or unsaved bytes exist.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from p2pfs.errors import Corrupt, PoolError
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import INDICES_PER_RANGE, MIB, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.types import INDICES_PER_RANGE, MIB, ROOT_INODE, ChunkId, InodeId, Kind, VolumeId
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
@@ -24,8 +24,9 @@ REMEMBERED_CHANGES: Final = 100_000
 """Forgotten inodes whose newest seen `change` is kept, so that an older one is still refused."""
 
 
-IDLE_INODES: Final = 4096
-"""Inodes nobody refers to that stay known, so that looking again costs no new object."""
+IDLE_INODES: Final = 8192
+"""Inodes without handles that stay known, so that looking again costs no new object. Of others the kernel refers to,
+only the count of its references is kept: they are asked for again."""
 
 
 INLINE_BYTES: Final = 16 * MIB
@@ -120,6 +121,19 @@ class Freeze:
         return self.inline or (bool(self.uploads) and all(upload.is_stored for upload in self.uploads))
 
 
+@dataclass(slots=True)
+class Appended:
+    """Unsaved bytes start…end of a file that were appended: they belong wherever the file ends when they are committed.
+
+    `floor` is where this mount's other unsaved bytes ended when the first was appended, 0 without such: the file ends
+    there at least.
+    """
+
+    start: int
+    end: int
+    floor: int
+
+
 class Signal:
     """Wakes everyone who waits, as often as it is pulsed."""
 
@@ -144,7 +158,6 @@ class Inode:
         self.head: Head = self._opened_head(attributes)
         self.pages: dict[int, Page] = {}
         self.inline: bytes | None = None  # opened on demand
-        self.lookups = 0
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
         self.registered = False  # the coordinator knows that this mount has it open
@@ -153,11 +166,14 @@ class Inode:
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
         self.frozen: list[Freeze] = []
+        self.appended: Appended | None = None
         self.error: PoolError | None = None
         self.progress = Signal()
         self.kick = Signal()
         self.size = self.head.size  # with unsaved writes
+        self.told_size = -1  # what the kernel takes for the size: as told last, or where its own last write ended
         self.mtime_ns = 0  # of unsaved writes, 0 if none
+        self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0
 
     @property
@@ -174,15 +190,17 @@ class Inode:
 
     @property
     def is_used(self) -> bool:
-        return self.lookups > 0 or self.handles > 0 or self.is_dirty
+        return self.handles > 0 or self.is_dirty
 
     def stat(self) -> Stat:
+        """What the kernel is told now."""
         row = self.attributes
+        self.told_size = self.size
         mtime = self.mtime_ns if self.is_dirty else row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(
             self.id, self.kind, row.mode & 0o7777, row.links, row.uid, row.gid, row.rdev, self.size,
-            row.atime_ns, mtime, ctime, self.head.change,
+            max(row.atime_ns, self.read_ns), mtime, ctime, self.head.change,
         )  # fmt: skip
 
     def refresh(self, attributes: Attributes) -> bool:
@@ -195,7 +213,7 @@ class Inode:
             self.pages.clear()
             self.inline = None
             self.inline_is_known = True
-            self.size = max([self.head.size, *self._unsaved_ends()])
+            self.resize()
         if attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change:
             self.attributes = attributes
             self.inline_is_known = True
@@ -209,7 +227,7 @@ class Inode:
         self.attributes = attributes
         self.inline = None
         self.inline_is_known = True
-        self.size = max([head.size, *self._unsaved_ends()])
+        self.resize()
 
     def follow(self, added: list[ExtentRow], dropped: set[tuple[int, int]], sizes: dict[ChunkId, int]) -> None:
         """Change the loaded pages as this mount's own commit changed the rows."""
@@ -239,8 +257,14 @@ class Inode:
         if sum(len(rows) for page in self.pages.values() for rows in page.rows.values()) > KEPT_ROWS:
             self.pages.clear()
 
-    def _unsaved_ends(self) -> list[int]:
-        return [freeze.end for freeze in self.frozen] + [mib.end for mib in self.active.values()]
+    def resize(self) -> None:
+        """Work the size out again, after unsaved bytes moved."""
+        self.size = max(self.head.size, self.unsaved_end)
+
+    @property
+    def unsaved_end(self) -> int:
+        """The size that unsaved bytes alone imply."""
+        return max([0, *(freeze.end for freeze in self.frozen), *(mib.end for mib in self.active.values())])
 
     def _opened_head(self, attributes: Attributes) -> Head:
         head = open_head(self._keys, self._volume, self.id, attributes.head)
@@ -286,11 +310,12 @@ class Inode:
 
 
 class InodeTable:
-    """Inodes by number, with the memory of the newest change of those forgotten."""
+    """Inodes by number, how often the kernel refers to each, and the newest change of those forgotten."""
 
     def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
         self._keys, self._volume = keys, volume
         self._inodes: dict[InodeId, Inode] = {}
+        self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
         self._seen: OrderedDict[InodeId, int] = OrderedDict()
         self._idle: OrderedDict[InodeId, None] = OrderedDict()
         self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
@@ -304,6 +329,30 @@ class InodeTable:
 
     def all(self) -> list[Inode]:
         return list(self._inodes.values())
+
+    # ---- the kernel's references
+
+    def hold(self, inode: InodeId) -> None:
+        """The kernel was told of it once more."""
+        self._references[inode] = self._references.get(inode, 0) + 1
+
+    def forget(self, inode: InodeId, count: int) -> None:
+        """The kernel gave `count` references back."""
+        if inode == ROOT_INODE:
+            return
+        left = self._references.pop(inode, 0) - count
+        if left > 0:
+            self._references[inode] = left
+
+    def is_held(self, inode: InodeId) -> bool:
+        """Whether the kernel may remember it."""
+        return inode in self._references
+
+    def held(self) -> list[InodeId]:
+        """All the kernel may remember."""
+        return list(self._references)
+
+    # ---- inodes
 
     def take(self, attributes: Attributes) -> tuple[Inode, bool]:
         """The inode with these attributes taken in, and whether they were new enough."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
+from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NameTooLong, NotFound, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
@@ -112,7 +112,7 @@ class Tree:
         """As the coordinator has it now, or as it was known when the coordinator is away.
 
         Raises:
-            NotFound, NotDirectory, TooLarge (name), Corrupt, CoordinatorAway.
+            NotFound, NotDirectory, NameTooLong (name), Corrupt, CoordinatorAway.
         """
         _check_name(name)
         sealed = seal_name(self._keys, self._volume, parent, name)
@@ -174,6 +174,16 @@ class Tree:
             listed.append(Listed(name, DentryId(entry.dentry), inode))
         return listed, page.complete
 
+    def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
+        """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""
+        name = open_name(self._keys, self._volume, parent, sealed)
+        self._names.pop((parent, name), None)
+        return name
+
+    def forget_names(self) -> None:
+        """Anything may have changed."""
+        self._names.clear()
+
     # ---- making
 
     async def make(
@@ -187,11 +197,11 @@ class Tree:
         rdev: int = 0,
         target: bytes | None = None,
     ) -> Inode:
-        """A new inode under a new name. Raises Exists, NotFound, NotDirectory, TooLarge."""
+        """A new inode under a new name. Raises Exists, NotFound, NotDirectory, NameTooLong."""
         _check_name(name)
         if target is not None and not 0 < len(target) <= MAX_TARGET_BYTES:
-            raise TooLarge(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
-        mode, owner = self._inherited(parent, kind, mode, owner)
+            raise NameTooLong(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
+        mode, owner = await self._inherited(parent, kind, mode, owner)
         ids = await self._namespace.new_ids(2)
         number, dentry = InodeId(ids[0]), ids[1]
         size = len(target) if target is not None else 0
@@ -221,10 +231,10 @@ class Tree:
         self._remember(parent, name, Child(number, kind))
         return self._take(_row(applied, number))
 
-    def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
+    async def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
         """What is made in a set-gid directory takes its group, and a directory the bit too, as on local disks."""
-        above = self._table.get(parent)
-        if above is None or not above.attributes.mode & 0o2000:
+        above = self._table.get(parent) or await self.inode(parent)
+        if not above.attributes.mode & 0o2000:
             return mode, owner
         return mode | 0o2000 if kind is Kind.DIRECTORY else mode, Owner(owner.uid, above.attributes.gid)
 
@@ -372,6 +382,6 @@ def _row(applied: Applied, number: InodeId) -> Attributes:
 
 def _check_name(name: bytes) -> None:
     if len(name) > MAX_NAME_BYTES:
-        raise TooLarge(f"a name has at most {MAX_NAME_BYTES} bytes")
+        raise NameTooLong(f"a name has at most {MAX_NAME_BYTES} bytes")
     if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
         raise Invalid("this cannot be a name")

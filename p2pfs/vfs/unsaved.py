@@ -1,6 +1,9 @@
 """What a mount holds in memory and has not stored: its budget, and letting go of a freeze."""
 
+from collections.abc import Iterable
+
 from p2pfs.runtime.credits import ByteCredits
+from p2pfs.vfs.dirty import DirtyMib, moved
 from p2pfs.vfs.inodes import Freeze, Inode
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.uploads import LateCopies
@@ -20,6 +23,32 @@ class Unsaved:
             self.credits.give(freeze.cost)
             self.space.settle(freeze.bytes)
             self.forget_uploads(freeze)
+            if not inode.is_dirty:
+                inode.appended = None
+
+    def move_appended(self, inode: Inode, by: int) -> None:
+        """The file ends elsewhere than when the unsaved bytes were appended: they go `by` bytes further. What of them
+        was stored must be stored again."""
+        region = inode.appended
+        assert region is not None
+        for freeze in inode.frozen:
+            freeze.mibs = moved(freeze.mibs.values(), region.start, region.end, by)
+            freeze.end = max(mib.end for mib in freeze.mibs.values())
+            freeze.runs = sum(len(mib.runs) for mib in freeze.mibs.values())
+            freeze.cost = self._weigh(freeze.cost, freeze.mibs.values())
+            self.forget_uploads(freeze)
+        before = sum(mib.cost for mib in inode.active.values())
+        inode.active = moved(inode.active.values(), region.start, region.end, by)
+        self._weigh(before, inode.active.values())
+        region.start, region.end = region.start + by, region.end + by
+        inode.resize()
+
+    def _weigh(self, before: int, mibs: Iterable[DirtyMib]) -> int:
+        """What these cost now, after they cost `before`; the budget follows."""
+        cost = sum(mib.cost for mib in mibs)
+        self.credits.charge(max(0, cost - before))
+        self.credits.give(max(0, before - cost))
+        return cost
 
     def discard(self, inode: Inode) -> None:
         """The inode is no more: its unsaved bytes are nobody's."""
@@ -29,6 +58,7 @@ class Unsaved:
             self.credits.give(mib.cost)
             self.space.settle(mib.bytes)
         inode.active.clear()
+        inode.appended = None
         inode.error = None
         inode.progress.pulse()
         inode.kick.pulse()

@@ -15,6 +15,7 @@ from p2pfs.errors import Fenced, Gone, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, InodeId
+from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
 from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
@@ -64,15 +65,16 @@ class Writer:
 
     # ---- collecting
 
-    async def write(self, inode: Inode, offset: int, data: Buffer) -> int:
-        """Take bytes in. Blocks while too much is unsaved.
+    async def write(self, inode: Inode, offset: int | None, data: Buffer) -> int:
+        """Take bytes in, behind the end of the file if `offset` is None; where they went. Blocks while too much is
+        unsaved.
 
         Raises:
             NoSpace: The pool cannot promise room for them.
             PoolError: An earlier write of this inode could not be stored (raised once).
         """
         inode.raise_error()
-        check_size(offset + len(data))
+        check_size((inode.size if offset is None else offset) + len(data))
         await self._space.promise(len(data))
         cost = len(data) + RUN_COST * (2 + len(data) // MIB)
         try:
@@ -81,9 +83,12 @@ class Writer:
             self._space.settle(len(data))
             raise
         # no checkpoint until the bytes are counted in the inode: a reader must see all of them or none
+        appends = offset is None
+        if offset is None:
+            offset = appending.place(inode, len(data))
+        full = []
         view = memoryview(data)
         now = trio.current_time()
-        inode.mtime_ns = self._now_ns()  # before anything is frozen with it
         for piece in pieces(offset, len(data)):
             mib = inode.active.get(piece.index)
             if mib is None:
@@ -94,10 +99,16 @@ class Writer:
             self._space.settle(piece.length - (mib.bytes - bytes_before))  # overwritten before they were stored
             cost -= mib.cost - cost_before
             if mib.is_full or len(mib.runs) > MOST_RUNS:
-                self._freeze(inode, [piece.index])
+                full.append(piece.index)
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
-        return len(data)
+        inode.mtime_ns = self._now_ns()
+        if full and appends:
+            self.freeze(inode)  # all in one commit: a record that another mount's could part is none
+        else:
+            for index in full:
+                self._freeze(inode, [index])
+        return offset
 
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
@@ -185,10 +196,14 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
+        uploads = freeze.uploads
         async with trio.open_nursery() as nursery:
-            for upload in freeze.uploads:
+            for upload in uploads:
                 if not upload.is_stored:
                     nursery.start_soon(put, upload)
+        if freeze.uploads is not uploads:  # voided meanwhile
+            for upload in uploads:
+                self._uploader.forget(upload)
         if errors:
             raise errors[0]
 

@@ -16,6 +16,8 @@ from p2pfs.wire.chunks import Receipt
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+XATTR_CREATE: Final = 1
+XATTR_REPLACE: Final = 2
 FIRST_CHANGE: Final = 0
 """`change` of a new inode, and inside the head that comes with it; each commit adds one."""
 
@@ -80,6 +82,20 @@ class ExtentPage(msgspec.Struct, frozen=True, array_like=True):
     attributes: Attributes
     extents: list[ExtentRow]
     places: list[ChunkPlace]  # of the chunks named, each once
+
+
+class Xattr(msgspec.Struct, frozen=True, array_like=True):
+    """One extended attribute as stored."""
+
+    name: bytes  # format.names.seal_xattr_name; equal names of one inode seal equally
+    value: bytes  # format.values.seal_value
+
+
+class XattrPage(msgspec.Struct, frozen=True, array_like=True):
+    """All extended attributes of an inode in no order, with the attributes they belong to, read in one snapshot."""
+
+    attributes: Attributes
+    xattrs: list[Xattr]
 
 
 class Space(msgspec.Struct, frozen=True, array_like=True):
@@ -219,7 +235,50 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag=9):
     inode: int
 
 
-Operation = Make | Link | Unlink | Rename | SetAttributes | Commit | AddReplicas | Opened | Released
+class SetXattr(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Give an inode an extended attribute, or another value of one it has. `flags`: XATTR_CREATE, XATTR_REPLACE or 0.
+
+    Raises NotFound, Exists (CREATE), NoAttribute (REPLACE), AttributeTooLarge, and NoSpace when the inode would have
+    more than 1 000 attributes, or 1 MiB of sealed names and values.
+    """
+
+    inode: int
+    name: bytes
+    value: bytes
+    flags: int
+    time_ns: int
+
+
+class RemoveXattr(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Take an extended attribute away. Raises NotFound, NoAttribute."""
+
+    inode: int
+    name: bytes
+    time_ns: int
+
+
+class Accessed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """The inode was read then. Moves `atime_ns` forward and nothing else; an inode unknown by now is passed over. The
+    answer does not tell of it."""
+
+    inode: int
+    atime_ns: int
+
+
+Operation = (
+    Make
+    | Link
+    | Unlink
+    | Rename
+    | SetAttributes
+    | Commit
+    | AddReplicas
+    | Opened
+    | Released
+    | SetXattr
+    | RemoveXattr
+    | Accessed
+)
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -278,4 +337,10 @@ class GetSpace(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """→ Space."""
 
 
-Question = Lookup | GetAttributes | ReadDirectory | ReadExtents | Locate | GetSpace
+class GetXattrs(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """→ XattrPage. Raises NotFound."""
+
+    inode: int
+
+
+Question = Lookup | GetAttributes | ReadDirectory | ReadExtents | Locate | GetSpace | GetXattrs

@@ -55,6 +55,8 @@ COORDINATOR_ROUTES: Final = (
     Route("grant_ids", "POST", "/sessions/{session}/ids", _MOUNT, members=True),
     Route("batch", "POST", "/sessions/{session}/batches", _MOUNT, body_limit=16 * MIB, members=True),
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
+    Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True),
+    Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
 )
 
 _TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})

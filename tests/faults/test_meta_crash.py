@@ -42,11 +42,12 @@ def operations(seq: int) -> list[Operation]:
 
 
 async def apply(database: ThreadedDatabase, session: SessionId, seq: int) -> Answer:
-    return await database.write(
+    outcome = await database.write(
         lambda c: sessions.apply_batch(
             c, session, batch=Batch(seq, 1, operations(seq)), verify=verify, wanted_min=WANTED_MIN, now_s=1.0
         )
     )
+    return outcome.answer
 
 
 async def write(path: Path, session: SessionId, first: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pools import DemoPool
+from pools import DemoPool, mount_stats
 
 from p2pfs import exitcodes
 from p2pfs.runtime import mounts
@@ -79,3 +79,51 @@ def test_names_appear_move_and_go_for_both(pool: DemoPool, second: Path) -> None
     assert (second / "moved").read_bytes() == b"1"
     os.rmdir(second / "here")
     assert "here" not in os.listdir(pool.mount)
+
+
+def test_an_open_file_outlives_the_name_the_other_machine_takes(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "kept").write_bytes(b"one")
+    assert appears(second / "kept")
+    with (second / "kept").open("r+b") as theirs:
+        os.unlink(pool.mount / "kept")
+        until = time.monotonic() + 10
+        while os.fstat(theirs.fileno()).st_nlink and time.monotonic() < until:
+            os.sched_yield()
+        assert os.fstat(theirs.fileno()).st_nlink == 0
+        theirs.seek(0, os.SEEK_END)
+        theirs.write(b" two")
+        theirs.flush()
+        os.fsync(theirs.fileno())
+        theirs.seek(0)
+        assert theirs.read() == b"one two"
+    assert not (second / "kept").exists()
+
+
+def test_records_appended_on_both_machines_all_survive(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "log").touch()
+    assert appears(second / "log")
+    with (pool.mount / "log").open("ab", buffering=0) as ours, (second / "log").open("ab", buffering=0) as theirs:
+        for number in range(200):
+            ours.write(b"ours   %06d\n" % number)
+            theirs.write(b"theirs %06d\n" % number)
+            if number % 50 == 0:
+                os.fsync(ours.fileno())
+    expected = sorted(b"%s %06d" % (who, number) for who in (b"ours  ", b"theirs") for number in range(200))
+    for mount in (pool.mount, second):
+        assert sorted((mount / "log").read_bytes().splitlines()) == expected
+
+
+def test_the_other_machine_is_told_before_the_kernel_asks_again(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "told").write_bytes(b"one")
+    assert appears(second / "told")
+
+    def notified() -> int:
+        return mount_stats(second)["kernel_notifications"]
+
+    before = notified()
+    os.chmod(pool.mount / "told", 0o600)
+    until = time.monotonic() + 10
+    while notified() == before and time.monotonic() < until:
+        os.sched_yield()
+    assert notified() > before
+    assert (second / "told").stat().st_mode & 0o777 == 0o600

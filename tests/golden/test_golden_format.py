@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from p2pfs.format import phrases
+from p2pfs.format import acl, phrases
 from p2pfs.format.chunk import open_blocks, seal, verify
 from p2pfs.format.extents import Extent, open_extent, seal_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, seal_head
 from p2pfs.format.invites import Invite, decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys, unwrap
-from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
+from p2pfs.format.names import check_tag, dentry_tag, open_name, open_xattr_name, seal_name, seal_xattr_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.placement.candidates import Candidate
 from p2pfs.placement.rendezvous import order
@@ -92,6 +92,22 @@ def test_names_and_tags(vector: Vector) -> None:
     assert seal_name(KEYS, volume, parent, name) == sealed
     check_tag(KEYS, volume, parent, name, inode, kind, tag)
     assert dentry_tag(KEYS, volume, parent, name, inode, kind) == tag
+
+
+@some("xattr_names")
+def test_names_of_extended_attributes(vector: Vector) -> None:
+    volume, inode = vector["volume"], vector["inode"]
+    name, sealed = bytes.fromhex(vector["name"]), bytes.fromhex(vector["sealed"])
+    assert open_xattr_name(KEYS, volume, inode, sealed) == name
+    assert seal_xattr_name(KEYS, volume, inode, name) == sealed
+
+
+@some("acls")
+def test_access_control_lists(vector: Vector) -> None:
+    entries = tuple(acl.Entry(*entry) for entry in vector["entries"])
+    data = bytes.fromhex(vector["data"])
+    assert acl.decode(data) == entries
+    assert acl.encode(entries) == data
 
 
 @some("values")

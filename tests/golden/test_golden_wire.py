@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, namespace
+from p2pfs.wire import codec, events, namespace
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -42,8 +42,19 @@ OPERATIONS: list[Any] = [
     namespace.Opened(10),
     namespace.Released(10),
 ]  # fmt: skip
+XATTR_OPERATIONS: list[Any] = [
+    namespace.SetXattr(10, b"name", b"value", namespace.XATTR_REPLACE, 10**18),
+    namespace.RemoveXattr(10, b"name", 10**18),
+]
 ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
+)  # fmt: skip
+
+WAIT = events.WaitEvents(0x1122334455667788, 41, 20.0)
+EVENTS = events.Events(
+    0x1122334455667788, 45, False,
+    [events.ChangedInode(10, 5, 6), events.ChangedInode(11, events.REMOVED, events.REMOVED)],
+    [events.ChangedName(1, b"name")], [11],
 )  # fmt: skip
 
 
@@ -63,6 +74,7 @@ def made() -> dict[str, str]:
         "receipt": codec.encode(RECEIPT).hex(),
         "token": codec.encode(TOKEN).hex(),
         "batch": codec.encode(namespace.Batch(9, 8, OPERATIONS)).hex(),
+        "accessed": codec.encode(namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])).hex(),
         "applied": codec.encode(namespace.Applied([ATTRIBUTES], [3])).hex(),
         "extent_page": codec.encode(
             namespace.ExtentPage(ATTRIBUTES, [ROW], [namespace.ChunkPlace(CHUNK, 76_820, [1, 7])])
@@ -70,6 +82,11 @@ def made() -> dict[str, str]:
         "directory_page": codec.encode(
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
+        "xattr_batch": codec.encode(namespace.Batch(9, 8, XATTR_OPERATIONS)).hex(),
+        "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
+        "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
+        "wait_events": codec.encode(WAIT).hex(),
+        "events": codec.encode(EVENTS).hex(),
     }
 
 
@@ -87,7 +104,12 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("receipt", RECEIPT),
         ("token", TOKEN),
         ("batch", namespace.Batch(9, 8, OPERATIONS)),
+        ("accessed", namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])),
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
+        ("xattr_batch", namespace.Batch(9, 8, XATTR_OPERATIONS)),
+        ("xattr_page", namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])),
+        ("wait_events", WAIT),
+        ("events", EVENTS),
     ],
 )
 def test_it_is_read_as_ever(name: str, expected: object) -> None:

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from p2pfs.errors import Corrupt
 from p2pfs.format.extents import Extent, seal_extent
-from p2pfs.format.heads import MODULUS, Head, add, inline_digest, open_head, row_digest, seal_head, subtract
+from p2pfs.format.heads import MAX_SIZE, MODULUS, Head, add, inline_digest, open_head, row_digest, seal_head, subtract
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.rows import seal_row
 from p2pfs.types import (
     DIGEST_BYTES,
     DIGEST_RANGE_BYTES,
-    MAX_FILE_BYTES,
     ChunkId,
     ChunkKey,
     InodeId,
@@ -40,7 +39,7 @@ HEAD = Head(5, 300 << 20, Kind.FILE, (3, MODULUS - 1))
         HEAD,
         Head(0, 0, Kind.DIRECTORY),
         Head(1, 0, Kind.FILE, (0, 0, 9)),
-        Head(2**63, MAX_FILE_BYTES, Kind.BLOCK, (1,)),
+        Head(2**63, MAX_SIZE, Kind.BLOCK, (1,)),
     ],
 )
 def test_what_is_sealed_opens(head: Head) -> None:
@@ -84,7 +83,7 @@ def test_a_head_of_another_kind_of_row_does_not_open() -> None:
         bytes(16) + b"\x00",  # no such kind
         bytes(16) + b"\x09",
         bytes(16) + b"\x01" + bytes(32),  # a trailing zero
-        bytes(8) + (MAX_FILE_BYTES + 1).to_bytes(8, "big") + b"\x01",
+        bytes(8) + (MAX_SIZE + 1).to_bytes(8, "big") + b"\x01",
     ],
 )
 def test_a_sealed_head_that_says_something_impossible_is_corrupt(plain: bytes) -> None:

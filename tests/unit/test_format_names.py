@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from p2pfs.errors import Corrupt, Invalid, TooLarge
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
+from p2pfs.format.names import check_tag, dentry_tag, open_name, open_xattr_name, seal_name, seal_xattr_name
 from p2pfs.format.rows import seal_row
 from p2pfs.types import InodeId, Kind, VolumeId
 
@@ -108,3 +108,41 @@ def test_a_tag_holds_for_its_dentry_and_no_other() -> None:
     for wrong in (b"", tag[:15], tag + b"\0"):
         with pytest.raises(Corrupt):
             check_tag(KEYS, VOLUME, PARENT, b"name", inode, Kind.FILE, wrong)
+
+
+@given(st.binary(min_size=1, max_size=255).filter(lambda name: b"\0" not in name))
+def test_the_name_of_an_attribute_opens_for_its_inode_only(name: bytes) -> None:
+    sealed = seal_xattr_name(KEYS, VOLUME, PARENT, name)
+    assert open_xattr_name(KEYS, VOLUME, PARENT, sealed) == name
+    assert seal_xattr_name(KEYS, VOLUME, PARENT, name) == sealed
+    assert len(sealed) == 19 + -(-(len(name) + 1) // 32) * 32
+    with pytest.raises(Corrupt):
+        open_xattr_name(KEYS, VOLUME, InodeId(PARENT + 1), sealed)
+    with pytest.raises(Corrupt):
+        open_xattr_name(KEYS, VolumeId(VOLUME + 1), PARENT, sealed)
+
+
+def test_names_of_attributes_and_of_files_are_not_each_other() -> None:
+    with pytest.raises(Corrupt):
+        open_name(KEYS, VOLUME, PARENT, seal_xattr_name(KEYS, VOLUME, PARENT, b"user.name"))
+    with pytest.raises(Corrupt):
+        open_xattr_name(KEYS, VOLUME, PARENT, seal_name(KEYS, VOLUME, PARENT, b"user.name"))
+
+
+def test_every_bit_of_an_attributes_name_matters() -> None:
+    sealed = seal_xattr_name(KEYS, VOLUME, PARENT, b"user.name")
+    for bit in range(len(sealed) * 8):
+        with pytest.raises(Corrupt):
+            open_xattr_name(KEYS, VOLUME, PARENT, flipped(sealed, bit))
+
+
+def test_names_no_attribute_can_have_are_refused() -> None:
+    with pytest.raises(TooLarge):
+        seal_xattr_name(KEYS, VOLUME, PARENT, b"n" * 256)
+    for name in (b"", b"user.a\0"):
+        with pytest.raises(Invalid):
+            seal_xattr_name(KEYS, VOLUME, PARENT, name)
+    for plain in (bytes(32), b"\x02ab" + bytes(28) + b"x", b"\x02a\0" + bytes(29)):
+        context = b"\3" + VOLUME.to_bytes(8, "big") + PARENT.to_bytes(8, "big")
+        with pytest.raises(Corrupt):
+            open_xattr_name(KEYS, VOLUME, PARENT, seal_row(KEYS.names, KEYS.prefix, plain, context))

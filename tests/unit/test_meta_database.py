@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import trio
+from namespaces import VOLUME, create_volume, verify
 from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
-from p2pfs.meta import database, members, schema, settings
+from p2pfs.meta import database, engine, members, schema, settings, volumes
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
-from p2pfs.types import NodeId
+from p2pfs.meta.work import Rules, Work
+from p2pfs.types import ROOT_INODE, NodeId
+from p2pfs.wire.namespace import GetXattrs, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
 
@@ -309,6 +312,28 @@ def test_a_database_of_the_first_version_keeps_its_rows(monkeypatch: pytest.Monk
     assert (kept.name, kept.invited_by) == ("anna@phone", None)
     assert db.write_now(lambda c: members.withdraw_invites(c, NodeId("a" * 32))) == 0
     assert db.read(lambda c: c.execute("SELECT count(*) FROM damaged_copy").fetchone()[0]) == 0
+    db.close()
+
+
+def test_inodes_of_the_second_version_have_no_extended_attributes_and_can_be_given_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        before = InlineDatabase(path)
+        before.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        assert before.read(schema.version_of) == 2
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(schema.version_of) == len(schema.MIGRATIONS)
+    root = GetXattrs(ROOT_INODE)
+    page = db.read(lambda c: engine.answer(c, VOLUME, root))
+    assert (page.attributes.uid, page.xattrs) == (1000, [])
+    operation = SetXattr(ROOT_INODE, b"name", b"value", 0, 5)
+    rules = Rules(verify, 1, 0.0)
+    db.write_now(lambda c: engine.apply(Work(c, volume=VOLUME, session=1, next_id=100, rules=rules), [operation]))
+    assert db.read(lambda c: engine.answer(c, VOLUME, root)).xattrs == [Xattr(b"name", b"value")]
     db.close()
 
 

@@ -20,18 +20,20 @@ from namespaces import (
     verify,
 )
 
-from p2pfs.errors import PoolError
+from p2pfs.errors import Fenced, PoolError
 from p2pfs.meta import engine, reaper, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind, SessionId
 from p2pfs.wire import answers
 from p2pfs.wire.namespace import (
+    Accessed,
     Applied,
     Batch,
     Commit,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Link,
     Make,
     Opened,
@@ -39,9 +41,12 @@ from p2pfs.wire.namespace import (
     ReadDirectory,
     ReadExtents,
     Released,
+    RemoveXattr,
     Rename,
     SetAttributes,
+    SetXattr,
     Unlink,
+    XattrPage,
 )
 from p2pfs.wire.volumes import OpenSession
 
@@ -61,6 +66,9 @@ draft = st.one_of(
     st.tuples(st.just("write"), place, st.integers(0, 3), st.integers(0, 5), st.integers(0, 100)),
     st.tuples(st.just("cut"), place, st.integers(0, 3), st.integers(0, 100)),
     st.tuples(st.just("inline"), place, st.booleans(), st.integers(0, 100)),
+    st.tuples(st.just("accessed"), place),
+    st.tuples(st.just("xattr"), place, name, st.sampled_from([0, 0, 1, 2])),
+    st.tuples(st.just("no xattr"), place, name),
     st.tuples(st.just("opened"), place),
     st.tuples(st.just("released"), place),
 )  # fmt: skip
@@ -109,7 +117,7 @@ class Pair:
                     lambda c: sessions.apply_batch(
                         c, self.sql_sessions[which], batch=batch, verify=verify, wanted_min=WANTED_MIN, now_s=1.0
                     )
-                ),
+                ).answer,
                 Applied,
             )
 
@@ -122,9 +130,13 @@ class Pair:
                 (GetAttributes(inode), lambda: self.model.attributes(inode)),  # noqa: B023 - called at once
                 (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
                 (ReadExtents(inode, 0), lambda: self.model.extents(inode, 0)),  # noqa: B023
+                (GetXattrs(inode), lambda: self.model.xattrs(inode)),  # noqa: B023
             ):
                 by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))  # noqa: B023, E731
                 assert seen(by_sql) == seen(by_model)
+        for by_sql_session, number in zip(self.sql_sessions, self.model_sessions, strict=True):
+            kept = seen_held(lambda: self.database.read(lambda c: sessions.held(c, by_sql_session)))  # noqa: B023
+            assert kept == seen_held(lambda: self.model.held(number)), number  # noqa: B023
         space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
         assert space.inodes == self.model.space().inodes
         assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
@@ -144,6 +156,14 @@ def told(do: Callable[[], Applied]) -> object:
     return {row.inode: replace(row, attr_change=0) for row in applied.attributes}, sorted(applied.removed)
 
 
+def seen_held(look: Callable[[], list[int]]) -> list[int]:
+    """What is held, nothing for a session that is over."""
+    try:
+        return sorted(look())
+    except Fenced:
+        return []
+
+
 def seen(look: Callable[[], Any]) -> object:
     try:
         return _plain(look())
@@ -156,6 +176,8 @@ def _plain(message: Any) -> object:  # noqa: ANN401
         return replace(message, attr_change=0)
     if hasattr(message, "entries"):
         return [(e.dentry, e.name, e.tag, _plain(e.attributes)) for e in message.entries], message.complete
+    if isinstance(message, XattrPage):
+        return _plain(message.attributes), sorted((xattr.name, xattr.value) for xattr in message.xattrs)
     places = {(row.chunk, row.size, tuple(sorted(row.holders))) for row in message.places}
     return _plain(message.attributes), message.extents, places
 
@@ -189,6 +211,12 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
             )  # fmt: skip
         case "set":
             return SetAttributes(anything(pair, rest[0]), now, **{rest[1]: now % 0o7777})
+        case "accessed":
+            return Accessed(anything(pair, rest[0]), now)
+        case "xattr":
+            return SetXattr(anything(pair, rest[0]), rest[1], b"value %d" % now, rest[2], now)
+        case "no xattr":
+            return RemoveXattr(anything(pair, rest[0]), rest[1], now)
         case "opened":
             return Opened(anything(pair, rest[0]))
         case "released":

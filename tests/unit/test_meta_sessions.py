@@ -46,12 +46,12 @@ def open_session(
 
 
 def apply(database: InlineDatabase, session: SessionId, seq: int, *operations: Operation, acked: int = 0) -> Applied:
-    answer = database.write_now(
+    outcome = database.write_now(
         lambda c: sessions.apply_batch(
             c, session, batch=Batch(seq, acked, list(operations)), verify=verify, wanted_min=WANTED_MIN, now_s=5.0
         )
     )
-    return answers.unwrap(answer, Applied)
+    return answers.unwrap(outcome.answer, Applied)
 
 
 def make(number: int, name: bytes = b"name", *, opened: bool = False) -> Make:

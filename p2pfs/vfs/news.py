@@ -1,0 +1,150 @@
+"""What other mounts changed: taken in as the coordinator tells it, and handed on to the kernel's cache.
+
+Nothing depends on its coming: names and attributes are asked for anew after a second, content at each open. It makes
+that sooner, and it keeps files alive that are open here when another mount takes their last name (docs/adr/0004).
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import trio
+
+from p2pfs.errors import CoordinatorAway, Corrupt, Fenced, NotFound, PoolError
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import InodeId
+from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.vfs.tree import Tree
+from p2pfs.wire.events import ChangedInode, ChangedName, Events
+from p2pfs.wire.namespace import Operation, Released
+
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 20.0
+"""How long a request for news waits at the coordinator."""
+PAUSE_S: Final = 1.0
+"""After one that was not answered."""
+MOST_RELEASED: Final = 500
+"""Inodes let go in one batch."""
+
+
+class KernelCache(Protocol):
+    """What the kernel remembers of the volume and should forget. Both return at once."""
+
+    def stale_inode(self, inode: InodeId, *, content: bool) -> None:
+        """Its attributes, and its pages if `content`."""
+        ...
+
+    def stale_name(self, parent: InodeId, name: bytes) -> None:
+        """What the name leads to."""
+        ...
+
+
+class NoKernelCache:
+    """For volumes used without a kernel."""
+
+    def stale_inode(self, inode: InodeId, *, content: bool) -> None:
+        """See KernelCache."""
+
+    def stale_name(self, parent: InodeId, name: bytes) -> None:
+        """See KernelCache."""
+
+
+class News:
+    """Follows the other mounts of one volume."""
+
+    def __init__(self, namespace: Namespace, table: InodeTable, tree: Tree, kernel: KernelCache) -> None:
+        self._namespace, self._table, self._tree = namespace, table, tree
+        self._kernel = kernel
+
+    async def follow(self) -> None:
+        """Runs until cancelled, or until the session is over."""
+        while True:
+            try:
+                await self.take(await self._namespace.events(WAIT_S))
+            except Fenced:
+                return
+            except CoordinatorAway as error:
+                log.info("no news of other mounts: %s", error)
+                await trio.sleep(PAUSE_S)
+            except PoolError as error:
+                log.warning("news of other mounts could not be taken in: %s", error)
+                await trio.sleep(PAUSE_S)
+
+    async def take(self, events: Events) -> None:
+        """Take one answer in. Raises what asking for details raises."""
+        if events.lost:
+            await self._distrust()
+            return
+        for name in events.names:
+            self._forget_name(name)
+        fresh = [changed for changed in events.inodes if self._is_new(changed)]
+        await self._ask_again([InodeId(changed.inode) for changed in fresh])
+        for changed in fresh:
+            self._forget_inode(changed)
+        if events.held:
+            await self._sort_held([InodeId(inode) for inode in events.held])
+
+    def _forget_name(self, changed: ChangedName) -> None:
+        parent = InodeId(changed.parent)
+        try:
+            name = self._tree.changed_elsewhere(parent, changed.name)
+        except Corrupt as error:
+            log.warning("a name another mount changed is none: %s", error)
+            return
+        if self._table.is_held(parent):
+            self._kernel.stale_name(parent, name)
+
+    def _is_new(self, changed: ChangedInode) -> bool:
+        known = self._table.get(InodeId(changed.inode))
+        if known is None:
+            return self._table.is_held(InodeId(changed.inode))
+        return changed.change != known.head.change or changed.attr_change > known.attributes.attr_change
+
+    def _forget_inode(self, changed: ChangedInode) -> None:
+        number = InodeId(changed.inode)
+        if self._table.is_held(number):
+            known = self._table.get(number)
+            content = known is None or known.cached_change != changed.change
+            if known is not None and content:
+                known.cached_change = -1
+            self._kernel.stale_inode(number, content=content)
+
+    async def _distrust(self) -> None:
+        """Some news never came: anything may have changed."""
+        self._tree.forget_names()
+        await self._ask_again([inode.id for inode in self._table.all()])
+        for number in self._table.held():
+            known = self._table.get(number)
+            if known is not None:
+                known.cached_change = -1
+            self._kernel.stale_inode(number, content=True)
+        await self._sort_held(await self._namespace.held())
+
+    async def _ask_again(self, numbers: Sequence[InodeId]) -> None:
+        """Open files go on with what is there now; others are asked for when somebody wants them."""
+        async with trio.open_nursery() as nursery:
+            for number in numbers:
+                known = self._table.get(number)
+                if known is not None and known.handles and not known.unlinked:
+                    nursery.start_soon(self._refresh, known)
+
+    async def _refresh(self, inode: Inode) -> None:
+        try:
+            await self._tree.inode(inode.id)
+        except NotFound:
+            log.info("inode %d is gone while it is open here", inode.id)
+        except PoolError as error:
+            log.info("inode %d: not asked for again: %s", inode.id, error)
+
+    async def _sort_held(self, held: Sequence[InodeId]) -> None:
+        """Of inodes that lost their last name elsewhere, keep what is open here and let go of the rest."""
+        dispensable: list[Operation] = []
+        for number in held:
+            known = self._table.get(number)
+            if known is None or not known.handles:
+                dispensable.append(Released(number))
+            elif not known.unlinked:
+                known.registered = known.unlinked = True
+        for at in range(0, len(dispensable), MOST_RELEASED):
+            await self._namespace.apply(dispensable[at : at + MOST_RELEASED])

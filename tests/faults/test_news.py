@@ -1,0 +1,194 @@
+"""What one mount changes reaches the other: its kernel forgets, open files live on nameless, nothing is missed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import NotFound
+from p2pfs.meta import events
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.types import ROOT_INODE, InodeId
+from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.tree import Owner
+
+pytestmark = pytest.mark.l3
+
+
+@dataclass
+class Kernel:
+    """Remembers what it was told to forget."""
+
+    inodes: list[tuple[InodeId, bool]] = field(default_factory=list)
+    names: list[tuple[InodeId, bytes]] = field(default_factory=list)
+
+    def stale_inode(self, inode: InodeId, *, content: bool) -> None:
+        self.inodes.append((inode, content))
+
+    def stale_name(self, parent: InodeId, name: bytes) -> None:
+        self.names.append((parent, name))
+
+
+@dataclass
+class Mount:
+    """One of two, with its kernel."""
+
+    fs: Filesystem
+    namespace: MemoryNamespace
+    kernel: Kernel = field(default_factory=Kernel)
+
+    async def made(self, name: bytes, content: bytes) -> Handle:
+        handle = await self.fs.create(ROOT_INODE, name, 0o644, Owner(0, 0))
+        await self.fs.write(handle, 0, content)
+        await self.fs.fsync(handle)
+        self.fs.hold(handle.inode)
+        return handle
+
+    async def opened(self, name: bytes) -> Handle:
+        inode = await self.fs.lookup(ROOT_INODE, name)
+        self.fs.hold(inode)
+        return await self.fs.open(inode.id)
+
+    async def content(self, handle: Handle) -> bytes:
+        return bytes(await self.fs.read(handle, 0, 1 << 20))
+
+
+@dataclass
+class Two:
+    a: Mount
+    b: Mount
+    volume: MemoryVolume
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Two]:
+    async with mounts() as given:
+        yield given
+
+
+@asynccontextmanager
+async def mounts() -> AsyncIterator[Two]:
+    shared, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
+    first, second = shared.session(), shared.session()
+    async with (
+        filesystem(first, store) as fs_a,
+        filesystem(second, store) as fs_b,
+        trio.open_nursery() as nursery,
+    ):
+        given = Two(Mount(fs_a, first), Mount(fs_b, second), shared)
+        for mount in (given.a, given.b):
+            nursery.start_soon(mount.fs.follow, mount.kernel)
+        await wait_all_tasks_blocked()
+        yield given
+        nursery.cancel_scope.cancel()
+
+
+async def test_names_and_contents_that_changed_elsewhere_are_forgotten(two: Two) -> None:
+    handle = await two.a.made(b"f", b"one")
+    seen = await two.b.opened(b"f")
+    await wait_all_tasks_blocked()
+    two.b.kernel.names.clear()
+    two.b.kernel.inodes.clear()
+    await two.a.fs.write(handle, 0, b"two")
+    await two.a.fs.fsync(handle)
+    await two.a.fs.rename(ROOT_INODE, b"f", ROOT_INODE, b"g", 0)
+    await wait_all_tasks_blocked()
+    assert (seen.inode.id, True) in two.b.kernel.inodes
+    assert (ROOT_INODE, False) in two.b.kernel.inodes or (ROOT_INODE, True) in two.b.kernel.inodes
+    assert set(two.b.kernel.names) == {(ROOT_INODE, b"f"), (ROOT_INODE, b"g")}
+    assert two.a.kernel.names == []
+
+
+async def test_a_reader_that_has_the_file_open_gets_the_new_bytes_without_opening_again(two: Two) -> None:
+    handle = await two.a.made(b"f", b"one")
+    seen = await two.b.opened(b"f")
+    assert await two.b.content(seen) == b"one"
+    await two.a.fs.write(handle, 0, b"longer")
+    await two.a.fs.fsync(handle)
+    await wait_all_tasks_blocked()
+    assert await two.b.content(seen) == b"longer"
+
+
+@pytest.mark.parametrize("way", ["unlink", "rename"])
+async def test_an_open_file_outlives_the_name_another_mount_takes(two: Two, way: str) -> None:
+    await two.a.fs.release(await two.a.made(b"f", b"one"))
+    seen = await two.b.opened(b"f")
+    if way == "unlink":
+        await two.a.fs.tree.remove(ROOT_INODE, b"f", directory=False)
+    else:
+        await two.a.fs.release(await two.a.made(b"other", b"two"))
+        await two.a.fs.rename(ROOT_INODE, b"other", ROOT_INODE, b"f", 0)
+    await wait_all_tasks_blocked()
+    assert await two.b.content(seen) == b"one"
+    assert (await two.b.fs.stat(seen.inode.id)).links == 0
+    await two.b.fs.write(seen, 3, b" more")
+    await two.b.fs.fsync(seen)
+    assert await two.b.content(seen) == b"one more"
+    await two.b.fs.release(seen)
+    with pytest.raises(NotFound):
+        await two.a.namespace.attributes(seen.inode.id)
+
+
+async def test_what_is_not_open_here_is_let_go_at_once(two: Two) -> None:
+    handle = await two.a.made(b"f", b"one")
+    await two.a.fs.release(handle)
+    await two.b.fs.release(await two.b.opened(b"f"))
+    await two.a.fs.tree.remove(ROOT_INODE, b"f", directory=False)
+    await wait_all_tasks_blocked()
+    with pytest.raises(NotFound):
+        await two.a.namespace.attributes(handle.inode.id)
+
+
+async def test_a_mount_that_missed_news_distrusts_everything(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_QUEUED", 4)
+    await two.a.fs.release(await two.a.made(b"kept", b"one"))
+    await two.a.fs.release(await two.a.made(b"dropped", b"one"))
+    kept, dropped = await two.b.opened(b"kept"), await two.b.opened(b"dropped")
+    await two.b.fs.release(dropped)
+    await wait_all_tasks_blocked()
+    two.b.kernel.inodes.clear()
+    for name in (b"kept", b"dropped"):
+        operations = two.a.fs.tree.remove(ROOT_INODE, name, directory=False)
+        await operations
+    for number in range(5):  # more than the queue keeps, before the other mount has its turn
+        await two.a.fs.release(await two.a.made(b"%d" % number, b"x"))
+    await wait_all_tasks_blocked()
+    assert await two.b.content(kept) == b"one"
+    await two.b.fs.release(kept)
+    for number in (kept.inode.id, dropped.inode.id):
+        with pytest.raises(NotFound):
+            await two.a.namespace.attributes(number)
+
+
+async def test_a_file_removed_while_it_is_being_opened_elsewhere_is_kept(two: Two) -> None:
+    await two.a.fs.release(await two.a.made(b"f", b"one"))
+    inode = await two.b.fs.lookup(ROOT_INODE, b"f")
+    answered, may_go_on = trio.Event(), trio.Event()
+    ask = two.b.namespace.attributes
+
+    async def held_up(number: InodeId) -> object:
+        attributes = await ask(number)
+        answered.set()
+        await may_go_on.wait()
+        return attributes
+
+    two.b.namespace.attributes = held_up  # type: ignore[method-assign,assignment]
+    opened: list[Handle] = []
+
+    async def open_it() -> None:
+        opened.append(await two.b.fs.open(inode.id))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_it)
+        await answered.wait()
+        two.b.namespace.attributes = ask  # type: ignore[method-assign]
+        await two.a.fs.tree.remove(ROOT_INODE, b"f", directory=False)
+        await wait_all_tasks_blocked()
+        may_go_on.set()
+    assert await two.b.content(opened[0]) == b"one"
+    await two.b.fs.release(opened[0])

@@ -1,0 +1,132 @@
+"""Two mounts append to one file: every record survives, once and in one piece, whatever was unsaved when."""
+
+import random
+
+import pytest
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, InodeId
+from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.tree import Owner
+
+pytestmark = pytest.mark.l3
+
+SIZES = [1, 100, 3 * KIB, 16 * KIB, 40 * KIB, 300 * KIB, CHUNK_BYTES - 7, CHUNK_BYTES + 9]
+
+
+def volume() -> MemoryVolume:
+    return MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+
+
+async def opened(fs: Filesystem) -> Handle:
+    return await fs.open((await fs.lookup(ROOT_INODE, b"log")).id, append=True)
+
+
+async def append(fs: Filesystem, handle: Handle, data: bytes) -> None:
+    """As the kernel does: at the size it was told last."""
+    await fs.write(handle, max(0, handle.inode.told_size), data)
+
+
+async def content(fs: Filesystem, number: InodeId) -> bytes:
+    handle = await fs.open(number)
+    try:
+        return bytes(await fs.read(handle, 0, 1 << 30))
+    finally:
+        await fs.release(handle)
+
+
+@pytest.mark.parametrize("first", [100, 20 * KIB, CHUNK_BYTES + 5])
+@pytest.mark.parametrize("second", [100, 20 * KIB, CHUNK_BYTES + 5])
+async def test_records_written_at_the_same_end_both_survive(first: int, second: int) -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        theirs = await opened(b)
+        await append(a, mine, b"a" * first)
+        await append(b, theirs, b"b" * second)
+        await b.fsync(theirs)
+        await a.fsync(mine)
+        whole = await content(b, mine.inode.id)
+        assert whole in (b"a" * first + b"b" * second, b"b" * second + b"a" * first)
+        assert await content(a, mine.inode.id) == whole
+
+
+async def test_what_was_appended_after_a_truncation_elsewhere_follows_the_end() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        await append(a, mine, b"old" * 1000)
+        await a.fsync(mine)
+        await append(a, mine, b"new")
+        await b.set_attributes(mine.inode.id, size=10)
+        await a.fsync(mine)
+        assert await content(a, mine.inode.id) == (b"old" * 4)[:10] + b"new"
+
+
+async def test_who_opens_sees_what_the_other_closed_although_there_are_unsaved_records() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        theirs = await opened(b)
+        await append(a, mine, b"mine")
+        await append(b, theirs, b"theirs")
+        await b.flush(theirs)
+        assert await content(a, mine.inode.id) == b"theirsmine"
+
+
+async def test_positioned_bytes_written_before_stay_where_they_are() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0))
+        await a.write(mine, 0, b"0123456789")
+        tail = await opened(a)
+        await append(a, tail, b"tail")
+        theirs = await opened(b)
+        await append(b, theirs, b"x" * 4)
+        await b.fsync(theirs)
+        await a.fsync(mine)
+        assert await content(b, mine.inode.id) == b"0123456789tail"  # b's bytes were overwritten by position
+
+
+async def test_pages_of_a_mapping_are_no_appends() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as fs:
+        handle = await fs.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        await append(fs, handle, bytes(10_000))
+        await fs.write(handle, 4096, b"p" * 4096)
+        await fs.write(handle, 8192, b"q" * (10_000 - 8192))
+        assert await content(fs, handle.inode.id) == bytes(4096) + b"p" * 4096 + b"q" * (10_000 - 8192)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_random_records_all_survive(seed: int) -> None:
+    chance = random.Random(seed)
+    shared, store = volume(), MemoryStore()
+    records: list[bytes] = []
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        await a.release(await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0)))
+        handles = [(fs, await opened(fs)) for fs in (a, b)]
+        for number in range(60):
+            fs, handle = chance.choice(handles)
+            match chance.randrange(8):
+                case 0:
+                    await fs.fsync(handle)
+                case 1:
+                    fs.writer.freeze(handle.inode)
+                case 2:
+                    handle.inode.stat()  # the kernel learns the size this mount knows
+                case 3:
+                    await fs.stat(handle.inode.id)
+                case _:
+                    size = max(8, chance.choice(SIZES))
+                    record = b"<%06d" % number + bytes([65 + number % 26]) * (size - 8) + b">"
+                    records.append(record)
+                    await append(fs, handle, record)
+        for fs, handle in handles:
+            await fs.fsync(handle)
+        whole = await content(a, handle.inode.id)
+        assert len(whole) == sum(map(len, records))
+        assert [whole.count(record) for record in records] == [1] * len(records)
+        assert await content(b, handle.inode.id) == whole

@@ -1,0 +1,122 @@
+"""A program for tests of notifications: a small real mount whose handlers wait when they are told to.
+
+    python notified_mount.py MOUNT_POINT (storm COUNT | stuck WAY DEADLINE)
+
+The root has a file `file`; every mkdir fails with EEXIST. *storm* notifies the kernel COUNT times of the same inodes
+and names while others read and mkdir, and says so. *stuck* lets the first mkdir wait for ever, notifies the kernel of
+its name, and ends as a mount does; WAY says how it may cut the connection: `force`, `file=DIRECTORY` or `none`.
+"""
+
+import errno
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+from p2pfs import exitcodes
+from p2pfs.runtime import log
+from p2pfs_mount import connection
+from p2pfs_mount.connection import Connection, Cut
+from p2pfs_mount.invalidation import KernelCache
+from p2pfs_mount.operations import guarded
+from p2pfs_mount.pending import Pending
+
+FILE = 2
+SIZE = 1 << 20
+
+
+def say(**what: Any) -> None:  # noqa: ANN401 - what JSON holds
+    print(json.dumps(what), flush=True)
+
+
+class Operations(pyfuse3.Operations):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = Pending(60)
+        self.unexpected = 0
+        self.hangs = False
+        self.hanging = trio.Event()
+
+    async def getattr(self, number: int, ctx: object = None) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(number)
+        entry.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 if number == FILE else stat.S_IFDIR | 0o755)
+        entry.st_nlink, entry.st_size = 2, SIZE
+        entry.attr_timeout = entry.entry_timeout = 1.0
+        return entry
+
+    async def lookup(self, parent: int, name: bytes, ctx: object) -> pyfuse3.EntryAttributes:
+        if name != b"file":
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return await self.getattr(FILE)
+
+    @guarded
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: object) -> pyfuse3.EntryAttributes:
+        if self.hangs:
+            self.hanging.set()
+            await trio.sleep_forever()
+        await trio.sleep(0.0005)
+        raise pyfuse3.FUSEError(errno.EEXIST)
+
+    async def open(self, number: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(1))
+
+    async def read(self, fh: int, offset: int, length: int) -> bytes:
+        await trio.sleep(0.0005)
+        return bytes(max(0, min(length, SIZE - offset)))
+
+
+async def storm(kernel: KernelCache, count: int) -> None:
+    slowest, start = 0.0, trio.current_time()
+    for number in range(count):
+        before = trio.current_time()
+        for inode in (FILE, pyfuse3.ROOT_INODE):
+            kernel.stale_inode(inode, content=True)
+        for name in (b"file", b"d0", b"d1", b"d%d" % number):
+            kernel.stale_name(pyfuse3.ROOT_INODE, name)
+        slowest = max(slowest, trio.current_time() - before)
+        await trio.sleep(0.0005)
+    queued = trio.current_time() - start
+    while kernel.waiting:  # noqa: ASYNC110 - its threads tell nobody
+        await trio.sleep(0.01)
+    say(stormed=kernel.done, overflows=kernel.overflows, slowest_put_s=slowest, queued_s=queued)
+
+
+async def serve(path: Path, mode: str, arguments: list[str]) -> int:
+    operations = Operations()
+    pyfuse3.init(operations, str(path), {"fsname=test", "subtype=p2pfs"})
+    way, deadline = (arguments[0], float(arguments[1])) if mode == "stuck" else ("force", 30.0)
+    found = Connection(path, Path(way.removeprefix("file=") if way.startswith("file=") else "/nowhere"))
+    if way == "none":
+        connection.os.geteuid = lambda: 1000  # as for an unprivileged user, whom umount2 would refuse
+    cut = Cut(found, operations.pending)
+    kernel = KernelCache(deadline_s=deadline, stuck=cut.stuck)
+
+    async def play() -> None:
+        if mode == "storm":
+            await storm(kernel, int(arguments[0]))
+            return
+        operations.hangs = True
+        say(ready=True)
+        await operations.hanging.wait()
+        kernel.stale_name(pyfuse3.ROOT_INODE, b"d")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(play)
+        nursery.start_soon(kernel.watch)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+    await kernel.aclose()
+    pyfuse3.close(unmount=True)
+    return exitcodes.ABORTED if cut.is_cut else exitcodes.OK
+
+
+if __name__ == "__main__":
+    log.setup("info")
+    os.environ["LC_ALL"] = "C"
+    sys.exit(trio.run(serve, Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
