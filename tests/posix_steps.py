@@ -182,7 +182,7 @@ class Seen:
 class Pair:
     """A fresh directory on each side, the users in them, and what was last seen of each inode."""
 
-    def __init__(self, tried: Path, right: Path, *, times: Sequence[str] = ("mtime", "ctime")) -> None:
+    def __init__(self, tried: Path, right: Path, *, times: Sequence[str] = ("atime", "mtime", "ctime")) -> None:
         self._bases, self._times = [tried, right], tuple(times)
         self._hands = {who: Hands(*user, self._bases) for who, user in USERS.items()}
         self._roots: list[int] = []
@@ -235,11 +235,20 @@ class Pair:
     # ---- looking
 
     def paths(self) -> list[bytes]:
-        """Everything on the right side."""
-        found = []
-        for directory, _, _, fd in os.fwalk(b".", dir_fd=self._roots[1]):
-            below = [os.fsencode(name) for name in os.listdir(fd)]
-            found += [os.path.join(directory, name)[2:] for name in below]
+        """Everything on the right side; looking leaves atime alone."""
+        found: list[bytes] = []
+        waiting = [b""]
+        while waiting:
+            directory = waiting.pop()
+            fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME, dir_fd=self._roots[1])
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        found.append(os.path.join(directory, os.fsencode(entry.name)))
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(found[-1])
+            finally:
+                os.close(fd)
         return sorted(found)
 
     def look(self, path: bytes) -> None:
@@ -287,6 +296,8 @@ class Pair:
         last = self._last.get(key)
         for number, name in enumerate(self._times):
             ours, local = tried.times[number], right.times[number]
+            if name == "atime" and last is not None and ours == last[0][number]:
+                continue  # the kernel does not tell a mount of what it answers from its own pages
             if abs(ours - local) > UTIME_NOW * 10:  # ten seconds: times are those of the step, or as they were set
                 raise Difference(f"{shown(path)}: {name} {ours} instead of {local}")
             if last is not None and (ours != last[0][number]) != (local != last[1][number]):
@@ -295,7 +306,7 @@ class Pair:
 
 
 def _content(root: int, path: bytes, size: int) -> object:
-    fd = os.open(path, os.O_RDONLY | os.O_NOATIME, dir_fd=root)
+    fd = os.open(path, os.O_RDONLY, dir_fd=root)
     try:
         hashed = hashlib.sha256()
         for at in sorted({0, max(0, size - CONTENT_BYTES)}):
