@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NameTooLong, NotFound, Unavailable
+from p2pfs.errors import Conflict, Corrupt, Invalid, NameTooLong, NotFound, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
@@ -307,19 +307,20 @@ class Tree:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("these rename flags are not known")
         for _ in range(MOST_CONFLICTS):
+            is_remembered = (parent, name) in self._names or (new_parent, new_name) in self._names
             child = await self._child(parent, name)
-            replaced = await self._replaced(new_parent, new_name)
+            # whether a name is free is not for memory to say: the coordinator raises Exists
+            replaced = None if flags & RENAME_NOREPLACE else await self._replaced(new_parent, new_name)
             if replaced is None and flags & RENAME_EXCHANGE:
                 raise NotFound("there is nothing to exchange with")
-            if replaced is not None and flags & RENAME_NOREPLACE:
-                raise Exists("the new name is taken")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
             keep = self._keep_open(replaced.inode) if replaced and not flags & RENAME_EXCHANGE else []
             try:
                 applied = await self._namespace.apply([*keep, operation])
-            except (Conflict, NotFound):
-                known = self._names.pop((parent, name), None), self._names.pop((new_parent, new_name), None)
-                if known == (None, None):
+            except (Conflict, NotFound) as error:
+                self._names.pop((parent, name), None)
+                self._names.pop((new_parent, new_name), None)
+                if isinstance(error, NotFound) and not is_remembered:
                     raise
                 await trio.lowlevel.checkpoint()
                 continue
