@@ -50,7 +50,9 @@ class OpenDatabase:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
+    ) -> T:
         return change(self.connection)
 
     def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
