@@ -21,8 +21,9 @@ from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
-from p2pfs.vfs.inodes import Inode, InodeTable, Stat
-from p2pfs.vfs.news import KernelCache, News, NoKernelCache
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
@@ -76,6 +77,7 @@ class Filesystem:
         copies: LateCopies | None = None,
     ) -> None:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
+        self._unheld: list[InodeId] = []  # without a name or a reference, and not yet released
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
@@ -143,6 +145,15 @@ class Filesystem:
             await trio.sleep(AGEING_S)
             self.writer.freeze_aged()
             await self._access_times.send_aged()
+            await self._release_unheld()
+
+    async def _release_unheld(self) -> None:
+        unheld, self._unheld = self._unheld[:MOST_RELEASED], self._unheld[MOST_RELEASED:]
+        if unheld:
+            try:
+                await self._namespace.apply([wire.Released(number) for number in unheld])
+            except PoolError as error:
+                log.info("the coordinator will notice at the session's end what is not held: %s", error)
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); see `Writer.settle_all`."""
@@ -157,7 +168,8 @@ class Filesystem:
 
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
-        self._table.forget(number, count)
+        if self._table.forget(number, count):
+            self._unheld.append(number)
 
     def known(self) -> int:
         """How many inodes are in memory."""

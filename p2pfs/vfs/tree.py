@@ -17,7 +17,8 @@ from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_NAME_BYTES, MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.patience import OPEN_S, Patience
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
@@ -266,7 +267,7 @@ class Tree:
         sealed = seal_name(self._keys, self._volume, parent, name)
         for _ in range(MOST_CONFLICTS):
             child = await self._child(parent, name)
-            operations: list[Operation] = self._keep_open(child.inode)
+            operations: list[Operation] = self._keep_open(child)
             operations.append(Unlink(parent, sealed, child.inode, directory, self._now_ns()))
             try:
                 applied = await self._namespace.apply(operations)
@@ -282,12 +283,20 @@ class Tree:
             return
         raise Unavailable("the name keeps changing")
 
-    def _keep_open(self, number: InodeId) -> list[Operation]:
+    def _keep_open(self, child: Child) -> list[Operation]:
         """Registers an inode this mount has open, in the same batch that may take its last name."""
-        inode = self._table.get(number)
-        if inode is None or not inode.handles or inode.registered:
+        inode = self._table.get(child.inode)
+        if not self.may_be_open(child.inode, child.kind) or (inode is not None and inode.registered):
             return []
-        return [Opened(number)]
+        return [Opened(child.inode)]
+
+    def may_be_open(self, number: InodeId, kind: Kind) -> bool:
+        """Whether a program of this machine can still use the inode without a name. Of files we know; whoever opens a
+        pipe or stands in a directory does not tell us, so there all counts that the kernel refers to."""
+        inode = self._table.get(number)
+        if kind is Kind.FILE:
+            return inode is not None and inode.handles > 0
+        return self._table.is_held(number)
 
     def _unlinked(self, number: InodeId, applied: Applied) -> None:
         self.took(applied)
@@ -296,9 +305,19 @@ class Tree:
             if known is not None:
                 self._deleted(known)
         inode = self._table.get(number)
-        if inode is not None and inode.handles:
-            inode.registered = True
-            inode.unlinked = inode.attributes.links == 0
+        if inode is None:
+            inode = next((self._take(row) for row in applied.attributes if row.inode == number), None)
+        if inode is not None and self.may_be_open(number, inode.kind):
+            self.kept_nameless(inode)
+        elif inode is not None and not inode.attributes.links:
+            self._deleted(inode)  # another mount may have it open
+
+    def kept_nameless(self, inode: Inode) -> None:
+        """The coordinator keeps it for this mount, whatever becomes of its names."""
+        inode.registered = True
+        inode.unlinked = inode.attributes.links == 0
+        if inode.kind is not Kind.FILE and inode.unlinked:
+            self._table.keep_nameless(inode.id)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Atomic, whatever other mounts do meanwhile."""
@@ -314,7 +333,7 @@ class Tree:
             if replaced is not None and flags & RENAME_NOREPLACE:
                 raise Exists("the new name is taken")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
-            keep = self._keep_open(replaced.inode) if replaced and not flags & RENAME_EXCHANGE else []
+            keep = self._keep_open(replaced) if replaced and not flags & RENAME_EXCHANGE else []
             try:
                 applied = await self._namespace.apply([*keep, operation])
             except (Conflict, NotFound):
