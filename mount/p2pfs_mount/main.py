@@ -15,6 +15,7 @@ from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.inspection import inspectable
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life
 from p2pfs_mount.connection import Connection, Cut
@@ -68,7 +69,7 @@ class _Mount:
 
     async def run(self) -> int:
         try:
-            async with attach(
+            async with inspectable(), attach(
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only,
             ) as attached:  # fmt: skip
@@ -155,9 +156,9 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to tell a person: a user's mistake if there is one, else the first project error, else everything."""
+    """The error to tell a person: Ctrl-C, a user's mistake, else the first project error, else everything."""
     leaves = list(_leaves(group))
-    for kind in (UserError, PoolError):
+    for kind in (KeyboardInterrupt, UserError, PoolError):
         for leaf in leaves:
             if isinstance(leaf, kind):
                 return leaf
