@@ -5,10 +5,10 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import trio
 
@@ -20,7 +20,7 @@ from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inodes import Inode, InodeTable, Stat
-from p2pfs.vfs.patience import OPEN_S, STAT_S
+from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
 from p2pfs.vfs.space import Space
@@ -31,6 +31,8 @@ from p2pfs.vfs.writer import WriteLimits, Writer
 from p2pfs.wire import namespace as wire
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AGEING_S: Final = 1.0
 
@@ -179,7 +181,7 @@ class Filesystem:
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
-            await self.writer.truncate(inode, size)
+            await self._lasting(lambda: self.writer.truncate(inode, size))
         if mtime_ns is not None and inode.is_dirty:
             await self.writer.settle(inode)
         if not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
@@ -222,7 +224,7 @@ class Filesystem:
         inode.handles += 1
         try:
             if truncate:
-                await self.writer.truncate(inode, 0)
+                await self._lasting(lambda: self.writer.truncate(inode, 0))
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)
@@ -230,7 +232,12 @@ class Filesystem:
         return Handle(inode)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
-        return await self._reader.read(handle.inode, offset, length, handle.ahead)
+        return await self._lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
+
+    async def _lasting(self, effort: Callable[[], Awaitable[T]]) -> T:
+        """In a hard mount, until somebody can answer. Calls to the coordinator, and waiting for what is being stored,
+        are endless there by themselves."""
+        return await (until_available(effort) if self._limits.write.hard else effort())
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         if handle.inode.kind is not Kind.FILE:
