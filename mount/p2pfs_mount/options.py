@@ -34,6 +34,7 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     access_times: bool = True
+    hard: bool = False
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -51,13 +52,16 @@ class MountOptions:
                 values["allow_other"] = True
             elif name == "noatime" and not given:
                 values["access_times"] = False
+            elif name == "hard" and not given:
+                values["hard"] = True
             elif name in ("passphrase_file", "home") and value:
                 values[name] = Path(value)
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, home=, passphrase_file= "
+                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, hard, home=, "
+                    "passphrase_file= "
                     "and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

@@ -5,10 +5,10 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import trio
 
@@ -24,7 +24,7 @@ from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
-from p2pfs.vfs.patience import OPEN_S, STAT_S
+from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import ReadAhead, Reader
 from p2pfs.vfs.space import Space
@@ -36,7 +36,11 @@ from p2pfs.wire import namespace as wire
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 AGEING_S: Final = 1.0
+LEAVING_S: Final = 3.0
+"""For what is told at the end although nothing depends on it."""
 PAGE_BYTES: Final = 4096
 
 
@@ -125,6 +129,7 @@ class Filesystem:
                 keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns, copies=copies
             )
             nursery.start_soon(filesystem._age)
+            nursery.start_soon(filesystem._tell)
             yield filesystem
             nursery.cancel_scope.cancel()
 
@@ -144,6 +149,11 @@ class Filesystem:
         while True:
             await trio.sleep(AGEING_S)
             self.writer.freeze_aged()
+
+    async def _tell(self) -> None:
+        """What the coordinator should hear of sooner or later."""
+        while True:
+            await trio.sleep(AGEING_S)
             await self._access_times.send_aged()
             await self._release_unheld()
 
@@ -157,7 +167,8 @@ class Filesystem:
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); see `Writer.settle_all`."""
-        await self._access_times.send_all()
+        with trio.move_on_after(LEAVING_S):
+            await self._access_times.send_all()
         await self.writer.settle_all(report)
 
     # ---- references
@@ -212,7 +223,7 @@ class Filesystem:
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
-            await self.writer.truncate(inode, size)
+            await self._lasting(lambda: self.writer.truncate(inode, size))
         if mtime_ns is not None and inode.is_dirty:
             await self.writer.settle(inode)
         if atime_ns is not None:
@@ -271,7 +282,7 @@ class Filesystem:
             if appending.shift(inode):  # unsaved bytes hide what another mount appended
                 await self.writer.settle(inode)
             if truncate:
-                await self.writer.truncate(inode, 0)
+                await self._lasting(lambda: self.writer.truncate(inode, 0))
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)
@@ -280,7 +291,12 @@ class Filesystem:
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
-        return await self._reader.read(handle.inode, offset, length, handle.ahead)
+        return await self._lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
+
+    async def _lasting(self, effort: Callable[[], Awaitable[T]]) -> T:
+        """In a hard mount, until somebody can answer. Calls to the coordinator, and waiting for what is being stored,
+        are endless there by themselves."""
+        return await (until_available(effort) if self._limits.write.hard else effort())
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         """Returns how many bytes were taken: all."""
