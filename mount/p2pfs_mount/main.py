@@ -16,9 +16,10 @@ from p2pfs.runtime import mounts
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.vfs.attach import Attached, attach
-from p2pfs_mount import life
+from p2pfs_mount import life, unmasked
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions
+from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,15 @@ class _Mount:
         return self._exit_code
 
     async def _serve(self, attached: Attached) -> None:
-        operations = Operations(attached.filesystem, io_timeout_s=self._settings.io_timeout)
-        pyfuse3.init(operations, str(self._path), self._fuse_options(attached))
+        if not self._options.xattr:
+            await self._serve_at(str(self._path), attached, Operations)
+            return
+        with unmasked.mounted(self._path, attached.volume.name, read_only=self._options.read_only) as target:
+            await self._serve_at(target, attached, XattrOperations)
+
+    async def _serve_at(self, target: str, attached: Attached, kind: type[Operations]) -> None:
+        operations = kind(attached.filesystem, io_timeout_s=self._settings.io_timeout)
+        pyfuse3.init(operations, target, self._fuse_options(attached))
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(lambda report: self._leave(attached, report), lambda: _stats(attached, operations))
         try:

@@ -33,6 +33,7 @@ class MountOptions:
 
     read_only: bool = False
     allow_other: bool = False
+    xattr: bool = False  # extended attributes and access control lists
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -46,15 +47,15 @@ class MountOptions:
             name, given, value = word.partition("=")
             if name == "ro" and not given:
                 values["read_only"] = True
-            elif name == "allow_other" and not given:
-                values["allow_other"] = True
+            elif name in ("allow_other", "xattr") and not given:
+                values[name] = True
             elif name in ("passphrase_file", "home") and value:
                 values[name] = Path(value)
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, home=, passphrase_file= "
-                    "and the settings of docs/commands.md"
+                    f"mount option “{word}” is not known: there are ro, allow_other, xattr, home=, "
+                    "passphrase_file= and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

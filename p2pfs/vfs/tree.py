@@ -5,7 +5,7 @@ shown. What a change builds on is named in it; when another mount was faster, it
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import trio
@@ -13,7 +13,7 @@ import trio
 from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NotFound, TooLarge, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
+from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name, seal_xattr_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_NAME_BYTES, MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
@@ -30,6 +30,7 @@ from p2pfs.wire.namespace import (
     Opened,
     Operation,
     Rename,
+    SetXattr,
     Unlink,
 )
 
@@ -186,8 +187,9 @@ class Tree:
         *,
         rdev: int = 0,
         target: bytes | None = None,
+        xattrs: Mapping[bytes, bytes] | None = None,
     ) -> Inode:
-        """A new inode under a new name. Raises Exists, NotFound, NotDirectory, TooLarge."""
+        """A new inode under a new name, with extended attributes. Raises Exists, NotFound, NotDirectory, TooLarge."""
         _check_name(name)
         if target is not None and not 0 < len(target) <= MAX_TARGET_BYTES:
             raise TooLarge(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
@@ -198,6 +200,7 @@ class Tree:
         sealed_target = (
             None if target is None else seal_value(self._keys, ValueKind.TARGET, self._volume, number, target)
         )
+        time_ns = self._now_ns()
         applied = await self._namespace.apply(
             [
                 Make(
@@ -212,14 +215,24 @@ class Tree:
                     gid=owner.gid,
                     rdev=rdev,
                     head=seal_head(self._keys, self._volume, number, Head(0, size, kind)),
-                    time_ns=self._now_ns(),
+                    time_ns=time_ns,
                     target=sealed_target,
-                )
+                ),
+                *(
+                    sealed_xattr(self._keys, self._volume, number, name, value, time_ns=time_ns)
+                    for name, value in (xattrs or {}).items()
+                ),
             ]
         )
+        above = self._table.get(parent)
+        if above is not None:
+            above.keep_xattrs(_row(applied, parent).attr_change)
         self.took(applied)
         self._remember(parent, name, Child(number, kind))
-        return self._take(_row(applied, number))
+        row = _row(applied, number)
+        inode = self._take(row)
+        inode.xattrs_change = row.attr_change
+        return inode
 
     def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
         """What is made in a set-gid directory takes its group, and a directory the bit too, as on local disks."""
@@ -357,6 +370,14 @@ class Tree:
         if flags & RENAME_EXCHANGE and replaced is not None:
             self._remember(*old, replaced)
         self._remember(*new, child)
+
+
+def sealed_xattr(
+    keys: VolumeKeys, volume: VolumeId, inode: InodeId, name: bytes, value: bytes, *, time_ns: int, flags: int = 0
+) -> SetXattr:
+    """The operation that gives an inode an extended attribute."""
+    sealed_name = seal_xattr_name(keys, volume, inode, name)
+    return SetXattr(inode, sealed_name, seal_value(keys, ValueKind.XATTR, volume, inode, value, name), flags, time_ns)
 
 
 def _kind(attributes: Attributes) -> Kind:
