@@ -159,8 +159,9 @@ class Xattrs:
             inode, is_new_enough = self._table.take(page.attributes)
             if is_new_enough:
                 values = self._opened(number, page)
-                inode.xattrs_change = page.attributes.attr_change
-                self.remember(number, values)
+                if page.attributes.attr_change >= inode.attributes.attr_change:  # else overtaken by a change of ours
+                    inode.xattrs_change = page.attributes.attr_change
+                    self.remember(number, values)
                 return values
         raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
 

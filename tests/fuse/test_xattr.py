@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from pools import DemoPool, demo_pool
 
+from p2pfs.runtime import mounts
+from p2pfs_mount import unmasked
+
 pytestmark = pytest.mark.l4
 
 TOOLS = ("getfattr", "setfattr", "getfacl", "setfacl", "setcap", "setpriv", "rsync", "tar")
@@ -177,6 +180,29 @@ def test_attributes_and_lists_outlive_the_mount(pool: DemoPool, mounted: Path) -
     after = subprocess.run(["getfacl", "-n", "f"], cwd=mounted, check=True, capture_output=True).stdout
     assert after == before
     assert b"user:1000:rw-" in after
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount(2)")
+def test_a_mount_that_fails_to_begin_leaves_nothing_behind(tmp_path: Path) -> None:
+    def begin() -> None:
+        with unmasked.mounted(tmp_path, "x", read_only=True) as target:
+            assert target.startswith("/dev/fd/")
+            assert mounts.mounted_type(tmp_path) == mounts.KERNEL_TYPE
+            os.close(int(target.rpartition("/")[2]))
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        begin()
+    assert mounts.mounted_type(tmp_path) is None
+
+
+def test_where_we_may_not_mount_fusermount_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unmasked.mounted(tmp_path / "missing", "x", read_only=False) as target:  # as where root lacks the capability
+        assert target == str(tmp_path / "missing")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with unmasked.mounted(tmp_path, "x", read_only=False) as target:
+        assert target == str(tmp_path)
+    assert mounts.mounted_type(tmp_path) is None
 
 
 def test_nothing_unexpected_happened(pool: DemoPool) -> None:
