@@ -18,11 +18,12 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.vfs.attach import Attached, attach
-from p2pfs_mount import life
+from p2pfs_mount import life, unmasked
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions
+from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,16 @@ class _Mount:
         return self._exit_code
 
     async def _serve(self, attached: Attached) -> None:
+        if not self._options.xattr:
+            await self._serve_at(str(self._path), attached, Operations)
+            return
+        with unmasked.mounted(self._path, attached.volume.name, read_only=self._options.read_only) as target:
+            await self._serve_at(target, attached, XattrOperations)
+
+    async def _serve_at(self, target: str, attached: Attached, kind: type[Operations]) -> None:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
-        operations = Operations(attached.filesystem, io_timeout_s=io_timeout, hard=hard)
-        pyfuse3.init(operations, str(self._path), self._fuse_options(attached))
+        operations = kind(attached.filesystem, io_timeout_s=io_timeout, hard=hard)
+        pyfuse3.init(operations, target, self._fuse_options(attached))
         cut = Cut(Connection(self._path), operations.pending)
         # a notification waits behind requests, and a hard mount's may last
         kernel = KernelCache(deadline_s=math.inf if hard else 2 * io_timeout, stuck=cut.stuck)

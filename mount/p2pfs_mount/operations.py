@@ -173,12 +173,18 @@ class Operations(pyfuse3.Operations):
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         kind = _KINDS.get(stat.S_IFMT(mode), Kind.FILE)
-        inode = await self._fs.tree.make(InodeId(parent), name, kind, _mode(mode, ctx), _owner(ctx), rdev=rdev)
+        inode = await self._fs.make(
+            InodeId(parent), name, kind, stat.S_IMODE(mode), _owner(ctx),
+            rdev=rdev, umask=ctx.umask, inherit=self.enable_acl,
+        )  # fmt: skip
         return self._reply(inode)
 
     @guarded
     async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.tree.make(InodeId(parent), name, Kind.DIRECTORY, _mode(mode, ctx), _owner(ctx))
+        inode = await self._fs.make(
+            InodeId(parent), name, Kind.DIRECTORY, stat.S_IMODE(mode), _owner(ctx),
+            umask=ctx.umask, inherit=self.enable_acl,
+        )  # fmt: skip
         return self._reply(inode)
 
     @guarded
@@ -256,8 +262,10 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        append = bool(flags & os.O_APPEND)
-        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx), append=append)
+        handle = await self._fs.create(
+            InodeId(parent), name, stat.S_IMODE(mode), _owner(ctx),
+            umask=ctx.umask, inherit=self.enable_acl, append=bool(flags & os.O_APPEND),
+        )  # fmt: skip
         return self._opened(handle), self._reply(handle.inode)
 
     @guarded
@@ -302,10 +310,6 @@ class Operations(pyfuse3.Operations):
 
 def _owner(ctx: RequestContext) -> Owner:
     return Owner(ctx.uid, ctx.gid)
-
-
-def _mode(mode: int, ctx: RequestContext) -> int:
-    return stat.S_IMODE(mode) & ~ctx.umask
 
 
 def _entry(row: Stat) -> EntryAttributes:

@@ -35,6 +35,7 @@ class MountOptions:
     allow_other: bool = False
     access_times: bool = True
     hard: bool = False
+    xattr: bool = False  # extended attributes and access control lists
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -48,20 +49,17 @@ class MountOptions:
             name, given, value = word.partition("=")
             if name == "ro" and not given:
                 values["read_only"] = True
-            elif name == "allow_other" and not given:
-                values["allow_other"] = True
+            elif name in ("allow_other", "hard", "xattr") and not given:
+                values[name] = True
             elif name == "noatime" and not given:
                 values["access_times"] = False
-            elif name == "hard" and not given:
-                values["hard"] = True
             elif name in ("passphrase_file", "home") and value:
                 values[name] = Path(value)
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, hard, home=, "
-                    "passphrase_file= "
-                    "and the settings of docs/commands.md"
+                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, home=, "
+                    "passphrase_file= and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

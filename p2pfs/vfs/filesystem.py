@@ -32,6 +32,7 @@ from p2pfs.vfs.tree import Listed, Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
 from p2pfs.vfs.writer import WriteLimits, Writer
+from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
+        self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
@@ -261,9 +263,40 @@ class Filesystem:
         self._access_times.note(inode)
         return self.tree.target(inode)
 
-    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner, *, append: bool = False) -> Handle:
-        """A new file, open. Raises Exists, NotFound, NotDirectory."""
-        inode = await self.tree.make(parent, name, Kind.FILE, mode, owner)
+    async def make(
+        self,
+        parent: InodeId,
+        name: bytes,
+        kind: Kind,
+        mode: int,
+        owner: Owner,
+        *,
+        rdev: int = 0,
+        umask: int = 0,
+        inherit: bool = False,
+    ) -> Inode:
+        """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
+        counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
+        if not inherit:
+            return await self.tree.make(parent, name, kind, mode & ~umask, owner, rdev=rdev)
+        mode, xattrs = await self.xattrs.inherited(parent, kind, mode, umask)
+        inode = await self.tree.make(parent, name, kind, mode, owner, rdev=rdev, xattrs=xattrs)
+        self.xattrs.remember(inode.id, xattrs)
+        return inode
+
+    async def create(
+        self,
+        parent: InodeId,
+        name: bytes,
+        mode: int,
+        owner: Owner,
+        *,
+        umask: int = 0,
+        inherit: bool = False,
+        append: bool = False,
+    ) -> Handle:
+        """A new file, open; otherwise like `make`."""
+        inode = await self.make(parent, name, Kind.FILE, mode, owner, umask=umask, inherit=inherit)
         inode.handles += 1
         return Handle(inode, append)
 

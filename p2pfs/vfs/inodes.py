@@ -148,6 +148,7 @@ class Inode:
         self.inline: bytes | None = None  # opened on demand
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
+        self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
         self.registered = False  # the coordinator knows that this mount has it open
         self.unlinked = False  # registered, and without a name
         self.inline_is_known = True  # False: there may be inline data that was let go to save memory
@@ -211,11 +212,18 @@ class Inode:
         """Follow this mount's own commit without dropping what is loaded; the kernel has those bytes too."""
         if self.cached_change == self.head.change:
             self.cached_change = head.change
+        self.keep_xattrs(attributes.attr_change)
         self.head = head
         self.attributes = attributes
         self.inline = None
         self.inline_is_known = True
         self.resize()
+
+    def keep_xattrs(self, attr_change: int) -> None:
+        """After a batch of this mount that changed the inode but no extended attribute, and left `attr_change`: what is
+        remembered still holds, unless somebody else's change came between."""
+        if self.xattrs_change == attr_change - 1:
+            self.xattrs_change = attr_change
 
     def follow(self, added: list[ExtentRow], dropped: set[tuple[int, int]], sizes: dict[ChunkId, int]) -> None:
         """Change the loaded pages as this mount's own commit changed the rows."""

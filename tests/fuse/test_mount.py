@@ -141,6 +141,18 @@ def test_a_directory_of_hundreds_lists_each_name_once(mounted: Path) -> None:
     assert set(listed) == wanted
 
 
+def test_without_the_option_the_kernel_is_told_not_to_ask_for_attributes(mounted: Path) -> None:
+    for call in (
+        lambda: os.getxattr(mounted, "security.capability"),
+        lambda: os.setxattr(mounted, "user.x", b""),
+        lambda: os.listxattr(mounted),
+        lambda: os.removexattr(mounted, "user.x"),
+    ):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the number says which
+            call()
+        assert caught.value.errno == errno.ENOTSUP
+
+
 def test_the_free_space_is_that_after_replication(mounted: Path) -> None:
     found = os.statvfs(mounted)
     assert 0 < found.f_bavail <= found.f_blocks

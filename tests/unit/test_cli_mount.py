@@ -85,6 +85,15 @@ def test_the_mount_gets_what_was_asked_for(
     assert (call["settings"].io_timeout, call["settings"].memory_cache) == (7.0, 64 << 20)
 
 
+def test_extended_attributes_are_an_option(
+    home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
+) -> None:
+    arguments = ["mount", "photos", str(point), "--home", str(home.path), "--passphrase-file", _passphrase(tmp_path)]
+    for words in ([], ["-o", "_netdev,xattr"]):
+        assert main.run([*arguments, *words]) == exitcodes.OK
+    assert [call["options"].xattr for call in mounted] == [False, True]
+
+
 def test_the_home_may_come_from_an_option(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
 ) -> None:
