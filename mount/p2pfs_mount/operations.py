@@ -198,15 +198,15 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(await self._fs.tree.link(InodeId(number), InodeId(parent), name))
+        return self._reply(await self._fs.link(InodeId(number), InodeId(parent), name))
 
     @guarded
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.tree.remove(InodeId(parent), name, directory=False)
+        await self._fs.remove(InodeId(parent), name, directory=False)
 
     @guarded
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.tree.remove(InodeId(parent), name, directory=True)
+        await self._fs.remove(InodeId(parent), name, directory=True)
 
     @guarded
     async def rename(
@@ -272,7 +272,9 @@ class Operations(pyfuse3.Operations):
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
         truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
-        return self._opened(await self._fs.open(InodeId(number), truncate=truncate, append=append))
+        is_root = ctx.uid == 0
+        opened = await self._fs.open(InodeId(number), truncate=truncate, append=append, keep_set_id=is_root)
+        return self._opened(opened)
 
     def _opened(self, handle: Handle) -> FileInfo:
         """Kernel pages are kept only when they are of the change that is read now."""

@@ -5,6 +5,7 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -219,21 +220,35 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given; times of a file with unsaved writes are set after those are stored, so that the
-        writes do not move them again."""
+        """Change what is given, after unsaved writes are stored: their commit must not move times back, nor take
+        set-id bits that were given after them."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
-            await self._lasting(lambda: self.writer.truncate(inode, size))
-        if mtime_ns is not None and inode.is_dirty:
+            await self._truncate(inode, size)
+        if inode.is_dirty:
             await self.writer.settle(inode)
         if atime_ns is not None:
             self._access_times.forget(inode)
-        if not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
+        if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
+            # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             self.tree.took(await self._namespace.apply([operation]))
         return inode.stat()
+
+    async def _truncate(self, inode: Inode, size: int) -> None:
+        """Times move also when the size is the same."""
+        if not await self._lasting(lambda: self.writer.truncate(inode, size)):
+            now = self._now_ns()
+            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]))
+
+    async def _clear_set_id(self, inode: Inode) -> None:
+        """chmod as a write by anybody but root does it: the group's bit goes where the group may execute."""
+        mode = inode.attributes.mode & 0o7777
+        cleared = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+        if cleared != mode:
+            await self.set_attributes(inode.id, mode=cleared)
 
     async def space(self) -> wire.Space:
         return await self._namespace.space()
@@ -252,10 +267,32 @@ class Filesystem:
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to the moved file is stored first: after a crash its new name must not show a
         file without its data where there was one with."""
-        moved = self.tree.known(parent, name)
+        moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
         if moved is not None and moved.is_dirty:
             await self.writer.settle(moved)
+        if replaced is not None and replaced is not moved:
+            await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
         await self.tree.rename(parent, name, new_parent, new_name, flags)
+
+    async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
+        """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
+        linked = self._table.get(number)
+        if linked is not None:
+            await self._settle_shared(linked, lives_on=True)
+        return await self.tree.link(number, parent, name)
+
+    async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
+        """unlink or rmdir."""
+        removed = self.tree.known(parent, name)
+        if removed is not None:
+            await self._settle_shared(removed, lives_on=False)
+        await self.tree.remove(parent, name, directory=directory)
+
+    async def _settle_shared(self, inode: Inode, *, lives_on: bool) -> None:
+        """Store what was written to a file before its count of names changes: the commit would move ctime back.
+        What goes with its last name is not worth it."""
+        if inode.is_dirty and (lives_on or inode.attributes.links > 1):
+            await self.writer.settle(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -302,8 +339,11 @@ class Filesystem:
 
     # ---- files
 
-    async def open(self, number: InodeId, *, truncate: bool = False, append: bool = False) -> Handle:
-        """Open a file; content committed by other mounts before is what will be read (close-to-open)."""
+    async def open(
+        self, number: InodeId, *, truncate: bool = False, append: bool = False, keep_set_id: bool = True
+    ) -> Handle:
+        """Open a file; content committed by other mounts before is what will be read (close-to-open). Truncating takes
+        set-id bits unless `keep_set_id`: the kernel, which does so for every other change, leaves that one to us."""
         known = self._table.get(number)
         inode = known or await self.inode(number)
         if inode.kind is Kind.DIRECTORY:
@@ -315,7 +355,9 @@ class Filesystem:
             if appending.shift(inode):  # unsaved bytes hide what another mount appended
                 await self.writer.settle(inode)
             if truncate:
-                await self._lasting(lambda: self.writer.truncate(inode, 0))
+                await self._truncate(inode, 0)
+                if not keep_set_id:
+                    await self._clear_set_id(inode)
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)

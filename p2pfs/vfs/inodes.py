@@ -185,7 +185,7 @@ class Inode:
         """What the kernel is told now."""
         row = self.attributes
         self.told_size = self.size
-        mtime = max(row.mtime_ns, self.mtime_ns) if self.is_dirty else row.mtime_ns
+        mtime = self.mtime_ns if self.is_dirty else row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(
             self.id, self.kind, row.mode & 0o7777, row.links, row.uid, row.gid, row.rdev, self.size,

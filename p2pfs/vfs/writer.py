@@ -282,15 +282,15 @@ class Writer:
         """Bytes not yet stored and committed, with their bookkeeping."""
         return self._credits.taken
 
-    async def truncate(self, inode: Inode, size: int) -> None:
-        """Set the size, shrinking or growing with zeros; committed on return.
+    async def truncate(self, inode: Inode, size: int) -> bool:
+        """Set the size, shrinking or growing with zeros; committed on return. False if it was the size already.
 
         Raises:
             PoolError: As `settle`, and whatever the commit raises; the size is then unchanged.
         """
         check_size(size)
         await self.settle(inode)
-        await self._committer.truncate(inode, size)
+        return await self._committer.truncate(inode, size)
 
 
 def _portions(mibs: Iterable[DirtyMib]) -> Iterator[list[int]]:
