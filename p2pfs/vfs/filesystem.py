@@ -197,6 +197,12 @@ class Filesystem:
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
         return await self.tree.lookup(parent, name)
 
+    def parent(self, number: InodeId) -> InodeId:
+        """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
+        for the root."""
+        known = self._table.get(number)
+        return number if known is None or known.parent is None else known.parent
+
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         return await self.tree.directory(number, after, limit)
 

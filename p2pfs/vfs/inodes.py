@@ -147,6 +147,7 @@ class Inode:
         self.lookups = 0
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
+        self.parent: InodeId | None = None  # of a directory: where it was last seen
         self.registered = False  # the coordinator knows that this mount has it open
         self.unlinked = False  # registered, and without a name
         self.inline_is_known = True  # False: there may be inline data that was let go to save memory

@@ -145,12 +145,16 @@ class Tree:
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
         check_tag(self._keys, self._volume, parent, name, child.inode, child.kind, entry.tag)
+        inode, is_new_enough = self._table.take(entry.attributes)
         self._remember(parent, name, child)
-        return self._table.take(entry.attributes)
+        return inode, is_new_enough
 
     def _remember(self, parent: InodeId, name: bytes, child: Child) -> None:
         self._names[parent, name] = child
         self._names.move_to_end((parent, name))
+        known = self._table.get(child.inode)
+        if known is not None:
+            known.parent = parent
         if len(self._names) > REMEMBERED_NAMES:
             self._names.popitem(last=False)
 
@@ -218,8 +222,9 @@ class Tree:
             ]
         )
         self.took(applied)
+        inode = self._take(_row(applied, number))
         self._remember(parent, name, Child(number, kind))
-        return self._take(_row(applied, number))
+        return inode
 
     def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
         """What is made in a set-gid directory takes its group, and a directory the bit too, as on local disks."""
