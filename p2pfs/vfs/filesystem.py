@@ -8,7 +8,6 @@ import logging
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
 import trio
@@ -17,22 +16,24 @@ from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
-from p2pfs.vfs.reader import ReadAhead, Reader
+from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.tree import Listed, Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
-from p2pfs.vfs.writer import WriteLimits, Writer
+from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
@@ -43,26 +44,6 @@ T = TypeVar("T")
 AGEING_S: Final = 1.0
 LEAVING_S: Final = 3.0
 """For what is told at the end although nothing depends on it."""
-PAGE_BYTES: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Budgets of one mount."""
-
-    write: WriteLimits = field(default_factory=WriteLimits)
-    memory_cache: int = 128 * MIB
-    close_waits: bool = True  # durability=close
-    access_times: bool = True  # reading updates atime, by relatime's rule
-
-
-@dataclass(slots=True, eq=False)
-class Handle:
-    """An open file. `append`: what is written goes behind its end."""
-
-    inode: Inode
-    append: bool = False
-    ahead: ReadAhead = field(default_factory=ReadAhead)
 
 
 class Filesystem:
@@ -258,6 +239,11 @@ class Filesystem:
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
         return await self.tree.lookup(parent, name)
 
+    def parent(self, number: InodeId) -> InodeId:
+        """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
+        for the root."""
+        return self.tree.parent(number) or number
+
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         known = self._table.get(number)
         if known is not None:
@@ -378,7 +364,7 @@ class Filesystem:
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.append and not _is_page(inode, offset, len(data))
+        appends = handle.appends(offset, len(data))
         placed = await self.writer.write(inode, None if appends else offset, data)
         inode.told_size = max(inode.told_size, offset + len(data))
         if placed != offset:  # the kernel keeps these bytes where it thought they go
@@ -409,9 +395,3 @@ class Filesystem:
         elif inode.handles == 0:
             self.writer.freeze(inode)
         self._table.drop_unused(inode)
-
-
-def _is_page(inode: Inode, offset: int, length: int) -> bool:
-    """Whether this write through a handle that appends is none: pages of a shared mapping come through whichever handle
-    there is. An append starts where the kernel takes the end to be."""
-    return offset != inode.told_size and offset % PAGE_BYTES == 0 and offset + length <= inode.size

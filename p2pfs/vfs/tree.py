@@ -12,8 +12,9 @@ import trio
 from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NameTooLong, NotFound, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name, seal_xattr_name
+from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
+from p2pfs.format.xattrs import sealed_xattr
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.inode_table import InodeTable
@@ -31,7 +32,6 @@ from p2pfs.wire.namespace import (
     Opened,
     Operation,
     Rename,
-    SetXattr,
     Unlink,
 )
 
@@ -135,6 +135,10 @@ class Tree:
         """What the name led to when it was last seen, if that is still in memory: reads go on from it."""
         child = self._names.get((parent, name))
         return self._table.get(child.inode) if child is not None else None
+
+    def parent(self, directory: InodeId) -> InodeId | None:
+        """Where a directory was when it was last seen."""
+        return self._names.parent(directory)
 
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
@@ -379,14 +383,6 @@ class Tree:
             time_ns=self._now_ns(),
             back_tag=back_tag,
         )
-
-
-def sealed_xattr(
-    keys: VolumeKeys, volume: VolumeId, inode: InodeId, name: bytes, value: bytes, *, time_ns: int, flags: int = 0
-) -> SetXattr:
-    """The operation that gives an inode an extended attribute."""
-    sealed_name = seal_xattr_name(keys, volume, inode, name)
-    return SetXattr(inode, sealed_name, seal_value(keys, ValueKind.XATTR, volume, inode, value, name), flags, time_ns)
 
 
 def _kind(attributes: Attributes) -> Kind:

@@ -8,7 +8,6 @@ program. docs/concurrency.md says which lock protects what.
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import trio
 
@@ -21,23 +20,12 @@ from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
 from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
+from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
 from p2pfs.wire.namespace import Released
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLimits:
-    """Budgets of the writer; all bytes and seconds."""
-
-    dirty_bytes: int = 64 * MIB
-    small_file: int = 16 * 1024
-    dedup: bool = True
-    age_s: float = 5.0
-    io_timeout_s: float = 30.0
-    hard: bool = False  # programs wait until it is stored, not for io_timeout
 
 
 class Writer:
