@@ -13,6 +13,11 @@ DEMO_ROOT ?= .demo
 DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
 BENCH_OUT ?= bench-results
+# What a few minutes in CI need, and what all of the conformance suite needs besides.
+PYTHON_TESTS = $(shell /usr/bin/python3 -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')
+SAMPLE_PACKAGES = stress-ng fio rsync git procps $(PYTHON_TESTS)
+CONFORMANCE_PACKAGES = $(SAMPLE_PACKAGES) fsmark dbench bonnie++ postgresql
+CONFORMANCE_FLAGS ?=
 PREFIX ?= /opt/p2pfs
 UNIT_DIR ?= /etc/systemd/system
 HELPER_DIR ?= /sbin
@@ -21,10 +26,10 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test check format bench install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench install uninstall lock clean system
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
 system: ## install the system packages that are missing (apt, with sudo if not root)
 	@packaging/system-packages
@@ -49,6 +54,14 @@ demo-stop: ## end the demo pool; its data stays in ./.demo
 
 test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+conformance: $(STAMPS)/run ## public programs on a mount, and what fails there on a pass-through (as root, half an hour)
+	@packaging/system-packages $(CONFORMANCE_PACKAGES)
+	PYTHONPATH=tests $(BIN)/python -m conformance.run $(CONFORMANCE_FLAGS)
+
+conformance-sample: $(STAMPS)/run ## the short form of some of them, three minutes at most
+	@packaging/system-packages $(SAMPLE_PACKAGES)
+	PYTHONPATH=tests $(BIN)/python -m conformance.run --sample $(CONFORMANCE_FLAGS)
 
 check: $(STAMPS)/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check $(SOURCES)

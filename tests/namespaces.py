@@ -235,9 +235,9 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
                 now_s=world.clock.time(),
             )
 
-        outcome = await world.database.write(change)
-        if outcome.news is not None:
-            world.listeners.publish(session(request), outcome.news)
+        outcome = await world.database.write(
+            change, committed=lambda outcome: world.listeners.publish(session(request), outcome.news)
+        )
         return Response(body=answers.value_of(outcome.answer))
 
     async def grant_ids(request: Request) -> Response:

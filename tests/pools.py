@@ -39,10 +39,12 @@ def mount_stats(mount: Path) -> dict[str, int]:
 class DemoPool:
     """One `p2pfs demo` below `root`, mounted at `mount`."""
 
-    def __init__(self, root: Path, *, peers: int = 3, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, *, peers: int = 3, settings: dict[str, str] | None = None, options: str = ""
+    ) -> None:
         self.root = root / "pool"
         self.mount = root / "mnt"
-        self._peers, self._settings = peers, settings or {}
+        self._peers, self._settings, self._options = peers, settings or {}, options
         self._children: list[subprocess.Popen[bytes]] = []
 
     def p2pfs(
@@ -64,9 +66,10 @@ class DemoPool:
             self.p2pfs("demo", "start", "--root", str(self.root))
             return
         settings = [word for key, value in self._settings.items() for word in ("--set", f"{key}={value}")]
+        options = ["-o", self._options] if self._options else []
         self.p2pfs(
             "demo", "start", "--root", str(self.root), "--mount", str(self.mount),
-            "--peers", str(self._peers), "--replicas", "2", *settings,
+            "--peers", str(self._peers), "--replicas", "2", *options, *settings,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -194,9 +197,11 @@ def drop_kernel_caches() -> None:
 
 
 @contextlib.contextmanager
-def demo_pool(root: Path, *, peers: int = 3, settings: dict[str, str] | None = None) -> Iterator[DemoPool]:
+def demo_pool(
+    root: Path, *, peers: int = 3, settings: dict[str, str] | None = None, options: str = ""
+) -> Iterator[DemoPool]:
     """A started pool that is stopped at the end, also when parts of it were killed or stopped by signals."""
-    pool = DemoPool(root, peers=peers, settings=settings)
+    pool = DemoPool(root, peers=peers, settings=settings, options=options)
     try:
         pool.start()
         yield pool

@@ -24,8 +24,6 @@ from typing import Any, Final
 
 Outcome = Any
 STEP_S: Final = 60.0
-NAMELESS_OTHERS: Final = False
-"""Whether open directories, fifos and so on live on without a name, as files do. Until then such steps are left out."""
 CLOCK_REALTIME_COARSE = 5  # of Linux; Python does not name it
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x1000
@@ -66,18 +64,6 @@ def described(found: os.stat_result) -> tuple[object, ...]:
     return (stat.filemode(mode), oct(mode), found.st_uid, found.st_gid, found.st_nlink, size)
 
 
-def _takes_no_bits(file: bytes | int, directory: int | None = None) -> bool:
-    """Whether changing this content would leave set-id bits on a local disk: root's write does, anybody else's does
-    not. FUSE does not say whose write it is, so a mount clears them always; such steps are left out."""
-    if os.geteuid() != 0:
-        return False
-    try:
-        mode = os.stat(file, dir_fd=directory).st_mode
-    except OSError:
-        return False
-    return stat.S_ISREG(mode) and mode & 0o6000 != 0
-
-
 class Side:
     """One of the two directories, with this user's descriptors in it."""
 
@@ -95,12 +81,6 @@ class Side:
             os.close(self._root)
         self._root = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._base)
 
-    def is_nameless_other(self, verb: str, slot: object) -> bool:
-        if not isinstance(slot, int) or slot not in self.slots or verb in ("open", "close", "dup"):
-            return False
-        found = os.fstat(self.slots[slot])
-        return found.st_nlink == 0 and not stat.S_ISREG(found.st_mode)
-
     def do(self, verb: str, args: tuple[Any, ...]) -> Outcome:
         try:
             os.fchdir(self._root)
@@ -114,8 +94,6 @@ class Side:
 
     def open(self, slot: int, path: bytes, flags: int, mode: int, umask: int) -> Outcome:
         os.umask(umask)
-        if flags & os.O_TRUNC and _takes_no_bits(path):
-            return "not truncated"
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)  # a fifo must not keep us
         if slot in self.slots:
             os.close(self.slots.pop(slot))
@@ -133,11 +111,11 @@ class Side:
         self.slots[new] = fd
         return None
 
-    def _content(self, slot: int, *, change: bool = False) -> int:
+    def _content(self, slot: int) -> int:
         """A descriptor to read or write. A fifo is not: the times of one in FUSE do not follow its use."""
         fd = self.slots[slot]
         mode = os.fstat(fd).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (change and _takes_no_bits(fd)):
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError(errno.EMEDIUMTYPE, "")
         return fd
 
@@ -145,13 +123,13 @@ class Side:
         return _short(os.read(self._content(slot), length))
 
     def write(self, slot: int, seed: int, length: int) -> Outcome:
-        return os.write(self._content(slot, change=True), pattern(seed, length))
+        return os.write(self._content(slot), pattern(seed, length))
 
     def pread(self, slot: int, offset: int, length: int) -> Outcome:
         return _short(os.pread(self._content(slot), length, offset))
 
     def pwrite(self, slot: int, offset: int, seed: int, length: int) -> Outcome:
-        return os.pwrite(self._content(slot, change=True), pattern(seed, length), offset)
+        return os.pwrite(self._content(slot), pattern(seed, length), offset)
 
     def lseek(self, slot: int, offset: int, whence: int) -> Outcome:
         fd = self._content(slot)
@@ -160,7 +138,7 @@ class Side:
         return os.lseek(fd, offset, whence)
 
     def mmap(self, slot: int, offset: int, seed: int, length: int, flush: int) -> Outcome:
-        fd = self._content(slot, change=True)
+        fd = self._content(slot)
         size = os.fstat(fd).st_size
         if offset + length > size or not size or not stat.S_ISREG(os.fstat(fd).st_mode):
             return "not mapped"
@@ -172,7 +150,7 @@ class Side:
         return _short(before)
 
     def ftruncate(self, slot: int, size: int) -> Outcome:
-        os.ftruncate(self._content(slot, change=True), size)
+        os.ftruncate(self._content(slot), size)
 
     def fsync(self, slot: int, data_only: int) -> Outcome:
         (os.fdatasync if data_only else os.fsync)(self._content(slot))
@@ -197,8 +175,6 @@ class Side:
 
     def openat(self, slot: int, new: int, name: bytes, flags: int, mode: int) -> Outcome:
         os.umask(0o022)
-        if flags & os.O_TRUNC and _takes_no_bits(name, self.slots[slot]):
-            return "not truncated"
         fd = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=self.slots[slot])
         if new in self.slots:
             os.close(self.slots.pop(new))
@@ -208,8 +184,6 @@ class Side:
     # ---- paths
 
     def truncate(self, path: bytes, size: int) -> Outcome:
-        if _takes_no_bits(path):
-            return "not truncated"
         os.truncate(path, size)
         return None
 
@@ -290,9 +264,6 @@ def main() -> None:
             for side in sides:
                 side.enter(*args)
             print("None", flush=True)
-            continue
-        if not NAMELESS_OTHERS and sides[1].is_nameless_other(verb, args[0]):
-            print(["left out"] * 2, flush=True)
             continue
         began = _tick()
         outcomes = [sides[0].do(verb, tuple(args))]

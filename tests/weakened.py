@@ -15,7 +15,8 @@ from p2pfs.format.ranges import SEALED_BLOCK_BYTES
 from p2pfs.format.rows import PREFIX_BYTES, SIV_BYTES
 from p2pfs.types import TAG_BYTES, Buffer, ChunkId, ChunkKey, InodeId
 from p2pfs.vfs import reader, tree
-from p2pfs.vfs.inodes import Inode, InodeTable, Page
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode, Page
 from p2pfs.wire.namespace import Attributes, ExtentPage
 
 MASTER = bytes(range(32))

@@ -1,6 +1,7 @@
 """A mount from start to end: `run` is what `p2pfs mount` calls. Composition and order of leaving; no FUSE semantics."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,12 +16,14 @@ from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.inspection import inspectable
 from p2pfs.vfs.attach import Attached, attach
-from p2pfs_mount import life
+from p2pfs_mount import life, unmasked
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions
+from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +71,9 @@ class _Mount:
 
     async def run(self) -> int:
         try:
-            async with attach(
+            async with inspectable(), attach(
                 self._home, self._settings, self._volume, self._passphrase,
-                read_only=self._options.read_only, access_times=self._options.access_times,
+                read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -78,21 +81,32 @@ class _Mount:
         return self._exit_code
 
     async def _serve(self, attached: Attached) -> None:
-        operations = Operations(attached.filesystem, io_timeout_s=self._settings.io_timeout)
-        pyfuse3.init(operations, str(self._path), self._fuse_options(attached))
+        if not self._options.xattr:
+            await self._serve_at(str(self._path), attached, Operations)
+            return
+        with unmasked.mounted(self._path, attached.volume.name, read_only=self._options.read_only) as target:
+            await self._serve_at(target, attached, XattrOperations)
+
+    async def _serve_at(self, target: str, attached: Attached, kind: type[Operations]) -> None:
+        io_timeout, hard = self._settings.io_timeout, self._options.hard
+        operations = kind(attached.filesystem, io_timeout_s=io_timeout, hard=hard)
+        pyfuse3.init(operations, target, self._fuse_options(attached))
         cut = Cut(Connection(self._path), operations.pending)
-        kernel = KernelCache(deadline_s=2 * self._settings.io_timeout, stuck=cut.stuck)
+        # a notification waits behind requests, and a hard mount's may last
+        kernel = KernelCache(deadline_s=math.inf if hard else 2 * io_timeout, stuck=cut.stuck)
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
-            lambda report: self._leave(attached, report), lambda: _stats(attached, operations, kernel)
+            lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)
         )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.serve, socket)
-                nursery.start_soon(self._end_on_signal, attached)
+                nursery.start_soon(self._end_on_signal, attached, operations)
                 nursery.start_soon(self._announce, socket, attached)
                 nursery.start_soon(kernel.watch)
                 nursery.start_soon(attached.filesystem.follow, kernel)
+                if hard:
+                    nursery.start_soon(operations.pending.keep_capped, io_timeout)
                 await pyfuse3.main()  # ends when the kernel lets go of the mount
                 await self._settle(attached)
                 nursery.cancel_scope.cancel()
@@ -120,15 +134,17 @@ class _Mount:
         log.info("volume %s is mounted at %s", attached.volume.name, self._path)
         self._ready()
 
-    async def _end_on_signal(self, attached: Attached) -> None:
+    async def _end_on_signal(self, attached: Attached, operations: Operations) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("%s: storing everything and unmounting", signal.Signals(number).name)
                 await self._settle(attached)
+                self._release(operations)
                 await trio.to_thread.run_sync(life.detach, self._path)
                 # whoever still has a file open keeps the detached mount alive: not for ever
                 await trio.sleep(LINGER_S)
                 pyfuse3.terminate()
+                self._release(operations)
 
     async def _settle(self, attached: Attached) -> None:
         try:
@@ -137,10 +153,18 @@ class _Mount:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("some written data could not be stored: %s", error)
 
-    async def _leave(self, attached: Attached, report: Callable[[int], None]) -> None:
+    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> None:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted."""
-        await attached.filesystem.settle_all(report)
+        try:
+            await attached.filesystem.settle_all(report)
+        finally:
+            self._release(operations)
         await trio.to_thread.run_sync(life.unmount, self._path)
+
+    def _release(self, operations: Operations) -> None:
+        """Who waits in a hard mount would keep it for ever; in others all end by themselves."""
+        if self._options.hard:
+            operations.pending.release()
 
 
 def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:
@@ -156,9 +180,9 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to tell a person: a user's mistake if there is one, else the first project error, else everything."""
+    """The error to tell a person: Ctrl-C, a user's mistake, else the first project error, else everything."""
     leaves = list(_leaves(group))
-    for kind in (UserError, PoolError):
+    for kind in (KeyboardInterrupt, UserError, PoolError):
         for leaf in leaves:
             if isinstance(leaf, kind):
                 return leaf

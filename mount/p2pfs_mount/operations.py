@@ -7,6 +7,7 @@ has a deadline, errors of the project become an errno, and anything unexpected i
 import errno
 import functools
 import logging
+import math
 import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
@@ -31,7 +32,8 @@ from pyfuse3 import (
 
 from p2pfs.errors import Corrupt, PoolError
 from p2pfs.types import DentryId, InodeId, Kind
-from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
 from p2pfs_mount.errno import errno_of
@@ -42,6 +44,9 @@ log = logging.getLogger(__name__)
 KERNEL_CACHE_S: Final = 1.0
 """How long the kernel may answer from its own memory: names and attributes are at most this stale (P9)."""
 PAGE_ENTRIES: Final = 512
+DOTS: Final = 2
+DIRECTORY_BYTES: Final = 4096
+"""What a directory says its size is: as on ext4, and like there it says nothing of its content."""
 PREFERRED_BYTES: Final = 128 * 1024
 """st_blksize: what programs take as their buffer size."""
 
@@ -67,7 +72,9 @@ class DirectoryHandle:
     inode: InodeId
     listed: list[Listed] = field(default_factory=list)
     at: int = 0
-    next: int = 0  # cookie the kernel will ask for if it reads on
+    next: int = (
+        0  # cookie the kernel will ask for if it reads on: 1 and 2 behind the dots, then a dentry's number and 1
+    )
     complete: bool = False
 
 
@@ -85,7 +92,7 @@ def guarded(
             log.debug("%s: %s", handler.__name__, error)
             raise pyfuse3.FUSEError(errno_of(error)) from None
         except trio.TooSlowError:
-            log.error("%s did not end within %.0f s", handler.__name__, self.pending.deadline_s)
+            log.error("%s was given up: it did not end in time, or the mount is ending", handler.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
         except pyfuse3.FUSEError:
             raise
@@ -103,11 +110,11 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, filesystem: Filesystem, *, io_timeout_s: float) -> None:
+    def __init__(self, filesystem: Filesystem, *, io_timeout_s: float, hard: bool = False) -> None:
         super().__init__()
         self._fs = filesystem
         # the layers below have deadlines by progress; this one only catches what they miss
-        self.pending = Pending(10 * io_timeout_s)
+        self.pending = Pending(math.inf if hard else 10 * io_timeout_s)
         self.unexpected = 0
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
@@ -172,12 +179,18 @@ class Operations(pyfuse3.Operations):
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         kind = _KINDS.get(stat.S_IFMT(mode), Kind.FILE)
-        inode = await self._fs.tree.make(InodeId(parent), name, kind, _mode(mode, ctx), _owner(ctx), rdev=rdev)
+        inode = await self._fs.make(
+            InodeId(parent), name, kind, stat.S_IMODE(mode), _owner(ctx),
+            rdev=rdev, umask=ctx.umask, inherit=self.enable_acl,
+        )  # fmt: skip
         return self._reply(inode)
 
     @guarded
     async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.tree.make(InodeId(parent), name, Kind.DIRECTORY, _mode(mode, ctx), _owner(ctx))
+        inode = await self._fs.make(
+            InodeId(parent), name, Kind.DIRECTORY, stat.S_IMODE(mode), _owner(ctx),
+            umask=ctx.umask, inherit=self.enable_acl,
+        )  # fmt: skip
         return self._reply(inode)
 
     @guarded
@@ -224,23 +237,30 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         handle = self._directories[fh]
-        if start != handle.next or start == 0:  # rewinddir, seekdir, or another reader of the same handle
+        rewound = start == 0
+        for cookie, number in _dots(handle.inode, self._fs.parent(handle.inode))[start:]:
+            name = FileNameT(b"." * cookie)
+            if not pyfuse3.readdir_reply(token, name, _dot(number), cookie):  # counts as no reference
+                return
+            start = cookie
+        if rewound or start != handle.next:  # rewinddir, seekdir, or another reader of the same handle
             handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
         while True:
             if handle.at == len(handle.listed):
                 if handle.complete:
                     return
                 handle.listed, handle.complete = await self._fs.directory(
-                    handle.inode, DentryId(handle.next), PAGE_ENTRIES
+                    handle.inode, DentryId(handle.next - 1), PAGE_ENTRIES
                 )
                 handle.at = 0
                 continue
             listed = handle.listed[handle.at]
-            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), listed.cookie):
+            cookie = listed.cookie + 1
+            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), cookie):
                 return
             self._fs.hold(listed.inode)
             handle.at += 1
-            handle.next = listed.cookie
+            handle.next = cookie
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self._directories.pop(fh, None)
@@ -255,15 +275,19 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        append = bool(flags & os.O_APPEND)
-        handle = await self._fs.create(InodeId(parent), name, _mode(mode, ctx), _owner(ctx), append=append)
+        handle = await self._fs.create(
+            InodeId(parent), name, stat.S_IMODE(mode), _owner(ctx),
+            umask=ctx.umask, inherit=self.enable_acl, append=bool(flags & os.O_APPEND),
+        )  # fmt: skip
         return self._opened(handle), self._reply(handle.inode)
 
     @guarded
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
         truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
-        return self._opened(await self._fs.open(InodeId(number), truncate=truncate, append=append))
+        is_root = ctx.uid == 0
+        opened = await self._fs.open(InodeId(number), truncate=truncate, append=append, keep_set_id=is_root)
+        return self._opened(opened)
 
     def _opened(self, handle: Handle) -> FileInfo:
         """Kernel pages are kept only when they are of the change that is read now."""
@@ -299,12 +323,20 @@ class Operations(pyfuse3.Operations):
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
 
 
+def _dots(number: InodeId, parent: InodeId) -> list[tuple[int, InodeId]]:
+    """Cookies and inodes of "." and ".."."""
+    return [(1, number), (DOTS, parent)]
+
+
+def _dot(number: InodeId) -> EntryAttributes:
+    """Number and kind: the kernel takes nothing else of these two."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino, entry.st_mode = InodeT(number), ModeT(stat.S_IFDIR)
+    return entry
+
+
 def _owner(ctx: RequestContext) -> Owner:
     return Owner(ctx.uid, ctx.gid)
-
-
-def _mode(mode: int, ctx: RequestContext) -> int:
-    return stat.S_IMODE(mode) & ~ctx.umask
 
 
 def _entry(row: Stat) -> EntryAttributes:
@@ -324,8 +356,8 @@ def _filled(row: Stat) -> EntryAttributes:
     entry.st_nlink = row.links
     entry.st_uid, entry.st_gid = row.uid, row.gid
     entry.st_rdev = row.rdev
-    entry.st_size = row.size
+    entry.st_size = DIRECTORY_BYTES if row.kind is Kind.DIRECTORY else row.size
     entry.st_blksize = PREFERRED_BYTES
-    entry.st_blocks = -(-row.size // 512)
+    entry.st_blocks = -(-entry.st_size // 512)
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = row.atime_ns, row.mtime_ns, row.ctime_ns
     return entry

@@ -34,6 +34,8 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     access_times: bool = True
+    hard: bool = False
+    xattr: bool = False  # extended attributes and access control lists
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -47,8 +49,8 @@ class MountOptions:
             name, given, value = word.partition("=")
             if name == "ro" and not given:
                 values["read_only"] = True
-            elif name == "allow_other" and not given:
-                values["allow_other"] = True
+            elif name in ("allow_other", "hard", "xattr") and not given:
+                values[name] = True
             elif name == "noatime" and not given:
                 values["access_times"] = False
             elif name in ("passphrase_file", "home") and value:
@@ -57,7 +59,7 @@ class MountOptions:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, home=, passphrase_file= "
-                    "and the settings of docs/commands.md"
+                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, home=, "
+                    "passphrase_file= and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above

@@ -33,7 +33,7 @@ class CachedStore:
         self._files = files
         self._nursery = nursery
         self._threads = trio.CapacityLimiter(8)
-        self._filling = 0
+        self._filling: set[Run] = set()
         self.hits = self.misses = self.bytes_fetched = 0
 
     @classmethod
@@ -79,9 +79,10 @@ class CachedStore:
         self.misses += 1
         view = await self._inner.get(volume, chunk, size, blocks, check=check)
         self.bytes_fetched += len(view)
-        if self._filling < _FILLS:
-            self._filling += 1
-            self._nursery.start_soon(self._fill, Run(volume, chunk, blocks.first, blocks.count), view)
+        fill = Run(volume, chunk, blocks.first, blocks.count)
+        if len(self._filling) < _FILLS and fill not in self._filling:
+            self._filling.add(fill)
+            self._nursery.start_soon(self._fill, fill, view)
         return view
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
@@ -89,6 +90,7 @@ class CachedStore:
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
         await self._inner.delete(volume, chunk, put_seq)
+        self._filling = {run for run in self._filling if (run.volume, run.chunk) != (volume, chunk)}
         await trio.to_thread.run_sync(self._files.drop, volume, chunk, abandon_on_cancel=True, limiter=self._threads)
 
     async def _cached(self, run: Run, size: int, blocks: Blocks, check: Check | None) -> memoryview | None:
@@ -111,5 +113,7 @@ class CachedStore:
     async def _fill(self, run: Run, view: memoryview) -> None:
         try:
             await trio.to_thread.run_sync(self._files.write, run, view, abandon_on_cancel=True, limiter=self._threads)
+            if run not in self._filling:  # deleted meanwhile
+                self._files.drop(run.volume, run.chunk)
         finally:
-            self._filling -= 1
+            self._filling.discard(run)

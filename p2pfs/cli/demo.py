@@ -55,6 +55,7 @@ def command() -> None:
 )
 @click.option("--peers", type=click.IntRange(1, 100), help="How many peers (default: 3).")
 @click.option("--replicas", type=click.IntRange(1, 100), help="Copies of each chunk (default: 2).")
+@click.option("-o", "options", metavar="OPTIONS", help="Options of the mount, as those of `p2pfs mount`: xattr, ro, …")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something fails.")
 @set_option
 def start(
@@ -62,6 +63,7 @@ def start(
     mount_point: Path | None,
     peers: int | None,
     replicas: int | None,
+    options: str | None,
     quiet: bool,
     overrides: dict[str, str],
 ) -> None:
@@ -79,7 +81,9 @@ def start(
 
     process.harden()
     with demo_plan.locked(root.absolute()):
-        pool = demo_pool.DemoPool.prepare(root, mount=mount_point, peers=peers, replicas=replicas, settings=overrides)
+        pool = demo_pool.DemoPool.prepare(
+            root, mount=mount_point, peers=peers, replicas=replicas, settings=overrides, options=options
+        )
         pool.start(lambda text: None if quiet else click.echo(text, err=True))
     if not quiet:
         _print_hints(pool)

@@ -37,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     coordinator_port: int
     peer_ports: list[int]  # one a peer
     version: int = 1
+    options: str = ""  # what stands behind -o of the mount
 
 
 def read(root: Path) -> Plan | None:
@@ -62,7 +63,15 @@ def write(root: Path, plan: Plan) -> None:
     write_durably(root / _FILE, msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
 
 
-def decide(root: Path, known: Plan | None, *, mount: Path | None, peers: int | None, given: dict[str, str]) -> Plan:
+def decide(
+    root: Path,
+    known: Plan | None,
+    *,
+    mount: Path | None,
+    peers: int | None,
+    given: dict[str, str],
+    options: str | None = None,
+) -> Plan:
     """What the pool is from now on: what was given now, else what it was, else the defaults.
 
     Raises:
@@ -72,6 +81,8 @@ def decide(root: Path, known: Plan | None, *, mount: Path | None, peers: int | N
         plan = _new(root, mount or root / "mnt", peers or _PEERS, given)
     else:
         plan = _changed(known, mount, peers, given)
+    if options is not None:
+        plan = msgspec.structs.replace(plan, options=options)
     NodeHome(root).settings(plan.settings)
     return plan
 
@@ -99,6 +110,7 @@ def _changed(known: Plan, mount: Path | None, peers: int | None, given: dict[str
         settings=known.settings | given,
         coordinator_port=known.coordinator_port,
         peer_ports=known.peer_ports + more,
+        options=known.options,
     )
 
 

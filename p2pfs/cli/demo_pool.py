@@ -17,7 +17,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import connect, demo_plan, join, umount
 from p2pfs.cli.demo_parts import Launched, Part, PartState, end
 from p2pfs.cli.demo_plan import Plan
-from p2pfs.cli.mount import require_machine
+from p2pfs.cli.mount import parse_options, require_machine
 from p2pfs.errors import Exists, UserError
 from p2pfs.format.invites import decode_invite
 from p2pfs.runtime import mounts
@@ -55,17 +55,25 @@ class DemoPool:
 
     @classmethod
     def prepare(
-        cls, root: Path, *, mount: Path | None, peers: int | None, replicas: int | None, settings: dict[str, str]
+        cls,
+        root: Path,
+        *,
+        mount: Path | None,
+        peers: int | None,
+        replicas: int | None,
+        settings: dict[str, str],
+        options: str | None = None,
     ) -> "DemoPool":
         """The pool below `root`, new or known, changed by what was given; checked, recorded, not started.
 
         Raises:
             UserError: Something given does not fit, or this machine cannot mount there.
         """
+        parse_options(options or "")
         root = root.absolute()
         known = demo_plan.read(root)
         given = settings if replicas is None else settings | {"replicas": str(replicas)}
-        pool = cls(root, demo_plan.decide(root, known, mount=mount, peers=peers, given=given))
+        pool = cls(root, demo_plan.decide(root, known, mount=mount, peers=peers, given=given, options=options))
         if known is not None and known.mount != pool.plan.mount and pool.mount().is_there():
             raise UserError(f"this pool is mounted at {known.mount}: stop it before you move it", exitcodes.BUSY)
         pool._require_mount_point()
@@ -96,7 +104,8 @@ class DemoPool:
         return [self._server(f"peer-{number}", ("peer", "start"), port) for number, port in ports]
 
     def mount(self) -> Part:
-        arguments = ("mount", "--passphrase-file", str(self.passphrase_path), VOLUME, str(self.mount_point))
+        options = ("-o", self.plan.options) if self.plan.options else ()
+        arguments = ("mount", *options, "--passphrase-file", str(self.passphrase_path), VOLUME, str(self.mount_point))
         return self._part("mount", arguments)
 
     def parts(self) -> list[Part]:

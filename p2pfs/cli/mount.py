@@ -42,7 +42,9 @@ class Request:
 @click.argument("volume")
 @click.argument("mount_point", type=MountPoint())
 @click.option("-d", "--background", is_flag=True, help="Return when the mount is usable and leave it running.")
-@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="ro, allow_other, home=DIR, …; as in fstab.")
+@click.option(
+    "-o", "options", metavar="OPTIONS", multiple=True, help="ro, allow_other, xattr, home=DIR, …; as in fstab."
+)
 @log_file_option
 @pid_file_option
 @passphrases.passphrase_options
@@ -99,7 +101,7 @@ def prepare(
     Raises:
         UserError: What is wrong, with its exit code.
     """
-    run_options = _parse_options(options)
+    run_options = parse_options(options)
     home = NodeHome(run_options.home.absolute()) if run_options.home else home
     record = home.record()
     if Role.CLIENT not in record.roles:
@@ -175,7 +177,8 @@ def serve_behind(request: Request) -> int:
         raise
 
 
-def _parse_options(text: str) -> "MountOptions":
+def parse_options(text: str) -> "MountOptions":
+    """Raises UserError (BAD_CONFIGURATION)."""
     from p2pfs_mount.options import MountOptions
 
     try:

@@ -31,6 +31,7 @@ from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.worker import Worker
 from p2pfs.wire.routes import COORDINATOR_ROUTES
@@ -76,7 +77,7 @@ def _first(error: BaseException) -> BaseException:
 
 async def _run(home: NodeHome, settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_coordinator(home, settings) as running:
+        async with inspectable(), open_coordinator(home, settings) as running:
             notify("READY=1")
             _log.info("the coordinator of pool %s is at %s", running.record.pool, ", ".join(running.record.addresses))
             received = await anext(signals)

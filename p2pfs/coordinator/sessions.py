@@ -100,17 +100,15 @@ class Sessions:
             )
             return grant, given_up
 
-        grant, given_up = await self._database.write(begin)
-        if given_up is not None:
-            self._listeners.ended(given_up)
-        self._listen(SessionId(grant.session), volume)
+        def listen(begun: tuple[SessionGrant, SessionId | None]) -> None:
+            grant, given_up = begun
+            if given_up is not None:
+                self._listeners.ended(given_up)
+            self._listeners.opened(SessionId(grant.session), volume)
+
+        grant, _ = await self._database.write(begin, committed=listen)
         _log.info("%s mounts volume %016x", node.name, volume)
         return SessionGrant(grant.session, grant.incarnation, self._lifetime_s, grant.first_id, grant.last_id)
-
-    def _listen(self, session: SessionId, volume: VolumeId) -> None:
-        """From here on the session is told what others change. Before its mount knows of it nothing can be missed but
-        what a batch that was committed since then keeps for it, and that is in the database."""
-        self._listeners.opened(session, volume, self.held(session))
 
     def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> SessionId | None:
         """A node that crashes and mounts again all day must not fill the table, nor be locked out. The session that was
@@ -134,8 +132,10 @@ class Sessions:
 
     async def close(self, session: SessionId) -> None:
         """The mount is done: what only it held open goes, what it was promised is free again."""
-        await self._database.write(lambda connection: rows.close_session(connection, session))
-        self._listeners.ended(session)
+        await self._database.write(
+            lambda connection: rows.close_session(connection, session),
+            committed=lambda _: self._listeners.ended(session),
+        )
         self._reservations.session_over(session)
         self.reapable.set()
 
@@ -203,9 +203,10 @@ class Sessions:
                 grace_s=self.kept_s - self._lifetime_s,
             )
 
-        outcome = await self._database.write(change)
-        if outcome.news is not None:
+        def tell(outcome: Outcome) -> None:
             self._listeners.publish(session, outcome.news)
+
+        outcome = await self._database.write(change, committed=tell)  # others are told even if the sender is gone
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             self._settle(session, accepted)
             self.reapable.set()

@@ -1,10 +1,12 @@
 """Requests to the coordinator that outlast its short absences: tried again until `io_timeout` is over, then refused at
-once while it stays away. Every request through here may be repeated without harm; that is its caller's promise.
+once while it stays away. An endless one (`-o hard`) never refuses: it says that the coordinator is away, and goes on
+trying. Every request through here may be repeated without harm; that is its caller's promise.
 
     answering ──no answer for io_timeout──▶ away (each call tries once, briefly)
         ◀────────────any answer────────────┘
 """
 
+import math
 import random
 from typing import Any, Final, TypeVar
 
@@ -27,11 +29,18 @@ class CoordinatorCalls:
     """One mount's requests to its coordinator, and whether it is away or has fenced us out."""
 
     def __init__(
-        self, client: Client, coordinator: Endpoint, *, io_timeout_s: float, chance: random.Random | None = None
+        self,
+        client: Client,
+        coordinator: Endpoint,
+        *,
+        io_timeout_s: float,
+        endless: bool = False,
+        chance: random.Random | None = None,
     ) -> None:
         self._client = client
         self._coordinator = coordinator
         self._io_timeout_s = io_timeout_s
+        self._endless = endless
         self._chance = chance
         self._fenced: Fenced | None = None
         self.is_away = False
@@ -45,7 +54,7 @@ class CoordinatorCalls:
         """Send a message, get one of `kind`.
 
         Raises:
-            CoordinatorAway: No answer within the deadline.
+            CoordinatorAway: No answer within the deadline; never, if these calls are endless.
             Fenced: The session is over.
             PoolError: What the coordinator refused it with.
         """
@@ -74,14 +83,15 @@ class CoordinatorCalls:
         while True:
             if self._fenced is not None:
                 raise self._fenced
-            left_s = deadline - trio.current_time()
+            left_s = math.inf if self._endless else deadline - trio.current_time()
             try:
                 return await self._attempt(method, path, body, min(left_s, share_s))
             except Unavailable as error:
                 pause_s = next(pauses)
                 if self.is_away or trio.current_time() + pause_s >= deadline:
                     self.is_away = True
-                    raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
+                    if not self._endless:
+                        raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
                 await trio.sleep(pause_s)
 
     async def _attempt(self, method: str, path: str, body: Buffer, timeout_s: float) -> Reply:

@@ -10,6 +10,7 @@ mean is `schema`'s business; nothing above `p2pfs.meta` sees a connection outsid
 """
 
 import contextlib
+import logging
 import os
 import queue
 import sqlite3
@@ -25,6 +26,7 @@ from p2pfs.errors import Corrupt, Unavailable
 from p2pfs.meta import schema
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 MAX_GROUP: Final = 128
 """Most writes in one transaction, so that the first of them does not wait for ever."""
@@ -49,10 +51,13 @@ _PRAGMAS: Final = (
 class Database(Protocol):
     """Where functions of a connection run. Every method raises Unavailable when the disk fails or is full."""
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
+    ) -> T:
         """Run `change` in a transaction. What it raises undoes it alone and is raised here.
 
-        It must do nothing but SQL and arithmetic, and not begin or commit.
+        It must do nothing but SQL and arithmetic, and not begin or commit. `committed` gets what it returned, in the
+        event loop, in the order of commits, and also when the caller was cancelled after all.
 
         Durability: on return its effect is on stable storage; so is what it saw of others.
 
@@ -88,12 +93,16 @@ async def open_database(path: Path) -> AsyncIterator["ThreadedDatabase"]:
 class _Write:
     """One waiting change and what became of it. Written by the thread before `done` is set in the loop."""
 
-    __slots__ = ("abandoned", "change", "done", "error", "result")
+    __slots__ = ("abandoned", "change", "committed", "done", "error", "is_made", "result")
 
-    def __init__(self, change: Callable[[sqlite3.Connection], Any]) -> None:
+    def __init__(
+        self, change: Callable[[sqlite3.Connection], Any], committed: Callable[[Any], None] | None = None
+    ) -> None:
         self.change = change
+        self.committed = committed
         self.done = trio.Event()
         self.abandoned = False
+        self.is_made = False
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -122,9 +131,11 @@ class ThreadedDatabase:
         self._thread = threading.Thread(target=self._run, name="p2pfs database", daemon=True)
         self._thread.start()
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
+    ) -> T:
         """See Database."""
-        waiting = _Write(change)
+        waiting = _Write(change, committed)
         async with self._room:
             if self._closing:  # no checkpoint until it is queued: nothing comes after the queue's end
                 raise Unavailable("the database is closed")
@@ -205,7 +216,7 @@ class ThreadedDatabase:
         """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
         what the kernel still holds of earlier writes cannot be trusted to reach it."""
         for write in group:
-            write.result, write.error = None, error
+            write.result, write.error, write.is_made = None, error, False
         try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -225,10 +236,15 @@ class InlineDatabase:
         with _mapped():
             self._connection = _migrated(path)
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
+    ) -> T:
         """See Database."""
         await trio.lowlevel.checkpoint()
-        return self.write_now(change)
+        result = self.write_now(change)
+        if committed is not None:
+            committed(result)
+        return result
 
     def write_now(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """`write` without an event loop."""
@@ -327,6 +343,7 @@ def _run_savepoint(connection: sqlite3.Connection, write: _Write) -> None:
     connection.execute("SAVEPOINT change")
     try:
         write.result = write.change(connection)
+        write.is_made = True
     except BaseException as error:
         if not connection.in_transaction:
             raise
@@ -339,6 +356,11 @@ def _deliver(group: list[_Write]) -> None:
     """In the loop: wake everybody whose change is committed."""
     for write in group:
         write.done.set()
+        if write.is_made and write.committed is not None:
+            try:
+                write.committed(write.result)
+            except Exception:  # a bug must not take the event loop along
+                _log.exception("what was committed could not be told")
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class EventQueue:
 
 
 def _newest(before: _Event, event: _Event) -> _Event:
-    """Of two events about the same: batches may be told in another order than they were committed in."""
+    """Of two events about the same: a mount must never be told of an older version last."""
     if not isinstance(before, ChangedInode) or not isinstance(event, ChangedInode):
         return event
     if REMOVED in (before.change, event.change):
@@ -120,9 +120,9 @@ class Listeners:
     def __repr__(self) -> str:
         return f"Listeners({len(self._sessions)} sessions of {len(self._volumes)} volumes)"
 
-    def opened(self, session: SessionId, volume: VolumeId, held: Sequence[int] = ()) -> None:
-        """A session begins here: it is told everything from now on, and what is `held` for it already."""
-        self._listener(session, volume, since_opening=True).queue.put(held)
+    def opened(self, session: SessionId, volume: VolumeId) -> None:
+        """A session begins here: it is told everything from now on."""
+        self._listener(session, volume, since_opening=True)
 
     def ended(self, session: SessionId) -> None:
         """It is over: its waiting request gets Fenced, its queue is forgotten. Fine when it never listened."""
@@ -135,8 +135,10 @@ class Listeners:
             del self._volumes[listener.volume]
         listener.news.set()
 
-    def publish(self, session: SessionId, news: News) -> None:
+    def publish(self, session: SessionId, news: News | None) -> None:
         """Tell every other session of the volume what `session` did. Costs nothing when nobody else listens."""
+        if news is None:
+            return
         others = [(other, one) for other, one in self._volumes.get(news.volume, {}).items() if other != session]
         if not others or all(isinstance(operation, _QUIET) for operation in news.operations):
             return

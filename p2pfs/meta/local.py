@@ -98,9 +98,10 @@ class LocalNamespace:
         """See Namespace."""
         async with self._outstanding.number() as (seq, acked):
             batch = Batch(seq, acked, list(operations))
-            outcome = await self._database.write(lambda connection: self._apply(connection, batch))
-            if outcome.news is not None:
-                self._listeners.publish(self.session, outcome.news)
+            outcome = await self._database.write(
+                lambda connection: self._apply(connection, batch),
+                committed=lambda outcome: self._listeners.publish(self.session, outcome.news),
+            )
             return answers.unwrap(outcome.answer, Applied)
 
     def _apply(self, connection: sqlite3.Connection, batch: Batch) -> Outcome:

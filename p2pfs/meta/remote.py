@@ -75,10 +75,11 @@ class RemoteNamespace:
         volume: VolumeId,
         *,
         io_timeout_s: float,
+        endless: bool = False,
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
     ) -> None:
-        self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
+        self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s, endless=endless)
         self._volume_path = f"/volumes/{volume_name(volume)}"
         self._session_path = f"/sessions/{grant.session}"
         self._lifetime_s = grant.lifetime_s
@@ -102,10 +103,12 @@ class RemoteNamespace:
         *,
         request: OpenSession,
         io_timeout_s: float,
+        endless: bool = False,
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
     ) -> "RemoteNamespace":
-        """Open a session. Raises NotFound, Denied, CoordinatorAway."""
+        """Open a session; everything asked in it waits without end if `endless`. Raises NotFound, Denied,
+        CoordinatorAway."""
         calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
         grant = await calls.ask("POST", f"/volumes/{volume_name(volume)}/sessions", request, SessionGrant)
         return cls(
@@ -114,6 +117,7 @@ class RemoteNamespace:
             grant,
             volume,
             io_timeout_s=io_timeout_s,
+            endless=endless,
             on_map_version=on_map_version,
             map_version=map_version,
         )

@@ -35,12 +35,12 @@ from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
-from p2pfs.vfs.filesystem import Filesystem, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies
-from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.volumes import (
     OpenSession,
@@ -169,8 +169,11 @@ async def attach(
     *,
     read_only: bool = False,
     access_times: bool = True,
+    hard: bool = False,
 ) -> AsyncIterator[Attached]:
-    """A volume ready to use. Whoever leaves the block has settled the writer or does not want to.
+    """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
+    what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
+    all the same.
 
     Raises:
         UserError: No such volume, wrong passphrase.
@@ -182,7 +185,7 @@ async def attach(
         keys = await pool.keys(home, info, passphrase())
         namespace = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout,
+            request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
         nursery.start_soon(_maintain, namespace)
@@ -193,7 +196,7 @@ async def attach(
         store = await _store(home, settings, pool, places, space, copies, nursery)
         limits = Limits(
             write=WriteLimits(
-                settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout
+                settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout, hard=hard
             ),
             memory_cache=settings.memory_cache,
             close_waits=settings.durability == "close",

@@ -14,7 +14,7 @@ import trio
 
 from p2pfs.errors import Conflict, PoolError, Unavailable
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId, Kind
+from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId
 from p2pfs.vfs import appending
 from p2pfs.vfs.content import Change, Layer, Layers, Sealer, inline_change, truncate_change, write_change
 from p2pfs.vfs.dirty import ChunkPlan, Run
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 MOST_CONFLICTS: Final = 20
 MOST_ROWS: Final = 20_000
 """Extents in one commit at most, well below what a batch may weigh."""
-SET_ID_BITS: Final = 0o6000
 
 
 class Committer:
@@ -128,9 +127,8 @@ class Committer:
     async def _change(self, inode: Inode, ready: list[Freeze], uploads: list[Upload]) -> Change | None:
         """The commit for these freezes, or None if the content it was built on is no longer the inode's. `uploads`
         is filled with what it names."""
-        mode = without_set_id(inode)
         if ready[0].inline:
-            return inline_change(self._sealer, inode, ready, mode)
+            return inline_change(self._sealer, inode, ready)
         built_on = inode.head.change
         uploads += await self._inline_as_chunk(inode, ready)
         uploads += [upload for freeze in ready for upload in freeze.uploads]
@@ -138,7 +136,7 @@ class Committer:
         if inode.head.change != built_on or not inode.inline_is_known:
             return None
         return write_change(
-            self._sealer, inode, uploads, layers, mode=mode,
+            self._sealer, inode, uploads, layers,
             end=max(freeze.end for freeze in ready), time_ns=max(freeze.mtime_ns for freeze in ready),
         )  # fmt: skip
 
@@ -191,7 +189,7 @@ class Committer:
             layers = await self._layers(inode, {index})
             if inode.head.change != built_on:
                 return
-            change = write_change(self._sealer, inode, [upload], layers, mode=None, end=inode.head.size, time_ns=0)
+            change = write_change(self._sealer, inode, [upload], layers, end=inode.head.size, time_ns=0)
             self._follow(inode, change, await self._namespace.apply([change.commit]))
             self._copies.committed([upload], change.commit.chunks)
         except PoolError as error:
@@ -240,7 +238,7 @@ class Committer:
             return None
         return truncate_change(
             self._sealer, inode, size, boundary, lambda index: layers.get(index, []),
-            self._now_ns(), without_set_id(inode),
+            self._now_ns(),
         )  # fmt: skip
 
 
@@ -260,12 +258,3 @@ def _whole(index: int, content: Buffer) -> Upload:
     plan = ChunkPlan()
     plan.add(index, Run(0, content))
     return Upload(plan)
-
-
-def without_set_id(inode: Inode) -> int | None:
-    """The mode without set-id bits when a write must clear them."""
-    mode = inode.attributes.mode
-    if inode.kind is not Kind.FILE or not mode & SET_ID_BITS:
-        return None
-    cleared = mode & ~0o4000
-    return cleared & ~0o2000 if mode & 0o010 else cleared

@@ -76,7 +76,6 @@ def write_change(
     *,
     end: int,
     time_ns: int,
-    mode: int | None,
 ) -> Change:
     """The commit that lays stored chunks over the inode's content, later ones over earlier ones.
 
@@ -101,7 +100,7 @@ def write_change(
     head = inode.head if inline is None else inode.head.with_digest(0, 0)
     return _finish(
         sealer, inode, head, max(inode.head.size, end), added, dropped,
-        time_ns=time_ns, chunks=list(chunks.values()), clear_inline=inline is not None, mode=mode,
+        time_ns=time_ns, chunks=list(chunks.values()), clear_inline=inline is not None,
     )  # fmt: skip
 
 
@@ -136,7 +135,7 @@ def _still_hides(extent: Extent, data: Iterable[Extent]) -> bool:
     )
 
 
-def inline_change(sealer: Sealer, inode: Inode, freezes: list[Freeze], mode: int | None) -> Change:
+def inline_change(sealer: Sealer, inode: Inode, freezes: list[Freeze]) -> Change:
     """The commit of a file small enough to live in the metadata."""
     base = inode.head
     size = max([base.size, *(freeze.end for freeze in freezes)])
@@ -149,31 +148,31 @@ def inline_change(sealer: Sealer, inode: Inode, freezes: list[Freeze], mode: int
     for freeze in freezes:
         for mib in freeze.mibs.values():
             mib.copy_into(0, view)
-    return _inline_commit(sealer, inode, bytes(content), size, max(freeze.mtime_ns for freeze in freezes), mode)
+    return _inline_commit(sealer, inode, bytes(content), size, max(freeze.mtime_ns for freeze in freezes))
 
 
-def _inline_commit(sealer: Sealer, inode: Inode, content: bytes, size: int, time_ns: int, mode: int | None) -> Change:
+def _inline_commit(sealer: Sealer, inode: Inode, content: bytes, size: int, time_ns: int) -> Change:
     sealed = seal_value(sealer.keys, ValueKind.INLINE, sealer.volume, inode.id, content)
     digest = inline_digest(sealer.keys, sealer.volume, inode.id, sealed)
     head = Head(inode.head.change + 1, size, inode.head.kind, (digest,))
     commit = Commit(
         inode=inode.id, base_change=inode.head.change, size=size, head=sealer.head(inode.id, head), time_ns=time_ns,
-        inline=sealed, mode=mode,
+        inline=sealed,
     )  # fmt: skip
     return Change(commit, head, [], set())
 
 
 def truncate_change(
-    sealer: Sealer, inode: Inode, size: int, boundary: list[ExtentRow], layers: Layers, time_ns: int, mode: int | None
+    sealer: Sealer, inode: Inode, size: int, boundary: list[ExtentRow], layers: Layers, time_ns: int
 ) -> Change:
     """The commit of a truncation. `boundary` holds every row of the range in which the cut lies."""
     base = inode.head
     sealed = inode.check_inline()
     if sealed is not None:
         content = sealer.open_inline(inode.id, sealed)
-        return _inline_commit(sealer, inode, content[:size], size, time_ns, mode)
+        return _inline_commit(sealer, inode, content[:size], size, time_ns)
     if size >= base.size:
-        return _finish(sealer, inode, base, size, [], [], time_ns=time_ns, mode=mode)
+        return _finish(sealer, inode, base, size, [], [], time_ns=time_ns)
     cut_index = -(-size // CHUNK_BYTES)
     seq = (base.change + 1) << SEQ_BITS
     range_number = cut_index // INDICES_PER_RANGE
@@ -189,9 +188,7 @@ def truncate_change(
         off = size % CHUNK_BYTES
         added = [Extent(cut_index - 1, seq, off, CHUNK_BYTES - off, None, 0, None)]
         dropped = [row for extent, row in old if extent.off >= off]
-    return _finish(
-        sealer, inode, head, size, added, dropped, time_ns=time_ns, mode=mode, cut_index=cut_index, cut_seq=seq
-    )
+    return _finish(sealer, inode, head, size, added, dropped, time_ns=time_ns, cut_index=cut_index, cut_seq=seq)
 
 
 def _finish(
@@ -205,7 +202,6 @@ def _finish(
     time_ns: int,
     chunks: list[NewChunk] | None = None,
     clear_inline: bool = False,
-    mode: int | None = None,
     cut_index: int = -1,
     cut_seq: int = 0,
 ) -> Change:
@@ -230,6 +226,5 @@ def _finish(
         clear_inline=clear_inline,
         cut_index=cut_index,
         cut_seq=cut_seq,
-        mode=mode,
     )
     return Change(commit, head, rows, gone)

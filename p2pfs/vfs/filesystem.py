@@ -5,10 +5,10 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import trio
 
@@ -16,46 +16,34 @@ from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
-from p2pfs.vfs.committer import Committer, without_set_id
+from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
-from p2pfs.vfs.inodes import Inode, InodeTable, Stat
-from p2pfs.vfs.news import KernelCache, News, NoKernelCache
-from p2pfs.vfs.patience import OPEN_S, STAT_S
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.limits import Limits
+from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
+from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
-from p2pfs.vfs.reader import ReadAhead, Reader
+from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.tree import Listed, Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
-from p2pfs.vfs.writer import WriteLimits, Writer
+from p2pfs.vfs.writer import Writer
+from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 AGEING_S: Final = 1.0
-PAGE_BYTES: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Budgets of one mount."""
-
-    write: WriteLimits = field(default_factory=WriteLimits)
-    memory_cache: int = 128 * MIB
-    close_waits: bool = True  # durability=close
-    access_times: bool = True  # reading updates atime, by relatime's rule
-
-
-@dataclass(slots=True, eq=False)
-class Handle:
-    """An open file. `append`: what is written goes behind its end."""
-
-    inode: Inode
-    append: bool = False
-    ahead: ReadAhead = field(default_factory=ReadAhead)
+LEAVING_S: Final = 3.0
+"""For what is told at the end although nothing depends on it."""
 
 
 class Filesystem:
@@ -76,11 +64,13 @@ class Filesystem:
         copies: LateCopies | None = None,
     ) -> None:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
+        self._unheld: list[InodeId] = []  # without a name or a reference, and not yet released
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
+        self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
@@ -123,6 +113,7 @@ class Filesystem:
                 keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns, copies=copies
             )
             nursery.start_soon(filesystem._age)
+            nursery.start_soon(filesystem._tell)
             yield filesystem
             nursery.cancel_scope.cancel()
 
@@ -142,11 +133,26 @@ class Filesystem:
         while True:
             await trio.sleep(AGEING_S)
             self.writer.freeze_aged()
+
+    async def _tell(self) -> None:
+        """What the coordinator should hear of sooner or later."""
+        while True:
+            await trio.sleep(AGEING_S)
             await self._access_times.send_aged()
+            await self._release_unheld()
+
+    async def _release_unheld(self) -> None:
+        unheld, self._unheld = self._unheld[:MOST_RELEASED], self._unheld[MOST_RELEASED:]
+        if unheld:
+            try:
+                await self._namespace.apply([wire.Released(number) for number in unheld])
+            except PoolError as error:
+                log.info("the coordinator will notice at the session's end what is not held: %s", error)
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); see `Writer.settle_all`."""
-        await self._access_times.send_all()
+        with trio.move_on_after(LEAVING_S):
+            await self._access_times.send_all()
         await self.writer.settle_all(report)
 
     # ---- references
@@ -157,7 +163,8 @@ class Filesystem:
 
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
-        self._table.forget(number, count)
+        if self._table.forget(number, count):
+            self._unheld.append(number)
 
     def known(self) -> int:
         """How many inodes are in memory."""
@@ -213,10 +220,16 @@ class Filesystem:
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
-        if not await self.writer.truncate(inode, size):
+        if not await self._lasting(lambda: self.writer.truncate(inode, size)):
             now = self._now_ns()
-            operation = wire.SetAttributes(inode.id, now, mode=without_set_id(inode), mtime_ns=now)
-            self.tree.took(await self._namespace.apply([operation]))
+            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]))
+
+    async def _clear_set_id(self, inode: Inode) -> None:
+        """chmod as a write by anybody but root does it: the group's bit goes where the group may execute."""
+        mode = inode.attributes.mode & 0o7777
+        cleared = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+        if cleared != mode:
+            await self.set_attributes(inode.id, mode=cleared)
 
     async def space(self) -> wire.Space:
         return await self._namespace.space()
@@ -225,6 +238,11 @@ class Filesystem:
 
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
         return await self.tree.lookup(parent, name)
+
+    def parent(self, number: InodeId) -> InodeId:
+        """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
+        for the root."""
+        return self.tree.parent(number) or number
 
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         known = self._table.get(number)
@@ -268,16 +286,50 @@ class Filesystem:
         self._access_times.note(inode)
         return self.tree.target(inode)
 
-    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Owner, *, append: bool = False) -> Handle:
-        """A new file, open. Raises Exists, NotFound, NotDirectory."""
-        inode = await self.tree.make(parent, name, Kind.FILE, mode, owner)
+    async def make(
+        self,
+        parent: InodeId,
+        name: bytes,
+        kind: Kind,
+        mode: int,
+        owner: Owner,
+        *,
+        rdev: int = 0,
+        umask: int = 0,
+        inherit: bool = False,
+    ) -> Inode:
+        """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
+        counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
+        if not inherit:
+            return await self.tree.make(parent, name, kind, mode & ~umask, owner, rdev=rdev)
+        mode, xattrs = await self.xattrs.inherited(parent, kind, mode, umask)
+        inode = await self.tree.make(parent, name, kind, mode, owner, rdev=rdev, xattrs=xattrs)
+        self.xattrs.remember(inode.id, xattrs)
+        return inode
+
+    async def create(
+        self,
+        parent: InodeId,
+        name: bytes,
+        mode: int,
+        owner: Owner,
+        *,
+        umask: int = 0,
+        inherit: bool = False,
+        append: bool = False,
+    ) -> Handle:
+        """A new file, open; otherwise like `make`."""
+        inode = await self.make(parent, name, Kind.FILE, mode, owner, umask=umask, inherit=inherit)
         inode.handles += 1
         return Handle(inode, append)
 
     # ---- files
 
-    async def open(self, number: InodeId, *, truncate: bool = False, append: bool = False) -> Handle:
-        """Open a file; content committed by other mounts before is what will be read (close-to-open)."""
+    async def open(
+        self, number: InodeId, *, truncate: bool = False, append: bool = False, keep_set_id: bool = True
+    ) -> Handle:
+        """Open a file; content committed by other mounts before is what will be read (close-to-open). Truncating takes
+        set-id bits unless `keep_set_id`: the kernel, which does so for every other change, leaves that one to us."""
         known = self._table.get(number)
         inode = known or await self.inode(number)
         if inode.kind is Kind.DIRECTORY:
@@ -290,6 +342,8 @@ class Filesystem:
                 await self.writer.settle(inode)
             if truncate:
                 await self._truncate(inode, 0)
+                if not keep_set_id:
+                    await self._clear_set_id(inode)
         except BaseException:
             inode.handles -= 1
             self._table.drop_unused(inode)
@@ -298,14 +352,19 @@ class Filesystem:
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
-        return await self._reader.read(handle.inode, offset, length, handle.ahead)
+        return await self._lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
+
+    async def _lasting(self, effort: Callable[[], Awaitable[T]]) -> T:
+        """In a hard mount, until somebody can answer. Calls to the coordinator, and waiting for what is being stored,
+        are endless there by themselves."""
+        return await (until_available(effort) if self._limits.write.hard else effort())
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         """Returns how many bytes were taken: all."""
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.append and not _is_page(inode, offset, len(data))
+        appends = handle.appends(offset, len(data))
         placed = await self.writer.write(inode, None if appends else offset, data)
         inode.told_size = max(inode.told_size, offset + len(data))
         if placed != offset:  # the kernel keeps these bytes where it thought they go
@@ -336,9 +395,3 @@ class Filesystem:
         elif inode.handles == 0:
             self.writer.freeze(inode)
         self._table.drop_unused(inode)
-
-
-def _is_page(inode: Inode, offset: int, length: int) -> bool:
-    """Whether this write through a handle that appends is none: pages of a shared mapping come through whichever handle
-    there is. An append starts where the kernel takes the end to be."""
-    return offset != inode.told_size and offset % PAGE_BYTES == 0 and offset + length <= inode.size

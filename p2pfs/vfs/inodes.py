@@ -4,7 +4,6 @@ Pure state with synchronous methods; the reader, writer and tree await around it
 refers to it or unsaved bytes exist.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -15,22 +14,11 @@ from p2pfs.errors import Corrupt, PoolError
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import INDICES_PER_RANGE, MIB, ROOT_INODE, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.types import INDICES_PER_RANGE, ChunkId, InodeId, Kind, VolumeId
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
 
-REMEMBERED_CHANGES: Final = 100_000
-"""Forgotten inodes whose newest seen `change` is kept, so that an older one is still refused."""
-
-
-IDLE_INODES: Final = 8192
-"""Inodes without handles that stay known, so that looking again costs no new object. Of others the kernel refers to,
-only the count of its references is kept: they are asked for again."""
-
-
-INLINE_BYTES: Final = 16 * MIB
-"""Sealed inline data kept for inodes nobody has open, in all."""
 MOST_PAGES: Final = 16
 """Ranges of one inode whose extents are kept: 4 GiB of a file."""
 KEPT_ROWS: Final = 64
@@ -160,6 +148,7 @@ class Inode:
         self.inline: bytes | None = None  # opened on demand
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
+        self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
         self.registered = False  # the coordinator knows that this mount has it open
         self.unlinked = False  # registered, and without a name
         self.inline_is_known = True  # False: there may be inline data that was let go to save memory
@@ -223,11 +212,18 @@ class Inode:
         """Follow this mount's own commit without dropping what is loaded; the kernel has those bytes too."""
         if self.cached_change == self.head.change:
             self.cached_change = head.change
+        self.keep_xattrs(attributes.attr_change)
         self.head = head
         self.attributes = attributes
         self.inline = None
         self.inline_is_known = True
         self.resize()
+
+    def keep_xattrs(self, attr_change: int) -> None:
+        """After a batch of this mount that changed the inode but no extended attribute, and left `attr_change`: what is
+        remembered still holds, unless somebody else's change came between."""
+        if self.xattrs_change == attr_change - 1:
+            self.xattrs_change = attr_change
 
     def follow(self, added: list[ExtentRow], dropped: set[tuple[int, int]], sizes: dict[ChunkId, int]) -> None:
         """Change the loaded pages as this mount's own commit changed the rows."""
@@ -307,96 +303,3 @@ class Inode:
         error, self.error = self.error, None
         if error is not None:
             raise error
-
-
-class InodeTable:
-    """Inodes by number, how often the kernel refers to each, and the newest change of those forgotten."""
-
-    def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
-        self._keys, self._volume = keys, volume
-        self._inodes: dict[InodeId, Inode] = {}
-        self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
-        self._seen: OrderedDict[InodeId, int] = OrderedDict()
-        self._idle: OrderedDict[InodeId, None] = OrderedDict()
-        self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
-        self._inline_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._inodes)
-
-    def get(self, inode: InodeId) -> Inode | None:
-        return self._inodes.get(inode)
-
-    def all(self) -> list[Inode]:
-        return list(self._inodes.values())
-
-    # ---- the kernel's references
-
-    def hold(self, inode: InodeId) -> None:
-        """The kernel was told of it once more."""
-        self._references[inode] = self._references.get(inode, 0) + 1
-
-    def forget(self, inode: InodeId, count: int) -> None:
-        """The kernel gave `count` references back."""
-        if inode == ROOT_INODE:
-            return
-        left = self._references.pop(inode, 0) - count
-        if left > 0:
-            self._references[inode] = left
-
-    def is_held(self, inode: InodeId) -> bool:
-        """Whether the kernel may remember it."""
-        return inode in self._references
-
-    def held(self) -> list[InodeId]:
-        """All the kernel may remember."""
-        return list(self._references)
-
-    # ---- inodes
-
-    def take(self, attributes: Attributes) -> tuple[Inode, bool]:
-        """The inode with these attributes taken in, and whether they were new enough."""
-        inode = self._inodes.get(InodeId(attributes.inode))
-        if inode is not None:
-            is_new_enough = inode.refresh(attributes)
-            self._weigh(inode)
-            return inode, is_new_enough
-        inode = Inode(self._keys, self._volume, attributes)
-        if attributes.change < self._seen.get(inode.id, 0):
-            return inode, False
-        self._seen.pop(inode.id, None)
-        self._inodes[inode.id] = inode
-        self.drop_unused(inode)
-        return inode, True
-
-    def _weigh(self, inode: Inode) -> None:
-        """Keep inline data within its budget: what came first goes first, unless it is in use."""
-        self._inline_bytes -= self._inline.pop(inode.id, 0)
-        if inode.attributes.inline is not None:
-            self._inline[inode.id] = len(inode.attributes.inline)
-            self._inline_bytes += len(inode.attributes.inline)
-        while self._inline_bytes > INLINE_BYTES and self._inline:
-            oldest, size = self._inline.popitem(last=False)
-            self._inline_bytes -= size
-            candidate = self._inodes.get(oldest)
-            if candidate is not None and not candidate.handles and not candidate.is_dirty:
-                candidate.let_go()
-
-    def drop_unused(self, inode: Inode) -> None:
-        """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
-        self._weigh(inode)
-        self._idle[inode.id] = None
-        self._idle.move_to_end(inode.id)
-        if not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
-            inode.let_go_pages()
-        while len(self._idle) > IDLE_INODES:
-            oldest, _ = self._idle.popitem(last=False)
-            candidate = self._inodes.get(oldest)
-            if candidate is not None and not candidate.is_used:
-                del self._inodes[oldest]
-                self._remember_change(candidate)
-
-    def _remember_change(self, inode: Inode) -> None:
-        self._seen[inode.id] = inode.head.change
-        if len(self._seen) > REMEMBERED_CHANGES:
-            self._seen.popitem(last=False)

@@ -13,7 +13,8 @@ import trio
 from p2pfs.errors import CoordinatorAway, Corrupt, Fenced, NotFound, PoolError
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import InodeId
-from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.tree import Tree
 from p2pfs.wire.events import ChangedInode, ChangedName, Events
 from p2pfs.wire.namespace import Operation, Released
@@ -137,14 +138,21 @@ class News:
         except PoolError as error:
             log.info("inode %d: not asked for again: %s", inode.id, error)
 
+    async def _held(self, number: InodeId) -> Inode | None:
+        """An inode that is not in memory, if the kernel refers to it."""
+        try:
+            return await self._tree.inode(number) if self._table.is_held(number) else None
+        except NotFound:
+            return None
+
     async def _sort_held(self, held: Sequence[InodeId]) -> None:
         """Of inodes that lost their last name elsewhere, keep what is open here and let go of the rest."""
         dispensable: list[Operation] = []
         for number in held:
-            known = self._table.get(number)
-            if known is None or not known.handles:
+            known = self._table.get(number) or await self._held(number)
+            if known is not None and self._tree.may_be_open(number, known.kind):
+                self._tree.kept_nameless(known)
+            else:
                 dispensable.append(Released(number))
-            elif not known.unlinked:
-                known.registered = known.unlinked = True
         for at in range(0, len(dispensable), MOST_RELEASED):
             await self._namespace.apply(dispensable[at : at + MOST_RELEASED])

@@ -1,15 +1,20 @@
-"""News of what a mount knows already: asked for, but not waited for as long as for what it does not know.
+"""How long a mount waits: for news of what it knows already not as long as for what it does not know; and with
+`-o hard`, for what nobody can give it now, without end.
 
 While the coordinator is away, reads go on from what is known (design: errors people see). Used by tree and filesystem.
 """
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import trio
 
-from p2pfs.errors import CoordinatorAway
+from p2pfs.errors import CoordinatorAway, Unavailable
+from p2pfs.runtime.retry import backoff
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,3 +54,15 @@ class Patience:
             self._not_before, self._waited_s = trio.current_time() + PAUSE_S, waited_s
             break
         return None
+
+
+async def until_available(effort: Callable[[], Awaitable[T]]) -> T:
+    """Make an effort again and again while it is Unavailable. It may be repeated without harm. Only a cancellation or
+    another error ends it."""
+    for pause_s in backoff(0.5, 5.0):
+        try:
+            return await effort()
+        except Unavailable as error:
+            log.info("waiting, as the mount is hard: %s", error)
+        await trio.sleep(pause_s)
+    raise AssertionError("pauses are endless")

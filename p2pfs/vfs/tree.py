@@ -4,8 +4,7 @@ Names go out sealed and come back checked: a dentry whose tag does not fit its p
 shown. What a change builds on is named in it; when another mount was faster, it is looked up again and retried.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import trio
@@ -15,9 +14,12 @@ from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
+from p2pfs.format.xattrs import sealed_xattr
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MAX_NAME_BYTES, MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.inodes import Inode, InodeTable
+from p2pfs.types import MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.inode_table import InodeTable
+from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.known_names import Child, KnownNames, check_name
 from p2pfs.vfs.patience import OPEN_S, Patience
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
@@ -33,7 +35,6 @@ from p2pfs.wire.namespace import (
     Unlink,
 )
 
-REMEMBERED_NAMES: Final = 20_000
 MOST_CONFLICTS: Final = 10
 
 
@@ -42,13 +43,6 @@ class Owner(NamedTuple):
 
     uid: int
     gid: int
-
-
-class Child(NamedTuple):
-    """What a name led to when last seen: enough to build a change on, which the coordinator checks."""
-
-    inode: InodeId
-    kind: Kind
 
 
 class Listed(NamedTuple):
@@ -75,7 +69,7 @@ class Tree:
         self._keys, self._volume, self._deleted = keys, volume, deleted
         self._namespace, self._table, self._now_ns = namespace, table, now_ns
         self.patience = Patience()
-        self._names: OrderedDict[tuple[InodeId, bytes], Child] = OrderedDict()
+        self._names = KnownNames()
 
     # ---- attributes
 
@@ -114,7 +108,7 @@ class Tree:
         Raises:
             NotFound, NotDirectory, NameTooLong (name), Corrupt, CoordinatorAway.
         """
-        _check_name(name)
+        check_name(name)
         sealed = seal_name(self._keys, self._volume, parent, name)
 
         async def ask() -> Entry:
@@ -130,7 +124,7 @@ class Tree:
                 else:
                     return known
             except NotFound:
-                self._names.pop((parent, name), None)
+                self._names.drop((parent, name))
                 raise
             inode, is_new_enough = self._checked(parent, name, entry)
             if is_new_enough:
@@ -142,17 +136,15 @@ class Tree:
         child = self._names.get((parent, name))
         return self._table.get(child.inode) if child is not None else None
 
+    def parent(self, directory: InodeId) -> InodeId | None:
+        """Where a directory was when it was last seen."""
+        return self._names.parent(directory)
+
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
         check_tag(self._keys, self._volume, parent, name, child.inode, child.kind, entry.tag)
-        self._remember(parent, name, child)
+        self._names.put((parent, name), child)
         return self._table.take(entry.attributes)
-
-    def _remember(self, parent: InodeId, name: bytes, child: Child) -> None:
-        self._names[parent, name] = child
-        self._names.move_to_end((parent, name))
-        if len(self._names) > REMEMBERED_NAMES:
-            self._names.popitem(last=False)
 
     async def _child(self, parent: InodeId, name: bytes) -> Child:
         """What the name leads to, from memory if it was seen: the change that builds on it is checked."""
@@ -177,7 +169,7 @@ class Tree:
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
         """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""
         name = open_name(self._keys, self._volume, parent, sealed)
-        self._names.pop((parent, name), None)
+        self._names.drop((parent, name))
         return name
 
     def forget_names(self) -> None:
@@ -196,9 +188,11 @@ class Tree:
         *,
         rdev: int = 0,
         target: bytes | None = None,
+        xattrs: Mapping[bytes, bytes] | None = None,
     ) -> Inode:
-        """A new inode under a new name. Raises Exists, NotFound, NotDirectory, NameTooLong."""
-        _check_name(name)
+        """A new inode under a new name, with extended attributes. Raises Exists, NotFound, NotDirectory,
+        NameTooLong."""
+        check_name(name)
         if target is not None and not 0 < len(target) <= MAX_TARGET_BYTES:
             raise NameTooLong(f"a symbolic link's target has 1 to {MAX_TARGET_BYTES} bytes")
         mode, owner = await self._inherited(parent, kind, mode, owner)
@@ -208,6 +202,7 @@ class Tree:
         sealed_target = (
             None if target is None else seal_value(self._keys, ValueKind.TARGET, self._volume, number, target)
         )
+        time_ns = self._now_ns()
         applied = await self._namespace.apply(
             [
                 Make(
@@ -222,14 +217,24 @@ class Tree:
                     gid=owner.gid,
                     rdev=rdev,
                     head=seal_head(self._keys, self._volume, number, Head(0, size, kind)),
-                    time_ns=self._now_ns(),
+                    time_ns=time_ns,
                     target=sealed_target,
-                )
+                ),
+                *(
+                    sealed_xattr(self._keys, self._volume, number, name, value, time_ns=time_ns)
+                    for name, value in (xattrs or {}).items()
+                ),
             ]
         )
+        above = self._table.get(parent)
+        if above is not None:
+            above.keep_xattrs(_row(applied, parent).attr_change)
         self.took(applied)
-        self._remember(parent, name, Child(number, kind))
-        return self._take(_row(applied, number))
+        self._names.put((parent, name), Child(number, kind))
+        row = _row(applied, number)
+        inode = self._take(row)
+        inode.xattrs_change = row.attr_change
+        return inode
 
     async def _inherited(self, parent: InodeId, kind: Kind, mode: int, owner: Owner) -> tuple[int, Owner]:
         """What is made in a set-gid directory takes its group, and a directory the bit too, as on local disks."""
@@ -240,14 +245,14 @@ class Tree:
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
-        _check_name(name)
+        check_name(name)
         inode = self._table.get(number) or await self.inode(number)
         (dentry,) = await self._namespace.new_ids(1)
         tag = dentry_tag(self._keys, self._volume, parent, name, number, inode.kind)
         sealed = seal_name(self._keys, self._volume, parent, name)
         applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
         self.took(applied)
-        self._remember(parent, name, Child(number, inode.kind))
+        self._names.put((parent, name), Child(number, inode.kind))
         return self._take(_row(applied, number))
 
     def target(self, inode: Inode) -> bytes:
@@ -262,32 +267,40 @@ class Tree:
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir. An inode this mount has open lives on without a name until its last handle is closed."""
-        _check_name(name)
+        check_name(name)
         sealed = seal_name(self._keys, self._volume, parent, name)
         for _ in range(MOST_CONFLICTS):
             child = await self._child(parent, name)
-            operations: list[Operation] = self._keep_open(child.inode)
+            operations: list[Operation] = self._keep_open(child)
             operations.append(Unlink(parent, sealed, child.inode, directory, self._now_ns()))
             try:
                 applied = await self._namespace.apply(operations)
             except Conflict:
-                self._names.pop((parent, name), None)
+                self._names.drop((parent, name))
                 await trio.lowlevel.checkpoint()
                 continue
             except NotFound:
-                self._names.pop((parent, name), None)
+                self._names.drop((parent, name))
                 raise
-            self._names.pop((parent, name), None)
+            self._names.drop((parent, name))
             self._unlinked(child.inode, applied)
             return
         raise Unavailable("the name keeps changing")
 
-    def _keep_open(self, number: InodeId) -> list[Operation]:
+    def _keep_open(self, child: Child) -> list[Operation]:
         """Registers an inode this mount has open, in the same batch that may take its last name."""
-        inode = self._table.get(number)
-        if inode is None or not inode.handles or inode.registered:
+        inode = self._table.get(child.inode)
+        if not self.may_be_open(child.inode, child.kind) or (inode is not None and inode.registered):
             return []
-        return [Opened(number)]
+        return [Opened(child.inode)]
+
+    def may_be_open(self, number: InodeId, kind: Kind) -> bool:
+        """Whether a program of this machine can still use the inode without a name. Of files we know; whoever opens a
+        pipe or stands in a directory does not tell us, so there all counts that the kernel refers to."""
+        inode = self._table.get(number)
+        if kind is Kind.FILE:
+            return inode is not None and inode.handles > 0
+        return self._table.is_held(number)
 
     def _unlinked(self, number: InodeId, applied: Applied) -> None:
         self.took(applied)
@@ -296,35 +309,46 @@ class Tree:
             if known is not None:
                 self._deleted(known)
         inode = self._table.get(number)
-        if inode is not None and inode.handles:
-            inode.registered = True
-            inode.unlinked = inode.attributes.links == 0
+        if inode is None:
+            inode = next((self._take(row) for row in applied.attributes if row.inode == number), None)
+        if inode is not None and self.may_be_open(number, inode.kind):
+            self.kept_nameless(inode)
+        elif inode is not None and not inode.attributes.links:
+            self._deleted(inode)  # another mount may have it open
+
+    def kept_nameless(self, inode: Inode) -> None:
+        """The coordinator keeps it for this mount, whatever becomes of its names."""
+        inode.registered = True
+        inode.unlinked = inode.attributes.links == 0
+        if inode.kind is not Kind.FILE and inode.unlinked:
+            self._table.keep_nameless(inode.id)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Atomic, whatever other mounts do meanwhile."""
-        _check_name(name)
-        _check_name(new_name)
+        check_name(name)
+        check_name(new_name)
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("these rename flags are not known")
         for _ in range(MOST_CONFLICTS):
-            is_remembered = (parent, name) in self._names or (new_parent, new_name) in self._names
+            is_remembered = bool(self._names.get((parent, name)) or self._names.get((new_parent, new_name)))
             child = await self._child(parent, name)
             # whether a name is free is not for memory to say: the coordinator raises Exists
             replaced = None if flags & RENAME_NOREPLACE else await self._replaced(new_parent, new_name)
             if replaced is None and flags & RENAME_EXCHANGE:
                 raise NotFound("there is nothing to exchange with")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
-            keep = self._keep_open(replaced.inode) if replaced and not flags & RENAME_EXCHANGE else []
+            keep = self._keep_open(replaced) if replaced and not flags & RENAME_EXCHANGE else []
             try:
                 applied = await self._namespace.apply([*keep, operation])
             except (Conflict, NotFound) as error:
-                self._names.pop((parent, name), None)
-                self._names.pop((new_parent, new_name), None)
+                self._names.drop((parent, name))
+                self._names.drop((new_parent, new_name))
                 if isinstance(error, NotFound) and not is_remembered:
                     raise
                 await trio.lowlevel.checkpoint()
                 continue
-            self._renamed((parent, name), child, (new_parent, new_name), replaced, flags)
+            exchanged = replaced if flags & RENAME_EXCHANGE else None
+            self._names.renamed((parent, name), (new_parent, new_name), child, exchanged)
             self.took(applied)
             if replaced is not None and not flags & RENAME_EXCHANGE:
                 self._unlinked(replaced.inode, applied)
@@ -361,14 +385,6 @@ class Tree:
             back_tag=back_tag,
         )
 
-    def _renamed(
-        self, old: tuple[InodeId, bytes], child: Child, new: tuple[InodeId, bytes], replaced: Child | None, flags: int
-    ) -> None:
-        self._names.pop(old, None)
-        if flags & RENAME_EXCHANGE and replaced is not None:
-            self._remember(*old, replaced)
-        self._remember(*new, child)
-
 
 def _kind(attributes: Attributes) -> Kind:
     try:
@@ -379,10 +395,3 @@ def _kind(attributes: Attributes) -> Kind:
 
 def _row(applied: Applied, number: InodeId) -> Attributes:
     return next(row for row in applied.attributes if row.inode == number)
-
-
-def _check_name(name: bytes) -> None:
-    if len(name) > MAX_NAME_BYTES:
-        raise NameTooLong(f"a name has at most {MAX_NAME_BYTES} bytes")
-    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-        raise Invalid("this cannot be a name")

@@ -6,8 +6,8 @@ program. docs/concurrency.md says which lock protects what.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import trio
 
@@ -20,22 +20,12 @@ from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
 from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
+from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
 from p2pfs.wire.namespace import Released
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLimits:
-    """Budgets of the writer; all bytes and seconds."""
-
-    dirty_bytes: int = 64 * MIB
-    small_file: int = 16 * 1024
-    dedup: bool = True
-    age_s: float = 5.0
-    io_timeout_s: float = 30.0
 
 
 class Writer:
@@ -113,7 +103,7 @@ class Writer:
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
             self._freeze_for_room()
-        with trio.move_on_after(self._limits.io_timeout_s) as waiting:
+        with trio.move_on_after(math.inf if self._limits.hard else self._limits.io_timeout_s) as waiting:
             await self._credits.take(size)
         if waiting.cancelled_caught:
             inode.raise_error()
@@ -174,7 +164,8 @@ class Writer:
                 log.info("inode %d: storing is delayed: %s", inode.id, error)
                 if isinstance(error, Gone | Misuse):  # the receipts are void: put the chunks again
                     self._unsaved.forget_uploads(freeze)
-                inode.fail(error)
+                if not (self._limits.hard and isinstance(error, Unavailable)):
+                    inode.fail(error)
             except Exception:  # a bug met by one file must not cost the unsaved bytes of all others
                 log.exception("inode %d: storing failed unexpectedly", inode.id)
                 inode.fail(Unavailable("storing failed unexpectedly; it is tried again"))
@@ -239,14 +230,14 @@ class Writer:
                 now stays dirty and is tried again. Raised once.
         """
         inode.raise_error()
-        await self._settle(inode)
+        await self._settle(inode, math.inf if self._limits.hard else 2 * self._limits.io_timeout_s)
 
-    async def _settle(self, inode: Inode) -> None:
+    async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
         inode.kick.pulse()
         last = inode.freezes
         while any(freeze.number <= last for freeze in inode.frozen):
-            with trio.move_on_after(2 * self._limits.io_timeout_s) as waiting:
+            with trio.move_on_after(patience_s) as waiting:
                 await inode.progress.wait()
             inode.raise_error()
             if waiting.cancelled_caught:
@@ -255,13 +246,14 @@ class Writer:
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); tells the unsaved bytes after each inode. Errors kept from earlier attempts are
-        forgotten: they are repeated now. Raises the first error met once every inode had its chance."""
+        forgotten: they are repeated now. Waits 2 × `io_timeout` without progress at most, even if programs wait longer.
+        Raises the first error met once every inode had its chance."""
         errors: list[PoolError] = []
 
         async def settle(inode: Inode) -> None:
             inode.error = None
             try:
-                await self._settle(inode)
+                await self._settle(inode, 2 * self._limits.io_timeout_s)
             except PoolError as error:
                 errors.append(error)
             report(self.unsaved_bytes())

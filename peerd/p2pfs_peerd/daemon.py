@@ -25,6 +25,7 @@ from p2pfs.runtime import process
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
@@ -261,7 +262,7 @@ async def _listeners(listen: str) -> list[trio.SocketListener]:
 async def serve(home: NodeHome, settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then stop gracefully."""
     peerd = await assemble(home, settings)
-    async with trio.open_nursery() as nursery:
+    async with inspectable(), trio.open_nursery() as nursery:
         addresses = await nursery.start(peerd.serve)
         log.info("peer %d of pool %s serves at %s", home.record().peer, home.record().pool, ", ".join(addresses))
         notify("READY=1")

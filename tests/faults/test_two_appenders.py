@@ -8,7 +8,8 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, InodeId
-from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
 
 pytestmark = pytest.mark.l3

@@ -16,7 +16,9 @@ from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import NotFound, Unavailable
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Buffer, ChunkId, Kind, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.tree import Owner
 from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.chunks import Receipt

@@ -25,10 +25,11 @@ from p2pfs.errors import Exists, NotFound, PoolError, Unavailable
 from p2pfs.format.names import seal_name
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, Buffer, ChunkId, DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.tree import Owner
-from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Applied, Operation
 

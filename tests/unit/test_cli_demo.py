@@ -56,6 +56,26 @@ def test_a_known_pool_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
     assert more.settings == first.settings | {"io_timeout": "9s"}
 
 
+def test_options_of_the_mount_are_kept_until_others_are_given(tmp_path: Path) -> None:
+    def words(plan: demo_plan.Plan) -> tuple[str, ...]:
+        return DemoPool(tmp_path, plan).mount().arguments
+
+    first = demo_plan.decide(tmp_path, None, mount=None, peers=2, given={}, options="xattr,ro")
+    demo_plan.write(tmp_path, first)
+    again = demo_plan.decide(tmp_path, demo_plan.read(tmp_path), mount=None, peers=None, given={})
+    for plan in (first, again):
+        assert words(plan)[:3] == ("mount", "-o", "xattr,ro")
+    without = demo_plan.decide(tmp_path, again, mount=None, peers=None, given={}, options="")
+    assert "-o" not in words(without)
+
+
+def test_a_mount_option_that_is_none_is_told_before_anything_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="xatr") as caught:
+        DemoPool.prepare(tmp_path, mount=None, peers=None, replicas=None, settings={}, options="xatr")
+    assert caught.value.exit_code == exitcodes.BAD_CONFIGURATION
+    assert demo_plan.read(tmp_path) is None
+
+
 def test_a_peer_cannot_be_left_out(tmp_path: Path) -> None:
     first = demo_plan.decide(tmp_path, None, mount=None, peers=3, given={})
     with pytest.raises(UserError, match="copies") as caught:

@@ -74,14 +74,24 @@ def test_the_mount_gets_what_was_asked_for(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
 ) -> None:
     arguments = ["mount", "photos", str(point), "--home", str(home.path), "--passphrase-file", _passphrase(tmp_path)]
-    assert main.run([*arguments, "-o", "ro,io_timeout=7s", "--set", "memory_cache=64M"]) == exitcodes.OK
+    assert main.run([*arguments, "-o", "ro,hard,io_timeout=7s", "--set", "memory_cache=64M"]) == exitcodes.OK
     (call,) = mounted
     assert call["home"] == home.path
     assert call["volume"] == "0000000000001234"
     assert call["mount_point"] == point
     assert call["passphrase"]() == "correct horse"
     assert call["options"].read_only
+    assert call["options"].hard
     assert (call["settings"].io_timeout, call["settings"].memory_cache) == (7.0, 64 << 20)
+
+
+def test_extended_attributes_are_an_option(
+    home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
+) -> None:
+    arguments = ["mount", "photos", str(point), "--home", str(home.path), "--passphrase-file", _passphrase(tmp_path)]
+    for words in ([], ["-o", "_netdev,xattr"]):
+        assert main.run([*arguments, *words]) == exitcodes.OK
+    assert [call["options"].xattr for call in mounted] == [False, True]
 
 
 def test_the_home_may_come_from_an_option(

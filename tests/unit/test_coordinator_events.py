@@ -159,17 +159,6 @@ async def test_a_restart_says_that_something_may_be_missed_and_keeps_what_was_he
         assert not (await fresh.events()).lost
 
 
-async def test_what_is_held_before_the_opening_of_a_session_was_told_is_told(tmp_path: Path) -> None:
-    async with pool(tmp_path) as p:
-        a, b = await two_mounts(p)
-        inode = await a.make(b"1")
-        # The writer may commit a batch right behind the opening; its sender may hear of it first.
-        b.p.services.sessions._listeners.ended(b.session)
-        await a.unlink(b"1", inode)
-        b.p.services.sessions._listen(b.session, VOLUME)
-        assert (await b.events()).held == [inode]
-
-
 # ---- over the network -----------------------------------------------------------------------------------------------
 
 

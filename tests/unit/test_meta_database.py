@@ -1,15 +1,18 @@
 """The SQLite file: group commit, isolation of failures, durability settings, and what a bad disk does."""
 
+import contextlib
 import os
 import sqlite3
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from namespaces import VOLUME, create_volume, verify
+from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
@@ -339,3 +342,40 @@ def test_inodes_of_the_second_version_have_no_extended_attributes_and_can_be_giv
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+async def test_what_is_committed_is_told_in_order_even_of_a_caller_who_is_gone(tmp_path: Path) -> None:
+    told: list[object] = []
+    async with open_database(tmp_path / "db") as db, trio.open_nursery() as nursery:
+        gate = Gate()
+        async with trio.open_nursery() as given_up:
+            given_up.start_soon(partial(db.write, lambda c: (gate(c), 1)[1], committed=told.append))
+            await gate.entered.wait()
+            given_up.cancel_scope.cancel()
+        for number in (2, 3, 4):
+            nursery.start_soon(partial(_number, db, number, told))
+            await wait_all_tasks_blocked()
+        assert told == []
+        gate.opened.set()
+    assert told == [1, 2, 4]
+
+
+async def _number(db: ThreadedDatabase, number: int, told: list[object]) -> None:
+    def change(_connection: sqlite3.Connection) -> int:
+        if number == 3:
+            raise NotFound("three")
+        return number
+
+    with contextlib.suppress(NotFound):
+        await db.write(change, committed=told.append)
+
+
+async def test_telling_that_fails_takes_nobody_along(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("could not be told")
+
+    def fail(_result: object) -> None:
+        raise ValueError("a bug")
+
+    async with open_database(tmp_path / "db") as db:
+        await db.write(put("a", 1), committed=fail)
+        assert db.read(get("a")) == 1

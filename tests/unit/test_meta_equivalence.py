@@ -81,6 +81,9 @@ SEED: list[Draft] = [
     ("make", 0, b"b", Kind.FILE, True),
     ("make", 1, b"c", Kind.FILE, False),
     ("make", 2, b"a", Kind.FILE, False),
+    ("xattr", 0, b"a", 0),
+    ("xattr", 2, b"a", 0),
+    ("unlink", 0, b"b", False),
 ]
 
 

@@ -161,11 +161,6 @@ async def test_nothing_is_looked_at_when_nobody_else_listens(listeners: Listener
     assert repr(listeners) == "Listeners(2 sessions of 1 volumes)"
 
 
-async def test_what_was_kept_before_the_session_listened_is_told(listeners: Listeners) -> None:
-    listeners.opened(SessionId("new"), VOLUME, [4])
-    assert (await told(listeners, SessionId("new"))).held == [4]
-
-
 async def waiting(listeners: Listeners, then: Callable[[], object]) -> Events | Exception:
     """What becomes of a request that waits when `then` happens."""
     outcome: list[Events | Exception] = []

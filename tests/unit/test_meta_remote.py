@@ -175,6 +175,29 @@ async def test_refusals_are_not_tried_again() -> None:
     assert len(coordinator.requests) == 1
 
 
+async def test_endless_calls_repeat_the_same_batch_until_it_is_answered(autojump_clock: MockClock) -> None:
+    coordinator = FakeCoordinator(away, hang, away)
+    names = namespace(coordinator, endless=True)
+    answered: list[Applied] = []
+
+    async def change() -> None:
+        answered.append(await names.apply([Released(1)]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        await trio.sleep(100 * IO_TIMEOUT_S)
+        assert names.is_away
+        assert answered == []
+        coordinator.reactions = [work]
+        await trio.sleep(IO_TIMEOUT_S)
+    assert len(answered) == 1
+    assert set(seqs(coordinator)) == {(1, 1)}
+    assert not names.is_away
+    coordinator.reactions = [refuse(NotFound("an answer"))]
+    with pytest.raises(NotFound):
+        await names.apply([Released(1)])
+
+
 async def test_after_io_timeout_the_coordinator_is_away_until_it_answers(autojump_clock: MockClock) -> None:
     coordinator = FakeCoordinator(away)
     names = namespace(coordinator)

@@ -1,6 +1,7 @@
 """The queue of notifications to the kernel: bounded, each item once, and somebody told when one hangs."""
 
 import errno
+import math
 import threading
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from plugins.checklogs import Claims
+from trio.testing import MockClock
 
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.pending import Pending
@@ -105,7 +107,7 @@ async def test_other_errors_are_told_and_the_thread_goes_on(claim_logs: Claims) 
     claim_logs("the kernel was not told of a change", count=2)
 
 
-async def test_a_call_that_hangs_is_told_of_once_after_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_call_that_hangs_is_told_of_once_after_the_deadline(autojump_clock: MockClock) -> None:
     kernel, told = Kernel(), []
     cache = cache_over(kernel, stuck=lambda: told.append(trio.current_time()), deadline_s=8.0)
     start = trio.current_time()
@@ -122,7 +124,7 @@ async def test_a_call_that_hangs_is_told_of_once_after_the_deadline(autojump_clo
     assert len(told) == 1
 
 
-async def test_calls_that_end_are_never_taken_for_one_that_hangs(autojump_clock: trio.testing.MockClock) -> None:
+async def test_calls_that_end_are_never_taken_for_one_that_hangs(autojump_clock: MockClock) -> None:
     kernel, told = Kernel(), []
     kernel.lets_go.set()
     cache = cache_over(kernel, stuck=lambda: told.append(1), deadline_s=8.0)
@@ -148,7 +150,29 @@ async def test_closing_asks_until_the_kernel_lets_go() -> None:
     assert (kernel.got, cache.waiting) == ([(1, True)], 0)
 
 
-async def test_handlers_that_wait_end_when_they_are_released(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_newest_of_too_many_that_wait_for_long_end(autojump_clock: MockClock) -> None:
+    pending, ended = Pending(math.inf), []
+
+    async def handler(number: int) -> None:
+        try:
+            with pending.one():
+                await trio.sleep_forever()
+        except trio.TooSlowError:
+            ended.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pending.keep_capped, 30.0, 3)
+        for number in range(5):
+            nursery.start_soon(handler, number)
+            await trio.sleep(5)
+        await trio.sleep(22)
+        assert ended == [3]  # four are older than 30 s
+        await trio.sleep(1000)
+        assert ended == [3, 4]
+        nursery.cancel_scope.cancel()
+
+
+async def test_handlers_that_wait_end_when_they_are_released(autojump_clock: MockClock) -> None:
     pending, ended = Pending(50.0), []
 
     async def handler() -> None:

@@ -1,0 +1,49 @@
+"""The handlers of a mount with `-o xattr`: extended attributes, and with them access control lists.
+
+Without the option pyfuse3's own handlers answer ENOSYS, and the kernel stops asking: else it would ask for
+security.capability before each write. With it the kernel checks permissions by access lists too; that they and the mode
+agree is the vfs's business.
+"""
+
+import stat
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import InodeT, RequestContext, XAttrNameT
+
+from p2pfs.format.acl import ACCESS
+from p2pfs.types import InodeId
+from p2pfs_mount.operations import Operations, guarded
+
+
+class XattrOperations(Operations):
+    """Everything, and extended attributes."""
+
+    enable_acl = True
+
+    @guarded
+    async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return await self._fs.xattrs.get(InodeId(number), name)
+
+    @guarded
+    async def setxattr(self, number: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        # XATTR_CREATE and XATTR_REPLACE are pyfuse3's: it asks for the attribute first and does not pass them on
+        keeps = name != ACCESS or await self._keeps_set_gid(InodeId(number), ctx)
+        await self._fs.xattrs.set(InodeId(number), name, value, keeps_set_gid=keeps)
+
+    async def _keeps_set_gid(self, number: InodeId, ctx: RequestContext) -> bool:
+        """chmod's rule, which the kernel leaves to us here: who is not of the group clears the bit."""
+        row = await self._fs.stat(number)
+        if not row.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == row.gid:
+            return True
+        return row.gid in pyfuse3.get_sup_groups(ctx.pid)
+
+    @guarded
+    async def listxattr(self, number: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        names = await self._fs.xattrs.names(InodeId(number))
+        # the kernel guards the values of trusted.*, and leaves it to us to hide the names
+        return [XAttrNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
+
+    @guarded
+    async def removexattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._fs.xattrs.remove(InodeId(number), name)

@@ -1,0 +1,126 @@
+"""The inodes of one mount by number: which stay in memory, which the kernel refers to, what is known of others.
+
+Memory is bounded by what is open or unsaved and by the budgets here, not by what the kernel has seen.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.types import MIB, ROOT_INODE, InodeId, VolumeId
+from p2pfs.vfs.inodes import Inode
+from p2pfs.wire.namespace import Attributes
+
+REMEMBERED_CHANGES: Final = 100_000
+"""Forgotten inodes whose newest seen `change` is kept, so that an older one is still refused."""
+IDLE_INODES: Final = 8192
+"""Inodes without handles that stay known, so that looking again costs no new object. Of others the kernel refers to,
+only the count of its references is kept: they are asked for again."""
+INLINE_BYTES: Final = 16 * MIB
+"""Sealed inline data kept for inodes nobody has open, in all."""
+
+
+class InodeTable:
+    """Inodes by number, how often the kernel refers to each, and the newest change of those forgotten."""
+
+    def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
+        self._keys, self._volume = keys, volume
+        self._inodes: dict[InodeId, Inode] = {}
+        self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
+        self._nameless: set[InodeId] = set()  # kept at the coordinator while the kernel refers to them
+        self._seen: OrderedDict[InodeId, int] = OrderedDict()
+        self._idle: OrderedDict[InodeId, None] = OrderedDict()
+        self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
+        self._inline_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def get(self, inode: InodeId) -> Inode | None:
+        return self._inodes.get(inode)
+
+    def all(self) -> list[Inode]:
+        return list(self._inodes.values())
+
+    # ---- the kernel's references
+
+    def hold(self, inode: InodeId) -> None:
+        """The kernel was told of it once more."""
+        self._references[inode] = self._references.get(inode, 0) + 1
+
+    def forget(self, inode: InodeId, count: int) -> bool:
+        """The kernel gave `count` references back. True when they were the last to an inode without a name."""
+        if inode == ROOT_INODE:
+            return False
+        left = self._references.pop(inode, 0) - count
+        if left > 0:
+            self._references[inode] = left
+        elif inode in self._nameless:
+            self._nameless.remove(inode)
+            return True
+        return False
+
+    def keep_nameless(self, inode: InodeId) -> None:
+        """It lost its last name, and the coordinator keeps it until `forget` says that the kernel has let go of it."""
+        self._nameless.add(inode)
+
+    def references(self, inode: InodeId) -> int:
+        """How often the kernel was told of it and has not given it back."""
+        return self._references.get(inode, 0)
+
+    def is_held(self, inode: InodeId) -> bool:
+        """Whether the kernel may remember it."""
+        return inode in self._references
+
+    def held(self) -> list[InodeId]:
+        """All the kernel may remember."""
+        return list(self._references)
+
+    # ---- inodes
+
+    def take(self, attributes: Attributes) -> tuple[Inode, bool]:
+        """The inode with these attributes taken in, and whether they were new enough."""
+        inode = self._inodes.get(InodeId(attributes.inode))
+        if inode is not None:
+            is_new_enough = inode.refresh(attributes)
+            self._weigh(inode)
+            return inode, is_new_enough
+        inode = Inode(self._keys, self._volume, attributes)
+        if attributes.change < self._seen.get(inode.id, 0):
+            return inode, False
+        self._seen.pop(inode.id, None)
+        self._inodes[inode.id] = inode
+        self.drop_unused(inode)
+        return inode, True
+
+    def _weigh(self, inode: Inode) -> None:
+        """Keep inline data within its budget: what came first goes first, unless it is in use."""
+        self._inline_bytes -= self._inline.pop(inode.id, 0)
+        if inode.attributes.inline is not None:
+            self._inline[inode.id] = len(inode.attributes.inline)
+            self._inline_bytes += len(inode.attributes.inline)
+        while self._inline_bytes > INLINE_BYTES and self._inline:
+            oldest, size = self._inline.popitem(last=False)
+            self._inline_bytes -= size
+            candidate = self._inodes.get(oldest)
+            if candidate is not None and not candidate.handles and not candidate.is_dirty:
+                candidate.let_go()
+
+    def drop_unused(self, inode: Inode) -> None:
+        """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
+        self._weigh(inode)
+        self._idle[inode.id] = None
+        self._idle.move_to_end(inode.id)
+        if not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
+            inode.let_go_pages()
+        while len(self._idle) > IDLE_INODES:
+            oldest, _ = self._idle.popitem(last=False)
+            candidate = self._inodes.get(oldest)
+            if candidate is not None and not candidate.is_used:
+                del self._inodes[oldest]
+                self._remember_change(candidate)
+
+    def _remember_change(self, inode: Inode) -> None:
+        self._seen[inode.id] = inode.head.change
+        if len(self._seen) > REMEMBERED_CHANGES:
+            self._seen.popitem(last=False)
