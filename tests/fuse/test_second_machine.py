@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,31 @@ def test_two_mounts_that_invalidate_each_other_hang_nothing(pool: DemoPool, seco
         assert now["unexpected_errors"] == was["unexpected_errors"]
     whole = (pool.mount / "busy" / "file").read_bytes()
     assert (whole[:8], whole[200_000:200_008], len(whole)) == (b"00000039", b"00000039", 300_000)
+
+
+@pytest.mark.parametrize("length", [10, 4096, 5000])
+def test_records_that_both_append_at_once_are_each_there_once_and_whole(
+    pool: DemoPool, second: Path, length: int
+) -> None:
+    """4 096 bytes look like a page of a shared mapping to a mount."""
+    name = f"appended-{length}"
+    (pool.mount / name).write_bytes(b"")
+    assert appears(second / name)
+    records = [[(b"%d %d " % (who, n)).ljust(length - 1, b"-") + b"\n" for n in range(60)] for who in (0, 1)]
+
+    def append(who: int) -> None:
+        fd = os.open((pool.mount, second)[who] / name, os.O_WRONLY | os.O_APPEND)
+        try:
+            for number, record in enumerate(records[who]):
+                assert os.write(fd, record) == length
+                if number % 7 == who:
+                    os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(append, (0, 1)))
+    wanted = sorted(records[0] + records[1])
+    for mount in (pool.mount, second):
+        data = (mount / name).read_bytes()
+        assert sorted(data[at : at + length] for at in range(0, len(data), length)) == wanted
