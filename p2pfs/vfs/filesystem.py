@@ -209,7 +209,7 @@ class Filesystem:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
         if inode.is_dirty:
-            await self.writer.settle(inode)
+            await self.writer.settle_for_others(inode)
         if atime_ns is not None:
             self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
@@ -255,7 +255,7 @@ class Filesystem:
         file without its data where there was one with."""
         moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
         if moved is not None and moved.is_dirty:
-            await self.writer.settle(moved)
+            await self.writer.settle_for_others(moved)
         if replaced is not None and replaced is not moved:
             await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
         await self.tree.rename(parent, name, new_parent, new_name, flags)
@@ -278,7 +278,7 @@ class Filesystem:
         """Store what was written to a file before its count of names changes: the commit would move ctime back.
         What goes with its last name is not worth it."""
         if inode.is_dirty and (lives_on or inode.attributes.links > 1):
-            await self.writer.settle(inode)
+            await self.writer.settle_for_others(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -339,7 +339,7 @@ class Filesystem:
             if known is not None:
                 await self.inode(number)
             if appending.shift(inode):  # unsaved bytes hide what another mount appended
-                await self.writer.settle(inode)
+                await self.writer.settle_for_others(inode)
             if truncate:
                 await self._truncate(inode, 0)
                 if not keep_set_id:

@@ -4,6 +4,7 @@ Names go out sealed and come back checked: a dentry whose tag does not fit its p
 shown. What a change builds on is named in it; when another mount was faster, it is looked up again and retried.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -81,11 +82,12 @@ class Tree:
             Corrupt: The coordinator serves an older state of it than it did before, or another inode.
         """
         for _ in range(3):
+            change = _change(self._table.get(number))
             attributes = await self._namespace.attributes(number)
             if attributes.inode != number:
                 raise Corrupt(f"inode {number}: the coordinator serves another one in its place")
             inode, is_new_enough = self._table.take(attributes)
-            if is_new_enough:
+            if is_new_enough or attributes.change >= change:  # what was known when we asked: only overtaken
                 return inode
         raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
 
@@ -95,10 +97,6 @@ class Tree:
             known = self._table.get(InodeId(attributes.inode))
             if known is not None:
                 known.refresh(attributes)
-
-    def _take(self, attributes: Attributes) -> Inode:
-        inode, _ = self._table.take(attributes)
-        return inode
 
     # ---- names
 
@@ -116,6 +114,7 @@ class Tree:
 
         for _ in range(3):
             known = self.known(parent, name)
+            change = _change(known)
             try:
                 if known is None:
                     entry = await ask()
@@ -127,7 +126,7 @@ class Tree:
                 self._names.drop((parent, name))
                 raise
             inode, is_new_enough = self._checked(parent, name, entry)
-            if is_new_enough:
+            if is_new_enough or (inode is known and entry.attributes.change >= change):
                 return inode
         raise Corrupt(f"inode {entry.attributes.inode}: the coordinator serves an older state than it did before")
 
@@ -232,7 +231,7 @@ class Tree:
         self.took(applied)
         self._names.put((parent, name), Child(number, kind))
         row = _row(applied, number)
-        inode = self._take(row)
+        inode = self._table.take(row)[0]
         inode.xattrs_change = row.attr_change
         return inode
 
@@ -253,7 +252,7 @@ class Tree:
         applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
         self.took(applied)
         self._names.put((parent, name), Child(number, inode.kind))
-        return self._take(_row(applied, number))
+        return self._table.take(_row(applied, number))[0]
 
     def target(self, inode: Inode) -> bytes:
         """Where a symbolic link points. Raises Invalid, Corrupt."""
@@ -310,7 +309,7 @@ class Tree:
                 self._deleted(known)
         inode = self._table.get(number)
         if inode is None:
-            inode = next((self._take(row) for row in applied.attributes if row.inode == number), None)
+            inode = next((self._table.take(row)[0] for row in applied.attributes if row.inode == number), None)
         if inode is not None and self.may_be_open(number, inode.kind):
             self.kept_nameless(inode)
         elif inode is not None and not inode.attributes.links:
@@ -386,6 +385,11 @@ class Tree:
         )
 
 
+def _change(known: Inode | None) -> float:
+    """The newest change seen; above every other for an inode that is not known, whose changes prove nothing."""
+    return math.inf if known is None else known.head.change
+
+
 def _kind(attributes: Attributes) -> Kind:
     try:
         return Kind(attributes.kind)
@@ -394,4 +398,7 @@ def _kind(attributes: Attributes) -> Kind:
 
 
 def _row(applied: Applied, number: InodeId) -> Attributes:
-    return next(row for row in applied.attributes if row.inode == number)
+    for row in applied.attributes:
+        if row.inode == number:
+            return row
+    raise Corrupt(f"inode {number}: the coordinator does not tell of what was just made")

@@ -232,6 +232,15 @@ class Writer:
         inode.raise_error()
         await self._settle(inode, math.inf if self._limits.hard else 2 * self._limits.io_timeout_s)
 
+    async def settle_for_others(self, inode: Inode) -> None:
+        """As `settle`, for a call that needs the bytes stored and is not their writer's: its error is the writer's too,
+        and is raised there once more."""
+        try:
+            await self.settle(inode)
+        except PoolError as error:
+            inode.error = inode.error or error
+            raise
+
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
         inode.kick.pulse()
