@@ -210,7 +210,7 @@ class Filesystem:
         if mtime_ns is not None and inode.is_dirty:
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
-            self._access_times.forget(inode)
+            await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
