@@ -283,10 +283,10 @@ class Writer:
         """Set the size, shrinking or growing with zeros; committed on return. False if it was the size already.
 
         Raises:
-            PoolError: As `settle`, and whatever the commit raises; the size is then unchanged.
+            PoolError: As `settle_for_others`, and whatever the commit raises; the size is then unchanged.
         """
         check_size(size)
-        await self.settle(inode)
+        await self.settle_for_others(inode)
         return await self._committer.truncate(inode, size)
 
 
