@@ -149,8 +149,6 @@ class Inode:
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
         self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
-        self.registered = False  # the coordinator knows that this mount has it open
-        self.unlinked = False  # registered, and without a name
         self.inline_is_known = True  # False: there may be inline data that was let go to save memory
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
@@ -176,10 +174,6 @@ class Inode:
     @property
     def is_dirty(self) -> bool:
         return bool(self.active or self.frozen)
-
-    @property
-    def is_used(self) -> bool:
-        return self.handles > 0 or self.is_dirty
 
     def stat(self) -> Stat:
         """What the kernel is told now."""

@@ -13,8 +13,7 @@ import trio
 
 from p2pfs.errors import Fenced, Gone, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
-from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, InodeId
+from p2pfs.types import MIB, Buffer
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
@@ -23,7 +22,6 @@ from p2pfs.vfs.inodes import Freeze, Inode, Upload
 from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
-from p2pfs.wire.namespace import Released
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,6 @@ class Writer:
 
     def __init__(
         self,
-        namespace: Namespace,
         uploader: Uploader,
         committer: Committer,
         unsaved: Unsaved,
@@ -47,7 +44,7 @@ class Writer:
         inodes: Callable[[], list[Inode]],
         done: Callable[[Inode], None],
     ) -> None:
-        self._namespace, self._uploader, self._committer = namespace, uploader, committer
+        self._uploader, self._committer = uploader, committer
         self._unsaved, self._nursery = unsaved, nursery
         self._credits, self._space = unsaved.credits, unsaved.space
         self._limits, self._now_ns = limits, now_ns
@@ -212,13 +209,6 @@ class Writer:
         """The inode is no more: its unsaved bytes are nobody's."""
         self._unsaved.discard(inode)
         self._done(inode)
-
-    async def forget_opened(self, inode: Inode) -> None:
-        """The last handle of a registered inode is closed; one without names goes now, with what is unsaved."""
-        if inode.unlinked:
-            self.discard(inode)
-        inode.registered = False
-        await self._namespace.apply([Released(InodeId(inode.id))])
 
     # ---- waiting
 
