@@ -119,15 +119,16 @@ class News:
             self._kernel.stale_inode(number, content=content)
 
     async def _distrust(self) -> None:
-        """Some news never came: anything may have changed."""
-        self._tree.forget_names()
+        """Some news never came: anything may have changed. What is remembered goes when the coordinator has answered:
+        while it is away, reads go on from that."""
+        await self._sort_held()
         await self._ask_again([inode.id for inode in self._table.all()])
+        self._tree.forget_names()
         for number in self._table.referenced():
             known = self._table.get(number)
             if known is not None:
                 known.cached_change = -1
             self._kernel.stale_inode(number, content=True)
-        await self._sort_held()
 
     async def _sort_held(self) -> None:
         """Keep what is open here of all that the coordinator keeps. It tells so many at once, the others when those

@@ -13,7 +13,7 @@ from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs import inode_table, keeping, news
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import Commit, Make, Operation, Released, Rename, Unlink
+from p2pfs.wire.namespace import Commit, Make, Opened, Operation, Released, Rename, Unlink
 
 pytestmark = pytest.mark.l3
 
@@ -36,6 +36,14 @@ async def take_name(mount: Mount, way: str) -> None:
         await mount.remove(b"f")
     else:
         await mount.fs.rename(ROOT_INODE, b"other", ROOT_INODE, b"f", 0)
+
+
+async def kept_with_a_name(mount: Mount, name: bytes) -> Handle:
+    """An open file that lost one of its names here, and has `name` left."""
+    handle = await mount.made(name + b".old", name)
+    await mount.fs.link(handle.inode.id, ROOT_INODE, name)
+    await mount.remove(name + b".old")
+    return handle
 
 
 class Opening:
@@ -135,6 +143,22 @@ async def test_a_file_not_in_memory_that_is_removed_elsewhere_while_it_is_opened
     assert await two.b.content(opening.handle) == b"f more"
 
 
+async def test_a_file_being_opened_stays_in_memory(alone: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = await alone.made(b"f", b"one")
+    await alone.fs.release(handle)
+    inode = handle.inode
+    fail(alone.namespace, CoordinatorAway("not now"), "attributes")
+    gate = Gate(alone.namespace, "attributes")
+    async with trio.open_nursery() as nursery:
+        opening = Opening(nursery, alone, inode.id)
+        await gate.reached.wait()
+        monkeypatch.setattr(inode_table, "IDLE_INODES", 1)
+        await alone.made(b"other", b"two")
+        gate.open()
+    assert opening.handle is not None
+    assert alone.fs._table.get(inode.id) is opening.handle.inode is inode
+
+
 async def test_a_file_removed_elsewhere_before_its_maker_has_the_answer_is_kept(two: Two) -> None:
     gate = Gate(two.a.namespace, of=Make, answered=True)
     made: list[Handle] = []
@@ -177,6 +201,20 @@ async def test_after_its_last_close_a_nameless_file_cannot_be_opened(two: Two, r
     assert await two.b.namespace.held() == []
 
 
+async def test_a_file_kept_for_another_mount_alone_cannot_be_opened_here(two: Two) -> None:
+    handle = await two.a.made(b"f", b"one")
+    number = (await two.b.fs.lookup(ROOT_INODE, b"f")).id
+    gate = Gate(two.b.namespace, of=Unlink)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(two.b.remove, b"f")
+        await gate.reached.wait()
+        opening = Opening(nursery, two.b, number)
+        await wait_all_tasks_blocked()
+        gate.open()
+    assert isinstance(opening.error, NotFound)
+    assert await two.a.content(handle) == b"one"
+
+
 # ---- letting go
 
 
@@ -203,6 +241,21 @@ async def test_a_file_closed_while_its_last_name_is_taken_is_let_go(alone: Mount
         await wait_all_tasks_blocked()
         gate.open()
     await wait_all_tasks_blocked()
+    assert await alone.namespace.held() == []
+
+
+async def test_nothing_is_let_go_while_a_name_of_it_is_taken(alone: Mount) -> None:
+    handle = await kept_with_a_name(alone, b"f")
+    gate = Gate(alone.namespace, of=Unlink)
+    sent = record(alone.namespace)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(alone.remove, b"f")
+        await gate.reached.wait()
+        await alone.fs.release(handle)
+        await wait_all_tasks_blocked()
+        gate.open()
+    await wait_all_tasks_blocked()
+    assert [[type(operation) for operation in batch] for batch in sent] == [[Opened, Unlink], [Released]]
     assert await alone.namespace.held() == []
 
 
@@ -305,14 +358,6 @@ async def test_a_mount_that_is_alone_pays_for_nothing(alone: Mount) -> None:
 # ---- using again what is let go of
 
 
-async def kept_with_a_name(mount: Mount, name: bytes) -> Handle:
-    """An open file that lost one of its names here, and has `name` left."""
-    handle = await mount.made(name + b".old", name)
-    await mount.fs.link(handle.inode.id, ROOT_INODE, name)
-    await mount.remove(name + b".old")
-    return handle
-
-
 @pytest.mark.parametrize("removed", [False, True])
 async def test_opening_and_removing_wait_until_a_release_is_answered(alone: Mount, removed: bool) -> None:
     handle = await kept_with_a_name(alone, b"f")
@@ -354,13 +399,19 @@ async def test_what_is_used_again_before_its_turn_is_not_let_go(
     await alone.fs.release(first)
     await gate.reached.wait()
     await alone.fs.release(second)
-    again = await alone.fs.open(second.inode.id)
-    gate.open()
+    question = Gate(alone.namespace, "attributes")
+    async with trio.open_nursery() as nursery:
+        opening = Opening(nursery, alone, second.inode.id)
+        await question.reached.wait()
+        gate.open()
+        await trio.sleep(1)  # of the mock clock: less than the open waits for an answer
+        question.open()
     await trio.sleep(100)
     assert released == [first.inode.id]
     await alone.remove(b"second")
-    assert await alone.content(again) == b"second"
-    await alone.fs.release(again)
+    assert opening.handle is not None
+    assert await alone.content(opening.handle) == b"second"
+    await alone.fs.release(opening.handle)
     await trio.sleep(100)
     assert released == [first.inode.id, second.inode.id]
     assert await alone.namespace.held() == []
@@ -375,9 +426,11 @@ async def test_news_that_could_not_be_taken_in_is_made_up_for(two: Two, autojump
     assert await two.b.content(seen) == b"one"
     await wait_all_tasks_blocked()
     two.b.kernel.inodes.clear()
-    fail(two.b.namespace, CoordinatorAway("a moment"), "attributes")
+    fail(two.b.namespace, CoordinatorAway("a moment"), "attributes", times=3)
     await two.a.fs.write(handle, 0, b"two")
     await two.a.fs.fsync(handle)
+    await trio.sleep(1.5)
+    assert two.b.fs.tree.known(ROOT_INODE, b"f") is seen.inode  # while the coordinator is away, that is better
     await trio.sleep(5)
     assert await two.b.content(seen) == b"two"
     assert (seen.inode.id, True) in two.b.kernel.inodes
