@@ -49,6 +49,12 @@ PROGRAMS: Final = (
         sample="FIO_SIZE=6m fio $PROGRAMS/verify.fio",
         fails_on=r"verify: bad|verify failed|err= *[1-9]",
     ),
+    Case(
+        "fsx",
+        "for seed in 1 2 3 4 5; do python3 $PROGRAMS/fsx.py 2000 $seed; done",
+        400,
+        sample="python3 $PROGRAMS/fsx.py 500 1",
+    ),
     Case("fs_mark", "fs_mark -d . -n 500 -s 10000 -S 1 -D 5 -t 2 -L 2", 300, fails_on=r"[Ff]ail|rror"),
     Case("dbench", "dbench -c /usr/share/dbench/client.txt -t 30 -D . 2", 180, fails_on=r"failed|ERROR"),
     Case("bonnie++", "bonnie++ -f -q -d . -s 64m -r 32m -n 1:4096:0:4 -u root", 300),

@@ -165,9 +165,9 @@ def attempt(case: Case, command: str, place: Place, timeout_s: float) -> Attempt
 def _script(case: Case, command: str, directory: Path, local: Path) -> str:
     user = pwd.getpwnam(case.user)
     become = f"setpriv --reuid {user.pw_uid} --regid {user.pw_gid} --init-groups"
+    own = f"chown {user.pw_uid}:{user.pw_gid}"
     return (
-        f"set -e; export PROGRAMS={HERE}/programs PYTHON={sys.executable} LOCAL={local}/work; chmod 755 {local}; "
-        f"mkdir $LOCAL {directory}; chown {user.pw_uid}:{user.pw_gid} $LOCAL {directory}; cd {directory}; "
+        f"set -e; chmod 755 {local}; mkdir $LOCAL {directory}; {own} $LOCAL {directory}; cd {directory}; "
         f"exec {become} bash -c '{command}'"
     )
 
@@ -176,8 +176,12 @@ def _bounded(script: str, timeout_s: float, local: Path) -> tuple[int | None, st
     """Exit status, None if it took too long, and what was said."""
     apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
     said = local / "output"
+    here = {"PROGRAMS": str(HERE / "programs"), "PYTHON": sys.executable, "LOCAL": str(local / "work")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | here
     with said.open("w") as output:
-        process = subprocess.Popen(apart, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            apart, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
