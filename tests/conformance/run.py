@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -279,15 +280,14 @@ def main() -> int:
         verdicts.append(verdict)
         why = "; ".join(filter(None, (verdict.problem, verdict.note)))
         print(f"{verdict.case:24} {verdict.result:8} {verdict.seconds:7.1f}  {why}".rstrip(), flush=True)
-        if verdict.result is Result.FAILED:
+        if verdict.result in (Result.FAILED, Result.NOT_OURS):
             print("\n".join(f"    {line}" for line in verdict.output.splitlines()[-SHOWN_LINES:]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
-    failed = [verdict.case for verdict in verdicts if verdict.result is Result.FAILED]
-    print(
-        f"{len(verdicts)} cases in {time.monotonic() - begin:.0f} s, {len(failed)} failed {' '.join(failed)}".rstrip()
-    )
-    return 1 if failed else 0
+    counts = Counter(verdict.result for verdict in verdicts)
+    results = [f"{counts[result]} {result}" for result in Result if counts[result]]
+    print(", ".join([f"{len(verdicts)} cases in {time.monotonic() - begin:.0f} s", *results]))
+    return 1 if counts[Result.FAILED] else 0
 
 
 if __name__ == "__main__":
