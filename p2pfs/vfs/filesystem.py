@@ -338,7 +338,7 @@ class Filesystem:
         try:
             if known is not None:
                 await self.inode(number)
-            if appending.shift(inode):  # unsaved bytes hide what another mount appended
+            if appending.shifts(inode.appended, inode.head.size):  # unsaved bytes hide what another mount appended
                 await self.writer.settle_for_others(inode)
             if truncate:
                 await self._truncate(inode, 0)
@@ -364,9 +364,10 @@ class Filesystem:
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.appends(offset, len(data))
+        now, end = trio.current_time(), offset + len(data)
+        appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         placed = await self.writer.write(inode, None if appends else offset, data)
-        inode.told_size = max(inode.told_size, offset + len(data))
+        inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
         return len(data)
