@@ -3,14 +3,16 @@
     python durable_writer.py DIRECTORY MANIFEST SEED
 
 A line of the manifest is one JSON object and is written outside the mount: `begin` before the first byte of a version
-goes to the mount, `done` only after fsync or close (or the rename behind it) returned. It ends at the first error, and
-says so there. `Promises` reads manifests back; nothing else belongs here.
+goes to the mount, `done` only after fsync or close (or the rename behind it) returned. A name that is to go has the
+version `ABSENT`. It ends at the first error, and says so there. `Promises` reads manifests back; nothing else belongs
+here.
 """
 
 import hashlib
 import json
 import os
 import random
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +23,10 @@ from typing import Any
 KIB = 1 << 10
 SIZES = (1, 700, 16 * KIB, 16 * KIB + 1, 300 * KIB, (1 << 20) - 5, (1 << 20) + 9, 3 << 20)
 PIECE = 128 * KIB
+SMALL = (0, 700, 16 * KIB + 1, 300 * KIB)
+"""Of files that are renamed, linked, overwritten and removed: less than a MiB, so that one commit changes one."""
+ABSENT = {"size": -1, "sha": "absent"}
+MOST_NAMES = 8
 
 
 class Manifest:
@@ -39,10 +45,14 @@ class Job:
     def __init__(self, directory: Path, manifest: Manifest, seed: str) -> None:
         self._directory, self._manifest, self._chance = directory, manifest, random.Random(seed)
         self._log = bytearray()
+        self._files: dict[Path, bytes] = {}  # what may be moved, changed and removed
 
     def run(self) -> None:
         self._directory.mkdir()
-        ways: list[Callable[[int], None]] = [self._closed, self._synced, self._replaced, self._appended]
+        ways: list[Callable[[int], None]] = [
+            self._closed, self._synced, self._replaced, self._appended,
+            self._made, self._made, self._moved, self._linked, self._overwritten, self._removed, self._directories,
+        ]  # fmt: skip
         number = 0
         while True:
             number += 1
@@ -102,6 +112,90 @@ class Job:
             os.close(fd)
         self._manifest.say("done", path, by="append", **version)
 
+    # ---- names: each call is a promise when it returned
+
+    def _made(self, number: int) -> None:
+        if len(self._files) >= MOST_NAMES:
+            return self._removed(number)
+        path, content = self._directory / f"name-{number}", self._chance.randbytes(self._chance.choice(SMALL))
+        version = self._begin(path, content)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            write_all(fd, content)
+        finally:
+            os.close(fd)
+        self._manifest.say("done", path, by="close", **version)
+        self._files[path] = content
+        return None
+
+    def _moved(self, number: int) -> None:
+        """To a new name or over another file."""
+        if not self._files:
+            return
+        old = self._chance.choice(list(self._files))
+        new = self._chance.choice([self._directory / f"moved-{number}", *(set(self._files) - {old})])
+        version = self._begin(new, self._files[old])
+        self._manifest.say("begin", old, moves_to=str(new), **ABSENT)
+        os.rename(old, new)
+        self._manifest.say("done", new, by="rename", **version)
+        self._manifest.say("done", old, by="rename", **ABSENT)
+        self._files[new] = self._files.pop(old)
+
+    def _linked(self, number: int) -> None:
+        """A second name, which stays."""
+        if not self._files:
+            return
+        old, new = self._chance.choice(list(self._files)), self._directory / f"linked-{number}"
+        version = self._begin(new, self._files[old])
+        os.link(old, new)
+        self._manifest.say("done", new, by="link", **version)
+        del self._files[old]  # changing the one would change the other
+
+    def _overwritten(self, _number: int) -> None:
+        long = [path for path, content in self._files.items() if content]
+        if not long:
+            return
+        path = self._chance.choice(long)
+        content = bytearray(self._files[path])
+        at = self._chance.randrange(len(content))
+        piece = self._chance.randbytes(min(len(content) - at, PIECE))
+        content[at : at + len(piece)] = piece
+        version = self._begin(path, bytes(content))
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            if os.pwrite(fd, piece, at) != len(piece):
+                raise OSError("a short write")
+        finally:
+            os.close(fd)
+        self._manifest.say("done", path, by="close", **version)
+        self._files[path] = bytes(content)
+
+    def _removed(self, _number: int) -> None:
+        if not self._files:
+            return
+        path = self._chance.choice(list(self._files))
+        self._manifest.say("begin", path, **ABSENT)
+        os.unlink(path)
+        self._manifest.say("done", path, by="unlink", **ABSENT)
+        del self._files[path]
+
+    def _directories(self, number: int) -> None:
+        """One that stays, with a symbolic link in it, and one that goes."""
+        path = self._directory / f"directory-{number}"
+        made = {"size": 0, "sha": "directory"}
+        self._manifest.say("begin", path, **made)
+        path.mkdir()
+        self._manifest.say("done", path, by="mkdir", **made)
+        if self._chance.random() < 0.5:
+            self._manifest.say("begin", path, **ABSENT)
+            path.rmdir()
+            self._manifest.say("done", path, by="rmdir", **ABSENT)
+            return
+        link = {"size": 0, "sha": f"link to {number}"}
+        self._manifest.say("begin", path / "link", **link)
+        (path / "link").symlink_to(str(number))
+        self._manifest.say("done", path / "link", by="symlink", **link)
+
 
 def write_all(fd: int, content: bytes) -> None:
     for at in range(0, len(content), PIECE):
@@ -148,23 +242,42 @@ class Promises:
         return sum(len(promise.begun) for promise in self.by_path.values())
 
     def broken(self) -> list[str]:
-        """Reads every path; what is not as promised."""
-        return [f"{path}: {wrong}" for path, promise in self.by_path.items() if (wrong := _wrong(path, promise))]
+        """Reads every path; what is not as promised, and renames that are half done."""
+        wrong = [f"{path}: {wrong}" for path, promise in self.by_path.items() if (wrong := _wrong(path, promise))]
+        moves = [(path, begun) for path, promise in self.by_path.items() for begun in promise.begun]
+        for path, begun in moves:
+            if "moves_to" in begun:
+                new = Path(begun["moves_to"])
+                is_done = _state(new, None)["sha"] == self.by_path[new].begun[-1]["sha"]
+                if is_done == (_state(path, None) != ABSENT):
+                    wrong.append(f"{path}: its rename to {new} is {'half' if is_done else 'neither'} done")
+        return wrong
+
+
+def _state(path: Path, size: int | None) -> dict[str, Any]:
+    """The version a path has now, or of a file's first `size` bytes. Raises OSError where it cannot be read."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return ABSENT
+    if stat.S_ISDIR(mode):
+        return {"size": 0, "sha": "directory"}
+    if stat.S_ISLNK(mode):
+        return {"size": 0, "sha": f"link to {path.readlink()}"}
+    content = path.read_bytes()[:size]
+    return {"size": len(content), "sha": hashlib.sha256(content).hexdigest()}
 
 
 def _wrong(path: Path, promise: Promise) -> str:
     if promise.done is None:
         return ""
-    try:
-        content = path.read_bytes()
+    try:  # of a log, what was begun later may be there in part
+        found = _state(path, promise.done["size"] if promise.done["by"] == "append" else None)
     except OSError as error:
         return f"{error} ({promise.done['by']})"
-    if promise.done["by"] == "append":  # what was begun later may be there in part
-        content = content[: promise.done["size"]]
-    sha = hashlib.sha256(content).hexdigest()
-    if sha in {version["sha"] for version in (promise.done, *promise.begun)}:
+    if found["sha"] in {version["sha"] for version in (promise.done, *promise.begun)}:
         return ""
-    return f"{len(content)} bytes are not those of {promise.done} nor of {promise.begun}"
+    return f"{found} is not {promise.done} nor of {promise.begun}"
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ from p2pfs.meta.local import LocalNamespace
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.clocks import SystemClock
 from p2pfs.types import KIB, MIB, ROOT_INODE, ChunkId, NodeId, SessionId, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Limits
-from p2pfs.vfs.writer import WriteLimits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.wire.volumes import CreateVolume, OpenSession
 
 T = TypeVar("T")

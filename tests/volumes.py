@@ -9,7 +9,8 @@ from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, Space
 from p2pfs.vfs.uploads import LateCopies

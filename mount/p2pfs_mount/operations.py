@@ -32,7 +32,8 @@ from pyfuse3 import (
 
 from p2pfs.errors import Corrupt, PoolError
 from p2pfs.types import DentryId, InodeId, Kind
-from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
 from p2pfs_mount.errno import errno_of
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 KERNEL_CACHE_S: Final = 1.0
 """How long the kernel may answer from its own memory: names and attributes are at most this stale (P9)."""
 PAGE_ENTRIES: Final = 512
+DOTS: Final = 2
+DIRECTORY_BYTES: Final = 4096
+"""What a directory says its size is: as on ext4, and like there it says nothing of its content."""
 PREFERRED_BYTES: Final = 128 * 1024
 """st_blksize: what programs take as their buffer size."""
 
@@ -68,7 +72,9 @@ class DirectoryHandle:
     inode: InodeId
     listed: list[Listed] = field(default_factory=list)
     at: int = 0
-    next: int = 0  # cookie the kernel will ask for if it reads on
+    next: int = (
+        0  # cookie the kernel will ask for if it reads on: 1 and 2 behind the dots, then a dentry's number and 1
+    )
     complete: bool = False
 
 
@@ -231,23 +237,30 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         handle = self._directories[fh]
-        if start != handle.next or start == 0:  # rewinddir, seekdir, or another reader of the same handle
+        rewound = start == 0
+        for cookie, number in _dots(handle.inode, self._fs.parent(handle.inode))[start:]:
+            name = FileNameT(b"." * cookie)
+            if not pyfuse3.readdir_reply(token, name, _dot(number), cookie):  # counts as no reference
+                return
+            start = cookie
+        if rewound or start != handle.next:  # rewinddir, seekdir, or another reader of the same handle
             handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
         while True:
             if handle.at == len(handle.listed):
                 if handle.complete:
                     return
                 handle.listed, handle.complete = await self._fs.directory(
-                    handle.inode, DentryId(handle.next), PAGE_ENTRIES
+                    handle.inode, DentryId(handle.next - 1), PAGE_ENTRIES
                 )
                 handle.at = 0
                 continue
             listed = handle.listed[handle.at]
-            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), listed.cookie):
+            cookie = listed.cookie + 1
+            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), cookie):
                 return
             self._fs.hold(listed.inode)
             handle.at += 1
-            handle.next = listed.cookie
+            handle.next = cookie
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self._directories.pop(fh, None)
@@ -310,6 +323,18 @@ class Operations(pyfuse3.Operations):
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
 
 
+def _dots(number: InodeId, parent: InodeId) -> list[tuple[int, InodeId]]:
+    """Cookies and inodes of "." and ".."."""
+    return [(1, number), (DOTS, parent)]
+
+
+def _dot(number: InodeId) -> EntryAttributes:
+    """Number and kind: the kernel takes nothing else of these two."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino, entry.st_mode = InodeT(number), ModeT(stat.S_IFDIR)
+    return entry
+
+
 def _owner(ctx: RequestContext) -> Owner:
     return Owner(ctx.uid, ctx.gid)
 
@@ -331,8 +356,8 @@ def _filled(row: Stat) -> EntryAttributes:
     entry.st_nlink = row.links
     entry.st_uid, entry.st_gid = row.uid, row.gid
     entry.st_rdev = row.rdev
-    entry.st_size = row.size
+    entry.st_size = DIRECTORY_BYTES if row.kind is Kind.DIRECTORY else row.size
     entry.st_blksize = PREFERRED_BYTES
-    entry.st_blocks = -(-row.size // 512)
+    entry.st_blocks = -(-entry.st_size // 512)
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = row.atime_ns, row.mtime_ns, row.ctime_ns
     return entry

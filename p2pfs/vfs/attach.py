@@ -35,12 +35,12 @@ from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
-from p2pfs.vfs.filesystem import Filesystem, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies
-from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.volumes import (
     OpenSession,

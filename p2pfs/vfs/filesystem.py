@@ -8,7 +8,6 @@ import logging
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
 import trio
@@ -17,22 +16,24 @@ from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.errors import Invalid, IsDirectory, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
-from p2pfs.vfs.reader import ReadAhead, Reader
+from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.tree import Listed, Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
-from p2pfs.vfs.writer import WriteLimits, Writer
+from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
@@ -43,26 +44,6 @@ T = TypeVar("T")
 AGEING_S: Final = 1.0
 LEAVING_S: Final = 3.0
 """For what is told at the end although nothing depends on it."""
-PAGE_BYTES: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Budgets of one mount."""
-
-    write: WriteLimits = field(default_factory=WriteLimits)
-    memory_cache: int = 128 * MIB
-    close_waits: bool = True  # durability=close
-    access_times: bool = True  # reading updates atime, by relatime's rule
-
-
-@dataclass(slots=True, eq=False)
-class Handle:
-    """An open file. `append`: what is written goes behind its end."""
-
-    inode: Inode
-    append: bool = False
-    ahead: ReadAhead = field(default_factory=ReadAhead)
 
 
 class Filesystem:
@@ -228,7 +209,7 @@ class Filesystem:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
         if inode.is_dirty:
-            await self.writer.settle(inode)
+            await self.writer.settle_for_others(inode)
         if atime_ns is not None:
             self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
@@ -258,6 +239,11 @@ class Filesystem:
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
         return await self.tree.lookup(parent, name)
 
+    def parent(self, number: InodeId) -> InodeId:
+        """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
+        for the root."""
+        return self.tree.parent(number) or number
+
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         known = self._table.get(number)
         if known is not None:
@@ -269,7 +255,7 @@ class Filesystem:
         file without its data where there was one with."""
         moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
         if moved is not None and moved.is_dirty:
-            await self.writer.settle(moved)
+            await self.writer.settle_for_others(moved)
         if replaced is not None and replaced is not moved:
             await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
         await self.tree.rename(parent, name, new_parent, new_name, flags)
@@ -292,7 +278,7 @@ class Filesystem:
         """Store what was written to a file before its count of names changes: the commit would move ctime back.
         What goes with its last name is not worth it."""
         if inode.is_dirty and (lives_on or inode.attributes.links > 1):
-            await self.writer.settle(inode)
+            await self.writer.settle_for_others(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -352,8 +338,8 @@ class Filesystem:
         try:
             if known is not None:
                 await self.inode(number)
-            if appending.shift(inode):  # unsaved bytes hide what another mount appended
-                await self.writer.settle(inode)
+            if appending.shifts(inode.appended, inode.head.size):  # unsaved bytes hide what another mount appended
+                await self.writer.settle_for_others(inode)
             if truncate:
                 await self._truncate(inode, 0)
                 if not keep_set_id:
@@ -378,9 +364,10 @@ class Filesystem:
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.append and not _is_page(inode, offset, len(data))
+        now, end = trio.current_time(), offset + len(data)
+        appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         placed = await self.writer.write(inode, None if appends else offset, data)
-        inode.told_size = max(inode.told_size, offset + len(data))
+        inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
         return len(data)
@@ -409,9 +396,3 @@ class Filesystem:
         elif inode.handles == 0:
             self.writer.freeze(inode)
         self._table.drop_unused(inode)
-
-
-def _is_page(inode: Inode, offset: int, length: int) -> bool:
-    """Whether this write through a handle that appends is none: pages of a shared mapping come through whichever handle
-    there is. An append starts where the kernel takes the end to be."""
-    return offset != inode.told_size and offset % PAGE_BYTES == 0 and offset + length <= inode.size

@@ -64,6 +64,10 @@ class InodeTable:
         """It lost its last name, and the coordinator keeps it until `forget` says that the kernel has let go of it."""
         self._nameless.add(inode)
 
+    def references(self, inode: InodeId) -> int:
+        """How often the kernel was told of it and has not given it back."""
+        return self._references.get(inode, 0)
+
     def is_held(self, inode: InodeId) -> bool:
         """Whether the kernel may remember it."""
         return inode in self._references

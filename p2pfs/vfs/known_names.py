@@ -24,6 +24,7 @@ class KnownNames:
 
     def __init__(self) -> None:
         self._children: OrderedDict[Place, Child] = OrderedDict()
+        self._parents: OrderedDict[InodeId, InodeId] = OrderedDict()
 
     def get(self, place: Place) -> Child | None:
         return self._children.get(place)
@@ -33,6 +34,15 @@ class KnownNames:
         self._children.move_to_end(place)
         if len(self._children) > REMEMBERED_NAMES:
             self._children.popitem(last=False)
+        if child.kind is Kind.DIRECTORY:
+            self._parents[child.inode] = place[0]
+            self._parents.move_to_end(child.inode)
+            if len(self._parents) > REMEMBERED_NAMES:
+                self._parents.popitem(last=False)
+
+    def parent(self, directory: InodeId) -> InodeId | None:
+        """Where a directory was last seen."""
+        return self._parents.get(directory)
 
     def drop(self, place: Place) -> Child | None:
         """Forget it; what was known."""

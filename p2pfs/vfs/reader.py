@@ -73,7 +73,7 @@ class Reader:
     # ---- extents
 
     async def page(self, inode: Inode, range_number: int) -> Page:
-        """The verified extents of a 256 MiB range.
+        """The verified extents of a 256 MiB range; none of a file that is inline when the answer comes.
 
         Raises:
             Corrupt: They are not what was written, even when asked for again.
@@ -91,6 +91,9 @@ class Reader:
                     raise Corrupt(f"inode {inode.id}: the coordinator serves an older state than it did before")
                 continue  # overtaken by this mount's own commit
             self._refresh(answer.attributes)
+            if inode.has_inline:  # another mount made it small meanwhile; callers look at that again
+                inode.check_inline()
+                return Page([], {})
             self._places.remember(answer.places)
             return inode.take_page(answer, range_number)
         raise Unavailable(f"inode {inode.id}: its extents change faster than they can be read")
@@ -136,6 +139,7 @@ class Reader:
         """Committed bytes with the unsaved ones laid over them, oldest first."""
         result = bytearray(length)
         view = memoryview(result)
+        moves = inode.moves
         for piece in pieces(offset, length):
             covering = inode.active.get(piece.index)
             if covering is None or not covering.covers(piece.off, piece.length):
@@ -147,6 +151,8 @@ class Reader:
                     unsaved.append(covering)  # it may be frozen and committed meanwhile
                 if not any(mib.covers(piece.off, piece.length) for mib in unsaved):
                     stored = await self.committed(inode, start, min(piece.length, max(0, inode.head.size - start)))
+                    if inode.moves != moves:  # `unsaved` lies where it was
+                        return await self._overlaid(inode, offset, length)
                     view[piece.at : piece.at + len(stored)] = stored
                 for mib in unsaved:
                     mib.copy_into(piece.off, view[piece.at : piece.at + piece.length])
@@ -172,6 +178,8 @@ class Reader:
         parts: list[Buffer] = []
         for piece in pieces(offset, length):
             layers = await self.layers(inode, piece.index)
+            if inode.has_inline:  # since this began
+                return await self.committed(inode, offset, length, whole=whole)
             sizes = inode.pages[piece.index // INDICES_PER_RANGE].sizes if layers else {}
             parts += [
                 await self._segment(segment, sizes, whole) for segment in resolve(layers, piece.off, piece.length)

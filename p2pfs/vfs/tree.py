@@ -4,16 +4,18 @@ Names go out sealed and come back checked: a dentry whose tag does not fit its p
 shown. What a change builds on is named in it; when another mount was faster, it is looked up again and retried.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import trio
 
-from p2pfs.errors import Conflict, Corrupt, Exists, Invalid, NameTooLong, NotFound, Unavailable
+from p2pfs.errors import Conflict, Corrupt, Invalid, NameTooLong, NotFound, Unavailable
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name, seal_xattr_name
+from p2pfs.format.names import check_tag, dentry_tag, open_name, seal_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
+from p2pfs.format.xattrs import sealed_xattr
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.inode_table import InodeTable
@@ -31,7 +33,6 @@ from p2pfs.wire.namespace import (
     Opened,
     Operation,
     Rename,
-    SetXattr,
     Unlink,
 )
 
@@ -81,11 +82,12 @@ class Tree:
             Corrupt: The coordinator serves an older state of it than it did before, or another inode.
         """
         for _ in range(3):
+            change = _change(self._table.get(number))
             attributes = await self._namespace.attributes(number)
             if attributes.inode != number:
                 raise Corrupt(f"inode {number}: the coordinator serves another one in its place")
             inode, is_new_enough = self._table.take(attributes)
-            if is_new_enough:
+            if is_new_enough or attributes.change >= change:  # what was known when we asked: only overtaken
                 return inode
         raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
 
@@ -95,10 +97,6 @@ class Tree:
             known = self._table.get(InodeId(attributes.inode))
             if known is not None:
                 known.refresh(attributes)
-
-    def _take(self, attributes: Attributes) -> Inode:
-        inode, _ = self._table.take(attributes)
-        return inode
 
     # ---- names
 
@@ -116,6 +114,7 @@ class Tree:
 
         for _ in range(3):
             known = self.known(parent, name)
+            change = _change(known)
             try:
                 if known is None:
                     entry = await ask()
@@ -127,7 +126,7 @@ class Tree:
                 self._names.drop((parent, name))
                 raise
             inode, is_new_enough = self._checked(parent, name, entry)
-            if is_new_enough:
+            if is_new_enough or (inode is known and entry.attributes.change >= change):
                 return inode
         raise Corrupt(f"inode {entry.attributes.inode}: the coordinator serves an older state than it did before")
 
@@ -135,6 +134,10 @@ class Tree:
         """What the name led to when it was last seen, if that is still in memory: reads go on from it."""
         child = self._names.get((parent, name))
         return self._table.get(child.inode) if child is not None else None
+
+    def parent(self, directory: InodeId) -> InodeId | None:
+        """Where a directory was when it was last seen."""
+        return self._names.parent(directory)
 
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
@@ -228,7 +231,7 @@ class Tree:
         self.took(applied)
         self._names.put((parent, name), Child(number, kind))
         row = _row(applied, number)
-        inode = self._take(row)
+        inode = self._table.take(row)[0]
         inode.xattrs_change = row.attr_change
         return inode
 
@@ -249,7 +252,7 @@ class Tree:
         applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
         self.took(applied)
         self._names.put((parent, name), Child(number, inode.kind))
-        return self._take(_row(applied, number))
+        return self._table.take(_row(applied, number))[0]
 
     def target(self, inode: Inode) -> bytes:
         """Where a symbolic link points. Raises Invalid, Corrupt."""
@@ -306,7 +309,7 @@ class Tree:
                 self._deleted(known)
         inode = self._table.get(number)
         if inode is None:
-            inode = next((self._take(row) for row in applied.attributes if row.inode == number), None)
+            inode = next((self._table.take(row)[0] for row in applied.attributes if row.inode == number), None)
         if inode is not None and self.may_be_open(number, inode.kind):
             self.kept_nameless(inode)
         elif inode is not None and not inode.attributes.links:
@@ -326,19 +329,20 @@ class Tree:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise Invalid("these rename flags are not known")
         for _ in range(MOST_CONFLICTS):
+            is_remembered = bool(self._names.get((parent, name)) or self._names.get((new_parent, new_name)))
             child = await self._child(parent, name)
-            replaced = await self._replaced(new_parent, new_name)
+            # whether a name is free is not for memory to say: the coordinator raises Exists
+            replaced = None if flags & RENAME_NOREPLACE else await self._replaced(new_parent, new_name)
             if replaced is None and flags & RENAME_EXCHANGE:
                 raise NotFound("there is nothing to exchange with")
-            if replaced is not None and flags & RENAME_NOREPLACE:
-                raise Exists("the new name is taken")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
             keep = self._keep_open(replaced) if replaced and not flags & RENAME_EXCHANGE else []
             try:
                 applied = await self._namespace.apply([*keep, operation])
-            except (Conflict, NotFound):
-                known = self._names.drop((parent, name)), self._names.drop((new_parent, new_name))
-                if known == (None, None):
+            except (Conflict, NotFound) as error:
+                self._names.drop((parent, name))
+                self._names.drop((new_parent, new_name))
+                if isinstance(error, NotFound) and not is_remembered:
                     raise
                 await trio.lowlevel.checkpoint()
                 continue
@@ -381,12 +385,9 @@ class Tree:
         )
 
 
-def sealed_xattr(
-    keys: VolumeKeys, volume: VolumeId, inode: InodeId, name: bytes, value: bytes, *, time_ns: int, flags: int = 0
-) -> SetXattr:
-    """The operation that gives an inode an extended attribute."""
-    sealed_name = seal_xattr_name(keys, volume, inode, name)
-    return SetXattr(inode, sealed_name, seal_value(keys, ValueKind.XATTR, volume, inode, value, name), flags, time_ns)
+def _change(known: Inode | None) -> float:
+    """The newest change seen; above every other for an inode that is not known, whose changes prove nothing."""
+    return math.inf if known is None else known.head.change
 
 
 def _kind(attributes: Attributes) -> Kind:
@@ -397,4 +398,7 @@ def _kind(attributes: Attributes) -> Kind:
 
 
 def _row(applied: Applied, number: InodeId) -> Attributes:
-    return next(row for row in applied.attributes if row.inode == number)
+    for row in applied.attributes:
+        if row.inode == number:
+            return row
+    raise Corrupt(f"inode {number}: the coordinator does not tell of what was just made")

@@ -8,7 +8,6 @@ program. docs/concurrency.md says which lock protects what.
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import trio
 
@@ -21,23 +20,12 @@ from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
 from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
+from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
 from p2pfs.wire.namespace import Released
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLimits:
-    """Budgets of the writer; all bytes and seconds."""
-
-    dirty_bytes: int = 64 * MIB
-    small_file: int = 16 * 1024
-    dedup: bool = True
-    age_s: float = 5.0
-    io_timeout_s: float = 30.0
-    hard: bool = False  # programs wait until it is stored, not for io_timeout
 
 
 class Writer:
@@ -85,9 +73,11 @@ class Writer:
             self._space.settle(len(data))
             raise
         # no checkpoint until the bytes are counted in the inode: a reader must see all of them or none
-        appends = offset is None
         if offset is None:
-            offset = appending.place(inode, len(data))
+            offset = appending.place(
+                inode.appended, len(data),
+                size=inode.size, stored_size=inode.head.size, unsaved_end=inode.unsaved_end,
+            )  # fmt: skip
         full = []
         view = memoryview(data)
         now = trio.current_time()
@@ -105,7 +95,7 @@ class Writer:
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
         inode.mtime_ns = self._now_ns()
-        if full and appends:
+        if full and inode.appended:
             self.freeze(inode)  # all in one commit: a record that another mount's could part is none
         else:
             for index in full:
@@ -199,14 +189,10 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
-        uploads = freeze.uploads
         async with trio.open_nursery() as nursery:
-            for upload in uploads:
+            for upload in freeze.uploads:
                 if not upload.is_stored:
                     nursery.start_soon(put, upload)
-        if freeze.uploads is not uploads:  # voided meanwhile
-            for upload in uploads:
-                self._uploader.forget(upload)
         if errors:
             raise errors[0]
 
@@ -243,6 +229,15 @@ class Writer:
         """
         inode.raise_error()
         await self._settle(inode, math.inf if self._limits.hard else 2 * self._limits.io_timeout_s)
+
+    async def settle_for_others(self, inode: Inode) -> None:
+        """As `settle`, for a call that needs the bytes stored and is not their writer's: its error is the writer's too,
+        and is raised there once more."""
+        try:
+            await self.settle(inode)
+        except PoolError as error:
+            inode.error = inode.error or error
+            raise
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)

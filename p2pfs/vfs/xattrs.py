@@ -17,12 +17,13 @@ from p2pfs.format.acl import ACCESS, DEFAULT, Acl
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import open_xattr_name, seal_xattr_name
 from p2pfs.format.values import ValueKind, open_value
+from p2pfs.format.xattrs import sealed_xattr
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_XATTR_BYTES, MIB, InodeId, Kind, VolumeId
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.patience import STAT_S
-from p2pfs.vfs.tree import MOST_CONFLICTS, Tree, sealed_xattr
+from p2pfs.vfs.tree import MOST_CONFLICTS, Tree
 from p2pfs.wire.namespace import Operation, RemoveXattr, SetAttributes, SetXattr, XattrPage
 
 KNOWN_S: Final = 1.0

@@ -95,6 +95,7 @@ def test_a_living_mount_is_not_taken_for_a_dead_one(pool: DemoPool) -> None:
     )
     assert result.returncode == exitcodes.BAD_MOUNT_POINT
     assert outcome(lambda: os.listdir(pool.mount)) == "done"
+    assert pool.stats()["kernel_notifications_waiting"] == 0
 
 
 @pytest.mark.parametrize("part", ["mount", "coordinator", "peer-1"])

@@ -2,11 +2,13 @@
 
 A writer (tests/durable_writer.py) says in a manifest outside the mount what it was promised; everything in the manifest
 is read back through a new mount with empty caches and one peer missing. A kill counts only if something was in flight.
-`P2PFS_KILLS` is the number of kills of the mount, `P2PFS_SEED` the first seed.
+`P2PFS_KILLS` is the number of kills of the mount, `P2PFS_CRASHES` that of runs with random kills of everything (100 by
+command: P2PFS_CRASHES=100 pytest tests/cluster/test_promise_durability.py -k random), `P2PFS_SEED` the first seed.
 """
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pools import DemoPool, demo_pool
 pytestmark = pytest.mark.l5
 
 KILLS = int(os.environ.get("P2PFS_KILLS", "3"))
+CRASHES = int(os.environ.get("P2PFS_CRASHES", "2"))
 SEED = int(os.environ.get("P2PFS_SEED", "1"))
 PEERS = 3
 SETTINGS = {"heartbeat": "500ms"}  # parts that come back are heard of soon
@@ -123,6 +126,31 @@ def test_what_was_promised_outlives_kills_of_peers_coordinator_and_at_last_every
         pool.remount_alone()
         assert Promises(pool.root / "run.manifest").broken() == [], f"without {lost}"
         assert pool.status()["chunks"]["lost"] == 0
+
+
+def test_what_was_promised_outlives_random_kills_of_anything(tmp_path: Path) -> None:
+    """At random instants: the coordinator, a peer or several together, and at last the mount, alone or with others."""
+    with demo_pool(tmp_path, peers=PEERS, settings=SETTINGS) as pool:
+        for run in range(CRASHES):
+            seed = f"{SEED} random {run}"
+            chance = random.Random(seed)
+            with writing(pool, f"crash-{run}", seed) as writer:
+                done = writer.until(chance.randint(5, 30)).done
+                for _ in range(chance.randrange(3)):
+                    for part in chance.sample(PARTS, chance.choice((1, 1, 2, len(PARTS)))):
+                        pool.kill(part)
+                    pool.start()
+                    done = writer.until(done + chance.randint(1, 30)).done  # nobody was told of an error
+                for part in chance.choice((("mount",), ("mount", "coordinator"), ("coordinator", "mount", *PARTS[1:]))):
+                    pool.kill(part)
+                promises = writer.wait_end()
+            assert promises.in_flight, f"seed {seed}: nothing was in flight, so this run does not count"
+            pool.clear_dead_mount()
+            pool.empty_caches()
+            pool.start()
+            assert promises.broken() == [], f"seed {seed}"
+            assert pool.status()["chunks"]["lost"] == 0
+            shutil.rmtree(pool.mount / f"crash-{run}")
 
 
 def test_a_stopped_peer_does_not_keep_writes_from_going_on(tmp_path: Path) -> None:

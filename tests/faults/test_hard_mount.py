@@ -12,9 +12,10 @@ from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import NoSpace, Unavailable
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import KIB, MIB, ROOT_INODE, Buffer, ChunkId, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.tree import Owner
-from p2pfs.vfs.writer import WriteLimits
 from p2pfs.wire.chunks import Receipt
 
 pytestmark = pytest.mark.l3

@@ -14,7 +14,8 @@ from p2pfs.errors import NotFound
 from p2pfs.meta import events
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId
-from p2pfs.vfs.filesystem import Filesystem, Handle
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
 
 pytestmark = pytest.mark.l3

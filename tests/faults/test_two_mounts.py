@@ -15,12 +15,14 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import NotFound, Unavailable
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import ROOT_INODE, Buffer, ChunkId, VolumeId
-from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.types import ROOT_INODE, Buffer, ChunkId, Kind, VolumeId
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.tree import Owner
 from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.chunks import Receipt
-from p2pfs.wire.namespace import Commit, NewChunk
+from p2pfs.wire.namespace import RENAME_NOREPLACE, Commit, NewChunk
 
 pytestmark = pytest.mark.l3
 
@@ -171,6 +173,67 @@ async def test_a_commit_over_two_ranges_survives_a_refresh_between_them() -> Non
         await a.fsync(handle)
         assert bytes(await a.read(handle, RANGE - 100, 200)) == b"A" * 200
         assert bytes(await a.read(handle, 5, 2)) == b"zz"
+
+
+@pytest.mark.parametrize("who", ["reader", "writer"])
+async def test_a_file_that_another_mount_makes_small_meanwhile_is_no_damage(who: str) -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as b:
+        await made(b, b"x" * 200_000)
+        session = shared.session()
+        async with filesystem(session, store) as a:
+            handle = await a.open((await a.lookup(ROOT_INODE, b"f")).id)
+            extents = session.extents
+
+            async def meanwhile(inode: Any, range_number: int) -> Any:  # noqa: ANN401
+                session.extents = extents  # type: ignore[method-assign]
+                other = await b.open(inode, truncate=True)
+                await b.write(other, 0, b"small")
+                await b.fsync(other)
+                return await extents(inode, range_number)
+
+            session.extents = meanwhile  # type: ignore[method-assign]
+            if who == "reader":
+                assert bytes(await a.read(handle, 0, 10)) == b"small"
+            else:
+                await a.write(handle, 100_000, b"large")
+                await a.fsync(handle)
+                assert await content(a) == b"small" + bytes(99_995) + b"large"
+
+
+async def test_a_rename_goes_by_what_is_there_not_by_what_was_seen() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        await made(a, b"1")
+        await made(a, b"2", b"g")
+        await a.lookup(ROOT_INODE, b"g")
+        await b.remove(ROOT_INODE, b"g", directory=False)
+        await a.rename(ROOT_INODE, b"f", ROOT_INODE, b"g", RENAME_NOREPLACE)
+        assert await content(b, b"g") == b"1"
+        gone = await a.tree.make(ROOT_INODE, b"d", Kind.DIRECTORY, 0o755, Owner(0, 0))
+        await b.remove(ROOT_INODE, b"d", directory=True)
+        with pytest.raises(NotFound):
+            await a.rename(ROOT_INODE, b"g", gone.id, b"g", 0)
+
+
+async def test_renames_of_one_name_by_many_at_once_end_in_what_happened() -> None:
+    async with filesystem(volume().session(), MemoryStore()) as fs:
+        await made(fs, b"1")
+        other = await fs.tree.make(ROOT_INODE, b"d", Kind.DIRECTORY, 0o755, Owner(0, 0))
+        await fs.rename(ROOT_INODE, b"f", other.id, b"f", 0)
+        outcomes: list[str] = []
+
+        async def move(name: bytes) -> None:
+            try:
+                await fs.rename(other.id, b"f", ROOT_INODE, name, 0)
+                outcomes.append("moved")
+            except NotFound:
+                outcomes.append("gone")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(move, b"%d" % number)
+        assert sorted(outcomes) == ["gone"] * 4 + ["moved"]
 
 
 async def test_a_read_never_misses_a_write_that_returned_before_it() -> None:

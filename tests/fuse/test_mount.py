@@ -22,6 +22,13 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def dots(directory: Path) -> list[tuple[str, bool]]:
+    """What readdir(3) says besides names: Python leaves these two out."""
+    listed = subprocess.run(["ls", "-aif", directory], capture_output=True, text=True, check=True).stdout.split()
+    inodes = {".": directory.lstat().st_ino, "..": directory.parent.lstat().st_ino}
+    return sorted((name, int(number) == inodes[name]) for number, name in zip(listed[::2], listed[1::2], strict=True))
+
+
 def outcome(step: Callable[[Path], object], directory: Path) -> object:
     """What a program sees: a result, or an errno."""
     try:
@@ -46,6 +53,8 @@ STEPS: list[Callable[[Path], object]] = [
     lambda d: os.mkdir(d / "sub", 0o750),
     lambda d: os.mkdir(d / "sub"),
     lambda d: stat.filemode(os.lstat(d / "sub").st_mode),
+    lambda d: (os.lstat(d / "sub").st_nlink, os.lstat(d / "sub").st_size > 0),
+    lambda d: dots(d / "sub"),
     lambda d: os.lstat(d).st_nlink,
     lambda d: os.link(d / "f", d / "sub" / "g"),
     lambda d: os.lstat(d / "f").st_nlink,

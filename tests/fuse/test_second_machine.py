@@ -1,8 +1,12 @@
 """A second machine with nothing but its certificate and the passphrase: two real mounts of one volume (P9)."""
 
+import contextlib
+import functools
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,3 +131,82 @@ def test_the_other_machine_is_told_before_the_kernel_asks_again(pool: DemoPool, 
         os.sched_yield()
     assert notified() > before
     assert (second / "told").stat().st_mode & 0o777 == 0o600
+
+
+def test_two_mounts_that_invalidate_each_other_hang_nothing(pool: DemoPool, second: Path) -> None:
+    for name in ("busy", "busy/0", "busy/1"):
+        (pool.mount / name).mkdir()
+    (pool.mount / "busy" / "file").write_bytes(b"0" * 300_000)
+    assert appears(second / "busy" / "file")
+    before = [mount_stats(mount) for mount in (pool.mount, second)]
+    failures: list[BaseException] = []
+
+    def turn_names(mount: Path, mine: str) -> None:
+        for number in range(40):
+            place = mount / "busy" / mine / f"{number % 3}"
+            with contextlib.suppress(FileExistsError):
+                place.mkdir()
+            with contextlib.suppress(FileNotFoundError, FileExistsError, OSError):
+                os.rename(place, mount / "busy" / str(1 - int(mine)) / f"{number % 3}")
+            os.listdir(mount / "busy" / mine)
+
+    def turn_content(mount: Path, at: int) -> None:
+        for number in range(40):
+            with (mount / "busy" / "file").open("r+b") as file:
+                file.seek(at)
+                file.write(b"%08d" % number)
+            assert (mount / "busy" / "file").read_bytes()[at : at + 8] == b"%08d" % number
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    turns = [
+        functools.partial(turn_names, pool.mount, "0"),
+        functools.partial(turn_names, second, "1"),
+        functools.partial(turn_content, pool.mount, 0),
+        functools.partial(turn_content, second, 200_000),
+    ]
+    threads = [threading.Thread(target=run, args=(turn,)) for turn in turns]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive(), "a call hangs"
+    assert not failures
+    after = [mount_stats(mount) for mount in (pool.mount, second)]
+    for was, now in zip(before, after, strict=True):
+        assert now["kernel_notifications"] > was["kernel_notifications"]
+        assert now["unexpected_errors"] == was["unexpected_errors"]
+    whole = (pool.mount / "busy" / "file").read_bytes()
+    assert (whole[:8], whole[200_000:200_008], len(whole)) == (b"00000039", b"00000039", 300_000)
+
+
+@pytest.mark.parametrize("length", [10, 4096, 5000])
+def test_records_that_both_append_at_once_are_each_there_once_and_whole(
+    pool: DemoPool, second: Path, length: int
+) -> None:
+    """4 096 bytes look like a page of a shared mapping to a mount."""
+    name = f"appended-{length}"
+    (pool.mount / name).write_bytes(b"")
+    assert appears(second / name)
+    records = [[(b"%d %d " % (who, n)).ljust(length - 1, b"-") + b"\n" for n in range(60)] for who in (0, 1)]
+
+    def append(who: int) -> None:
+        fd = os.open((pool.mount, second)[who] / name, os.O_WRONLY | os.O_APPEND)
+        try:
+            for number, record in enumerate(records[who]):
+                assert os.write(fd, record) == length
+                if number % 7 == who:
+                    os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(append, (0, 1)))
+    wanted = sorted(records[0] + records[1])
+    for mount in (pool.mount, second):
+        data = (mount / name).read_bytes()
+        assert sorted(data[at : at + length] for at in range(0, len(data), length)) == wanted

@@ -12,9 +12,9 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import Exists, NotFound, PoolError
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, DentryId, InodeId, Kind
-from p2pfs.vfs.filesystem import Filesystem, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.tree import Owner
-from p2pfs.vfs.writer import WriteLimits
 
 pytestmark = pytest.mark.l2
 

@@ -12,7 +12,9 @@ from p2pfs.errors import CoordinatorAway
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, DentryId, Kind
 from p2pfs.vfs.access_times import DAY_NS, SEND_AFTER_S
-from p2pfs.vfs.filesystem import Filesystem, Handle, Limits
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import Accessed, Applied, Operation
 
