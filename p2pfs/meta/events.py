@@ -15,13 +15,13 @@ import trio
 from p2pfs.errors import Fenced, Misuse
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
-from p2pfs.wire.namespace import AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
+from p2pfs.wire.namespace import Accessed, AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
 
 MAX_QUEUED: Final = 10_000
 """Most events kept for a session: 7 MB with the longest names. A queue that overflowed keeps none until it is asked."""
 MAX_WAIT_S: Final = 20.0
 """The longest a request waits, far below what servers allow a handler (net.messages.Limits)."""
-_QUIET: Final = (AddReplicas, Opened, Released)  # nobody else sees a difference
+_QUIET: Final = (Accessed, AddReplicas, Opened, Released)  # nobody else sees a difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,10 @@ class Listeners:
             return
         events: list[_Event] = [*_names(news.operations), *_inodes(news.applied)]
         for other, listener in others:
-            listener.queue.put(events)
-            if other in news.keepers:
-                listener.queue.put(news.held)
-            listener.news.set()
+            theirs = [*events, *news.held] if other in news.keepers else events
+            if theirs:  # nobody is woken for nothing
+                listener.queue.put(theirs)
+                listener.news.set()
 
     async def wait(self, session: SessionId, volume: VolumeId, asked: WaitEvents) -> Events:
         """What the session is to be told, as soon as there is something or when `asked.wait_s` or MAX_WAIT_S are over.

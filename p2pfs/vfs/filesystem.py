@@ -186,17 +186,16 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given, after unsaved writes are stored: their commit must not move times back, nor take
-        set-id bits that were given after them."""
+        """Change what is given. Before mtime is set, unsaved writes are stored: their commit would set it to theirs."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
-        if inode.is_dirty:
+        if mtime_ns is not None and inode.is_dirty:
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
-            self._access_times.forget(inode)
+            await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
@@ -236,34 +235,23 @@ class Filesystem:
         return await self.tree.directory(number, after, limit)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
-        """rename(2). What was written to the moved file is stored first: after a crash its new name must not show a
+        """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a
         file without its data where there was one with."""
-        moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
-        if moved is not None and moved.is_dirty:
-            await self.writer.settle_for_others(moved)
-        if replaced is not None and replaced is not moved:
-            await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
+        moved = [self.tree.known(parent, name)]
+        if flags & wire.RENAME_EXCHANGE:
+            moved.append(self.tree.known(new_parent, new_name))
+        for inode in moved:
+            if inode is not None and inode.is_dirty:
+                await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
-        linked = self._table.get(number)
-        if linked is not None:
-            await self._settle_shared(linked, lives_on=True)
         return await self.tree.link(number, parent, name)
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir."""
-        removed = self.tree.known(parent, name)
-        if removed is not None:
-            await self._settle_shared(removed, lives_on=False)
         await self.tree.remove(parent, name, directory=directory)
-
-    async def _settle_shared(self, inode: Inode, *, lives_on: bool) -> None:
-        """Store what was written to a file before its count of names changes: the commit would move ctime back.
-        What goes with its last name is not worth it."""
-        if inode.is_dirty and (lives_on or inode.attributes.links > 1):
-            await self.writer.settle_for_others(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -320,7 +308,7 @@ class Filesystem:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory cannot be opened as a file")
             self._keeper.check(inode)
-            if appending.shift(inode):  # unsaved bytes hide what another mount appended
+            if appending.shifts(inode.appended, inode.head.size):  # unsaved bytes hide what another mount appended
                 await self.writer.settle_for_others(inode)
             if truncate:
                 await self._truncate(inode, 0)
@@ -343,9 +331,10 @@ class Filesystem:
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.appends(offset, len(data))
+        now, end = trio.current_time(), offset + len(data)
+        appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         placed = await self.writer.write(inode, None if appends else offset, data)
-        inode.told_size = max(inode.told_size, offset + len(data))
+        inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
         return len(data)

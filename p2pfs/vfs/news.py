@@ -12,6 +12,7 @@ import trio
 
 from p2pfs.errors import Corrupt, Fenced, NotFound, PoolError, Unavailable
 from p2pfs.meta.protocol import MAX_HELD, Namespace
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import InodeId
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.keeping import Keeper
@@ -24,6 +25,8 @@ WAIT_S: Final = 20.0
 """How long a request for news waits at the coordinator."""
 PAUSE_S: Final = 1.0
 """After one that was not answered."""
+LONGEST_PAUSE_S: Final = 60.0
+"""After several that were refused: this node was revoked, say."""
 
 
 class KernelCache(Protocol):
@@ -63,25 +66,36 @@ class News:
         self._is_lost = False
 
     async def follow(self) -> None:
-        """Runs until cancelled, or until the session is over."""
+        """Runs until cancelled, or until the session is over. Trouble is logged when it begins, changes and ends."""
+        trouble: type[PoolError] | None = None
         while True:
             try:
-                if self._is_lost:
-                    await self._distrust()
-                    self._is_lost = False
-                events = await self._namespace.events(WAIT_S)
-                self._is_lost = True
-                if not events.lost:
-                    await self.take(events)
-                    self._is_lost = False
+                await self._follow_once()
             except Fenced:
                 return
-            except Unavailable as error:
-                log.info("no news of other mounts: %s", error)
-                await trio.sleep(PAUSE_S)
             except PoolError as error:
-                log.warning("news of other mounts could not be taken in: %s", error)
-                await trio.sleep(PAUSE_S)
+                is_away = isinstance(error, Unavailable)
+                if type(error) is not trouble:
+                    trouble = type(error)
+                    pauses = backoff(PAUSE_S, PAUSE_S if is_away else LONGEST_PAUSE_S)
+                    log.log(
+                        logging.INFO if is_away else logging.WARNING, "no news of other mounts can be had: %s", error
+                    )
+                await trio.sleep(next(pauses))
+            else:
+                if trouble is not None:
+                    log.info("news of other mounts come through again")
+                trouble = None
+
+    async def _follow_once(self) -> None:
+        if self._is_lost:
+            await self._distrust()
+            self._is_lost = False
+        events = await self._namespace.events(WAIT_S)
+        self._is_lost = True
+        if not events.lost:
+            await self.take(events)
+            self._is_lost = False
 
     async def take(self, events: Events) -> None:
         """Take one answer in. Raises what asking for details raises."""

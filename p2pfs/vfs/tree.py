@@ -95,9 +95,8 @@ class Tree:
     def took(self, applied: Applied) -> None:
         """Take in what a batch says of inodes this mount knows."""
         for attributes in applied.attributes:
-            known = self._table.get(InodeId(attributes.inode))
-            if known is not None:
-                known.refresh(attributes)
+            if self._table.get(InodeId(attributes.inode)) is not None:
+                self._table.take(attributes)
 
     # ---- names
 

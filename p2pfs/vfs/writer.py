@@ -70,9 +70,11 @@ class Writer:
             self._space.settle(len(data))
             raise
         # no checkpoint until the bytes are counted in the inode: a reader must see all of them or none
-        appends = offset is None
         if offset is None:
-            offset = appending.place(inode, len(data))
+            offset = appending.place(
+                inode.appended, len(data),
+                size=inode.size, stored_size=inode.head.size, unsaved_end=inode.unsaved_end,
+            )  # fmt: skip
         full = []
         view = memoryview(data)
         now = trio.current_time()
@@ -90,7 +92,7 @@ class Writer:
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
         inode.mtime_ns = self._now_ns()
-        if full and appends:
+        if full and inode.appended:
             self.freeze(inode)  # all in one commit: a record that another mount's could part is none
         else:
             for index in full:
@@ -184,14 +186,10 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
-        uploads = freeze.uploads
         async with trio.open_nursery() as nursery:
-            for upload in uploads:
+            for upload in freeze.uploads:
                 if not upload.is_stored:
                     nursery.start_soon(put, upload)
-        if freeze.uploads is not uploads:  # voided meanwhile
-            for upload in uploads:
-                self._uploader.forget(upload)
         if errors:
             raise errors[0]
 
