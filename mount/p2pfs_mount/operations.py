@@ -144,7 +144,7 @@ class Operations(pyfuse3.Operations):
     def _reply(self, inode: Inode) -> EntryAttributes:
         """Attributes whose delivery counts as one more kernel reference."""
         entry = _entry(inode.stat())
-        self._fs.hold(inode)
+        self._fs.refer(inode)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -272,7 +272,7 @@ class Operations(pyfuse3.Operations):
             cookie = listed.cookie + 1
             if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), cookie):
                 return
-            self._fs.hold(listed.inode)
+            self._fs.refer(listed.inode)
             handle.at += 1
             handle.next = cookie
 

@@ -93,7 +93,7 @@ async def test_forgetting_never_ends_the_mount_and_loses_no_other_reference(
     fs: Filesystem, operations: XattrOperations, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
 ) -> None:
     inode = await fs.make(ROOT_INODE, b"pipe", Kind.FIFO, 0o644, Owner(0, 0))
-    fs.hold(inode)
+    fs.refer(inode)
     forget, forgotten = fs.forget, list[int]()
 
     def broken(number: InodeId, count: int) -> None:

@@ -76,7 +76,7 @@ def mounted(namespace: Counted) -> AbstractAsyncContextManager[Filesystem]:
 
 async def file(fs: Filesystem, name: bytes = b"file", mode: int = 0o644) -> InodeId:
     inode = await fs.make(ROOT_INODE, name, Kind.FILE, mode, OWN, umask=0o022, inherit=True)
-    fs.hold(inode)
+    fs.refer(inode)
     return inode.id
 
 
