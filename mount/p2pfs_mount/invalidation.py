@@ -52,14 +52,16 @@ class KernelCache:
         *,
         deadline_s: float,
         stuck: Callable[[], None],
+        hangs: Callable[[], bool] = lambda: True,
         invalidate_inode: Callable[[int, bool], None] = pyfuse3.invalidate_inode,
         invalidate_entry: Callable[[int, bytes], None] = pyfuse3.invalidate_entry,
         most_waiting: int = MOST_WAITING,
         threads: int = THREADS,
     ) -> None:
-        """`stuck` is called in the event loop when a call has hung for `deadline_s` (inf: only at the end). It must
-        make the kernel let go, and end the process when it is asked again."""
-        self._deadline_s, self._stuck, self._most = deadline_s, stuck, most_waiting
+        """`stuck` is called in the event loop when a call has hung for `deadline_s` (inf: only at the end) and `hangs`
+        says that it is the mount that does not answer. It must make the kernel let go, and end the process when it is
+        asked again."""
+        self._deadline_s, self._stuck, self._hangs, self._most = deadline_s, stuck, hangs, most_waiting
         self._invalidate_inode, self._invalidate_entry = invalidate_inode, invalidate_entry
         # the values say of inodes whether content is stale too
         self._waiting: dict[_Name | _Inode, bool] = {}
@@ -67,6 +69,7 @@ class KernelCache:
         self._closed = False
         self._under_way = [0] * threads  # the number of each thread's call, 0 between calls
         self._calls = 0
+        self._is_held_up = False
         self.done = 0
         self.overflows = 0
         self._threads = [
@@ -105,7 +108,9 @@ class KernelCache:
             self._changed.notify()
 
     async def watch(self) -> None:
-        """Call `stuck` once a call has hung for the deadline, then return; until then, run until cancelled."""
+        """Call `stuck` once a call has hung for the deadline because of this mount, then return; until then, run until
+        cancelled. A program can hold what a call waits for as long as it likes (a directory while it reads it into
+        memory that does not come): that costs notifications, which the kernel's timeouts make up for."""
         if self._deadline_s == math.inf:
             await trio.sleep_forever()
         seen: dict[int, float] = {}
@@ -113,8 +118,12 @@ class KernelCache:
             now = trio.current_time()
             seen = {call: seen.get(call, now) for call in self._under_way if call}
             if any(now - since >= self._deadline_s for since in seen.values()):
-                self._stuck()
-                return
+                if self._hangs():
+                    self._stuck()
+                    return
+                if not self._is_held_up:
+                    log.warning("the kernel takes no notification: a program holds what it is about")
+                self._is_held_up = True
             await trio.sleep(self._deadline_s / 4)
 
     async def aclose(self) -> None:

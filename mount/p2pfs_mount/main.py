@@ -89,7 +89,10 @@ class _Mount:
         self._mount(operations, attached)
         connection = Connection(self._path)
         cut = Cut(connection, operations.pending)
-        kernel = KernelCache(deadline_s=stuck_after_s(operations.pending), stuck=cut.stuck)
+        stuck_s = stuck_after_s(operations.pending)
+        kernel = KernelCache(
+            deadline_s=stuck_s, stuck=cut.stuck, hangs=lambda: operations.pending.oldest_s() >= stuck_s
+        )
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
             lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)

@@ -25,6 +25,10 @@ class Pending:
     def __len__(self) -> int:
         return len(self._since)
 
+    def oldest_s(self) -> float:
+        """How long the first of them has been under way; 0 without any."""
+        return trio.current_time() - next(iter(self._since.values()), trio.current_time())
+
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """Around one handler. Raises trio.TooSlowError when its time is over or `release` was called."""

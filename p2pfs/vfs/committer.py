@@ -242,7 +242,10 @@ class Committer:
             for _ in range(MOST_CONFLICTS):
                 await self._reader.fetch_inline(inode)
                 if inode.head.size == size:
-                    return False
+                    await self._refresh(inode)  # by what is known here; elsewhere it may have grown
+                    if inode.head.size == size:
+                        return False
+                    continue
                 change = await self._truncation(inode, size)
                 if change is None:
                     continue

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import trio
 
-from p2pfs.errors import Corrupt, Fenced, NotFound, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Fenced, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.meta.protocol import MAX_HELD, Namespace
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import InodeId
@@ -25,6 +25,11 @@ WAIT_S: Final = 20.0
 """How long a request for news waits at the coordinator."""
 PAUSE_S: Final = 1.0
 """After one that was not answered."""
+MOST_EVENTS: Final = 20_000
+"""Of one answer; the coordinator keeps 10 000 for a session."""
+NAMES_AT_ONCE: Final = 500
+"""Opened before others have their turn."""
+ASKED_AT_ONCE: Final = 64
 LONGEST_PAUSE_S: Final = 60.0
 """After several that were refused: this node was revoked, say."""
 
@@ -67,13 +72,13 @@ class News:
 
     async def follow(self) -> None:
         """Runs until cancelled, or until the session is over. Trouble is logged when it begins, changes and ends."""
-        trouble: type[PoolError] | None = None
+        trouble: type[Exception] | None = None
         while True:
             try:
                 await self._follow_once()
             except Fenced:
                 return
-            except PoolError as error:
+            except Exception as error:  # whatever the coordinator says must not end the mount
                 is_away = isinstance(error, Unavailable)
                 if type(error) is not trouble:
                     trouble = type(error)
@@ -91,31 +96,42 @@ class News:
         if self._is_lost:
             await self._distrust()
             self._is_lost = False
+            await trio.sleep(PAUSE_S)  # a coordinator that says so again and again must not keep us busy
+        asked = trio.current_time()
         events = await self._namespace.events(WAIT_S)
         self._is_lost = True
         if not events.lost:
             await self.take(events)
             self._is_lost = False
+        if not events.lost and not _size(events) and trio.current_time() - asked < WAIT_S / 2:
+            await trio.sleep(PAUSE_S)
 
     async def take(self, events: Events) -> None:
-        """Take one answer in. Raises what asking for details raises."""
+        """Take one answer in. Raises what asking for details raises, and Misuse when it is longer than there can be."""
+        if _size(events) > MOST_EVENTS:
+            raise Misuse(f"{_size(events)} events at once")
         self._keeper.held(InodeId(inode) for inode in events.held)
-        for name in events.names:
-            self._forget_name(name)
+        await self._forget_names(events.names)
         fresh = [changed for changed in events.inodes if self._is_new(changed)]
         await self._ask_again([InodeId(changed.inode) for changed in fresh])
         for changed in fresh:
             self._forget_inode(changed)
 
-    def _forget_name(self, changed: ChangedName) -> None:
-        parent = InodeId(changed.parent)
-        try:
-            name = self._tree.changed_elsewhere(parent, changed.name)
-        except Corrupt as error:
-            log.warning("a name another mount changed is none: %s", error)
-            return
-        if self._table.is_referenced(parent):
-            self._kernel.stale_name(parent, name)
+    async def _forget_names(self, names: Sequence[ChangedName]) -> None:
+        unreadable = 0
+        for at, changed in enumerate(names, 1):
+            parent = InodeId(changed.parent)
+            try:
+                name = self._tree.changed_elsewhere(parent, changed.name)
+            except Corrupt:
+                unreadable += 1
+            else:
+                if self._table.is_referenced(parent):
+                    self._kernel.stale_name(parent, name)
+            if at % NAMES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        if unreadable:
+            log.warning("%d names that another mount changed are none", unreadable)
 
     def _is_new(self, changed: ChangedInode) -> bool:
         known = self._table.get(InodeId(changed.inode))
@@ -158,10 +174,12 @@ class News:
         """Open files go on with what is there now; others are asked for when somebody wants them. Raises Unavailable
         when that could not be asked for one of them."""
         errors: list[Unavailable] = []
+        at_once = trio.CapacityLimiter(ASKED_AT_ONCE)
 
         async def ask(number: InodeId) -> None:
             try:
-                await self._tree.inode(number)
+                async with at_once:
+                    await self._tree.inode(number)
             except NotFound:
                 log.info("inode %d is gone while it is open here", number)
             except Unavailable as error:
@@ -170,9 +188,13 @@ class News:
                 log.info("inode %d: not asked for again: %s", number, error)
 
         async with trio.open_nursery() as nursery:
-            for number in numbers:
+            for number in set(numbers):
                 known = self._table.get(number)
                 if known is not None and known.handles:
                     nursery.start_soon(ask, number)
         if errors:
             raise errors[0]
+
+
+def _size(events: Events) -> int:
+    return len(events.inodes) + len(events.names) + len(events.held)

@@ -4,12 +4,16 @@ A long poll: one request of a session is always at the coordinator. What an answ
 request acknowledges it, so a lost answer loses nothing. Structs are arrays: new fields go to the end, with a default.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 REMOVED: Final = -1
 """`change` and `attr_change` of an inode that is gone."""
+
+
+_Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+"""Of an inode: a mount must not meet another one."""
 
 
 class WaitEvents(msgspec.Struct, frozen=True, array_like=True):
@@ -27,7 +31,7 @@ class WaitEvents(msgspec.Struct, frozen=True, array_like=True):
 class ChangedInode(msgspec.Struct, frozen=True, array_like=True):
     """Attributes or content of an inode are newer than these versions were; may be told late, so compare."""
 
-    inode: int
+    inode: _Number
     change: int
     attr_change: int
 
@@ -35,7 +39,7 @@ class ChangedInode(msgspec.Struct, frozen=True, array_like=True):
 class ChangedName(msgspec.Struct, frozen=True, array_like=True):
     """A name that was added, removed, or leads elsewhere."""
 
-    parent: int
+    parent: _Number
     name: bytes  # sealed
 
 
@@ -51,4 +55,4 @@ class Events(msgspec.Struct, frozen=True, array_like=True):
     lost: bool = False
     inodes: list[ChangedInode] = []
     names: list[ChangedName] = []
-    held: list[int] = []  # lost their last name and are kept for this session until it releases them
+    held: list[_Number] = []  # lost their last name and are kept for this session until it releases them

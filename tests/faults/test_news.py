@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 from mount_pairs import Two, mounts
-from trio.testing import wait_all_tasks_blocked
+from plugins.checklogs import Claims
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2pfs.errors import NotFound
 from p2pfs.meta import events
 from p2pfs.types import ROOT_INODE, InodeId
 from p2pfs.vfs.handles import Handle
+from p2pfs.wire.events import ChangedInode, ChangedName, Events
 
 pytestmark = pytest.mark.l3
 
@@ -127,3 +129,44 @@ async def test_a_file_removed_while_it_is_being_opened_elsewhere_is_kept(two: Tw
         may_go_on.set()
     assert await two.b.content(opened[0]) == b"one"
     await two.b.fs.release(opened[0])
+
+
+async def test_whatever_the_coordinator_says_the_mount_goes_on(
+    two: Two, autojump_clock: MockClock, claim_logs: Claims
+) -> None:
+    handle = await two.a.made(b"f", b"one")
+    seen = await two.b.opened(b"f")
+    ask = two.b.namespace.events
+    lies: list[object] = [
+        Events(1, 1, names=[ChangedName(-1, b"x")]),
+        Events(1, 1, names=[ChangedName(1, b"no name")] * 1000),
+        Events(1, 1, inodes=[ChangedInode(seen.inode.id, 99, 99)] * 20_001),
+        Events(1, 1, held=[0, -5, 1 << 62]),
+        ValueError("an answer of no shape"),
+        Events(1, 1, lost=True),
+        Events(1, 1),
+    ]
+
+    honest = trio.Event()
+
+    async def lying(wait_s: float) -> Events:
+        if not lies:
+            honest.set()
+            return await ask(wait_s)
+        lie = lies.pop(0)
+        if isinstance(lie, Exception):
+            raise lie
+        assert isinstance(lie, Events)
+        return lie
+
+    two.b.namespace.events = lying  # type: ignore[method-assign]
+    claim_logs("no news of other mounts can be had.*")
+    claim_logs("1000 names that another mount changed are none")
+    await two.a.fs.write(handle, 0, b"two")  # wakes it
+    await two.a.fs.fsync(handle)
+    with trio.fail_after(600):
+        await honest.wait()
+    await two.a.fs.write(handle, 0, b"six")
+    await two.a.fs.fsync(handle)
+    await wait_all_tasks_blocked()
+    assert await two.b.content(seen) == b"six"

@@ -391,3 +391,14 @@ async def test_a_file_open_here_lives_on_when_its_last_name_goes() -> None:
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(NotFound):
             await fs.tree.inode(handle.inode.id)
+
+
+async def test_a_truncation_to_the_size_that_was_known_cuts_what_another_mount_wrote_since() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await made(a, b"12345")
+        theirs = await b.open((await b.lookup(ROOT_INODE, b"f")).id)
+        await a.write(mine, 5, b"more")
+        await a.fsync(mine)
+        await b.set_attributes(theirs.inode.id, size=5)
+        assert await content(a) == b"12345"
