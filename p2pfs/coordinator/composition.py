@@ -73,7 +73,7 @@ async def compose(
     revocations.update(roster.revocations)
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
-    listeners = Listeners()
+    listeners = Listeners(clock.monotonic)
 
     def addresses() -> Sequence[str]:
         return record.addresses

@@ -200,11 +200,11 @@ async def test_the_end_of_a_session_ends_its_waiting(pool: World, other: Hand) -
 async def test_too_much_news_is_lost_and_what_is_held_can_be_asked(
     hand: Hand, other: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED", 9)
+    monkeypatch.setattr(module, "MAX_LOGGED", 9)
     inode = await hand.make(b"held")
     await hand.unlink(b"held", inode)
     assert (await events(other)).held == [inode]
-    for number in range(4):
+    for number in range(5):
         await hand.make(b"%d" % number)
     told = await events(other)
     assert (told.lost, told.names, told.inodes, told.held) == (True, [], [], [])
