@@ -103,7 +103,7 @@ class Sessions:
         def listen(begun: tuple[SessionGrant, SessionId | None]) -> None:
             grant, given_up = begun
             if given_up is not None:
-                self._listeners.ended(given_up)
+                self._over(given_up)
             self._listeners.opened(SessionId(grant.session), volume)
 
         grant, _ = await self._database.write(begin, committed=listen)
@@ -134,10 +134,8 @@ class Sessions:
         """The mount is done: what only it held open goes, what it was promised is free again."""
         await self._database.write(
             lambda connection: rows.close_session(connection, session),
-            committed=lambda _: self._listeners.ended(session),
+            committed=lambda _: self._over(session),
         )
-        self._reservations.session_over(session)
-        self.reapable.set()
 
     async def expire(self) -> None:
         """End sessions that nobody renews."""
@@ -145,9 +143,12 @@ class Sessions:
         if self._database.read(lambda connection: all(row.expires_s >= now_s for row in rows.sessions(connection))):
             return
         for session in await self._database.write(lambda connection: rows.expire_sessions(connection, now_s=now_s)):
-            self._listeners.ended(session)
-            self._reservations.session_over(session)
+            self._over(session)
             _log.info("session %s was not renewed and is over", session)
+
+    def _over(self, session: SessionId) -> None:
+        self._listeners.ended(session)
+        self._reservations.session_over(session)
         self.reapable.set()
 
     # ---- work -------------------------------------------------------------------------------------------------------

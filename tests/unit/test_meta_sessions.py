@@ -10,7 +10,7 @@ from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volum
 from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
 from p2pfs.meta import engine, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
+from p2pfs.types import MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.namespace import AddReplicas, Applied, Batch, Commit, Make, Opened, Operation, SetAttributes, Unlink
 from p2pfs.wire.volumes import OpenSession
@@ -160,7 +160,7 @@ def test_the_answer_to_a_batch_is_bounded(database: InlineDatabase, session: Ses
     assert count(database, "open_inode") == 20
     head = bytes(MAX_HEAD_BYTES)
     for number in (2, 3, 4):
-        apply(database, session, 40 + number, Commit(number, 1, 1 << 50, head, 6, clear_inline=True))
+        apply(database, session, 40 + number, Commit(number, 1, MAX_FILE_BYTES, head, 6, clear_inline=True))
     with pytest.raises(Misuse, match="too long"):  # heads that are only loaded count too
         apply(database, session, 50, *[Commit(number, 2, 0, b"h", 6) for number in (2, 3, 4)])
 
