@@ -16,7 +16,7 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Denied, Misuse
-from p2pfs.meta import engine, reaper
+from p2pfs.meta import engine, open_inodes, reaper
 from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -34,6 +34,8 @@ from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Re
 GRACE: Final = 1440
 """How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
 an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
+HELD: Final = 2
+"""Lifetimes for which an inode without a name is kept for a mount that does not say it has it open."""
 MAX_TEXT: Final = 4096
 MAX_SESSIONS: Final = 64
 """Most sessions of a node; those it no longer renews make room for new ones."""
@@ -47,6 +49,7 @@ MAX_ANSWER_BYTES: Final = 24 << 20
 """Most bytes of answers to one request; clients refuse 32 MiB."""
 _SWEEP_S: Final = 10.0
 _REAP_ROWS: Final = 1000
+_LAPSE_ROWS: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -146,6 +149,16 @@ class Sessions:
             self._over(session)
             _log.info("session %s was not renewed and is over", session)
 
+    async def lapse(self) -> bool:
+        """Let go of some inodes that were kept for mounts which did not say they have them open; whether there were
+        any."""
+        now_s = self._clock.time()
+        if not self._database.read(lambda connection: open_inodes.has_lapsed(connection, now_s=now_s)):
+            return False
+        await self._database.write(lambda connection: open_inodes.lapse(connection, now_s=now_s, limit=_LAPSE_ROWS))
+        self.reapable.set()
+        return True
+
     def _over(self, session: SessionId) -> None:
         self._listeners.ended(session)
         self._reservations.session_over(session)
@@ -202,6 +215,7 @@ class Sessions:
                 wanted_min=wanted_min,
                 now_s=now_s,
                 grace_s=self.kept_s - self._lifetime_s,
+                hold_s=HELD * self._lifetime_s,
             )
 
         def tell(outcome: Outcome) -> None:
@@ -308,7 +322,7 @@ class Reaper:
 
 
 class Expiry:
-    """Worker: ends silent sessions and withdraws promises that ran out."""
+    """Worker: ends silent sessions, and withdraws promises and lets go of inodes whose time ran out."""
 
     name = "expiry"
 
@@ -319,7 +333,7 @@ class Expiry:
     async def work(self) -> Progress:
         await self._sessions.expire()
         await self._reservations.expire()
-        return Progress.IDLE
+        return Progress.BUSY if await self._sessions.lapse() else Progress.IDLE
 
     async def wait(self) -> None:
         await trio.sleep(_SWEEP_S)

@@ -238,7 +238,13 @@ CREATE TABLE xattr (                -- extended attributes, ACLs among them
 ) STRICT;
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS)
+_HOLDS: Final = """
+ALTER TABLE open_inode ADD COLUMN until_s REAL; -- NULL: the session said that it has it open; else it may, until then
+CREATE INDEX open_inode_session ON open_inode (session, inode, until_s);
+CREATE INDEX open_inode_until ON open_inode (until_s) WHERE until_s IS NOT NULL;
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volume, extent, new_chunk, verify
 
 from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
-from p2pfs.meta import engine, sessions, volumes
+from p2pfs.meta import engine, open_inodes, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers
@@ -239,3 +239,43 @@ def test_numbers_granted_are_limited(database: InlineDatabase, session: SessionI
     for wrong in (0, -1, volumes.MAX_GRANTED_IDS + 1):
         with pytest.raises(Misuse):
             database.write_now(lambda c, wrong=wrong: sessions.grant_ids(c, session, count=wrong))  # type: ignore[misc]
+
+
+# ---- what is open ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_session_keeps_is_found_by_an_index(database: InlineDatabase, session: SessionId) -> None:
+    """However much the other sessions of the volume have open."""
+    statements: list[str] = []
+
+    def look(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(statements.append)
+        sessions.held(connection, session)
+        open_inodes.count(connection, 1)
+        open_inodes.has_lapsed(connection, now_s=5.0)
+        open_inodes.lapse(connection, now_s=5.0, limit=5)
+        sessions.close_session(connection, session)
+        connection.set_trace_callback(None)
+        for statement in statements:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert not any(step.startswith(("SCAN o", "SCAN open_inode")) for step in plan), (statement, plan)
+
+    database.write_now(look)
+    assert sum("open_inode" in statement for statement in statements) == 5
+
+
+def test_a_session_that_ends_with_much_open_lets_go_of_it_in_parts(
+    database: InlineDatabase, session: SessionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_inodes, "AT_ONCE", 2)
+    for number in range(2, 9):
+        apply(database, session, number, make(number, opened=True), Unlink(ROOT_INODE, b"name", number, False, 6))
+    before = count(database, "inode")
+    database.write_now(lambda c: sessions.close_session(c, session))
+    assert before - count(database, "inode") == 2
+    database.write_now(lambda c: open_inodes.extend(c, until_s=1000.0))  # a restart changes nothing about it
+    for left in (3, 1, 0):
+        assert database.read(lambda c: open_inodes.has_lapsed(c, now_s=5.0))
+        database.write_now(lambda c: open_inodes.lapse(c, now_s=5.0, limit=2))
+        assert count(database, "open_inode") == left
+    assert (count(database, "inode"), count(database, "session")) == (1, 0)
