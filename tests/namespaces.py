@@ -465,8 +465,15 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
         "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
-        "an extended attribute of no inode": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
-        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
+        "an extended attribute of no inode will never be reaped": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode) AND NOT EXISTS"
+        " (SELECT 1 FROM cut k WHERE k.volume = x.volume AND k.inode = x.inode AND k.seq = (1 << 62) - 1 + (1 << 62))",
+        "extended attributes and their sum disagree": "SELECT count(*) FROM inode i LEFT JOIN xattr_sum s"
+        " ON s.volume = i.volume AND s.inode = i.inode WHERE (coalesce(s.count, 0), coalesce(s.bytes, 0)) !="
+        " (SELECT count(*), coalesce(sum(length(x.name) + length(x.value)), 0) FROM xattr x"
+        " WHERE x.volume = i.volume AND x.inode = i.inode)",
+        "a sum of extended attributes is of no inode": "SELECT count(*) FROM xattr_sum s WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = s.volume AND i.inode = s.inode)",
         "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"
         " (SELECT 1 FROM cut k WHERE k.volume = e.volume AND k.inode = e.inode AND k.from_mib = 0 AND k.seq > e.seq)",

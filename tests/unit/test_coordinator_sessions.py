@@ -30,6 +30,7 @@ from p2pfs.wire.namespace import (
     ExtentRow,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Make,
     NewChunk,
@@ -319,6 +320,10 @@ def test_slices_are_the_questions_in_order(count: int) -> None:
     assert len(list(slices([Locate([bytes(32)] * 59)] * 32))) == 1
     with pytest.raises(Misuse):
         list(slices(asked + [GetAttributes(1)] * 1001))
+
+
+def test_all_attributes_of_an_inode_cost_what_a_page_does() -> None:
+    assert [len(some) for some in slices([GetXattrs(1)] * 5)] == [2, 2, 1]
 
 
 async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,6 +353,19 @@ def test_what_was_open_in_the_third_version_stays_open(monkeypatch: pytest.Monke
     db.close()
 
 
+def test_attributes_of_the_fourth_version_are_added_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:4])
+        before = InlineDatabase(path)
+        for name in (b"one", b"three"):
+            before.write_now(lambda c, name=name: c.execute("INSERT INTO xattr VALUES (1, 2, ?, x'0102')", (name,)))  # type: ignore[misc]
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(lambda c: c.execute("SELECT * FROM xattr_sum").fetchall()) == [(1, 2, 2, 12)]
+    db.close()
+
+
 def _raise(error: Exception) -> None:
     raise error
 

@@ -8,11 +8,23 @@ from msgspec.structs import replace
 from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volume, extent, new_chunk, verify
 
 from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
-from p2pfs.meta import engine, open_inodes, sessions, volumes
+from p2pfs.meta import engine, open_inodes, reaper, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers
-from p2pfs.wire.namespace import AddReplicas, Applied, Batch, Commit, Make, Opened, Operation, SetAttributes, Unlink
+from p2pfs.wire.namespace import (
+    AddReplicas,
+    Applied,
+    Batch,
+    Commit,
+    Make,
+    Opened,
+    Operation,
+    RemoveXattr,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+)
 from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l0
@@ -279,3 +291,46 @@ def test_a_session_that_ends_with_much_open_lets_go_of_it_in_parts(
         database.write_now(lambda c: open_inodes.lapse(c, now_s=5.0, limit=2))
         assert count(database, "open_inode") == left
     assert (count(database, "inode"), count(database, "session")) == (1, 0)
+
+
+# ---- extended attributes --------------------------------------------------------------------------------------------
+
+
+def attribute(inode: int, number: int, value: bytes = b"value") -> SetXattr:
+    return SetXattr(inode, b"name %d" % number, value, 0, 6)
+
+
+def test_attributes_of_what_is_removed_are_left_to_the_reaper(database: InlineDatabase, session: SessionId) -> None:
+    apply(database, session, 1, make(2), *[attribute(2, number) for number in range(20)])
+    apply(database, session, 2, Unlink(ROOT_INODE, b"name", 2, False, 10))
+    assert (count(database, "inode"), count(database, "xattr"), count(database, "xattr_sum")) == (1, 20, 0)
+    assert database.read(broken_invariants) == []
+    left = [20]
+    while database.write_now(lambda c: reaper.reap(c, now_s=1.0, limit=5 * reaper.XATTR_ROWS)):
+        left.append(count(database, "xattr"))
+    assert left == [20, 15, 10, 5, 0, 0]
+    assert count(database, "cut") == 0
+
+
+def test_a_change_of_attributes_does_not_look_at_the_others(database: InlineDatabase, session: SessionId) -> None:
+    apply(database, session, 1, make(2), attribute(2, 1))
+    statements: list[str] = []
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(statements.append)
+        batch = Batch(2, 0, [attribute(2, 1, b"new"), attribute(2, 2), RemoveXattr(2, b"name 1", 7)])
+        sessions.apply_batch(connection, session, batch=batch, verify=verify, wanted_min=1, now_s=5.0)
+        connection.set_trace_callback(None)
+
+    database.write_now(change)
+    looks = [statement for statement in statements if "FROM xattr " in statement]
+    assert len(looks) == 4
+    assert all("AND name = " in look for look in looks)
+    assert database.read(lambda c: c.execute("SELECT count, bytes FROM xattr_sum").fetchall()) == [(1, 11)]
+
+
+def test_attributes_count_among_the_rows_of_a_batch() -> None:
+    most = Commit(2, 0, 1, b"h", 1, drop=[(0, 1)] * (engine.MAX_ROWS - 3))
+    engine.check([most, attribute(2, 1, bytes(2 * engine.ROW_BYTES))])
+    with pytest.raises(Misuse, match="50000"):
+        engine.check([most, attribute(2, 1, bytes(3 * engine.ROW_BYTES))])
