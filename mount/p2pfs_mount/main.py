@@ -22,7 +22,7 @@ from p2pfs_mount import life, unmasked
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
-from p2pfs_mount.options import MountOptions
+from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class _Mount:
         if not self._options.xattr:
             await self._serve_at(str(self._path), attached, Operations)
             return
-        with unmasked.mounted(self._path, attached.volume.name, read_only=self._options.read_only) as target:
+        with unmasked.mounted(self._path, source(attached.volume), read_only=self._options.read_only) as target:
             await self._serve_at(target, attached, XattrOperations)
 
     async def _serve_at(self, target: str, attached: Attached, kind: type[Operations]) -> None:
@@ -118,7 +118,7 @@ class _Mount:
             self._exit_code = exitcodes.ABORTED
 
     def _fuse_options(self, attached: Attached) -> set[str]:
-        options = {"default_permissions", f"fsname={attached.volume.name}", "subtype=p2pfs"}
+        options = {"default_permissions", f"fsname={source(attached.volume)}", "subtype=p2pfs"}
         if self._options.allow_other or os.geteuid() == 0:
             options.add("allow_other")
         if self._options.read_only:
