@@ -7,6 +7,7 @@ that request ends. Cutting the connection ends all requests; whoever uses the mo
 import ctypes
 import logging
 import os
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import pyfuse3
 
 from p2pfs import exitcodes
 from p2pfs.runtime import mounts
+from p2pfs_mount import life
 from p2pfs_mount.pending import Pending
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Connection:
     def __init__(self, path: Path, connections: Path = _CONNECTIONS) -> None:
         self._path, self._connections = path, connections
         self.number = mounts.device(path)
+        self._is_left = False
 
     def abort(self) -> bool:
         """End all requests and take none any more; whether that was possible. Never blocks.
@@ -48,6 +51,18 @@ class Connection:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.umount2(os.fsencode(self._path), _MNT_FORCE | _UMOUNT_NOFOLLOW)  # EBUSY is usual: cut off, and still there
         return True
+
+    def detach(self) -> None:
+        """Take the mount out of the tree if it is still there, which it is when it was cut or did not end by an
+        unmount: libfuse leaves a mount that was cut, and one that it did not make. Only the first call does something,
+        as later another's mount may be there under the same number. Blocks while fusermount3 runs."""
+        is_left, self._is_left = self._is_left, True
+        if is_left or self.number is None or mounts.device(self._path) != self.number:
+            return
+        try:
+            life.detach(self._path)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("%s stays mounted: %s", self._path, error)
 
 
 class Cut:

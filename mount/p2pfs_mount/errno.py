@@ -35,3 +35,9 @@ def errno_of(error: errors.PoolError) -> int:
         if number is not None:
             return number
     return errno.EIO
+
+
+def errno_of_number(error: errors.PoolError) -> int:
+    """The errno where the kernel asked about an inode by its number. If that is gone ESTALE makes it look the name up
+    again, once: another mount may have put another file in its place."""
+    return errno.ESTALE if isinstance(error, errors.NotFound) else errno_of(error)

@@ -1,7 +1,6 @@
 """A mount from start to end: `run` is what `p2pfs mount` calls. Composition and order of leaving; no FUSE semantics."""
 
 import logging
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -23,12 +22,15 @@ from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
+from p2pfs_mount.pending import Pending
 from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
 
 LINGER_S: Final = 5.0
 """How long a mount told to end waits for files that are still open."""
+CUT_MARGIN_S: Final = 5.0
+"""How much longer than any handler a notification may take."""
 
 
 def run(
@@ -81,19 +83,13 @@ class _Mount:
         return self._exit_code
 
     async def _serve(self, attached: Attached) -> None:
-        if not self._options.xattr:
-            await self._serve_at(str(self._path), attached, Operations)
-            return
-        with unmasked.mounted(self._path, source(attached.volume), read_only=self._options.read_only) as target:
-            await self._serve_at(target, attached, XattrOperations)
-
-    async def _serve_at(self, target: str, attached: Attached, kind: type[Operations]) -> None:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
+        kind = XattrOperations if self._options.xattr else Operations
         operations = kind(attached.filesystem, io_timeout_s=io_timeout, hard=hard)
-        pyfuse3.init(operations, target, self._fuse_options(attached))
-        cut = Cut(Connection(self._path), operations.pending)
-        # a notification waits behind requests, and a hard mount's may last
-        kernel = KernelCache(deadline_s=math.inf if hard else 2 * io_timeout, stuck=cut.stuck)
+        self._mount(operations, attached)
+        connection = Connection(self._path)
+        cut = Cut(connection, operations.pending)
+        kernel = KernelCache(deadline_s=stuck_after_s(operations.pending), stuck=cut.stuck)
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
             lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)
@@ -107,15 +103,25 @@ class _Mount:
                 nursery.start_soon(attached.filesystem.follow, kernel)
                 if hard:
                     nursery.start_soon(operations.pending.keep_capped, io_timeout)
-                await pyfuse3.main()  # ends when the kernel lets go of the mount
+                await pyfuse3.main()  # ends when the kernel lets go of the mount, or we of it
+                await trio.to_thread.run_sync(connection.detach)  # at once: later another's mount may be there
                 await self._settle(attached)
                 nursery.cancel_scope.cancel()
         finally:
             await kernel.aclose()
             mounts.forget(self._path)
+            connection.detach()
             pyfuse3.close(unmount=True)
         if cut.is_cut and self._exit_code == exitcodes.OK:
             self._exit_code = exitcodes.ABORTED
+
+    def _mount(self, operations: Operations, attached: Attached) -> None:
+        options = self._fuse_options(attached)
+        if not self._options.xattr:
+            pyfuse3.init(operations, str(self._path), options)
+            return
+        with unmasked.mounted(self._path, source(attached.volume), read_only=self._options.read_only) as target:
+            pyfuse3.init(operations, target, options)
 
     def _fuse_options(self, attached: Attached) -> set[str]:
         options = {"default_permissions", f"fsname={source(attached.volume)}", "subtype=p2pfs"}
@@ -165,6 +171,12 @@ class _Mount:
         """Who waits in a hard mount would keep it for ever; in others all end by themselves."""
         if self._options.hard:
             operations.pending.release()
+
+
+def stuck_after_s(pending: Pending) -> float:
+    """When a notification hangs for good: it waits behind requests under way, so not before each of them was answered
+    or given up. Never in a hard mount."""
+    return pending.deadline_s + CUT_MARGIN_S
 
 
 def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:

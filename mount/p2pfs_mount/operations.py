@@ -36,7 +36,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
-from p2pfs_mount.errno import errno_of
+from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.pending import Pending
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,21 @@ class DirectoryHandle:
     complete: bool = False
 
 
-def guarded(
-    handler: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """The contract with pyfuse3: only FUSEError leaves, and in time."""
+Handler = Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
 
+
+def guarded(handler: Handler[P, R]) -> Handler[P, R]:
+    """The contract with pyfuse3: only FUSEError leaves, and in time. For handlers that are told names."""
+    return _guarded(handler, errno_of)
+
+
+def guarded_number(handler: Handler[P, R]) -> Handler[P, R]:
+    """As `guarded`, for handlers that are told an inode's number, or a handle: that it is gone says nothing of the name
+    it was found by, which may have been given to another since."""
+    return _guarded(handler, errno_of_number)
+
+
+def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handler[P, R]:
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -90,7 +100,7 @@ def guarded(
                 return await handler(self, *args, **kwargs)
         except PoolError as error:
             log.debug("%s: %s", handler.__name__, error)
-            raise pyfuse3.FUSEError(errno_of(error)) from None
+            raise pyfuse3.FUSEError(code(error)) from None
         except trio.TooSlowError:
             log.error("%s was given up: it did not end in time, or the mount is ending", handler.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
@@ -134,18 +144,22 @@ class Operations(pyfuse3.Operations):
     def _reply(self, inode: Inode) -> EntryAttributes:
         """Attributes whose delivery counts as one more kernel reference."""
         entry = _entry(inode.stat())
-        self._fs.hold(inode)
+        self._fs.refer(inode)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for number, count in inode_list:
-            self._fs.forget(InodeId(number), count)
+            try:
+                self._fs.forget(InodeId(number), count)
+            except Exception:  # there is no answer that could say so, and the others still count
+                self.unexpected += 1
+                log.exception("forget failed unexpectedly")
 
-    @guarded
+    @guarded_number
     async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
         return _entry(await self._fs.stat(InodeId(number)))
 
-    @guarded
+    @guarded_number
     async def setattr(
         self, number: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -198,11 +212,11 @@ class Operations(pyfuse3.Operations):
         inode = await self._fs.tree.make(InodeId(parent), name, Kind.SYMLINK, 0o777, _owner(ctx), target=target)
         return self._reply(inode)
 
-    @guarded
+    @guarded_number
     async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(await self._fs.target(InodeId(number)))
 
-    @guarded
+    @guarded_number
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         return self._reply(await self._fs.link(InodeId(number), InodeId(parent), name))
 
@@ -228,13 +242,13 @@ class Operations(pyfuse3.Operations):
 
     # ---- directories
 
-    @guarded
+    @guarded_number
     async def opendir(self, number: InodeT, ctx: RequestContext) -> FileHandleT:
         fh = self._new_handle()
         self._directories[fh] = DirectoryHandle(InodeId(number))
         return fh
 
-    @guarded
+    @guarded_number
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         handle = self._directories[fh]
         rewound = start == 0
@@ -258,14 +272,15 @@ class Operations(pyfuse3.Operations):
             cookie = listed.cookie + 1
             if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), cookie):
                 return
-            self._fs.hold(listed.inode)
+            self._fs.refer(listed.inode)
             handle.at += 1
             handle.next = cookie
 
+    @guarded_number
     async def releasedir(self, fh: FileHandleT) -> None:
         self._directories.pop(fh, None)
 
-    @guarded
+    @guarded_number
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Names are committed before their call returns: nothing is left to do."""
 
@@ -281,7 +296,7 @@ class Operations(pyfuse3.Operations):
         )  # fmt: skip
         return self._opened(handle), self._reply(handle.inode)
 
-    @guarded
+    @guarded_number
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
         truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
@@ -298,24 +313,24 @@ class Operations(pyfuse3.Operations):
         inode.cached_change = inode.head.change
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep)
 
-    @guarded
+    @guarded_number
     async def read(self, fh: FileHandleT, offset: int, length: int) -> bytes:
         # pyfuse3 takes any contiguous buffer, whatever it declares
         return await self._fs.read(self._files[fh], offset, length)  # type: ignore[return-value]
 
-    @guarded
+    @guarded_number
     async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
         return await self._fs.write(self._files[fh], offset, data)
 
-    @guarded
+    @guarded_number
     async def flush(self, fh: FileHandleT) -> None:
         await self._fs.flush(self._files[fh])
 
-    @guarded
+    @guarded_number
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._fs.fsync(self._files[fh])
 
-    @guarded
+    @guarded_number
     async def release(self, fh: FileHandleT) -> None:
         await self._fs.release(self._files.pop(fh))
 

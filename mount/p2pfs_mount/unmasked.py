@@ -29,7 +29,8 @@ _DIRECTORY: Final = "40000"  # rootmode, octal
 @contextlib.contextmanager
 def mounted(path: Path, source: str, *, read_only: bool) -> Iterator[str]:
     """What libfuse is to take as its mount point: an open device mounted at `path`, or `path` itself where we may not
-    mount. An exception in the block takes the mount away."""
+    mount. The block hands it to libfuse, and an exception there takes the mount away; behind the block that is left to
+    who goes on with it, since libfuse does not unmount what it did not mount (`Connection.detach`)."""
     if os.geteuid() != 0:
         yield str(path)
         return

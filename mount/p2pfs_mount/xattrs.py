@@ -13,7 +13,7 @@ from pyfuse3 import InodeT, RequestContext, XAttrNameT
 
 from p2pfs.format.acl import ACCESS
 from p2pfs.types import InodeId
-from p2pfs_mount.operations import Operations, guarded
+from p2pfs_mount.operations import Operations, guarded_number
 
 
 class XattrOperations(Operations):
@@ -21,11 +21,11 @@ class XattrOperations(Operations):
 
     enable_acl = True
 
-    @guarded
+    @guarded_number
     async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         return await self._fs.xattrs.get(InodeId(number), name)
 
-    @guarded
+    @guarded_number
     async def setxattr(self, number: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         # XATTR_CREATE and XATTR_REPLACE are pyfuse3's: it asks for the attribute first and does not pass them on
         keeps = name != ACCESS or await self._keeps_set_gid(InodeId(number), ctx)
@@ -38,12 +38,12 @@ class XattrOperations(Operations):
             return True
         return row.gid in pyfuse3.get_sup_groups(ctx.pid)
 
-    @guarded
+    @guarded_number
     async def listxattr(self, number: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         names = await self._fs.xattrs.names(InodeId(number))
         # the kernel guards the values of trusted.*, and leaves it to us to hide the names
         return [XAttrNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
 
-    @guarded
+    @guarded_number
     async def removexattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         await self._fs.xattrs.remove(InodeId(number), name)

@@ -91,6 +91,9 @@ class CachedStore:
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
         await self._inner.delete(volume, chunk, put_seq)
         self._filling = {run for run in self._filling if (run.volume, run.chunk) != (volume, chunk)}
+        await self._drop(volume, chunk)
+
+    async def _drop(self, volume: VolumeId, chunk: ChunkId) -> None:
         await trio.to_thread.run_sync(self._files.drop, volume, chunk, abandon_on_cancel=True, limiter=self._threads)
 
     async def _cached(self, run: Run, size: int, blocks: Blocks, check: Check | None) -> memoryview | None:
@@ -103,7 +106,7 @@ class CachedStore:
                 if check is not None:
                     check(view)
             except Corrupt:
-                self._files.drop(run.volume, run.chunk)
+                await self._drop(run.volume, run.chunk)
             except Unavailable:
                 pass  # the disk fails: the network has it too
             else:
@@ -114,6 +117,6 @@ class CachedStore:
         try:
             await trio.to_thread.run_sync(self._files.write, run, view, abandon_on_cancel=True, limiter=self._threads)
             if run not in self._filling:  # deleted meanwhile
-                self._files.drop(run.volume, run.chunk)
+                await self._drop(run.volume, run.chunk)
         finally:
             self._filling.discard(run)

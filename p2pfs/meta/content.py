@@ -34,7 +34,8 @@ def commit(work: Work, operation: Commit) -> None:
         row.mode = operation.mode & 0o7777
     if operation.time_ns:
         row.mtime_ns = operation.time_ns
-    row.changed(operation.time_ns)
+    # what was written earlier than another change must not move ctime back behind it
+    row.changed(max(operation.time_ns, row.ctime_ns))
 
 
 def add_replicas(work: Work, operation: AddReplicas) -> None:

@@ -17,7 +17,7 @@ import trio
 from p2pfs.errors import Fenced, Misuse, Unavailable
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
-from p2pfs.wire.namespace import AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
+from p2pfs.wire.namespace import Accessed, AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
 
 MAX_LOGGED: Final = 10_000
 """Most events kept of a volume: 7 MB with the longest names."""
@@ -25,7 +25,7 @@ MAX_WAIT_S: Final = 20.0
 """The longest a request waits, far below what servers allow a handler (net.messages.Limits)."""
 SILENT_S: Final = 60.0
 """Who has not asked for so long is told nothing any more, though its session may live for a day."""
-_QUIET: Final = (AddReplicas, Opened, Released)  # nobody else sees a difference
+_QUIET: Final = (Accessed, AddReplicas, Opened, Released)  # nobody else sees a difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +218,8 @@ class Listeners:
         keepers = frozenset(news.keepers)
         events: list[_Event] = [*_names(news.operations), *_inodes(news.applied)]
         events += [Held(inode, keepers) for inode in news.held]
+        if not events:  # nobody is woken for nothing
+            return
         if own is not None:
             own.cursor.put(events)
         else:

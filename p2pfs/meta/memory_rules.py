@@ -263,7 +263,7 @@ class MemoryRules(MemoryState):
             head=op.head,
             change=row.change + 1,
             inline=inline,
-            ctime_ns=op.time_ns,
+            ctime_ns=max(op.time_ns, row.ctime_ns),
             **fields,
         )
 

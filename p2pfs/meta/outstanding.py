@@ -16,6 +16,7 @@ class OutstandingBatches:
     def __init__(self) -> None:
         self._next = 1
         self._under_way: dict[int, None] = {}  # ascending
+        self._kept: set[int] = set()  # under way although nobody waits
         self._ended = trio.Event()
 
     @contextlib.asynccontextmanager
@@ -30,9 +31,23 @@ class OutstandingBatches:
         try:
             yield seq, self._oldest()
         finally:
-            del self._under_way[seq]
-            self._ended.set()
-            self._ended = trio.Event()
+            if seq not in self._kept:
+                self._end(seq)
+
+    def keep(self, seq: int) -> None:
+        """The batch may be sent again: its answer is not to be forgotten until `release`."""
+        self._kept.add(seq)
+
+    def release(self, seq: int) -> None:
+        """The batch kept before was answered, or is given up; again is fine."""
+        if seq in self._kept:
+            self._kept.remove(seq)
+            self._end(seq)
+
+    def _end(self, seq: int) -> None:
+        del self._under_way[seq]
+        self._ended.set()
+        self._ended = trio.Event()
 
     def _oldest(self) -> int:
         return next(iter(self._under_way))

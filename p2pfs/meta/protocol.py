@@ -1,8 +1,9 @@
 """The namespace of one volume as a mount sees it. One conformance suite: tests/contract/test_namespace.py."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from p2pfs.errors import CoordinatorAway
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.wire.events import Events
 from p2pfs.wire.namespace import (
@@ -21,6 +22,15 @@ MAX_OPEN: Final = 100_000
 """Most inodes that a session may say it has open."""
 MAX_HELD: Final = 100_000
 """Most inodes that `held` tells at once; when those not open are released it tells the others."""
+
+
+class InDoubt(CoordinatorAway):
+    """No answer came to a commit: it may have been done. `again` asks for the same once more, which does it once at
+    most; until that is answered, or `give_up` is called, its number stays taken."""
+
+    def __init__(self, message: str, again: Callable[[], Awaitable[Applied]], give_up: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.again, self.give_up = again, give_up
 
 
 class Namespace(Protocol):
@@ -70,6 +80,7 @@ class Namespace(Protocol):
 
         Raises:
             Semantic: What the first refused operation raises; nothing was changed.
+            InDoubt: Nobody answered, and a Commit is among the operations. It must be resolved, one way or the other.
             Denied: The session is read-only.
             Misuse: An operation breaks the protocol: numbers never granted or used twice, forged receipts, an extent
                 that a cut would hide from the start.

@@ -5,6 +5,7 @@ time travel together. Nothing is cached here. The mount runs `maintain` in its n
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import trio
@@ -13,6 +14,7 @@ from p2pfs.errors import CoordinatorAway, Fenced, PoolError
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
+from p2pfs.meta.protocol import InDoubt
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId, volume_name
 from p2pfs.wire import answers
@@ -24,6 +26,7 @@ from p2pfs.wire.namespace import (
     Attributes,
     Batch,
     ChunkPlace,
+    Commit,
     DirectoryPage,
     Entry,
     ExtentPage,
@@ -174,7 +177,29 @@ class RemoteNamespace:
         """See Namespace."""
         async with self._outstanding.number() as (seq, acked):
             batch = Batch(seq, acked, list(operations))
-            return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+            try:
+                return await self._send(batch)
+            except CoordinatorAway as error:
+                if not any(isinstance(operation, Commit) for operation in batch.operations):
+                    raise
+                self._outstanding.keep(seq)
+                give_up = partial(self._outstanding.release, seq)
+                raise InDoubt(str(error), partial(self._again, batch), give_up) from error
+
+    async def _send(self, batch: Batch) -> Applied:
+        return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+
+    async def _again(self, batch: Batch) -> Applied:
+        """Raises CoordinatorAway, and then may be called again, and what the batch is refused with."""
+        try:
+            applied = await self._send(batch)
+        except CoordinatorAway:
+            raise
+        except PoolError:
+            self._outstanding.release(batch.seq)
+            raise
+        self._outstanding.release(batch.seq)
+        return applied
 
     async def new_ids(self, count: int) -> range:
         """See Namespace."""

@@ -25,12 +25,13 @@ DAY_NS: Final = 24 * 3600 * 10**9
 
 
 class AccessTimes:
-    """Of one mount. `_pending` are times not yet told."""
+    """Of one mount. `_pending` are times not yet told; `_telling` is held while some are on their way."""
 
     def __init__(self, namespace: Namespace, *, now_ns: Callable[[], int], enabled: bool) -> None:
         self._namespace, self._now_ns, self._enabled = namespace, now_ns, enabled
         self._pending: dict[InodeId, int] = {}
         self._since = 0.0
+        self._telling = trio.Lock()
 
     def note(self, inode: Inode) -> None:
         """The inode is read. By relatime's rule that counts if it was not read since it changed, or for a day."""
@@ -45,10 +46,11 @@ class AccessTimes:
             self._since = trio.current_time()
         self._pending[inode.id] = now_ns
 
-    def forget(self, inode: Inode) -> None:
-        """A program sets the time itself."""
-        inode.read_ns = 0
-        self._pending.pop(inode.id, None)
+    async def forget(self, inode: Inode) -> None:
+        """A program sets the time itself: no earlier one may be told after it, nor one on its way arrive after it."""
+        async with self._telling:
+            inode.read_ns = 0
+            self._pending.pop(inode.id, None)
 
     async def send_aged(self) -> None:
         """Tell what has waited for some seconds, or is much."""
@@ -58,11 +60,12 @@ class AccessTimes:
 
     async def send_all(self) -> None:
         """Tell everything noted by now, as far as the coordinator listens."""
-        pending, self._pending = list(self._pending.items()), {}
-        for at in range(0, len(pending), MOST):
-            told: list[Operation] = [Accessed(inode, time_ns) for inode, time_ns in pending[at : at + MOST]]
-            try:
-                await self._namespace.apply(told)
-            except PoolError as error:
-                log.info("access times are lost: %s", error)
-                return
+        async with self._telling:
+            pending, self._pending = list(self._pending.items()), {}
+            for at in range(0, len(pending), MOST):
+                told: list[Operation] = [Accessed(inode, time_ns) for inode, time_ns in pending[at : at + MOST]]
+                try:
+                    await self._namespace.apply(told)
+                except PoolError as error:
+                    log.info("access times are lost: %s", error)
+                    return

@@ -2,37 +2,97 @@
 
 A mount lays them behind the end it knows and goes on. When they are committed the file may end elsewhere: then they
 move there before they become content (`Unsaved.move_appended`), so that records of several mounts all survive, each in
-one piece. Pure; called by writer and committer.
+one piece. Pure bookkeeping; `Inode` has it, writer and committer follow it.
 """
 
-from p2pfs.vfs.inodes import Appended, Inode
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+PAGE_BYTES: Final = 4096
+DELIVERED_S: Final = 5.0
+"""After so long the kernel has taken in what it was told, or has forgotten the request."""
 
 
-def place(inode: Inode, length: int) -> int:
-    """The offset of `length` bytes appended now."""
-    region = inode.appended
-    if region is None:
-        offset = inode.size
-        region = inode.appended = Appended(offset, offset, offset if offset > inode.head.size else 0)
-    else:
-        offset = max(region.end, inode.unsaved_end)  # not the file's end: all of it moves there together
-    region.end = offset + length
+@dataclass(slots=True)
+class Appended:
+    """Unsaved bytes start…end of a file that were appended one behind the other: they belong wherever the file ends
+    when they are committed.
+
+    `floor` is where this mount's other unsaved bytes ended when the first was appended, 0 without such: the file ends
+    there at least.
+    """
+
+    start: int
+    end: int
+    floor: int
+
+
+def place(regions: list[Appended], length: int, *, size: int, stored_size: int, unsaved_end: int) -> int:
+    """The offset of `length` bytes appended now to a file of `size` with unsaved writes."""
+    last = regions[-1] if regions else None
+    if last is None or unsaved_end > last.end:  # bytes written by position lie behind, and do not move
+        offset = size if last is None else unsaved_end
+        last = Appended(offset, offset, offset if offset > stored_size else 0)
+        regions.append(last)
+    offset = last.end
+    last.end += length
     return offset
 
 
-def shift(inode: Inode) -> int:
-    """How far the appended bytes are from where the file ends now, as far as this mount knows."""
-    region = inode.appended
-    return max(inode.head.size, region.floor) - region.start if region is not None else 0
+def shifts(regions: list[Appended], stored_size: int) -> list[tuple[Appended, int]]:
+    """Which regions are elsewhere than where the file ends now, and how far they must move."""
+    found = []
+    end = stored_size
+    for region in regions:
+        by = max(end, region.floor) - region.start
+        if by:
+            found.append((region, by))
+        end = max(end, region.end + by)
+    return found
 
 
-def committed(inode: Inode, size: int) -> None:
+def committed(regions: list[Appended], size: int) -> None:
     """A commit of this mount made the file `size` bytes long."""
-    region = inode.appended
-    if region is None:
-        return
-    region.start = max(region.start, min(size, region.end))
-    if size >= region.floor:
-        region.floor = 0
-    if region.start == region.end:
-        inode.appended = None
+    for region in regions:
+        region.start = max(region.start, min(size, region.end))
+        if size >= region.floor:
+            region.floor = 0
+    regions[:] = [region for region in regions if region.start < region.end]
+
+
+class KernelSize:
+    """What the kernel may take the size of a file to be: an answer on its way may count or not, and its own writes
+    count at once."""
+
+    def __init__(self) -> None:
+        self._told: deque[tuple[float, int]] = deque(maxlen=16)  # (when, size), the oldest still in doubt
+
+    @property
+    def newest(self) -> int:
+        """What it was told or wrote last; 0 before that."""
+        return self._told[-1][1] if self._told else 0
+
+    def tell(self, size: int, now: float) -> None:
+        """The kernel is told."""
+        if not self._told or self._told[-1][1] != size:
+            self._told.append((now, size))
+
+    def wrote(self, end: int, now: float, *, is_end: bool) -> None:
+        """The kernel wrote up to `end`, which with `is_end` is what it takes the size to be."""
+        if is_end:
+            self._told.clear()
+        else:
+            known = [(when, max(size, end)) for when, size in self._told]
+            self._told.clear()
+            self._told.extend(known)
+        if is_end or not self._told:
+            self._told.append((now, end))
+
+    def is_page(self, offset: int, length: int, now: float) -> bool:
+        """Whether a write through a handle that appends is none for certain: a page of a shared mapping comes through
+        whichever handle there is, and stays where it is. An append starts at the end."""
+        while len(self._told) > 1 and self._told[1][0] < now - DELIVERED_S:
+            self._told.popleft()
+        at_least = min((size for _, size in self._told), default=-1)
+        return offset % PAGE_BYTES == 0 and offset + length <= at_least

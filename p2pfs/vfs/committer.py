@@ -8,17 +8,18 @@ again if it moved: otherwise another mount's commit would be hidden without a Co
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
 
-from p2pfs.errors import Conflict, PoolError, Unavailable
-from p2pfs.meta.protocol import Namespace
+from p2pfs.errors import Conflict, CoordinatorAway, PoolError, Unavailable
+from p2pfs.meta.protocol import InDoubt, Namespace
 from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId
 from p2pfs.vfs import appending
 from p2pfs.vfs.content import Change, Layer, Layers, Sealer, inline_change, truncate_change, write_change
 from p2pfs.vfs.dirty import ChunkPlan, Run
-from p2pfs.vfs.inodes import Freeze, Inode, Upload
+from p2pfs.vfs.inodes import Doubt, Freeze, Inode, Upload
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
@@ -83,12 +84,12 @@ class Committer:
             ready = [freeze for freeze in ready if freeze in inode.frozen]  # others were discarded with their inode
             if not ready:
                 return
-            if by := appending.shift(inode):
-                self._unsaved.move_appended(inode, by)
+            if inode.doubt is not None:
+                await self._resolve(inode, inode.doubt)
+                continue
+            if moves := appending.shifts(inode.appended, inode.head.size):
+                self._unsaved.move_appended(inode, moves)
                 self._moved(inode)
-                inode.progress.pulse()
-                if not ready[0].inline:
-                    return  # its bytes must be stored again, packed anew
             if ready[0].inline and not all(self.may_be_inline(inode, freeze) for freeze in ready):
                 # another mount let the file outgrow the metadata: these bytes must become chunks first
                 for freeze in ready:
@@ -111,18 +112,41 @@ class Committer:
             except Conflict:
                 await self._refresh(inode)
                 return False
-            self._follow(inode, change, applied)
-            self._copies.committed(uploads, change.commit.chunks)
-            appending.committed(inode, change.commit.size)
-            for freeze in ready:
-                self._unsaved.drop(inode, freeze)
-            inode.after_commit()
+            except InDoubt as doubt:
+                inode.doubt = Doubt(doubt, partial(self._committed, inode, change, ready, uploads))
+                raise
+            self._committed(inode, change, ready, uploads, applied)
             return True
         finally:
             frozen = {id(upload) for freeze in ready for upload in freeze.uploads}
             for upload in uploads:
                 if id(upload) not in frozen:  # made for this attempt alone
                     self._copies.forget(upload)
+
+    async def _resolve(self, inode: Inode, doubt: Doubt) -> None:
+        """Ask whether the last commit was done, so that nothing is done twice: appended bytes would find themselves at
+        the end, and go behind. Raises CoordinatorAway, and then the doubt stays."""
+        try:
+            doubt.done(await doubt.commit.again())
+            inode.doubt = None
+        except CoordinatorAway:
+            raise
+        except Conflict:
+            inode.doubt = None
+            await self._refresh(inode)
+        except PoolError:
+            inode.doubt = None
+            raise
+
+    def _committed(
+        self, inode: Inode, change: Change, freezes: list[Freeze], uploads: list[Upload], applied: Applied
+    ) -> None:
+        self._follow(inode, change, applied)
+        self._copies.committed(uploads, change.commit.chunks)
+        appending.committed(inode.appended, change.commit.size)
+        for freeze in freezes:
+            self._unsaved.drop(inode, freeze)
+        inode.after_commit()
 
     async def _change(self, inode: Inode, ready: list[Freeze], uploads: list[Upload]) -> Change | None:
         """The commit for these freezes, or None if the content it was built on is no longer the inode's. `uploads`
@@ -166,6 +190,14 @@ class Committer:
             inode.committed(next(row for row in applied.attributes if row.inode == inode.id), change.head)
         self._took(applied)
 
+    async def _apply_once(self, change: Change) -> Applied:
+        """For commits that may be done again: what comes of this one is not asked for."""
+        try:
+            return await self._namespace.apply([change.commit])
+        except InDoubt as doubt:
+            doubt.give_up()
+            raise
+
     async def _refresh(self, inode: Inode) -> None:
         attributes = await self._namespace.attributes(inode.id)
         if not inode.refresh(attributes):
@@ -190,7 +222,7 @@ class Committer:
             if inode.head.change != built_on:
                 return
             change = write_change(self._sealer, inode, [upload], layers, end=inode.head.size, time_ns=0)
-            self._follow(inode, change, await self._namespace.apply([change.commit]))
+            self._follow(inode, change, await self._apply_once(change))
             self._copies.committed([upload], change.commit.chunks)
         except PoolError as error:
             log.info("inode %d: MiB %d is not compacted now: %s", inode.id, index, error)
@@ -215,7 +247,7 @@ class Committer:
                 if change is None:
                     continue
                 try:
-                    applied = await self._namespace.apply([change.commit])
+                    applied = await self._apply_once(change)
                 except Conflict:
                     await self._refresh(inode)
                     continue

@@ -151,14 +151,19 @@ def moved(mibs: Iterable[DirtyMib], start: int, stop: int, by: int) -> dict[int,
             first = mib.index * CHUNK_BYTES + run.start
             last = first + run.length
             content = memoryview(b"".join(run.parts))
-            for low, high, shift in (
-                (first, min(last, start), 0),
-                (max(first, stop), last, 0),
-                (max(first, start), min(last, stop), by),
-            ):
-                if low < high:
-                    _lay(result, low + shift, content[low - first : high - first], mib.since)
+            for low, high, shift in _parts(first, last, start, stop, by):
+                _lay(result, low + shift, content[low - first : high - first], mib.since)
     return result
+
+
+def _parts(first: int, last: int, start: int, stop: int, by: int) -> list[tuple[int, int, int]]:
+    """(from, to, how far) of the bytes first…last of a file in which start…stop move; what moves comes last."""
+    parts = [
+        (first, min(last, start), 0),
+        (max(first, stop), last, 0),
+        (max(first, start), min(last, stop), by),
+    ]
+    return [part for part in parts if part[0] < part[1]]
 
 
 def _lay(mibs: dict[int, DirtyMib], offset: int, data: memoryview, since: float) -> None:
@@ -191,6 +196,17 @@ class ChunkPlan:
         self.placed.append(Placed(index, run.start, run.length, self.plain_bytes))
         self.parts.extend(run.parts)
         self.plain_bytes += run.length
+
+    def move(self, start: int, stop: int, by: int) -> None:
+        """The bytes start…stop of the file are `by` bytes further now; what is in the chunk stays as it is."""
+        placed = []
+        for old in self.placed:
+            first = old.index * CHUNK_BYTES + old.off
+            for low, high, shift in _parts(first, first + old.length, start, stop, by):
+                for piece in pieces(low + shift, high - low):
+                    chunk_off = old.chunk_off + low - first + piece.at
+                    placed.append(Placed(piece.index, piece.off, piece.length, chunk_off))
+        self.placed = placed
 
 
 def pack(mibs: Iterable[DirtyMib]) -> list[ChunkPlan]:

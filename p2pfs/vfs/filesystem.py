@@ -4,7 +4,6 @@ Nothing here knows FUSE. Errors are those of `p2pfs.errors`. Every call either e
 deadlines of the stores and the namespace; cancelling one leaves unsaved bytes where they are.
 """
 
-import logging
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from typing import Final, Self, TypeVar
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, PoolError
+from p2pfs.errors import Invalid, IsDirectory
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
@@ -24,8 +23,9 @@ from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.limits import Limits
-from p2pfs.vfs.news import MOST_RELEASED, KernelCache, News, NoKernelCache
+from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.reader import Reader
@@ -36,8 +36,6 @@ from p2pfs.vfs.uploads import LateCopies, Uploader
 from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -64,12 +62,12 @@ class Filesystem:
         copies: LateCopies | None = None,
     ) -> None:
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
-        self._unheld: list[InodeId] = []  # without a name or a reference, and not yet released
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
-        self.tree = Tree(keys, volume, namespace, self._table, now_ns=now_ns, deleted=self._discard)
+        self._keeper = Keeper(namespace, self._table)
+        self.tree = Tree(keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
@@ -84,7 +82,7 @@ class Filesystem:
             moved=self._moved,
         )  # fmt: skip
         self.writer = Writer(
-            namespace, uploader, committer, unsaved, nursery,
+            uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
 
@@ -114,6 +112,7 @@ class Filesystem:
             )
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
+            nursery.start_soon(filesystem._keeper.release_unused)
             yield filesystem
             nursery.cancel_scope.cancel()
 
@@ -127,7 +126,7 @@ class Filesystem:
     async def follow(self, kernel: KernelCache) -> None:
         """Take in what other mounts change, and have `kernel` forget it; until cancelled or the session is over."""
         self._kernel = kernel
-        await News(self._namespace, self._table, self.tree, kernel).follow()
+        await News(self._namespace, self._table, self.tree, self._keeper, kernel).follow()
 
     async def _age(self) -> None:
         while True:
@@ -135,19 +134,9 @@ class Filesystem:
             self.writer.freeze_aged()
 
     async def _tell(self) -> None:
-        """What the coordinator should hear of sooner or later."""
         while True:
             await trio.sleep(AGEING_S)
             await self._access_times.send_aged()
-            await self._release_unheld()
-
-    async def _release_unheld(self) -> None:
-        unheld, self._unheld = self._unheld[:MOST_RELEASED], self._unheld[MOST_RELEASED:]
-        if unheld:
-            try:
-                await self._namespace.apply([wire.Released(number) for number in unheld])
-            except PoolError as error:
-                log.info("the coordinator will notice at the session's end what is not held: %s", error)
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); see `Writer.settle_all`."""
@@ -157,14 +146,13 @@ class Filesystem:
 
     # ---- references
 
-    def hold(self, inode: Inode) -> None:
+    def refer(self, inode: Inode) -> None:
         """The kernel was told of the inode once more."""
-        self._table.hold(inode.id)
+        self._keeper.refer(inode)
 
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
-        if self._table.forget(number, count):
-            self._unheld.append(number)
+        self._keeper.forget(number, count)
 
     def known(self) -> int:
         """How many inodes are in memory."""
@@ -176,8 +164,6 @@ class Filesystem:
         """The inode as the coordinator has it now (its unsaved writes included), or as it was known when the
         coordinator is away: reads go on without it. Raises NotFound."""
         known = self._table.get(number)
-        if known is not None and known.unlinked:
-            return known
         if known is None:
             return await self.tree.inode(number)
         return await self.tree.patience.ask(lambda: self.tree.inode(number), OPEN_S) or known
@@ -186,8 +172,7 @@ class Filesystem:
         known = self._table.get(number)
         if known is None or not known.handles:
             return (await self.inode(number)).stat()
-        if not known.unlinked:
-            await self.tree.patience.ask(lambda: self.tree.inode(number), STAT_S)
+        await self.tree.patience.ask(lambda: self.tree.inode(number), STAT_S)
         return known.stat()
 
     async def set_attributes(
@@ -201,17 +186,16 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given, after unsaved writes are stored: their commit must not move times back, nor take
-        set-id bits that were given after them."""
+        """Change what is given. Before mtime is set, unsaved writes are stored: their commit would set it to theirs."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
-        if inode.is_dirty:
+        if mtime_ns is not None and inode.is_dirty:
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
-            self._access_times.forget(inode)
+            await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
@@ -251,34 +235,23 @@ class Filesystem:
         return await self.tree.directory(number, after, limit)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
-        """rename(2). What was written to the moved file is stored first: after a crash its new name must not show a
+        """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a
         file without its data where there was one with."""
-        moved, replaced = self.tree.known(parent, name), self.tree.known(new_parent, new_name)
-        if moved is not None and moved.is_dirty:
-            await self.writer.settle_for_others(moved)
-        if replaced is not None and replaced is not moved:
-            await self._settle_shared(replaced, lives_on=bool(flags & wire.RENAME_EXCHANGE))
+        moved = [self.tree.known(parent, name)]
+        if flags & wire.RENAME_EXCHANGE:
+            moved.append(self.tree.known(new_parent, new_name))
+        for inode in moved:
+            if inode is not None and inode.is_dirty:
+                await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
-        linked = self._table.get(number)
-        if linked is not None:
-            await self._settle_shared(linked, lives_on=True)
         return await self.tree.link(number, parent, name)
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir."""
-        removed = self.tree.known(parent, name)
-        if removed is not None:
-            await self._settle_shared(removed, lives_on=False)
         await self.tree.remove(parent, name, directory=directory)
-
-    async def _settle_shared(self, inode: Inode, *, lives_on: bool) -> None:
-        """Store what was written to a file before its count of names changes: the commit would move ctime back.
-        What goes with its last name is not worth it."""
-        if inode.is_dirty and (lives_on or inode.attributes.links > 1):
-            await self.writer.settle_for_others(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -320,7 +293,7 @@ class Filesystem:
     ) -> Handle:
         """A new file, open; otherwise like `make`."""
         inode = await self.make(parent, name, Kind.FILE, mode, owner, umask=umask, inherit=inherit)
-        inode.handles += 1
+        self._keeper.opened(inode)  # no checkpoint since it was made: it must not look unused
         return Handle(inode, append)
 
     # ---- files
@@ -330,25 +303,19 @@ class Filesystem:
     ) -> Handle:
         """Open a file; content committed by other mounts before is what will be read (close-to-open). Truncating takes
         set-id bits unless `keep_set_id`: the kernel, which does so for every other change, leaves that one to us."""
-        known = self._table.get(number)
-        inode = known or await self.inode(number)
-        if inode.kind is Kind.DIRECTORY:
-            raise IsDirectory("a directory cannot be opened as a file")
-        inode.handles += 1  # before asking: should it lose its last name meanwhile, it is kept for us
-        try:
-            if known is not None:
-                await self.inode(number)
-            if appending.shift(inode):  # unsaved bytes hide what another mount appended
+        async with self._keeper.opening(number):
+            inode = await self.inode(number)
+            if inode.kind is Kind.DIRECTORY:
+                raise IsDirectory("a directory cannot be opened as a file")
+            self._keeper.check(inode)
+            if appending.shifts(inode.appended, inode.head.size):  # unsaved bytes hide what another mount appended
                 await self.writer.settle_for_others(inode)
             if truncate:
                 await self._truncate(inode, 0)
                 if not keep_set_id:
                     await self._clear_set_id(inode)
-        except BaseException:
-            inode.handles -= 1
-            self._table.drop_unused(inode)
-            raise
-        return Handle(inode, append)
+            self._keeper.opened(inode)
+            return Handle(inode, append)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
@@ -364,16 +331,17 @@ class Filesystem:
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
-        appends = handle.appends(offset, len(data))
+        now, end = trio.current_time(), offset + len(data)
+        appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         placed = await self.writer.write(inode, None if appends else offset, data)
-        inode.told_size = max(inode.told_size, offset + len(data))
+        inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
         return len(data)
 
     async def flush(self, handle: Handle) -> None:
         """close(2) of one descriptor: stores what was written under durability=close."""
-        if self._limits.close_waits and not handle.inode.unlinked:
+        if self._limits.close_waits and handle.inode.attributes.links:
             await self.writer.settle(handle.inode)
         else:
             handle.inode.raise_error()
@@ -385,13 +353,10 @@ class Filesystem:
     async def release(self, handle: Handle) -> None:
         """The last descriptor of the handle is gone."""
         inode = handle.inode
-        inode.handles -= 1
-        if inode.handles == 0 and inode.registered:
-            self.writer.freeze(inode)
-            try:
-                await self.writer.forget_opened(inode)
-            except PoolError as error:
-                log.info("inode %d: the coordinator will notice at the session's end: %s", inode.id, error)
-        elif inode.handles == 0:
-            self.writer.freeze(inode)
+        self._keeper.closed(inode)
+        if inode.attributes.links:
+            if not inode.handles:
+                self.writer.freeze(inode)
+        elif not self._table.is_in_use(inode.id):
+            self.writer.discard(inode)
         self._table.drop_unused(inode)

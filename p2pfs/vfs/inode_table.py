@@ -1,13 +1,13 @@
-"""The inodes of one mount by number: which stay in memory, which the kernel refers to, what is known of others.
+"""The inodes of one mount by number: which stay in memory, who uses them, what is known of others.
 
 Memory is bounded by what is open or unsaved and by the budgets here, not by what the kernel has seen.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Final
 
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import MIB, ROOT_INODE, InodeId, VolumeId
+from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.vfs.inodes import Inode
 from p2pfs.wire.namespace import Attributes
 
@@ -21,13 +21,14 @@ INLINE_BYTES: Final = 16 * MIB
 
 
 class InodeTable:
-    """Inodes by number, how often the kernel refers to each, and the newest change of those forgotten."""
+    """Inodes by number, who opens each, how often the kernel refers to it, and the newest change of those forgotten."""
 
     def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
         self._keys, self._volume = keys, volume
         self._inodes: dict[InodeId, Inode] = {}
         self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
-        self._nameless: set[InodeId] = set()  # kept at the coordinator while the kernel refers to them
+        self._used_by_reference: set[InodeId] = set()  # of these, what is no file
+        self._opening: Counter[InodeId] = Counter()  # opens under way
         self._seen: OrderedDict[InodeId, int] = OrderedDict()
         self._idle: OrderedDict[InodeId, None] = OrderedDict()
         self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
@@ -42,39 +43,55 @@ class InodeTable:
     def all(self) -> list[Inode]:
         return list(self._inodes.values())
 
-    # ---- the kernel's references
+    # ---- who uses them
 
-    def hold(self, inode: InodeId) -> None:
+    def refer(self, inode: Inode) -> None:
         """The kernel was told of it once more."""
-        self._references[inode] = self._references.get(inode, 0) + 1
+        self._references[inode.id] = self._references.get(inode.id, 0) + 1
+        if inode.kind is not Kind.FILE:
+            self._used_by_reference.add(inode.id)
 
-    def forget(self, inode: InodeId, count: int) -> bool:
-        """The kernel gave `count` references back. True when they were the last to an inode without a name."""
+    def forget(self, inode: InodeId, count: int) -> None:
+        """The kernel gave `count` references back."""
         if inode == ROOT_INODE:
-            return False
+            return
         left = self._references.pop(inode, 0) - count
         if left > 0:
             self._references[inode] = left
-        elif inode in self._nameless:
-            self._nameless.remove(inode)
-            return True
-        return False
-
-    def keep_nameless(self, inode: InodeId) -> None:
-        """It lost its last name, and the coordinator keeps it until `forget` says that the kernel has let go of it."""
-        self._nameless.add(inode)
+        else:
+            self._used_by_reference.discard(inode)
 
     def references(self, inode: InodeId) -> int:
         """How often the kernel was told of it and has not given it back."""
         return self._references.get(inode, 0)
 
-    def is_held(self, inode: InodeId) -> bool:
+    def is_referenced(self, inode: InodeId) -> bool:
         """Whether the kernel may remember it."""
         return inode in self._references
 
-    def held(self) -> list[InodeId]:
+    def referenced(self) -> list[InodeId]:
         """All the kernel may remember."""
         return list(self._references)
+
+    def begin_opening(self, inode: InodeId) -> None:
+        """Somebody opens it, and is not done yet: once it is in memory, it stays there."""
+        self._opening[inode] += 1
+
+    def end_opening(self, inode: InodeId) -> None:
+        """It has a handle now, or was not opened."""
+        self._opening[inode] -= 1
+        if not self._opening[inode]:
+            del self._opening[inode]
+        known = self._inodes.get(inode)
+        if known is not None and not known.handles:
+            self.drop_unused(known)
+
+    def is_in_use(self, inode: InodeId) -> bool:
+        """Whether a program of this machine can use the inode without a name. Of files we know; whoever opens a pipe or
+        stands in a directory does not tell us, so there all counts that the kernel refers to."""
+        known = self._inodes.get(inode)
+        has_handles = known is not None and known.handles > 0
+        return has_handles or inode in self._opening or inode in self._used_by_reference
 
     # ---- inodes
 
@@ -116,9 +133,12 @@ class InodeTable:
         while len(self._idle) > IDLE_INODES:
             oldest, _ = self._idle.popitem(last=False)
             candidate = self._inodes.get(oldest)
-            if candidate is not None and not candidate.is_used:
+            if candidate is not None and not self._must_stay(candidate):
                 del self._inodes[oldest]
                 self._remember_change(candidate)
+
+    def _must_stay(self, inode: Inode) -> bool:
+        return inode.handles > 0 or inode.is_dirty or inode.id in self._opening
 
     def _remember_change(self, inode: Inode) -> None:
         self._seen[inode.id] = inode.head.change

@@ -4,6 +4,7 @@ Pure state with synchronous methods; the reader, writer and tree await around it
 refers to it or unsaved bytes exist.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -14,10 +15,12 @@ from p2pfs.errors import Corrupt, PoolError
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
+from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import INDICES_PER_RANGE, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.vfs.appending import Appended, KernelSize
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
-from p2pfs.wire.namespace import Attributes, ExtentPage, ExtentRow
+from p2pfs.wire.namespace import Applied, Attributes, ExtentPage, ExtentRow
 
 MOST_PAGES: Final = 16
 """Ranges of one inode whose extents are kept: 4 GiB of a file."""
@@ -109,17 +112,12 @@ class Freeze:
         return self.inline or (bool(self.uploads) and all(upload.is_stored for upload in self.uploads))
 
 
-@dataclass(slots=True)
-class Appended:
-    """Unsaved bytes start…end of a file that were appended: they belong wherever the file ends when they are committed.
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A commit nobody answered: `done` follows what asking again brings."""
 
-    `floor` is where this mount's other unsaved bytes ended when the first was appended, 0 without such: the file ends
-    there at least.
-    """
-
-    start: int
-    end: int
-    floor: int
+    commit: InDoubt
+    done: Callable[[Applied], None]
 
 
 class Signal:
@@ -149,18 +147,18 @@ class Inode:
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
         self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
-        self.registered = False  # the coordinator knows that this mount has it open
-        self.unlinked = False  # registered, and without a name
         self.inline_is_known = True  # False: there may be inline data that was let go to save memory
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
         self.frozen: list[Freeze] = []
-        self.appended: Appended | None = None
+        self.appended: list[Appended] = []  # in the order of their places
+        self.doubt: Doubt | None = None  # the last commit may have been done
+        self.moves = 0  # how often appended bytes moved
         self.error: PoolError | None = None
         self.progress = Signal()
         self.kick = Signal()
         self.size = self.head.size  # with unsaved writes
-        self.told_size = -1  # what the kernel takes for the size: as told last, or where its own last write ended
+        self.kernel_size = KernelSize()
         self.mtime_ns = 0  # of unsaved writes, 0 if none
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0
@@ -177,14 +175,10 @@ class Inode:
     def is_dirty(self) -> bool:
         return bool(self.active or self.frozen)
 
-    @property
-    def is_used(self) -> bool:
-        return self.handles > 0 or self.is_dirty
-
     def stat(self) -> Stat:
         """What the kernel is told now."""
         row = self.attributes
-        self.told_size = self.size
+        self.kernel_size = KernelSize()
         mtime = self.mtime_ns if self.is_dirty else row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(

@@ -139,6 +139,7 @@ class Reader:
         """Committed bytes with the unsaved ones laid over them, oldest first."""
         result = bytearray(length)
         view = memoryview(result)
+        moves = inode.moves
         for piece in pieces(offset, length):
             covering = inode.active.get(piece.index)
             if covering is None or not covering.covers(piece.off, piece.length):
@@ -150,6 +151,8 @@ class Reader:
                     unsaved.append(covering)  # it may be frozen and committed meanwhile
                 if not any(mib.covers(piece.off, piece.length) for mib in unsaved):
                     stored = await self.committed(inode, start, min(piece.length, max(0, inode.head.size - start)))
+                    if inode.moves != moves:  # `unsaved` lies where it was
+                        return await self._overlaid(inode, offset, length)
                     view[piece.at : piece.at + len(stored)] = stored
                 for mib in unsaved:
                     mib.copy_into(piece.off, view[piece.at : piece.at + piece.length])

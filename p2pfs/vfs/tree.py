@@ -20,6 +20,7 @@ from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.known_names import Child, KnownNames, check_name
 from p2pfs.vfs.patience import OPEN_S, Patience
 from p2pfs.wire.namespace import (
@@ -30,7 +31,6 @@ from p2pfs.wire.namespace import (
     Entry,
     Link,
     Make,
-    Opened,
     Operation,
     Rename,
     Unlink,
@@ -63,12 +63,13 @@ class Tree:
         volume: VolumeId,
         namespace: Namespace,
         table: InodeTable,
+        keeper: Keeper,
         *,
         now_ns: Callable[[], int],
         deleted: Callable[[Inode], None],
     ) -> None:
         self._keys, self._volume, self._deleted = keys, volume, deleted
-        self._namespace, self._table, self._now_ns = namespace, table, now_ns
+        self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
         self._names = KnownNames()
 
@@ -94,9 +95,8 @@ class Tree:
     def took(self, applied: Applied) -> None:
         """Take in what a batch says of inodes this mount knows."""
         for attributes in applied.attributes:
-            known = self._table.get(InodeId(attributes.inode))
-            if known is not None:
-                known.refresh(attributes)
+            if self._table.get(InodeId(attributes.inode)) is not None:
+                self._table.take(attributes)
 
     # ---- names
 
@@ -202,29 +202,29 @@ class Tree:
             None if target is None else seal_value(self._keys, ValueKind.TARGET, self._volume, number, target)
         )
         time_ns = self._now_ns()
-        applied = await self._namespace.apply(
-            [
-                Make(
-                    parent=parent,
-                    name=seal_name(self._keys, self._volume, parent, name),
-                    dentry=dentry,
-                    dentry_tag=dentry_tag(self._keys, self._volume, parent, name, number, kind),
-                    inode=number,
-                    kind=kind,
-                    mode=mode,
-                    uid=owner.uid,
-                    gid=owner.gid,
-                    rdev=rdev,
-                    head=seal_head(self._keys, self._volume, number, Head(0, size, kind)),
-                    time_ns=time_ns,
-                    target=sealed_target,
-                ),
-                *(
-                    sealed_xattr(self._keys, self._volume, number, name, value, time_ns=time_ns)
-                    for name, value in (xattrs or {}).items()
-                ),
-            ]
-        )
+        operations: list[Operation] = [
+            Make(
+                parent=parent,
+                name=seal_name(self._keys, self._volume, parent, name),
+                dentry=dentry,
+                dentry_tag=dentry_tag(self._keys, self._volume, parent, name, number, kind),
+                inode=number,
+                kind=kind,
+                mode=mode,
+                uid=owner.uid,
+                gid=owner.gid,
+                rdev=rdev,
+                head=seal_head(self._keys, self._volume, number, Head(0, size, kind)),
+                time_ns=time_ns,
+                target=sealed_target,
+            ),
+            *(
+                sealed_xattr(self._keys, self._volume, number, name, value, time_ns=time_ns)
+                for name, value in (xattrs or {}).items()
+            ),
+        ]
+        async with self._keeper.opening(number):  # another mount may take the name before we have the answer
+            applied = await self._namespace.apply(operations)
         above = self._table.get(parent)
         if above is not None:
             above.keep_xattrs(_row(applied, parent).attr_change)
@@ -270,10 +270,9 @@ class Tree:
         sealed = seal_name(self._keys, self._volume, parent, name)
         for _ in range(MOST_CONFLICTS):
             child = await self._child(parent, name)
-            operations: list[Operation] = self._keep_open(child)
-            operations.append(Unlink(parent, sealed, child.inode, directory, self._now_ns()))
+            operation = Unlink(parent, sealed, child.inode, directory, self._now_ns())
             try:
-                applied = await self._namespace.apply(operations)
+                await self._take_name(child.inode, operation)
             except Conflict:
                 self._names.drop((parent, name))
                 await trio.lowlevel.checkpoint()
@@ -282,45 +281,22 @@ class Tree:
                 self._names.drop((parent, name))
                 raise
             self._names.drop((parent, name))
-            self._unlinked(child.inode, applied)
             return
         raise Unavailable("the name keeps changing")
 
-    def _keep_open(self, child: Child) -> list[Operation]:
-        """Registers an inode this mount has open, in the same batch that may take its last name."""
-        inode = self._table.get(child.inode)
-        if not self.may_be_open(child.inode, child.kind) or (inode is not None and inode.registered):
-            return []
-        return [Opened(child.inode)]
-
-    def may_be_open(self, number: InodeId, kind: Kind) -> bool:
-        """Whether a program of this machine can still use the inode without a name. Of files we know; whoever opens a
-        pipe or stands in a directory does not tell us, so there all counts that the kernel refers to."""
-        inode = self._table.get(number)
-        if kind is Kind.FILE:
-            return inode is not None and inode.handles > 0
-        return self._table.is_held(number)
-
-    def _unlinked(self, number: InodeId, applied: Applied) -> None:
-        self.took(applied)
-        for gone in applied.removed:
-            known = self._table.get(InodeId(gone))
-            if known is not None:
-                self._deleted(known)
-        inode = self._table.get(number)
-        if inode is None:
-            inode = next((self._table.take(row)[0] for row in applied.attributes if row.inode == number), None)
-        if inode is not None and self.may_be_open(number, inode.kind):
-            self.kept_nameless(inode)
-        elif inode is not None and not inode.attributes.links:
-            self._deleted(inode)  # another mount may have it open
-
-    def kept_nameless(self, inode: Inode) -> None:
-        """The coordinator keeps it for this mount, whatever becomes of its names."""
-        inode.registered = True
-        inode.unlinked = inode.attributes.links == 0
-        if inode.kind is not Kind.FILE and inode.unlinked:
-            self._table.keep_nameless(inode.id)
+    async def _take_name(self, number: InodeId, operation: Operation) -> Applied:
+        """Make a change that takes a name of the inode, perhaps its last."""
+        async with self._keeper.removing(number) as keep:
+            applied = await self._namespace.apply([*keep, operation])
+            self.took(applied)
+            for gone in applied.removed:
+                known = self._table.get(InodeId(gone))
+                if known is not None:
+                    self._deleted(known)
+            inode = self._table.get(number)
+            if inode is not None and not inode.attributes.links and not self._table.is_in_use(number):
+                self._deleted(inode)  # another mount may have it open
+        return applied
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Atomic, whatever other mounts do meanwhile."""
@@ -336,9 +312,11 @@ class Tree:
             if replaced is None and flags & RENAME_EXCHANGE:
                 raise NotFound("there is nothing to exchange with")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
-            keep = self._keep_open(replaced) if replaced and not flags & RENAME_EXCHANGE else []
             try:
-                applied = await self._namespace.apply([*keep, operation])
+                if replaced is None or flags & RENAME_EXCHANGE:
+                    self.took(await self._namespace.apply([operation]))
+                else:
+                    await self._take_name(replaced.inode, operation)
             except (Conflict, NotFound) as error:
                 self._names.drop((parent, name))
                 self._names.drop((new_parent, new_name))
@@ -348,9 +326,6 @@ class Tree:
                 continue
             exchanged = replaced if flags & RENAME_EXCHANGE else None
             self._names.renamed((parent, name), (new_parent, new_name), child, exchanged)
-            self.took(applied)
-            if replaced is not None and not flags & RENAME_EXCHANGE:
-                self._unlinked(replaced.inode, applied)
             return
         raise Unavailable("the name keeps changing")
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from p2pfs.runtime.credits import ByteCredits
+from p2pfs.vfs.appending import Appended
 from p2pfs.vfs.dirty import DirtyMib, moved
 from p2pfs.vfs.inodes import Freeze, Inode
 from p2pfs.vfs.space import Space
@@ -24,23 +25,26 @@ class Unsaved:
             self.space.settle(freeze.bytes)
             self.forget_uploads(freeze)
             if not inode.is_dirty:
-                inode.appended = None
+                inode.appended.clear()
 
-    def move_appended(self, inode: Inode, by: int) -> None:
-        """The file ends elsewhere than when the unsaved bytes were appended: they go `by` bytes further. What of them
-        was stored must be stored again."""
-        region = inode.appended
-        assert region is not None
+    def move_appended(self, inode: Inode, moves: list[tuple[Appended, int]]) -> None:
+        """The file ends elsewhere than when these unsaved bytes were appended: they go so many bytes further. What was
+        stored of them stays stored; only its place changes."""
+        for region, by in reversed(moves) if moves[0][1] > 0 else moves:  # away from the others first
+            for freeze in inode.frozen:
+                freeze.mibs = moved(freeze.mibs.values(), region.start, region.end, by)
+                freeze.cost = self._weigh(freeze.cost, freeze.mibs.values())
+                for upload in freeze.uploads:
+                    upload.plan.move(region.start, region.end, by)
+            cost, size = sum(mib.cost for mib in inode.active.values()), sum(mib.bytes for mib in inode.active.values())
+            inode.active = moved(inode.active.values(), region.start, region.end, by)
+            self._weigh(cost, inode.active.values())
+            self.space.settle(size - sum(mib.bytes for mib in inode.active.values()))  # laid over others
+            region.start, region.end = region.start + by, region.end + by
         for freeze in inode.frozen:
-            freeze.mibs = moved(freeze.mibs.values(), region.start, region.end, by)
             freeze.end = max(mib.end for mib in freeze.mibs.values())
             freeze.runs = sum(len(mib.runs) for mib in freeze.mibs.values())
-            freeze.cost = self._weigh(freeze.cost, freeze.mibs.values())
-            self.forget_uploads(freeze)
-        before = sum(mib.cost for mib in inode.active.values())
-        inode.active = moved(inode.active.values(), region.start, region.end, by)
-        self._weigh(before, inode.active.values())
-        region.start, region.end = region.start + by, region.end + by
+        inode.moves += 1
         inode.resize()
 
     def _weigh(self, before: int, mibs: Iterable[DirtyMib]) -> int:
@@ -58,7 +62,10 @@ class Unsaved:
             self.credits.give(mib.cost)
             self.space.settle(mib.bytes)
         inode.active.clear()
-        inode.appended = None
+        if inode.doubt is not None:
+            inode.doubt.commit.give_up()
+            inode.doubt = None
+        inode.appended.clear()
         inode.error = None
         inode.progress.pulse()
         inode.kick.pulse()

@@ -104,10 +104,6 @@ class Uploader:
         self._at_once = trio.CapacityLimiter(AT_ONCE)
         self._sealers = trio.CapacityLimiter(SEALERS)
 
-    def forget(self, upload: Upload) -> None:
-        """What was stored is not wanted any more."""
-        self._copies.forget(upload)
-
     async def put(self, upload: Upload) -> None:
         """Store the chunk; late receipts are then collected until it is committed or forgotten.
 

@@ -13,8 +13,7 @@ import trio
 
 from p2pfs.errors import Fenced, Gone, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
-from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, InodeId
+from p2pfs.types import MIB, Buffer
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
@@ -23,7 +22,6 @@ from p2pfs.vfs.inodes import Freeze, Inode, Upload
 from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
-from p2pfs.wire.namespace import Released
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,6 @@ class Writer:
 
     def __init__(
         self,
-        namespace: Namespace,
         uploader: Uploader,
         committer: Committer,
         unsaved: Unsaved,
@@ -47,7 +44,7 @@ class Writer:
         inodes: Callable[[], list[Inode]],
         done: Callable[[Inode], None],
     ) -> None:
-        self._namespace, self._uploader, self._committer = namespace, uploader, committer
+        self._uploader, self._committer = uploader, committer
         self._unsaved, self._nursery = unsaved, nursery
         self._credits, self._space = unsaved.credits, unsaved.space
         self._limits, self._now_ns = limits, now_ns
@@ -73,9 +70,11 @@ class Writer:
             self._space.settle(len(data))
             raise
         # no checkpoint until the bytes are counted in the inode: a reader must see all of them or none
-        appends = offset is None
         if offset is None:
-            offset = appending.place(inode, len(data))
+            offset = appending.place(
+                inode.appended, len(data),
+                size=inode.size, stored_size=inode.head.size, unsaved_end=inode.unsaved_end,
+            )  # fmt: skip
         full = []
         view = memoryview(data)
         now = trio.current_time()
@@ -93,7 +92,7 @@ class Writer:
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
         inode.mtime_ns = self._now_ns()
-        if full and appends:
+        if full and inode.appended:
             self.freeze(inode)  # all in one commit: a record that another mount's could part is none
         else:
             for index in full:
@@ -187,14 +186,10 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
-        uploads = freeze.uploads
         async with trio.open_nursery() as nursery:
-            for upload in uploads:
+            for upload in freeze.uploads:
                 if not upload.is_stored:
                     nursery.start_soon(put, upload)
-        if freeze.uploads is not uploads:  # voided meanwhile
-            for upload in uploads:
-                self._uploader.forget(upload)
         if errors:
             raise errors[0]
 
@@ -212,13 +207,6 @@ class Writer:
         """The inode is no more: its unsaved bytes are nobody's."""
         self._unsaved.discard(inode)
         self._done(inode)
-
-    async def forget_opened(self, inode: Inode) -> None:
-        """The last handle of a registered inode is closed; one without names goes now, with what is unsaved."""
-        if inode.unlinked:
-            self.discard(inode)
-        inode.registered = False
-        await self._namespace.apply([Released(InodeId(inode.id))])
 
     # ---- waiting
 
@@ -283,10 +271,10 @@ class Writer:
         """Set the size, shrinking or growing with zeros; committed on return. False if it was the size already.
 
         Raises:
-            PoolError: As `settle`, and whatever the commit raises; the size is then unchanged.
+            PoolError: As `settle_for_others`, and whatever the commit raises; the size is then unchanged.
         """
         check_size(size)
-        await self.settle(inode)
+        await self.settle_for_others(inode)
         return await self._committer.truncate(inode, size)
 
 

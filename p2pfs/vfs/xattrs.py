@@ -178,6 +178,7 @@ class Xattrs:
 
     async def _set_access(self, number: InodeId, access: Acl, flags: int, keeps_set_gid: bool) -> None:
         for _ in range(MOST_CONFLICTS):
+            there = await self._ask(number)  # what is remembered may hide a list or bits that another mount gave it
             kept = (await self._inode(number)).attributes.mode & (0o7000 if keeps_set_gid else 0o5000)
             operations: list[Operation] = [
                 SetAttributes(number, self._now_ns(), mode=kept | acl.mode_of(access)),
@@ -185,12 +186,12 @@ class Xattrs:
             if not acl.is_minimal(access):
                 operations.append(self._setting(number, ACCESS, acl.encode(access), flags))
                 return await self._apply(number, operations)
-            if ACCESS in await self._values(number):
+            if ACCESS in there:
                 operations.append(self._removing(number, ACCESS))
             try:
                 return await self._apply(number, operations)
             except NoAttribute:  # another mount removed it meanwhile
-                self._forget(number)
+                continue
         raise Unavailable("another mount keeps changing the access list")
 
     def _setting(self, number: InodeId, name: bytes, value: bytes, flags: int) -> SetXattr:

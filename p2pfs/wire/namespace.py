@@ -197,7 +197,7 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
     The new change is `base_change + 1`. Raises Conflict when the inode's change is not `base_change`, Gone when a chunk
     is being purged, Misuse when a receipt does not verify or a new chunk has too few, NotFound.
-    `time_ns` becomes mtime and ctime; 0 leaves them (compaction changes nothing a program sees).
+    `time_ns` becomes mtime, and ctime if that is not later; 0 leaves them (compaction changes nothing a program sees).
     `inline` replaces inline data; with `clear_inline` there is none afterwards. `cut_index` ≥ 0 filters all older
     extents (seq < cut_seq) of index ≥ cut_index at once.
     """

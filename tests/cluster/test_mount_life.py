@@ -171,3 +171,29 @@ def test_umount_ends_the_waiting_of_a_hard_mount(hard: DemoPool) -> None:
         assert not made.done()
         hard.p2pfs("umount", str(hard.mount), expect=None)
         assert made.result(LONGEST_S) == "EIO"
+
+
+@pytest.fixture
+def fusectl(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting fusectl needs root")
+    subprocess.run(["mount", "-t", "fusectl", "none", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("options", [[], ["-o", "xattr"]], ids=["plain", "xattr"])
+def test_a_mount_that_was_cut_off_stores_what_it_has_and_leaves_no_dead_one(
+    options: list[str], pool: DemoPool, fusectl: Path
+) -> None:
+    pool.unmount()
+    mount(pool, *options)
+    path, pid = pool.mount / "cut-off", pool.pid("mount")
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.write(file, b"x" * 300_000)
+    (fusectl / str(mounts.device(pool.mount)) / "abort").write_text("1")
+    ended(pid)
+    assert outcome(lambda: os.close(file)) in ("ENOTCONN", "ECONNABORTED")
+    assert mounts.mounted_type(pool.mount) is None
+    pool.start()
+    assert path.read_bytes() == b"x" * 300_000

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -165,9 +166,9 @@ def attempt(case: Case, command: str, place: Place, timeout_s: float) -> Attempt
 def _script(case: Case, command: str, directory: Path, local: Path) -> str:
     user = pwd.getpwnam(case.user)
     become = f"setpriv --reuid {user.pw_uid} --regid {user.pw_gid} --init-groups"
+    own = f"chown {user.pw_uid}:{user.pw_gid}"
     return (
-        f"set -e; export PROGRAMS={HERE}/programs PYTHON={sys.executable} LOCAL={local}/work; chmod 755 {local}; "
-        f"mkdir $LOCAL {directory}; chown {user.pw_uid}:{user.pw_gid} $LOCAL {directory}; cd {directory}; "
+        f"set -e; chmod 755 {local}; mkdir $LOCAL {directory}; {own} $LOCAL {directory}; cd {directory}; "
         f"exec {become} bash -c '{command}'"
     )
 
@@ -176,8 +177,12 @@ def _bounded(script: str, timeout_s: float, local: Path) -> tuple[int | None, st
     """Exit status, None if it took too long, and what was said."""
     apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
     said = local / "output"
+    here = {"PROGRAMS": str(HERE / "programs"), "PYTHON": sys.executable, "LOCAL": str(local / "work")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | here
     with said.open("w") as output:
-        process = subprocess.Popen(apart, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            apart, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             code: int | None = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -275,15 +280,14 @@ def main() -> int:
         verdicts.append(verdict)
         why = "; ".join(filter(None, (verdict.problem, verdict.note)))
         print(f"{verdict.case:24} {verdict.result:8} {verdict.seconds:7.1f}  {why}".rstrip(), flush=True)
-        if verdict.result is Result.FAILED:
+        if verdict.result in (Result.FAILED, Result.NOT_OURS):
             print("\n".join(f"    {line}" for line in verdict.output.splitlines()[-SHOWN_LINES:]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
-    failed = [verdict.case for verdict in verdicts if verdict.result is Result.FAILED]
-    print(
-        f"{len(verdicts)} cases in {time.monotonic() - begin:.0f} s, {len(failed)} failed {' '.join(failed)}".rstrip()
-    )
-    return 1 if failed else 0
+    counts = Counter(verdict.result for verdict in verdicts)
+    results = [f"{counts[result]} {result}" for result in Result if counts[result]]
+    print(", ".join([f"{len(verdicts)} cases in {time.monotonic() - begin:.0f} s", *results]))
+    return 1 if counts[Result.FAILED] else 0
 
 
 if __name__ == "__main__":

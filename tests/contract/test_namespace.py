@@ -561,6 +561,14 @@ async def test_a_commit_with_time_zero_leaves_the_times(hand: Hand) -> None:
     assert row.attr_change > before.attr_change
 
 
+async def test_a_commit_of_earlier_writes_does_not_move_ctime_back(hand: Hand) -> None:
+    inode = await hand.make(b"file")
+    written, changed = hand.now(), hand.now()
+    await hand.namespace.apply([SetAttributes(inode, changed, mode=0o600)])
+    row = await hand.commit(inode, FIRST_CHANGE, time_ns=written)
+    assert (row.mtime_ns, row.ctime_ns) == (written, changed)
+
+
 async def test_inline_data_is_replaced_kept_and_cleared(hand: Hand) -> None:
     inode = await hand.make(b"file")
     await hand.commit(inode, 0, inline=b"one")

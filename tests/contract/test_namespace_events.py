@@ -15,6 +15,7 @@ from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
+    Accessed,
     AddReplicas,
     Opened,
     Released,
@@ -118,7 +119,7 @@ async def test_changes_of_attributes_and_content_are_told_without_names(hand: Ha
 async def test_opening_releasing_and_late_copies_are_nobodys_business(hand: Hand, other: Hand) -> None:
     inode = await hand.make(b"file")
     await events(other)
-    for operation in (Opened(inode), AddReplicas([new_chunk(1)]), Released(inode)):
+    for operation in (Opened(inode), AddReplicas([new_chunk(1)]), Accessed(inode, 1 << 62), Released(inode)):
         await hand.namespace.apply([operation])
     told = await events(other)
     assert (told.names, told.inodes, told.held) == ([], [], [])

@@ -1,92 +1,24 @@
 """What one mount changes reaches the other: its kernel forgets, open files live on nameless, nothing is missed."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 import trio
+from mount_pairs import Two, mounts
 from trio.testing import wait_all_tasks_blocked
-from volumes import ROOT_HEAD, VOLUME, filesystem
 
-from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import NotFound
 from p2pfs.meta import events
-from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId
-from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
-from p2pfs.vfs.tree import Owner
 
 pytestmark = pytest.mark.l3
-
-
-@dataclass
-class Kernel:
-    """Remembers what it was told to forget."""
-
-    inodes: list[tuple[InodeId, bool]] = field(default_factory=list)
-    names: list[tuple[InodeId, bytes]] = field(default_factory=list)
-
-    def stale_inode(self, inode: InodeId, *, content: bool) -> None:
-        self.inodes.append((inode, content))
-
-    def stale_name(self, parent: InodeId, name: bytes) -> None:
-        self.names.append((parent, name))
-
-
-@dataclass
-class Mount:
-    """One of two, with its kernel."""
-
-    fs: Filesystem
-    namespace: MemoryNamespace
-    kernel: Kernel = field(default_factory=Kernel)
-
-    async def made(self, name: bytes, content: bytes) -> Handle:
-        handle = await self.fs.create(ROOT_INODE, name, 0o644, Owner(0, 0))
-        await self.fs.write(handle, 0, content)
-        await self.fs.fsync(handle)
-        self.fs.hold(handle.inode)
-        return handle
-
-    async def opened(self, name: bytes) -> Handle:
-        inode = await self.fs.lookup(ROOT_INODE, name)
-        self.fs.hold(inode)
-        return await self.fs.open(inode.id)
-
-    async def content(self, handle: Handle) -> bytes:
-        return bytes(await self.fs.read(handle, 0, 1 << 20))
-
-
-@dataclass
-class Two:
-    a: Mount
-    b: Mount
-    volume: MemoryVolume
 
 
 @pytest.fixture
 async def two() -> AsyncIterator[Two]:
     async with mounts() as given:
         yield given
-
-
-@asynccontextmanager
-async def mounts() -> AsyncIterator[Two]:
-    shared, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
-    first, second = shared.session(), shared.session()
-    async with (
-        filesystem(first, store) as fs_a,
-        filesystem(second, store) as fs_b,
-        trio.open_nursery() as nursery,
-    ):
-        given = Two(Mount(fs_a, first), Mount(fs_b, second), shared)
-        for mount in (given.a, given.b):
-            nursery.start_soon(mount.fs.follow, mount.kernel)
-        await wait_all_tasks_blocked()
-        yield given
-        nursery.cancel_scope.cancel()
 
 
 async def test_names_and_contents_that_changed_elsewhere_are_forgotten(two: Two) -> None:
@@ -131,6 +63,7 @@ async def test_an_open_file_outlives_the_name_another_mount_takes(two: Two, way:
     await two.b.fs.fsync(seen)
     assert await two.b.content(seen) == b"one more"
     await two.b.fs.release(seen)
+    await wait_all_tasks_blocked()
     with pytest.raises(NotFound):
         await two.a.namespace.attributes(seen.inode.id)
 
@@ -161,6 +94,7 @@ async def test_a_mount_that_missed_news_distrusts_everything(two: Two, monkeypat
     await wait_all_tasks_blocked()
     assert await two.b.content(kept) == b"one"
     await two.b.fs.release(kept)
+    await wait_all_tasks_blocked()
     for number in (kept.inode.id, dropped.inode.id):
         with pytest.raises(NotFound):
             await two.a.namespace.attributes(number)

@@ -1,16 +1,22 @@
 """Two mounts append to one file: every record survives, once and in one piece, whatever was unsaved when."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, InodeId
+from p2pfs.errors import CoordinatorAway
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.meta.protocol import InDoubt
+from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, Buffer, ChunkId, InodeId, VolumeId
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import Applied, Commit, Operation
 
 pytestmark = pytest.mark.l3
 
@@ -27,7 +33,7 @@ async def opened(fs: Filesystem) -> Handle:
 
 async def append(fs: Filesystem, handle: Handle, data: bytes) -> None:
     """As the kernel does: at the size it was told last."""
-    await fs.write(handle, max(0, handle.inode.told_size), data)
+    await fs.write(handle, handle.inode.kernel_size.newest, data)
 
 
 async def content(fs: Filesystem, number: InodeId) -> bytes:
@@ -131,3 +137,122 @@ async def test_random_records_all_survive(seed: int) -> None:
         assert len(whole) == sum(map(len, records))
         assert [whole.count(record) for record in records] == [1] * len(records)
         assert await content(b, handle.inode.id) == whole
+
+
+async def test_bytes_written_by_position_behind_appended_ones_stay_where_they_are() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        await append(a, mine, b"one")
+        placed = await a.open(mine.inode.id)
+        await a.write(placed, 1000, b"placed")
+        await a.write(mine, 1006, b"two")
+        theirs = await opened(b)
+        await append(b, theirs, b"theirs")
+        await b.fsync(theirs)
+        await a.fsync(mine)
+        whole = await content(b, mine.inode.id)
+        assert (whole[:9], whole[1000:]) == (b"theirsone", b"placedtwo")
+
+
+async def test_a_record_stays_in_one_piece_when_a_write_by_position_fills_its_first_mib() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0))
+        await a.write(mine, 100, b"-" * (CHUNK_BYTES - 200))
+        tail = await opened(a)
+        record = b"<" + b"r" * 1000 + b">"
+        await append(a, tail, record)
+        await a.write(mine, 0, b"-" * 100)  # the first MiB is full now
+        await wait_all_tasks_blocked(0.01)
+        theirs = await opened(b)
+        await append(b, theirs, b"theirs")
+        await b.fsync(theirs)
+        await a.fsync(mine)
+        assert record in await content(b, mine.inode.id)
+
+
+async def test_a_record_moves_without_being_stored_again() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        theirs = await opened(b)
+        puts = 0
+        put = store.put
+
+        async def counted(volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer]) -> list[Receipt]:
+            nonlocal puts
+            receipts = await put(volume, chunk, parts)
+            if sum(map(len, parts)) > CHUNK_BYTES // 2:  # the record, not what it lies on
+                puts += 1
+                for _ in range(5):  # the file grows elsewhere while this is stored
+                    await append(b, theirs, b"theirs")
+                    await b.fsync(theirs)
+            return receipts
+
+        store.put = counted  # type: ignore[method-assign,assignment]
+        await append(a, mine, b"m" * (CHUNK_BYTES // 2))
+        await a.fsync(mine)
+        store.put = put  # type: ignore[method-assign]
+        assert await content(a, mine.inode.id) == b"theirs" * 5 + b"m" * (CHUNK_BYTES // 2)
+        assert puts == 1
+
+
+@pytest.mark.parametrize("size", [100, 40 * KIB])
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_record_is_there_once_although_no_answer_to_its_commit_came(size: int, done: bool) -> None:
+    shared, store = volume(), MemoryStore()
+    namespace = Doubtful(shared, shared.session().number, read_only=False)
+    async with filesystem(namespace, store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        theirs = await opened(b)
+        namespace.lose = done
+        await append(a, mine, b"m" * size)
+        with pytest.raises(CoordinatorAway):
+            await a.fsync(mine)
+        await append(b, theirs, b"theirs")
+        await b.fsync(theirs)
+        namespace.lose = None
+        await a.fsync(mine)
+        whole = await content(b, mine.inode.id)
+        assert whole == (b"m" * size + b"theirs" if done else b"theirs" + b"m" * size)
+        assert namespace.open_doubts == 0
+
+
+class Doubtful(MemoryNamespace):
+    """Commits get no answer while `lose` is True (they are done) or False (they are not)."""
+
+    lose: bool | None = None
+    open_doubts = 0
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if self.lose is None or not any(isinstance(operation, Commit) for operation in operations):
+            return await super().apply(operations)
+        answer = await super().apply(operations) if self.lose else None
+        self.open_doubts += 1
+
+        async def again() -> Applied:
+            if self.lose is not None:
+                raise CoordinatorAway("still away")
+            self.open_doubts -= 1
+            return answer or await super(Doubtful, self).apply(operations)
+
+        def give_up() -> None:
+            self.open_doubts -= 1
+
+        raise InDoubt("away", again, give_up)
+
+
+async def test_an_append_is_never_taken_for_a_page_while_the_kernel_may_not_know_the_size_yet() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        await a.write(mine, 0, b"a" * 4096)
+        await a.fsync(mine)
+        theirs = await opened(b)
+        await append(b, theirs, b"B" * 4096)
+        await b.fsync(theirs)
+        await a.stat(mine.inode.id)  # the answer to another program: the kernel may drop it
+        await a.write(mine, 4096, b"c" * 4096)
+        await a.fsync(mine)
+        assert await content(b, mine.inode.id) == b"a" * 4096 + b"B" * 4096 + b"c" * 4096

@@ -368,7 +368,7 @@ async def test_files_that_were_only_looked_at_do_not_fill_the_memory() -> None:
             handle = await fs.create(ROOT_INODE, b"%d" % number, 0o644, Owner(0, 0))
             await fs.write(handle, 0, b"%d" % number * 4000)
             await fs.fsync(handle)
-            fs.hold(handle.inode)
+            fs.refer(handle.inode)
             await fs.release(handle)
         kept = [len(inode.attributes.inline or b"") for inode in fs._table.all()]
         assert sum(kept) <= 16 << 20
@@ -388,5 +388,6 @@ async def test_a_file_open_here_lives_on_when_its_last_name_goes() -> None:
         await fs.write(handle, 0, b"C")
         await fs.fsync(handle)
         await fs.release(handle)
+        await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(NotFound):
             await fs.tree.inode(handle.inode.id)

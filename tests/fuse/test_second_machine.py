@@ -1,6 +1,7 @@
 """A second machine with nothing but its certificate and the passphrase: two real mounts of one volume (P9)."""
 
 import contextlib
+import errno
 import functools
 import os
 import threading
@@ -210,3 +211,58 @@ def test_records_that_both_append_at_once_are_each_there_once_and_whole(
     for mount in (pool.mount, second):
         data = (mount / name).read_bytes()
         assert sorted(data[at : at + length] for at in range(0, len(data), length)) == wanted
+
+
+def _read(path: Path) -> None:
+    path.read_bytes()
+
+
+def _stat(path: Path) -> None:
+    path.stat()
+
+
+def _link(path: Path) -> None:
+    other = path.with_name("linked")
+    os.link(path, other)
+    other.unlink()
+
+
+def _touch(path: Path) -> None:
+    os.chmod(path, 0o600)
+    os.utime(path)
+
+
+@pytest.mark.parametrize("look", [_read, _stat, _link, _touch])
+def test_what_the_other_machine_replaces_is_always_there(
+    pool: DemoPool, second: Path, look: Callable[[Path], None]
+) -> None:
+    """Replaced at most once in each look: the kernel looks a name up anew only once, too."""
+    path = pool.mount / f"replaced{look.__name__}"
+    path.mkdir()
+    (path / "file").write_bytes(b"first")
+    assert appears(second / path.name / "file")
+    stop, looks = threading.Event(), threading.Semaphore(0)
+    failed: list[str] = []
+
+    def keep_looking() -> None:
+        while not stop.is_set():
+            try:
+                look(second / path.name / "file")
+            except OSError as error:
+                failed.append(errno.errorcode[error.errno or 0])
+            looks.release()
+
+    with ThreadPoolExecutor(1) as threads:
+        looking = threads.submit(keep_looking)
+        try:
+            for number in range(100):
+                (path / "new").write_bytes(b"%d" % number)
+                os.rename(path / "new", path / "file")
+                while looks.acquire(blocking=False):  # of those that ended before
+                    pass
+                for _ in range(2):  # the one under way, and one that began behind the rename
+                    assert looks.acquire(timeout=20)
+        finally:
+            stop.set()
+        looking.result()
+    assert failed == []

@@ -267,7 +267,7 @@ class ContentUser:
             number = len(self.log.begun)
             self.log.begun.add(number)
             data = self.log.record(number, self.chance.choice((1, 100, 4080, 20_000, 300_000)))
-            await through(lambda data=data: self.fs.write(handle, handle.inode.told_size, data), self.world)  # type: ignore[misc]
+            await through(lambda data=data: self.fs.write(handle, handle.inode.kernel_size.newest, data), self.world)  # type: ignore[misc]
         with contextlib.suppress(Unavailable):  # it is tried again
             await self.fs.flush(handle)
         await self.fs.release(handle)

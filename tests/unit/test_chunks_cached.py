@@ -1,6 +1,7 @@
 """The disk cache beyond the conformance suite: what it saves, what it bounds, what it never believes."""
 
 import errno
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -243,3 +244,36 @@ async def test_a_cached_run_longer_than_the_chunk_is_said_to_be_is_a_miss(tmp_pa
         assert files(tmp_path) == []
         assert await cache.read(chunk) == chunk.data
         assert cache.fetched == ["get", "get", "get"]
+
+
+async def test_no_file_is_removed_in_the_event_loop(tmp_path: Path) -> None:
+    """A disk that stalls would stall everything."""
+    removed: list[str] = []
+    may_write = threading.Event()
+
+    class Watched(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            assert may_write.wait(20)
+            super().rename(old, new)
+
+        def remove(self, path: Path) -> None:
+            removed.append("loop" if threading.current_thread() is threading.main_thread() else "thread")
+            super().remove(path)
+
+    def refuse(view: object) -> None:
+        raise Corrupt("not what was asked for")
+
+    async with cache_at(tmp_path, disk=Watched()) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+        cache.store._filling.clear()  # as if it were deleted during the fill
+        may_write.set()
+        while cache.store._nursery.child_tasks:
+            await trio.lowlevel.checkpoint()
+        assert files(tmp_path) == []
+        await cache.read(chunk)
+        with pytest.raises(Corrupt):
+            await cache.store.get(VOLUME, chunk.id, chunk.size, chunk.whole, check=refuse)
+        assert files(tmp_path) == []
+    assert set(removed) == {"thread"}

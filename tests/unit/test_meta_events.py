@@ -13,7 +13,7 @@ from p2pfs.meta.events import MAX_WAIT_S, SILENT_S, Cursor, EventLog, Held, List
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
-from p2pfs.wire.namespace import AddReplicas, Applied, Opened, Released, SetAttributes
+from p2pfs.wire.namespace import Accessed, AddReplicas, Applied, Opened, Operation, Released, SetAttributes
 
 pytestmark = pytest.mark.l0
 
@@ -203,7 +203,7 @@ async def test_every_other_session_of_the_volume_is_told(listeners: Listeners) -
 
 
 async def test_what_nobody_else_sees_is_not_told(listeners: Listeners) -> None:
-    listeners.publish(ANNA, News(VOLUME, [Opened(2), AddReplicas([]), Released(3)], Applied([], [3])))
+    listeners.publish(ANNA, News(VOLUME, [Opened(2), AddReplicas([]), Accessed(2, 9), Released(3)], Applied([], [3])))
     assert (await told(listeners, BERT)).last == 0
 
 
@@ -284,6 +284,18 @@ async def test_a_change_wakes_who_waits(listeners: Listeners) -> None:
     events = await waiting(listeners, lambda: listeners.publish(ANNA, news()))
     assert isinstance(events, Events)
     assert events.inodes == [inode(2, REMOVED, REMOVED)]
+
+
+@pytest.mark.parametrize("operation", [Accessed(2, 9), Opened(2), SetAttributes(2, 9)])
+async def test_who_waits_is_not_woken_for_nothing(
+    autojump_clock: MockClock, listeners: Listeners, operation: Operation
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(told, listeners, BERT, 10.0)
+        await wait_all_tasks_blocked()
+        listeners.publish(ANNA, News(VOLUME, [operation], Applied([])))
+        began = trio.current_time()
+    assert trio.current_time() - began == pytest.approx(10.0)
 
 
 async def test_the_end_of_the_session_fences_who_waits(listeners: Listeners) -> None:

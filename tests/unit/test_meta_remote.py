@@ -1,5 +1,6 @@
 """The mount's side of a session: retries, absence, fencing, shared requests, numbers ahead."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import CoordinatorAway, Fenced, Misuse, NotFound, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Misuse, NotFound, Unavailable
 from p2pfs.meta import flights, outstanding, remote
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
+from p2pfs.meta.protocol import InDoubt
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Endpoint, Reply
 from p2pfs.types import InodeId, NodeId, Role, VolumeId
@@ -21,6 +23,7 @@ from p2pfs.wire.namespace import (
     Applied,
     Attributes,
     Batch,
+    Commit,
     GetAttributes,
     Question,
     ReadExtents,
@@ -166,6 +169,43 @@ async def test_a_lost_answer_is_asked_for_again_under_the_same_number(autojump_c
     await names.apply([Released(1)])
     assert seqs(coordinator)[-1] == (2, 2)
     assert not names.is_away
+
+
+COMMIT = Commit(5, 0, 1, b"head", 1, inline=b"x")
+
+
+@pytest.mark.parametrize("end", [work, refuse(Conflict("moved on"))])
+async def test_a_commit_in_doubt_keeps_its_number_until_it_was_asked_for_again(
+    autojump_clock: MockClock, end: Callable[[str, Any], Any]
+) -> None:
+    coordinator = FakeCoordinator(away)
+    names = namespace(coordinator)
+    with pytest.raises(InDoubt) as doubt:
+        await names.apply([COMMIT])
+    with pytest.raises(CoordinatorAway):
+        await doubt.value.again()
+    coordinator.reactions = [work]
+    await names.apply([Released(1)])
+    assert seqs(coordinator)[-1] == (2, 1)  # the coordinator keeps the answer to 1
+    coordinator.reactions = [end]
+    with contextlib.suppress(Conflict):
+        await doubt.value.again()
+    assert seqs(coordinator)[-1] == (1, 1)
+    coordinator.reactions = [work]
+    await names.apply([Released(1)])
+    assert seqs(coordinator)[-1] == (3, 3)
+
+
+async def test_a_doubt_given_up_frees_its_number(autojump_clock: MockClock) -> None:
+    coordinator = FakeCoordinator(away)
+    names = namespace(coordinator)
+    with pytest.raises(InDoubt) as doubt:
+        await names.apply([COMMIT])
+    doubt.value.give_up()
+    doubt.value.give_up()
+    coordinator.reactions = [work]
+    await names.apply([Released(1)])
+    assert seqs(coordinator)[-1] == (2, 2)
 
 
 async def test_refusals_are_not_tried_again() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem, ticking
 
 from p2pfs.chunks.memory import MemoryStore
@@ -97,6 +97,33 @@ async def test_a_time_a_program_sets_is_not_overtaken_by_a_read_before_it() -> N
         assert (await names.attributes(handle.inode.id)).atime_ns == 5
 
 
+async def test_a_time_a_program_sets_is_not_overtaken_by_one_on_its_way() -> None:
+    names = namespace()
+    apply, arrived = names.apply, trio.Event()
+
+    async def slow(operations: Sequence[Operation]) -> Applied:
+        if any(isinstance(operation, Accessed) for operation in operations):
+            await arrived.wait()
+        return await apply(operations)
+
+    names.apply = slow  # type: ignore[method-assign]
+    async with filesystem(names, MemoryStore()) as fs, trio.open_nursery() as nursery:
+        handle = await made(fs)
+        await fs.read(handle, 0, 7)
+        nursery.start_soon(fs.settle_all)
+        await wait_all_tasks_blocked()
+
+        async def utimes() -> None:
+            await fs.set_attributes(handle.inode.id, atime_ns=5)
+
+        nursery.start_soon(utimes)
+        await wait_all_tasks_blocked()
+        arrived.set()
+        await wait_all_tasks_blocked()
+        assert (await names.attributes(handle.inode.id)).atime_ns == 5
+        assert (await fs.stat(handle.inode.id)).atime_ns == 5
+
+
 async def test_many_reads_are_told_in_one_batch_after_some_seconds(mock_clock: MockClock) -> None:
     names = namespace()
     async with filesystem(names, MemoryStore()) as fs:
@@ -107,7 +134,7 @@ async def test_many_reads_are_told_in_one_batch_after_some_seconds(mock_clock: M
         mock_clock.jump(SEND_AFTER_S + 1)
         with trio.fail_after(5):
             while not names.sent:
-                await trio.testing.wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
         assert names.sent == 1
         for handle in handles:
             told = await names.attributes(handle.inode.id)

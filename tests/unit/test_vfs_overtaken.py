@@ -71,7 +71,7 @@ async def test_a_kept_error_reaches_the_writer_although_another_call_met_it() ->
         await fs.write(handle, 0, b"x")
         handle.inode.fail(Unavailable("no peer"))
         with pytest.raises(Unavailable):
-            await fs.set_attributes(handle.inode.id, mode=0o600)
+            await fs.set_attributes(handle.inode.id, mtime_ns=5)
         with pytest.raises(Unavailable):
             await fs.fsync(handle)
         await fs.fsync(handle)

@@ -76,7 +76,7 @@ def mounted(namespace: Counted) -> AbstractAsyncContextManager[Filesystem]:
 
 async def file(fs: Filesystem, name: bytes = b"file", mode: int = 0o644) -> InodeId:
     inode = await fs.make(ROOT_INODE, name, Kind.FILE, mode, OWN, umask=0o022, inherit=True)
-    fs.hold(inode)
+    fs.refer(inode)
     return inode.id
 
 
@@ -249,6 +249,21 @@ async def test_a_minimal_access_list_is_only_a_mode(namespace: Counted) -> None:
             await fs.xattrs.set(number, ACCESS, acl.encode(MINIMAL))
             assert await mode(fs, number) == 0o664
             assert await fs.xattrs.names(number) == []
+
+
+@pytest.mark.parametrize("entries", [MINIMAL, LIST])
+async def test_a_list_replaces_what_another_mount_set_a_moment_ago(
+    entries: tuple[Entry, ...], volume: MemoryVolume, namespace: Counted
+) -> None:
+    other = Counted(volume)
+    async with mounted(namespace) as fs, mounted(other) as theirs:
+        number = await file(fs)
+        assert await fs.xattrs.names(number) == []
+        await theirs.xattrs.set(number, ACCESS, acl.encode((*LIST[:2], Entry(USER, 7, 1002), *LIST[2:])))
+        await theirs.set_attributes(number, mode=0o4770)
+        await fs.xattrs.set(number, ACCESS, acl.encode(entries))
+        assert await theirs.xattrs.names(number) == [ACCESS] * (entries is LIST)
+        assert (await theirs.stat(number)).mode == 0o4000 | acl.mode_of(entries)
 
 
 async def test_chmod_shows_in_the_list_whoever_does_it(volume: MemoryVolume, namespace: Counted) -> None:
