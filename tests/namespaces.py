@@ -11,7 +11,7 @@ import trio
 from pki import make_ca
 
 from p2pfs.errors import Misuse
-from p2pfs.meta import engine, members, reaper, sessions, settings, volumes
+from p2pfs.meta import engine, members, open_inodes, reaper, sessions, settings, volumes
 from p2pfs.meta.database import Database, InlineDatabase, open_database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.local import LocalNamespace
@@ -76,7 +76,7 @@ def create_volume() -> CreateVolume:
 
 class World(Protocol):
     """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted; `fall_asleep` lets
-    time pass in which a session is not renewed, though it lives on."""
+    time pass in which a session is not renewed, though it lives on; `lapse` lets two lifetimes pass."""
 
     async def mount(self, *, read_only: bool = False) -> Namespace: ...
 
@@ -87,6 +87,8 @@ class World(Protocol):
     async def reap(self) -> None: ...
 
     async def fall_asleep(self, namespace: Namespace) -> None: ...
+
+    async def lapse(self) -> None: ...
 
 
 class MemoryWorld:
@@ -118,6 +120,9 @@ class MemoryWorld:
     async def fall_asleep(self, namespace: Namespace) -> None:
         assert isinstance(namespace, MemoryNamespace)
         self.volume.asleep.add(namespace.number)
+
+    async def lapse(self) -> None:
+        self.volume.lapse()
 
 
 class SqlWorld:
@@ -174,6 +179,11 @@ class SqlWorld:
         session: SessionId = namespace.session  # type: ignore[attr-defined]
         before_s = self.clock.time() - 1
         await self.database.write(lambda c: sessions.renew_session(c, session, now_s=before_s, lifetime_s=0.0))
+
+    async def lapse(self) -> None:
+        self.clock.advance(sessions.HOLD_S + 1)
+        while await self.database.write(lambda c: open_inodes.lapse(c, now_s=self.clock.time(), limit=1)):
+            pass
 
 
 class RemoteWorld(SqlWorld):
@@ -455,8 +465,15 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
         "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
-        "an extended attribute of no inode": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
-        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode)",
+        "an extended attribute of no inode will never be reaped": "SELECT count(*) FROM xattr x WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = x.volume AND i.inode = x.inode) AND NOT EXISTS"
+        " (SELECT 1 FROM cut k WHERE k.volume = x.volume AND k.inode = x.inode AND k.seq = (1 << 62) - 1 + (1 << 62))",
+        "extended attributes and their sum disagree": "SELECT count(*) FROM inode i LEFT JOIN xattr_sum s"
+        " ON s.volume = i.volume AND s.inode = i.inode WHERE (coalesce(s.count, 0), coalesce(s.bytes, 0)) !="
+        " (SELECT count(*), coalesce(sum(length(x.name) + length(x.value)), 0) FROM xattr x"
+        " WHERE x.volume = i.volume AND x.inode = i.inode)",
+        "a sum of extended attributes is of no inode": "SELECT count(*) FROM xattr_sum s WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = s.volume AND i.inode = s.inode)",
         "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"
         " (SELECT 1 FROM cut k WHERE k.volume = e.volume AND k.inode = e.inode AND k.from_mib = 0 AND k.seq > e.seq)",

@@ -21,7 +21,7 @@ from p2pfs_mount import life, unmasked
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
-from p2pfs_mount.options import MountOptions
+from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.xattrs import XattrOperations
 
@@ -123,11 +123,11 @@ class _Mount:
         if not self._options.xattr:
             pyfuse3.init(operations, str(self._path), options)
             return
-        with unmasked.mounted(self._path, attached.volume.name, read_only=self._options.read_only) as target:
+        with unmasked.mounted(self._path, source(attached.volume), read_only=self._options.read_only) as target:
             pyfuse3.init(operations, target, options)
 
     def _fuse_options(self, attached: Attached) -> set[str]:
-        options = {"default_permissions", f"fsname={attached.volume.name}", "subtype=p2pfs"}
+        options = {"default_permissions", f"fsname={source(attached.volume)}", "subtype=p2pfs"}
         if self._options.allow_other or os.geteuid() == 0:
             options.add("allow_other")
         if self._options.read_only:

@@ -1,11 +1,14 @@
 """What stands behind `-o`: options of a mount, as fstab and `mount -t p2pfs` give them."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
 from p2pfs.errors import Invalid
 from p2pfs.runtime.config import KINDS
+from p2pfs.types import VolumeId, volume_name
+from p2pfs.wire.volumes import VolumeInfo
 
 _PASSED_OVER: Final = frozenset(
     (
@@ -25,6 +28,7 @@ _PASSED_OVER: Final = frozenset(
     )
 ) | frozenset(("dev", "nodev", "relatime", "strictatime", "nodiratime", "async", "nofail", "_netdev"))
 """Words of fstab that are mount(8)'s or the kernel's business."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_ .+-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,9 @@ class MountOptions:
                     "passphrase_file= and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above
+
+
+def source(volume: VolumeInfo) -> str:
+    """What the kernel's mount table calls a volume: its name, or its number when mount options cannot hold the name. A
+    comma would begin another option (`dev`, `suid`), and pyfuse3 takes ASCII only."""
+    return volume.name if _PLAIN.fullmatch(volume.name) else volume_name(VolumeId(volume.volume))

@@ -19,11 +19,11 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
-from p2pfs.coordinator.sessions import GRACE, Sessions
+from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.coordinator.volumes import Volumes
-from p2pfs.meta import members, reservations, sessions
+from p2pfs.meta import members, open_inodes, reservations, sessions
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -73,7 +73,7 @@ async def compose(
     revocations.update(roster.revocations)
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
-    listeners = Listeners()
+    listeners = Listeners(clock.monotonic)
 
     def addresses() -> Sequence[str]:
         return record.addresses
@@ -150,6 +150,7 @@ async def _begin(database: Database, settings: Settings, clock: Clock) -> Found:
     def begin(connection: sqlite3.Connection) -> Found:
         rows.write(connection, rows.REPLICAS, value=settings.replicas)
         sessions.extend_sessions(connection, until_s=now_s + settings.session_lifetime * GRACE)
+        open_inodes.extend(connection, until_s=now_s + settings.session_lifetime * HELD)
         return Found(
             rows.raise_by_one(connection, STARTS),
             rows.read(connection, POOL_NAME, str) or "",

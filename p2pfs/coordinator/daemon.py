@@ -118,7 +118,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             services.handlers(),
             context=certificate.context,
             pool=record.pool,
-            limits=Limits(per_node=Limits().per_node + MAX_SESSIONS),  # each session has a request that waits
+            limits=Limits(waiting_per_node=MAX_SESSIONS),
             revocations=revocations,
             clock=clock,
             authorise=services.authorise,

@@ -16,7 +16,7 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Denied, Misuse
-from p2pfs.meta import engine, reaper
+from p2pfs.meta import engine, open_inodes, reaper
 from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -28,25 +28,28 @@ from p2pfs.types import InodeId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
-from p2pfs.wire.namespace import Batch, GetSpace, Locate, NewChunk, Question, ReadDirectory, ReadExtents
+from p2pfs.wire.namespace import Batch, GetSpace, GetXattrs, Locate, NewChunk, Question, ReadDirectory, ReadExtents
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
 """How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
 an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
+HELD: Final = 2
+"""Lifetimes for which an inode without a name is kept for a mount that does not say it has it open."""
 MAX_TEXT: Final = 4096
 MAX_SESSIONS: Final = 64
 """Most sessions of a node; those it no longer renews make room for new ones."""
 SLICE: Final = 32
 """Questions answered at a stretch: the event loop serves others in between."""
 PAGE_COST: Final = 16
-"""What a page of a directory or of extents counts among them: about 3 ms."""
+"""What a page of a directory or of extents, or all attributes of an inode count among them: about 3 ms."""
 PLACES: Final = 60
 """Chunks located at the cost of one question."""
 MAX_ANSWER_BYTES: Final = 24 << 20
 """Most bytes of answers to one request; clients refuse 32 MiB."""
 _SWEEP_S: Final = 10.0
 _REAP_ROWS: Final = 1000
+_LAPSE_ROWS: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ class Sessions:
         def listen(begun: tuple[SessionGrant, SessionId | None]) -> None:
             grant, given_up = begun
             if given_up is not None:
-                self._listeners.ended(given_up)
+                self._over(given_up)
             self._listeners.opened(SessionId(grant.session), volume)
 
         grant, _ = await self._database.write(begin, committed=listen)
@@ -134,10 +137,8 @@ class Sessions:
         """The mount is done: what only it held open goes, what it was promised is free again."""
         await self._database.write(
             lambda connection: rows.close_session(connection, session),
-            committed=lambda _: self._listeners.ended(session),
+            committed=lambda _: self._over(session),
         )
-        self._reservations.session_over(session)
-        self.reapable.set()
 
     async def expire(self) -> None:
         """End sessions that nobody renews."""
@@ -145,9 +146,22 @@ class Sessions:
         if self._database.read(lambda connection: all(row.expires_s >= now_s for row in rows.sessions(connection))):
             return
         for session in await self._database.write(lambda connection: rows.expire_sessions(connection, now_s=now_s)):
-            self._listeners.ended(session)
-            self._reservations.session_over(session)
+            self._over(session)
             _log.info("session %s was not renewed and is over", session)
+
+    async def lapse(self) -> bool:
+        """Let go of some inodes that were kept for mounts which did not say they have them open; whether there were
+        any."""
+        now_s = self._clock.time()
+        if not self._database.read(lambda connection: open_inodes.has_lapsed(connection, now_s=now_s)):
+            return False
+        await self._database.write(lambda connection: open_inodes.lapse(connection, now_s=now_s, limit=_LAPSE_ROWS))
+        self.reapable.set()
+        return True
+
+    def _over(self, session: SessionId) -> None:
+        self._listeners.ended(session)
+        self._reservations.session_over(session)
         self.reapable.set()
 
     # ---- work -------------------------------------------------------------------------------------------------------
@@ -201,6 +215,7 @@ class Sessions:
                 wanted_min=wanted_min,
                 now_s=now_s,
                 grace_s=self.kept_s - self._lifetime_s,
+                hold_s=HELD * self._lifetime_s,
             )
 
         def tell(outcome: Outcome) -> None:
@@ -283,7 +298,7 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 def _cost(question: Question) -> int:
-    if isinstance(question, ReadDirectory | ReadExtents):
+    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs):
         return PAGE_COST
     return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 
@@ -307,7 +322,7 @@ class Reaper:
 
 
 class Expiry:
-    """Worker: ends silent sessions and withdraws promises that ran out."""
+    """Worker: ends silent sessions, and withdraws promises and lets go of inodes whose time ran out."""
 
     name = "expiry"
 
@@ -318,7 +333,7 @@ class Expiry:
     async def work(self) -> Progress:
         await self._sessions.expire()
         await self._reservations.expire()
-        return Progress.IDLE
+        return Progress.BUSY if await self._sessions.lapse() else Progress.IDLE
 
     async def wait(self) -> None:
         await trio.sleep(_SWEEP_S)

@@ -15,13 +15,11 @@ from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import KIB, Role, VolumeId, head_limit
-from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSlots
+from p2pfs.wire.volumes import MAX_NAME_LETTERS, CreateVolume, VolumeInfo, VolumeSlots, is_name
 
-MAX_NAME_LETTERS: Final = 64
 MAX_SLOTS: Final = 64
 MAX_CHECK_BYTES: Final = 64
 MAX_WRAPPED_BYTES: Final = 4 * KIB
-_NAME: Final = re.compile(r"[\w](?:[\w .+-]*[\w])?")
 _ADDRESS: Final = re.compile(r"[0-7][0-9a-f]{15}")
 
 _log = logging.getLogger(__name__)
@@ -97,7 +95,7 @@ def check(message: CreateVolume) -> None:
     Raises:
         Invalid: It cannot.
     """
-    if len(message.name) > MAX_NAME_LETTERS or _NAME.fullmatch(message.name) is None:
+    if not is_name(message.name):
         raise Invalid(
             f"“{message.name[:MAX_NAME_LETTERS]}” is no name for a volume: "
             f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from p2pfs.errors import Conflict, Invalid, IsDirectory, Misuse, TooLarge
-from p2pfs.meta import chunks_index, cuts, inodes, tree
+from p2pfs.meta import chunks_index, cuts, inodes, open_inodes
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
 from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind, head_limit
@@ -64,17 +64,13 @@ def set_attributes(work: Work, operation: SetAttributes) -> None:
 def opened(work: Work, operation: Opened) -> None:
     """Keep the inode for the session."""
     row = work.inode(operation.inode)
-    tree.hold(work, row.inode)
+    work.hold(row.inode)
     work.mention(row)
 
 
 def released(work: Work, operation: Released) -> None:
     """Keep it no longer. What is gone already stays gone."""
-    cursor = work.connection.execute(
-        "DELETE FROM open_inode WHERE volume = ? AND inode = ? AND session = ?",
-        (work.volume, operation.inode, work.session),
-    )
-    if cursor.rowcount:
+    if open_inodes.release(work.connection, work.volume, operation.inode, session=work.session):
         work.settle(work.inode(operation.inode))
 
 

@@ -42,8 +42,10 @@ from p2pfs.wire.namespace import (
 
 MAX_OPERATIONS: Final = 1000
 MAX_ROWS: Final = 50_000
-"""Most extents, dropped extents, chunks and receipts of a batch together: at worst half a second of the one writer
-everybody waits for. A mount commits at most 20 000 extents at once."""
+"""Most extents, dropped extents, chunks, receipts and parts of extended attributes of a batch together: at worst half a
+second of the one writer everybody waits for. A mount commits at most 20 000 extents at once."""
+ROW_BYTES: Final = 256
+"""So much of an extended attribute counts as one of those rows."""
 MAX_QUESTIONS: Final = 1000
 
 _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
@@ -78,7 +80,7 @@ def check(operations: Sequence[Operation]) -> None:
     if len(operations) > MAX_OPERATIONS:
         raise Misuse(f"a batch has at most {MAX_OPERATIONS} operations")
     if sum(_rows(operation) for operation in operations) > MAX_ROWS:
-        raise Misuse(f"a batch has at most {MAX_ROWS} extents, chunks and receipts")
+        raise Misuse(f"a batch has at most {MAX_ROWS} extents, chunks, receipts and parts of attributes")
 
 
 def _rows(operation: Operation) -> int:
@@ -87,6 +89,8 @@ def _rows(operation: Operation) -> int:
             return len(operation.extents) + len(operation.drop) + _proofs(operation.chunks)
         case AddReplicas():
             return _proofs(operation.chunks)
+        case SetXattr():
+            return 1 + (len(operation.name) + len(operation.value)) // ROW_BYTES
         case _:
             return 0
 

@@ -181,16 +181,16 @@ def is_open(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> boo
 
 
 def remove(connection: sqlite3.Connection, volume: VolumeId, inode: int, *, inline: bool) -> None:
-    """Delete an inode's row, extended attributes and inline data; its extents are left to the reaper, whatever their
+    """Delete an inode's row and inline data; its extents and extended attributes are left to the reaper, whatever their
     number."""
     connection.execute("DELETE FROM inode WHERE volume = ? AND inode = ?", (volume, inode))
-    connection.execute("DELETE FROM xattr WHERE volume = ? AND inode = ?", (volume, inode))
     if inline:
         drop_data(connection, volume, inode)
+    had_xattrs = connection.execute("DELETE FROM xattr_sum WHERE volume = ? AND inode = ?", (volume, inode)).rowcount
     has_extents = connection.execute(
         "SELECT 1 FROM extent WHERE volume = ? AND inode = ? LIMIT 1", (volume, inode)
     ).fetchone()
-    if has_extents is not None:
+    if had_xattrs or has_extents is not None:
         connection.execute("DELETE FROM cut WHERE volume = ? AND inode = ?", (volume, inode))
         connection.execute("INSERT INTO cut VALUES (?, ?, 0, ?)", (volume, inode, EVERYTHING))
 

@@ -52,6 +52,13 @@ class MemoryVolume(MemoryRules):
             self.settle(batch, inode)
         self.listeners.ended(_id(number))
 
+    def lapse(self) -> None:
+        """Two lifetimes pass: what a session did not say it has open is kept for it no longer."""
+        for (inode, session), confirmed in list(self._open.items()):
+            if not confirmed:
+                del self._open[inode, session]
+                self.settle(BatchLog(session), inode)
+
     def require(self, session: int) -> None:
         """Raises Fenced when the session is over."""
         if session not in self._sessions:

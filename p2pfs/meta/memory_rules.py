@@ -81,7 +81,7 @@ class MemoryRules(MemoryState):
                         self._add_holders(batch, new)
             case Opened():
                 self.attributes(operation.inode)
-                self.put(batch, self._open, (operation.inode, batch.session), value=True)
+                self.open(batch, operation.inode)
                 batch.touched[operation.inode] = None
             case Accessed():
                 row = self._inodes.get(operation.inode)
@@ -116,7 +116,7 @@ class MemoryRules(MemoryState):
             self.put(batch, self._names, op.inode, value={})
         self.touch_parent(batch, op.parent, op.time_ns, links=int(is_directory))
         if op.opened:
-            self.put(batch, self._open, (op.inode, batch.session), value=True)
+            self.open(batch, op.inode)
 
     def _link(self, batch: BatchLog, op: Link) -> None:
         _check_name(op.name)

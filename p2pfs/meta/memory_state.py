@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from p2pfs.errors import Conflict, Exists, Misuse, NotDirectory, NotFound
+from p2pfs.errors import Conflict, Exists, Misuse, NoSpace, NotDirectory, NotFound
+from p2pfs.meta import protocol
 from p2pfs.types import INDICES_PER_RANGE, ROOT_INODE, Kind, VolumeId
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
@@ -104,7 +105,7 @@ class MemoryState:
         self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
         self._chunks: dict[bytes, ChunkState] = {}
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
-        self._open: dict[tuple[int, int], bool] = {}  # (inode, session)
+        self._open: dict[tuple[int, int], bool] = {}  # (inode, session): it said so
 
     @property
     def charged_bytes(self) -> int:
@@ -221,8 +222,15 @@ class MemoryState:
         if links == 0 and inode not in batch.made and keepers:
             batch.held.append(inode)
             for session in keepers:
-                self.put(batch, self._open, (inode, session), value=True)
+                if (inode, session) not in self._open:
+                    self.put(batch, self._open, (inode, session), value=False)
         self.settle(batch, inode)
+
+    def open(self, batch: BatchLog, inode: int) -> None:
+        said = sum(confirmed for (_, session), confirmed in self._open.items() if session == batch.session)
+        if said >= protocol.MAX_OPEN:
+            raise NoSpace("too many open files")
+        self.put(batch, self._open, (inode, batch.session), value=True)
 
     def awake(self, but: int) -> set[int]:
         """The other sessions that may have something open."""

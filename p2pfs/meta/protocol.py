@@ -18,6 +18,8 @@ from p2pfs.wire.namespace import (
     XattrPage,
 )
 
+MAX_OPEN: Final = 100_000
+"""Most inodes that a session may say it has open."""
 MAX_HELD: Final = 100_000
 """Most inodes that `held` tells at once; when those not open are released it tells the others."""
 
@@ -103,6 +105,6 @@ class Namespace(Protocol):
 
     async def held(self) -> list[InodeId]:
         """Inodes without a name that this session keeps, at most MAX_HELD: those it said it had open, and those whose
-        last name another session took while this one was awake. Those that are not open here are to be released, or
-        they stay until the session ends."""
+        last name another session took while this one was awake. Of these last, what is open here is to be confirmed
+        with `Opened`, or it goes after two lifetimes; what is not, to be released."""
         ...

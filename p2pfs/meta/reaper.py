@@ -1,16 +1,22 @@
-"""Deletes what unlink and truncate only cut: extents of gone inodes and beyond cuts, some at a time.
+"""Deletes what unlink and truncate only cut: extents and extended attributes of gone inodes, and extents beyond cuts,
+some at a time.
 
 A background worker of the coordinator calls `reap` until it returns 0. Nobody sees those rows any more; until they are
 deleted their chunks count as named.
 """
 
 import sqlite3
+from typing import Final
 
 from p2pfs.meta import chunks_index
+from p2pfs.meta.schema import EVERYTHING
+
+XATTR_ROWS: Final = 4
+"""What an extended attribute counts among rows: it may have 64 KiB."""
 
 
 def reap(connection: sqlite3.Connection, *, now_s: float, limit: int = 1000) -> int:
-    """Delete at most `limit` dead extents and the cuts that are done; returns how many rows went, 0 when all is done.
+    """Delete about `limit` dead rows at most, and the cuts that are done; returns how many went, 0 when all is done.
 
     The chunks that nothing names any more are doomed as of `now_s`.
     """
@@ -21,11 +27,22 @@ def reap(connection: sqlite3.Connection, *, now_s: float, limit: int = 1000) -> 
             break
         numbers = _delete_extents(connection, cut, left)
         chunks_index.unrefer(connection, [number for number in numbers if number is not None], now_s=now_s)
-        if len(numbers) < left:
+        reaped, left = reaped + len(numbers), left - len(numbers)
+        if left > 0 and cut[3] == EVERYTHING:
+            gone = _delete_xattrs(connection, cut, -(-left // XATTR_ROWS))
+            reaped, left = reaped + gone, left - gone * XATTR_ROWS
+        if left > 0:
             connection.execute("DELETE FROM cut WHERE volume = ? AND inode = ? AND from_mib = ?", cut[:3])
-        reaped += len(numbers) + 1
-        left -= len(numbers) + 1
+            reaped, left = reaped + 1, left - 1
     return reaped
+
+
+def _delete_xattrs(connection: sqlite3.Connection, cut: tuple[int, int, int, int], limit: int) -> int:
+    """How many extended attributes were deleted, up to `limit`."""
+    return connection.execute(
+        "DELETE FROM xattr WHERE rowid IN (SELECT rowid FROM xattr WHERE volume = ? AND inode = ? LIMIT ?)",
+        (*cut[:2], limit),
+    ).rowcount
 
 
 def _delete_extents(connection: sqlite3.Connection, cut: tuple[int, int, int, int], limit: int) -> list[int | None]:

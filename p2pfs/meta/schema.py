@@ -149,7 +149,7 @@ CREATE TABLE cut (                  -- extents with mib >= from_mib and seq < se
     volume      INTEGER NOT NULL,
     inode       INTEGER NOT NULL,
     from_mib    INTEGER NOT NULL,
-    seq         INTEGER NOT NULL,   -- EVERYTHING: the inode itself is gone
+    seq         INTEGER NOT NULL,   -- EVERYTHING: the inode itself is gone, and its rows in xattr too
     PRIMARY KEY (volume, inode, from_mib)
 ) STRICT, WITHOUT ROWID;
 
@@ -238,7 +238,25 @@ CREATE TABLE xattr (                -- extended attributes, ACLs among them
 ) STRICT;
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS)
+_HOLDS: Final = """
+ALTER TABLE open_inode ADD COLUMN until_s REAL; -- NULL: the session said that it has it open; else it may, until then
+CREATE INDEX open_inode_session ON open_inode (session, inode, until_s);
+CREATE INDEX open_inode_until ON open_inode (until_s) WHERE until_s IS NOT NULL;
+"""
+
+_XATTR_SUMS: Final = """
+CREATE TABLE xattr_sum (            -- of each inode that ever had extended attributes, so that nobody has to add up
+    volume      INTEGER NOT NULL,
+    inode       INTEGER NOT NULL,
+    count       INTEGER NOT NULL,   -- rows in xattr
+    bytes       INTEGER NOT NULL,   -- of their names and values
+    PRIMARY KEY (volume, inode)
+) STRICT, WITHOUT ROWID;
+INSERT INTO xattr_sum
+    SELECT volume, inode, count(*), sum(length(name) + length(value)) FROM xattr GROUP BY volume, inode;
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pfs.errors import Denied, Fenced, Misuse, Semantic
-from p2pfs.meta import engine, inodes, settings, volumes
+from p2pfs.meta import engine, inodes, open_inodes, settings, volumes
 from p2pfs.meta.events import News
 from p2pfs.meta.protocol import MAX_HELD
 from p2pfs.meta.work import Rules, Verify, Work
@@ -28,6 +28,8 @@ FIRST_IDS: Final = 1024
 """Numbers granted with a new session."""
 MAX_UNACKED: Final = 4096
 """Most results a session may leave unacknowledged; they are rows."""
+HOLD_S: Final = 120.0
+"""Two lifetimes of a session, as they are by default."""
 _HARMLESS: Final = (Opened, Released)  # what a read-only session may do too
 _DROP_EVERY: Final = 16
 """Results are dropped when this many more were acknowledged, not at every batch."""
@@ -153,11 +155,13 @@ def apply_batch(
     wanted_min: int,
     now_s: float,
     grace_s: float = 0.0,
+    hold_s: float = HOLD_S,
 ) -> Outcome:
     """Do a batch once. Its answer is the encoded Applied, or the refusal (`answers.unwrap` raises it).
 
     A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk;
-    `grace_s` how much longer a session is kept than a mount that is awake is silent.
+    `grace_s` how much longer a session is kept than a mount that is awake is silent; `hold_s` how long an inode without
+    a name is kept for a session that does not say it has it open.
 
     Raises:
         Fenced: The session is over.
@@ -178,7 +182,7 @@ def apply_batch(
     if read_only and not all(isinstance(operation, _HARMLESS) for operation in batch.operations):
         raise Denied("the volume is mounted read-only")
     _check_order(batch, acked)
-    rules = Rules(verify, wanted_min, now_s, now_s + grace_s)
+    rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s)
     work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules)
     outcome, kept = _outcome(work, batch)
     connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))
@@ -191,12 +195,7 @@ def apply_batch(
 def held(connection: sqlite3.Connection, session_id: SessionId) -> list[InodeId]:
     """Inodes without a name that are kept for the session. Raises Fenced."""
     row = session(connection, session_id)
-    found = connection.execute(
-        "SELECT o.inode FROM open_inode o JOIN inode i ON i.volume = o.volume AND i.inode = o.inode"
-        " WHERE o.volume = ? AND o.session = ? AND i.links = 0 LIMIT ?",
-        (row.volume, row.number, MAX_HELD),
-    )
-    return [InodeId(inode) for (inode,) in found]
+    return open_inodes.held(connection, row.number, limit=MAX_HELD)
 
 
 def _check_order(batch: Batch, acked: int) -> None:
@@ -254,8 +253,7 @@ def _end_all(connection: sqlite3.Connection, condition: str, value: object) -> l
 
 
 def _end(connection: sqlite3.Connection, number: int, volume: VolumeId) -> None:
-    opened = connection.execute("DELETE FROM open_inode WHERE session = ? RETURNING inode", (number,)).fetchall()
-    inodes.remove_nameless(connection, volume, [row[0] for row in opened])
+    open_inodes.end(connection, volume, session=number)
     connection.execute("DELETE FROM session_result WHERE session = ?", (number,))
     connection.execute("DELETE FROM session WHERE number = ?", (number,))
 

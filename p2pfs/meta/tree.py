@@ -72,7 +72,7 @@ def make(work: Work, operation: Make) -> None:
     if operation.target is not None:
         inodes.put_data(work.connection, work.volume, row.inode, data=operation.target)
     if operation.opened:
-        hold(work, row.inode)
+        work.hold(row.inode)
 
 
 def link(work: Work, operation: Link) -> None:
@@ -148,11 +148,6 @@ def rename(work: Work, operation: Rename) -> None:
     parent.entries_changed(operation.time_ns)
     if new_parent is not parent:
         new_parent.entries_changed(operation.time_ns)
-
-
-def hold(work: Work, inode: int) -> None:
-    """The session keeps the inode even without a name; again is fine."""
-    work.connection.execute("INSERT OR IGNORE INTO open_inode VALUES (?, ?, ?)", (work.volume, inode, work.session))
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------

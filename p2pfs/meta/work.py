@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from p2pfs.errors import Misuse, NotDirectory, NotFound
-from p2pfs.meta import inodes
+from p2pfs.errors import Misuse, NoSpace, NotDirectory, NotFound
+from p2pfs.meta import inodes, open_inodes, protocol
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
 from p2pfs.wire.namespace import Applied, Attributes, NewChunk
@@ -26,12 +26,13 @@ Verify = Callable[[VolumeId, NewChunk], None]
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be; `awake_s`: sessions
-    that end before it are asleep or dead, and nothing is kept for them."""
+    that end before it are asleep or dead, and nothing is kept for them; `hold_s`: for how long for the others."""
 
     verify: Verify
     wanted_min: int
     now_s: float
     awake_s: float = 0.0
+    hold_s: float = 0.0
 
 
 class Work:
@@ -51,6 +52,7 @@ class Work:
         self._bytes = 0
         self._room = MAX_ANSWER_BYTES
         self._others: list[tuple[int, SessionId]] | None = None
+        self._may_open: int | None = None  # how many more
         self.held: list[int] = []  # lost their last name here and are kept for `others` too
 
     # ---- inode rows -------------------------------------------------------------------------------------------------
@@ -104,17 +106,30 @@ class Work:
     def lose_name(self, row: InodeRow, time_ns: int) -> None:
         """One name less; a directory has only one. Without names or handles the inode goes.
 
-        Other mounts may have it open, and say so only when they are asked: it is kept for each until it releases it.
+        Other mounts may have it open, and say so only when they are told: it is kept for each until it has had the time
+        to.
         """
         row.links = 0 if row.is_directory else row.links - 1
         row.changed(time_ns)
         if row.links == 0 and not row.fresh and self.others:  # nobody else can know what this batch made
             self.held.append(row.inode)
-            self.connection.executemany(
-                "INSERT OR IGNORE INTO open_inode VALUES (?, ?, ?)",
-                [(self.volume, row.inode, number) for number, _ in self.others],
+            open_inodes.keep_for(
+                self.connection,
+                self.volume,
+                row.inode,
+                sessions=[number for number, _ in self.others],
+                until_s=self.rules.now_s + self.rules.hold_s,
             )
         self.settle(row)
+
+    def hold(self, inode: int) -> None:
+        """The session keeps the inode even without a name; again is fine. Raises NoSpace."""
+        if self._may_open is None:
+            self._may_open = protocol.MAX_OPEN - open_inodes.count(self.connection, self.session)
+        if self._may_open <= 0:
+            raise NoSpace("this mount has as many files open as it can have")
+        self._may_open -= 1
+        open_inodes.keep(self.connection, self.volume, inode, session=self.session)
 
     @property
     def others(self) -> list[tuple[int, SessionId]]:

@@ -23,7 +23,8 @@ def set_xattr(work: Work, operation: SetXattr) -> None:
     """A new attribute, or a new value."""
     _check(operation)
     row = work.inode(operation.inode)
-    count, bytes_, old = _standing(work, operation.inode, operation.name)
+    count, bytes_ = _sum(work, operation.inode)
+    old = _value_bytes(work, operation.inode, operation.name)
     if old is not None and operation.flags == XATTR_CREATE:
         raise Exists("the attribute is there already")
     if old is None and operation.flags == XATTR_REPLACE:
@@ -31,6 +32,7 @@ def set_xattr(work: Work, operation: SetXattr) -> None:
     grown = bytes_ + len(operation.value) - (old if old is not None else -len(operation.name))
     if grown > MOST_BYTES or (old is None and count >= MOST_XATTRS):
         raise NoSpace("the inode has as many extended attributes as it can have")
+    _put_sum(work, operation.inode, count + (old is None), grown)
     work.connection.execute(
         "INSERT INTO xattr VALUES (?, ?, ?, ?) ON CONFLICT (volume, inode, name) DO UPDATE SET value = excluded.value",
         (work.volume, operation.inode, operation.name, operation.value),
@@ -41,12 +43,15 @@ def set_xattr(work: Work, operation: SetXattr) -> None:
 def remove_xattr(work: Work, operation: RemoveXattr) -> None:
     """One attribute less."""
     row = work.inode(operation.inode)
-    cursor = work.connection.execute(
+    gone = _value_bytes(work, operation.inode, operation.name)
+    if gone is None:
+        raise NoAttribute("there is no such attribute")
+    work.connection.execute(
         "DELETE FROM xattr WHERE volume = ? AND inode = ? AND name = ?",
         (work.volume, operation.inode, operation.name),
     )
-    if cursor.rowcount == 0:
-        raise NoAttribute("there is no such attribute")
+    count, bytes_ = _sum(work, operation.inode)
+    _put_sum(work, operation.inode, count - 1, bytes_ - gone - len(operation.name))
     row.changed(operation.time_ns)
 
 
@@ -66,11 +71,25 @@ def _check(operation: SetXattr) -> None:
         raise Invalid("these flags of setxattr do not go together")
 
 
-def _standing(work: Work, inode: int, name: bytes) -> tuple[int, int, int | None]:
-    """(attributes, their sealed bytes, bytes of the value called `name` if there is one)."""
-    row: tuple[int, int, int | None] = work.connection.execute(
-        "SELECT count(*), coalesce(sum(length(name) + length(value)), 0), max(iif(name = ?, length(value), NULL))"
-        " FROM xattr WHERE volume = ? AND inode = ?",
-        (name, work.volume, inode),
+def _value_bytes(work: Work, inode: int, name: bytes) -> int | None:
+    """The sealed bytes of an attribute's value, if there is one."""
+    row = work.connection.execute(
+        "SELECT length(value) FROM xattr WHERE volume = ? AND inode = ? AND name = ?", (work.volume, inode, name)
     ).fetchone()
-    return row
+    return None if row is None else row[0]
+
+
+def _sum(work: Work, inode: int) -> tuple[int, int]:
+    """(attributes of an inode, their sealed bytes)."""
+    row: tuple[int, int] | None = work.connection.execute(
+        "SELECT count, bytes FROM xattr_sum WHERE volume = ? AND inode = ?", (work.volume, inode)
+    ).fetchone()
+    return row or (0, 0)
+
+
+def _put_sum(work: Work, inode: int, count: int, bytes_: int) -> None:
+    work.connection.execute(
+        "INSERT INTO xattr_sum VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (volume, inode) DO UPDATE SET count = excluded.count, bytes = excluded.bytes",
+        (work.volume, inode, count, bytes_),
+    )

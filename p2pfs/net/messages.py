@@ -24,6 +24,7 @@ class Limits:
     connections: int = 2048  # in all
     strangers: int = 256  # of them without a certificate, or before it is checked
     per_node: int = 64
+    waiting_per_node: int = 0  # beside these, while their request is one that waits (Route.waits)
     handshake_s: float = 10.0
     head_s: float = 10.0  # from a head's first byte to its last
     idle_s: float = 90.0  # between two requests

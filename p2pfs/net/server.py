@@ -4,11 +4,12 @@ Not a framework: a route table (`wire.routes`), a handler for each route, and no
 `net.connection`; what a caller may do is decided by `net.gate`; coordinator and peer daemon own one each.
 """
 
+import contextlib
 import logging
 import resource
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import trio
 
@@ -73,6 +74,7 @@ class Server:
         self._anonymous = trio.Semaphore(self.limits.anonymous_requests)
         self._connections: dict[Connection, None] = {}  # in order of arrival
         self._per_node: Counter[NodeId] = Counter()
+        self._waiting: Counter[NodeId] = Counter()  # connections not among `_per_node` for now
         self._accepting = trio.CancelScope()
         self._is_stopping = False
         self._left = trio.lowlevel.ParkingLot()  # unparked whenever a connection ends
@@ -204,10 +206,12 @@ class Server:
         request: Request | None = None
         try:
             request = await self._admit(head, identity, source)
-            return Answer(await self._handle(request), request)
+            with self._apart(request):
+                response = await self._handle(request)
+            return Answer(response, request, must_close=self._is_crowded(identity))
         except PoolError as error:
             must_close = identity is None or isinstance(error, TooSlow) or self._revocations.revoked(identity)
-            return Answer(refusal(error), request, must_close=must_close)
+            return Answer(refusal(error), request, must_close=must_close or self._is_crowded(identity))
         except Exception:
             self.failures += 1
             _log.exception("%s failed unexpectedly", request or f"{head.method} {head.path}")
@@ -216,6 +220,27 @@ class Server:
             if request is not None:
                 request.release()
             raise
+
+    @contextlib.contextmanager
+    def _apart(self, request: Request) -> Iterator[None]:
+        """While a request waits its connection takes no place from its node's others, up to `waiting_per_node`. What
+        then is one too many ends with its answer."""
+        node = request.identity.node if request.identity is not None and request.route.waits else None
+        if node is None or self._waiting[node] >= self.limits.waiting_per_node:
+            yield
+            return
+        self._waiting[node] += 1
+        self._forget(node)
+        try:
+            yield
+        finally:
+            self._per_node[node] += 1
+            self._waiting[node] -= 1
+            if not self._waiting[node]:
+                del self._waiting[node]
+
+    def _is_crowded(self, identity: Identity | None) -> bool:
+        return identity is not None and self._per_node[identity.node] > self.limits.per_node
 
     async def _admit(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Request:
         found = match(self._routes, head.method, head.path)

@@ -46,6 +46,7 @@ from p2pfs.wire.volumes import (
     OpenSession,
     VolumeInfo,
     VolumeSlots,
+    is_name,
 )
 
 log = logging.getLogger(__name__)
@@ -90,12 +91,15 @@ class Pool:
         self._map = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
 
     async def volume(self, name: str) -> VolumeInfo:
-        """Raises UserError (NOT_FOUND) when this node may use no volume of that name."""
+        """Raises UserError (NOT_FOUND) when this node may use no volume of that name, and Corrupt when the coordinator
+        calls it what no volume can be called: the name gets into mount tables."""
         volumes = await self.client.call(
             self.coordinator, "GET", "/volumes", None, list[VolumeInfo], timeout_s=self.io_timeout_s
         )
         for volume in volumes:
             if name in (volume.name, volume_name(VolumeId(volume.volume))):
+                if not is_name(volume.name):
+                    raise Corrupt(f"the coordinator gives a volume a name that none can have: {volume.name[:99]!a}")
                 return volume
         raise UserError(
             f"there is no volume “{name}” for this node: `p2pfs volume list` shows those there are",

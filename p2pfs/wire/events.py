@@ -55,4 +55,4 @@ class Events(msgspec.Struct, frozen=True, array_like=True):
     lost: bool = False
     inodes: list[ChangedInode] = []
     names: list[ChangedName] = []
-    held: list[_Number] = []  # lost their last name and are kept for this session until it releases them
+    held: list[_Number] = []  # lost their last name: kept for this session for two lifetimes; see Opened, Released

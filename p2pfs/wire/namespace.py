@@ -224,7 +224,11 @@ class AddReplicas(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """The session holds the inode open: it outlives its last name. Raises NotFound."""
+    """The session holds the inode open: it outlives its last name. Raises NotFound, NoSpace (100 000 are open).
+
+    What the coordinator told as held, or answers to `GET …/held`, it keeps for two lifetimes: a mount that has it open
+    confirms it with this, as often as it likes, and releases what it does not have open.
+    """
 
     inode: int
 

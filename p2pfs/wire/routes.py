@@ -19,7 +19,7 @@ class Route(msgspec.Struct, frozen=True):
 
     `members`: the {volume} or {session} in the path must belong to the caller's owner. `anonymous`: no certificate is
     needed. `lapsed`: a certificate expired up to 90 days is accepted. Exactly these weaken the rule "valid certificate
-    with one of `roles`".
+    with one of `roles`". `waits`: the answer comes late on purpose.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Route(msgspec.Struct, frozen=True):
     members: bool = False
     anonymous: bool = False
     lapsed: bool = False
+    waits: bool = False
 
 
 _MOUNT: Final = frozenset({Role.CLIENT})
@@ -55,7 +56,7 @@ COORDINATOR_ROUTES: Final = (
     Route("grant_ids", "POST", "/sessions/{session}/ids", _MOUNT, members=True),
     Route("batch", "POST", "/sessions/{session}/batches", _MOUNT, body_limit=16 * MIB, members=True),
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
-    Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True),
+    Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
 )
 

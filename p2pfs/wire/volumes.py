@@ -1,8 +1,19 @@
 """Volumes, their key slots, sessions and reservations on the wire."""
 
+import re
+from typing import Final
+
 import msgspec
 
 from p2pfs.wire.chunks import Token
+
+MAX_NAME_LETTERS: Final = 64
+_NAME: Final = re.compile(r"[\w](?:[\w .+-]*[\w])?")
+
+
+def is_name(text: str) -> bool:
+    """Whether a volume may be called so. Asked when one is made, and by mounts of what a coordinator tells them."""
+    return len(text) <= MAX_NAME_LETTERS and _NAME.fullmatch(text) is not None
 
 
 class KeySlot(msgspec.Struct, frozen=True):

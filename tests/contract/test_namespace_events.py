@@ -7,8 +7,9 @@ import pytest
 import trio
 from namespaces import KINDS, Hand, World, new_chunk, world
 
-from p2pfs.errors import Conflict, Exists, Fenced, NotFound
+from p2pfs.errors import Conflict, Exists, Fenced, NoSpace, NotFound
 from p2pfs.meta import events as module
+from p2pfs.meta import protocol
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events
 from p2pfs.wire.namespace import (
@@ -201,11 +202,11 @@ async def test_the_end_of_a_session_ends_its_waiting(pool: World, other: Hand) -
 async def test_too_much_news_is_lost_and_what_is_held_can_be_asked(
     hand: Hand, other: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED", 9)
+    monkeypatch.setattr(module, "MAX_LOGGED", 9)
     inode = await hand.make(b"held")
     await hand.unlink(b"held", inode)
     assert (await events(other)).held == [inode]
-    for number in range(4):
+    for number in range(5):
         await hand.make(b"%d" % number)
     told = await events(other)
     assert (told.lost, told.names, told.inodes, told.held) == (True, [], [], [])
@@ -330,3 +331,63 @@ async def test_a_read_only_session_releases_what_is_held_for_it(pool: World, han
     await unlink(hand, inode)
     assert (await events(reader)).held == [inode]
     assert (await reader.namespace.apply([Released(inode)])).removed == [inode]
+
+
+# ---- who says what it has open --------------------------------------------------------------------------------------
+
+
+async def test_what_nobody_says_it_has_open_goes_after_two_lifetimes(pool: World, hand: Hand, other: Hand) -> None:
+    third = Hand(await pool.mount())
+    inode = await hand.make(b"name")
+    await unlink(hand, inode)
+    await third.namespace.apply([Opened(inode)])
+    await pool.lapse()
+    assert (await other.namespace.held(), await third.namespace.held()) == ([], [inode])
+    assert (await hand.namespace.attributes(InodeId(inode))).links == 0
+    assert (await other.namespace.apply([Released(inode)])).removed == []
+    assert (await third.namespace.apply([Released(inode)])).removed == [inode]
+    second = await hand.make(b"name")
+    await unlink(hand, second)
+    await pool.lapse()
+    with pytest.raises(NotFound):
+        await hand.namespace.attributes(InodeId(second))
+    with pytest.raises(NotFound):  # too late
+        await other.namespace.apply([Opened(second)])
+    await pool.reap()
+
+
+async def test_what_was_said_to_be_open_stays_however_often_it_is_said(pool: World, hand: Hand, other: Hand) -> None:
+    before = await hand.make(b"before", opened=True)
+    after = await hand.make(b"after")
+    await other.unlink(b"before", before)
+    await other.unlink(b"after", after)
+    for _ in range(2):
+        await hand.namespace.apply([Opened(after)])
+        await pool.lapse()
+    assert sorted(await hand.namespace.held()) == [before, after]
+    assert (await hand.namespace.apply([Released(before), Released(after)])).removed == [before, after]
+
+
+async def test_a_read_only_session_says_what_it_has_open(pool: World, hand: Hand) -> None:
+    reader = Hand(await pool.mount(read_only=True))
+    inode = await hand.make(b"name")
+    await unlink(hand, inode)
+    await reader.namespace.apply([Opened(inode)])
+    await pool.lapse()
+    assert await reader.namespace.held() == [inode]
+
+
+async def test_a_session_has_a_greatest_number_of_open_inodes(
+    hand: Hand, other: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inodes = [await hand.make(b"%d" % number) for number in range(3)]
+    monkeypatch.setattr(protocol, "MAX_OPEN", 2)
+    with pytest.raises(NoSpace):
+        await hand.namespace.apply([Opened(inode) for inode in inodes])
+    await hand.namespace.apply([Opened(inode) for inode in inodes[:2]])
+    with pytest.raises(NoSpace):
+        await hand.make(b"new", opened=True)
+    for number, inode in enumerate(inodes):
+        await other.unlink(b"%d" % number, inode)
+    assert sorted(await hand.namespace.held()) == inodes  # what others make it keep does not count
+    await hand.namespace.apply([Released(inodes[0]), Opened(inodes[2])])

@@ -81,7 +81,7 @@ async def test_what_is_not_open_here_is_let_go_at_once(two: Two) -> None:
 
 
 async def test_a_mount_that_missed_news_distrusts_everything(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_QUEUED", 4)
+    monkeypatch.setattr(events, "MAX_LOGGED", 4)
     await two.a.fs.release(await two.a.made(b"kept", b"one"))
     await two.a.fs.release(await two.a.made(b"dropped", b"one"))
     kept, dropped = await two.b.opened(b"kept"), await two.b.opened(b"dropped")

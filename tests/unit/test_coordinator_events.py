@@ -8,13 +8,14 @@ from coordination import FakeClock, Pool, live, pool, volume_message
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
-from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS
+from p2pfs.coordinator.sessions import GRACE, HELD, MAX_SESSIONS, Expiry
 from p2pfs.errors import CoordinatorAway, Fenced
 from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.runtime.worker import Progress
 from p2pfs.types import ROOT_INODE, Kind, Role, SessionId, VolumeId
 from p2pfs.wire import codec
 from p2pfs.wire.events import ChangedName, Events, WaitEvents
-from p2pfs.wire.namespace import Applied, Batch, Make, Operation, Released, SetAttributes, Unlink
+from p2pfs.wire.namespace import Applied, Batch, Make, Opened, Operation, Released, SetAttributes, Unlink
 from p2pfs.wire.volumes import OpenSession, VolumeInfo
 
 pytestmark = pytest.mark.l0
@@ -157,6 +158,32 @@ async def test_a_restart_says_that_something_may_be_missed_and_keeps_what_was_he
         assert (await b.apply(Released(inode), Released(later))).removed == [inode, later]
         fresh = await mount(p, b.node)
         assert not (await fresh.events()).lost
+
+
+async def test_what_is_kept_for_a_mount_that_says_nothing_lapses(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with pool(tmp_path, clock=clock) as p:
+        a, b = await two_mounts(p)
+        said, unsaid = await a.make(b"1"), await a.make(b"2")
+        await a.unlink(b"1", said)
+        await a.unlink(b"2", unsaid)
+        await b.apply(Opened(said))
+        expiry = Expiry(p.services.sessions, p.services.reservations)
+        clock.advance(HELD * p.settings.session_lifetime)
+        assert await expiry.work() is Progress.IDLE
+        assert b.held() == [said, unsaid]
+    async with pool(tmp_path, clock=clock) as p:  # nobody could say anything while it was away
+        a.p = b.p = p
+        clock.advance(HELD * p.settings.session_lifetime)
+        expiry = Expiry(p.services.sessions, p.services.reservations)
+        assert await expiry.work() is Progress.IDLE
+        assert b.held() == [said, unsaid]
+        clock.advance(0.1)
+        await p.services.sessions.renew(b.session)
+        assert await expiry.work() is Progress.BUSY
+        assert await expiry.work() is Progress.IDLE
+        assert b.held() == [said]
+        assert p.services.sessions.reapable.is_set()
 
 
 # ---- over the network -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from p2pfs.coordinator.volumes import parse_volume
 from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, questions, sessions
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GIB, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
+from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
 from p2pfs.wire import codec
 from p2pfs.wire.answers import unwrap
 from p2pfs.wire.namespace import (
@@ -30,6 +30,7 @@ from p2pfs.wire.namespace import (
     ExtentRow,
     GetAttributes,
     GetSpace,
+    GetXattrs,
     Locate,
     Make,
     NewChunk,
@@ -321,6 +322,10 @@ def test_slices_are_the_questions_in_order(count: int) -> None:
         list(slices(asked + [GetAttributes(1)] * 1001))
 
 
+def test_all_attributes_of_an_inode_cost_what_a_page_does() -> None:
+    assert [len(some) for some in slices([GetXattrs(1)] * 5)] == [2, 2, 1]
+
+
 async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 500)
     async with pool(tmp_path) as p:
@@ -335,13 +340,13 @@ async def test_large_heads_are_not_gathered_beyond_an_answers_size(tmp_path: Pat
     async with pool(tmp_path) as p:
         mount = await mounted(p)
         make = mount.make(b"file")
-        head = bytes(head_limit(1 << 50))
-        await mount.apply(make, Commit(make.inode, 0, 1 << 50, head, 2))
+        head = bytes(head_limit(MAX_FILE_BYTES))
+        await mount.apply(make, Commit(make.inode, 0, MAX_FILE_BYTES, head, 2))
         with pytest.raises(Misuse, match="too long"):
             await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(make.inode)] * 31)
         names = [mount.make(b"link%d" % number) for number in range(3)]
         for name in names:
-            await mount.apply(name, Commit(name.inode, 0, 1 << 50, head, 2))
+            await mount.apply(name, Commit(name.inode, 0, MAX_FILE_BYTES, head, 2))
         (answer,) = await p.services.sessions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 1000)])
         page = unwrap(answer, DirectoryPage)
         assert (len(page.entries), page.complete) == (1, False)
@@ -388,6 +393,19 @@ async def test_a_node_that_keeps_crashing_can_mount_again_but_not_without_end(tm
         assert len(p.database.read(sessions.sessions)) == MAX_SESSIONS
         with pytest.raises(Denied):
             await mount.open()
+
+
+async def test_a_session_that_makes_room_for_another_gives_back_what_it_was_promised(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (peer,) = await p.peers(1)
+        mount = await mounted(p)
+        await p.services.sessions.reserve(mount.session, Reserve(GIB))
+        while len(p.database.read(sessions.sessions)) < MAX_SESSIONS:
+            await mount.open()
+        p.clock.advance(181)
+        await mount.open()
+        await p.beat(peer.node)
+        assert p.services.reservations.space(NodeId("ee" * 16))[1] == 10 * GIB
 
 
 # ---- reaping --------------------------------------------------------------------------------------------------------

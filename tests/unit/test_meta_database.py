@@ -16,7 +16,7 @@ from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
-from p2pfs.meta import database, engine, members, schema, settings, volumes
+from p2pfs.meta import database, engine, members, open_inodes, schema, settings, volumes
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, NodeId
@@ -337,6 +337,32 @@ def test_inodes_of_the_second_version_have_no_extended_attributes_and_can_be_giv
     rules = Rules(verify, 1, 0.0)
     db.write_now(lambda c: engine.apply(Work(c, volume=VOLUME, session=1, next_id=100, rules=rules), [operation]))
     assert db.read(lambda c: engine.answer(c, VOLUME, root)).xattrs == [Xattr(b"name", b"value")]
+    db.close()
+
+
+def test_what_was_open_in_the_third_version_stays_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        before = InlineDatabase(path)
+        before.write_now(lambda c: c.execute("INSERT INTO open_inode VALUES (1, 2, 3)"))
+        before.close()
+    db = InlineDatabase(path)
+    assert db.write_now(lambda c: open_inodes.lapse(c, now_s=1e12, limit=9)) == 0
+    assert db.read(lambda c: open_inodes.count(c, 3)) == 1
+    db.close()
+
+
+def test_attributes_of_the_fourth_version_are_added_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:4])
+        before = InlineDatabase(path)
+        for name in (b"one", b"three"):
+            before.write_now(lambda c, name=name: c.execute("INSERT INTO xattr VALUES (1, 2, ?, x'0102')", (name,)))  # type: ignore[misc]
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(lambda c: c.execute("SELECT * FROM xattr_sum").fetchall()) == [(1, 2, 2, 12)]
     db.close()
 
 

@@ -21,7 +21,7 @@ from namespaces import (
 )
 
 from p2pfs.errors import Fenced, PoolError
-from p2pfs.meta import engine, reaper, sessions, volumes
+from p2pfs.meta import engine, open_inodes, reaper, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind, SessionId
@@ -144,6 +144,10 @@ class Pair:
         assert space.inodes == self.model.space().inodes
         assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
         assert self.database.read(broken_invariants) == []
+
+    def lapse(self) -> None:
+        self.database.write_now(lambda c: open_inodes.lapse(c, now_s=1.0 + sessions.HOLD_S + 0.1, limit=1000))
+        self.model.lapse()
 
     def end(self, which: int) -> None:
         self.database.write_now(lambda c: sessions.close_session(c, self.sql_sessions[which]))
@@ -272,6 +276,8 @@ def test_both_implementations_do_the_same(drafts: list[tuple[int, list[Draft]]])
             pair.apply(0, [operation(pair, drafted)])
         for which, batch in drafts:
             pair.apply(which, [operation(pair, drafted) for drafted in batch])
+        pair.compare()
+        pair.lapse()
         pair.compare()
         pair.end(0)
         pair.compare()

@@ -8,11 +8,23 @@ from msgspec.structs import replace
 from namespaces import NODE, VOLUME, WANTED_MIN, broken_invariants, create_volume, extent, new_chunk, verify
 
 from p2pfs.errors import Denied, Exists, Fenced, Misuse, NotFound
-from p2pfs.meta import engine, sessions, volumes
+from p2pfs.meta import engine, open_inodes, reaper, sessions, volumes
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
+from p2pfs.types import MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, ROOT_INODE, Kind, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers
-from p2pfs.wire.namespace import AddReplicas, Applied, Batch, Commit, Make, Opened, Operation, SetAttributes, Unlink
+from p2pfs.wire.namespace import (
+    AddReplicas,
+    Applied,
+    Batch,
+    Commit,
+    Make,
+    Opened,
+    Operation,
+    RemoveXattr,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+)
 from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l0
@@ -159,10 +171,10 @@ def test_the_answer_to_a_batch_is_bounded(database: InlineDatabase, session: Ses
         apply(database, session, 41, *[Opened(number) for number in range(2, 32)])
     assert count(database, "open_inode") == 20
     head = bytes(MAX_HEAD_BYTES)
-    for number in (2, 3, 4):
-        apply(database, session, 40 + number, Commit(number, 1, 1 << 50, head, 6, clear_inline=True))
+    for number in range(2, 14):
+        apply(database, session, 40 + number, Commit(number, 1, MAX_FILE_BYTES, head, 6, clear_inline=True))
     with pytest.raises(Misuse, match="too long"):  # heads that are only loaded count too
-        apply(database, session, 50, *[Commit(number, 2, 0, b"h", 6) for number in (2, 3, 4)])
+        apply(database, session, 60, *[Commit(number, 2, 0, b"h", 6) for number in range(2, 14)])
 
 
 def test_an_unknown_session_is_fenced_never_new(database: InlineDatabase, session: SessionId) -> None:
@@ -239,3 +251,86 @@ def test_numbers_granted_are_limited(database: InlineDatabase, session: SessionI
     for wrong in (0, -1, volumes.MAX_GRANTED_IDS + 1):
         with pytest.raises(Misuse):
             database.write_now(lambda c, wrong=wrong: sessions.grant_ids(c, session, count=wrong))  # type: ignore[misc]
+
+
+# ---- what is open ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_session_keeps_is_found_by_an_index(database: InlineDatabase, session: SessionId) -> None:
+    """However much the other sessions of the volume have open."""
+    statements: list[str] = []
+
+    def look(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(statements.append)
+        sessions.held(connection, session)
+        open_inodes.count(connection, 1)
+        open_inodes.has_lapsed(connection, now_s=5.0)
+        open_inodes.lapse(connection, now_s=5.0, limit=5)
+        sessions.close_session(connection, session)
+        connection.set_trace_callback(None)
+        for statement in statements:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert not any(step.startswith(("SCAN o", "SCAN open_inode")) for step in plan), (statement, plan)
+
+    database.write_now(look)
+    assert sum("open_inode" in statement for statement in statements) == 5
+
+
+def test_a_session_that_ends_with_much_open_lets_go_of_it_in_parts(
+    database: InlineDatabase, session: SessionId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_inodes, "AT_ONCE", 2)
+    for number in range(2, 9):
+        apply(database, session, number, make(number, opened=True), Unlink(ROOT_INODE, b"name", number, False, 6))
+    before = count(database, "inode")
+    database.write_now(lambda c: sessions.close_session(c, session))
+    assert before - count(database, "inode") == 2
+    database.write_now(lambda c: open_inodes.extend(c, until_s=1000.0))  # a restart changes nothing about it
+    for left in (3, 1, 0):
+        assert database.read(lambda c: open_inodes.has_lapsed(c, now_s=5.0))
+        database.write_now(lambda c: open_inodes.lapse(c, now_s=5.0, limit=2))
+        assert count(database, "open_inode") == left
+    assert (count(database, "inode"), count(database, "session")) == (1, 0)
+
+
+# ---- extended attributes --------------------------------------------------------------------------------------------
+
+
+def attribute(inode: int, number: int, value: bytes = b"value") -> SetXattr:
+    return SetXattr(inode, b"name %d" % number, value, 0, 6)
+
+
+def test_attributes_of_what_is_removed_are_left_to_the_reaper(database: InlineDatabase, session: SessionId) -> None:
+    apply(database, session, 1, make(2), *[attribute(2, number) for number in range(20)])
+    apply(database, session, 2, Unlink(ROOT_INODE, b"name", 2, False, 10))
+    assert (count(database, "inode"), count(database, "xattr"), count(database, "xattr_sum")) == (1, 20, 0)
+    assert database.read(broken_invariants) == []
+    left = [20]
+    while database.write_now(lambda c: reaper.reap(c, now_s=1.0, limit=5 * reaper.XATTR_ROWS)):
+        left.append(count(database, "xattr"))
+    assert left == [20, 15, 10, 5, 0, 0]
+    assert count(database, "cut") == 0
+
+
+def test_a_change_of_attributes_does_not_look_at_the_others(database: InlineDatabase, session: SessionId) -> None:
+    apply(database, session, 1, make(2), attribute(2, 1))
+    statements: list[str] = []
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(statements.append)
+        batch = Batch(2, 0, [attribute(2, 1, b"new"), attribute(2, 2), RemoveXattr(2, b"name 1", 7)])
+        sessions.apply_batch(connection, session, batch=batch, verify=verify, wanted_min=1, now_s=5.0)
+        connection.set_trace_callback(None)
+
+    database.write_now(change)
+    looks = [statement for statement in statements if "FROM xattr " in statement]
+    assert len(looks) == 4
+    assert all("AND name = " in look for look in looks)
+    assert database.read(lambda c: c.execute("SELECT count, bytes FROM xattr_sum").fetchall()) == [(1, 11)]
+
+
+def test_attributes_count_among_the_rows_of_a_batch() -> None:
+    most = Commit(2, 0, 1, b"h", 1, drop=[(0, 1)] * (engine.MAX_ROWS - 3))
+    engine.check([most, attribute(2, 1, bytes(2 * engine.ROW_BYTES))])
+    with pytest.raises(Misuse, match="50000"):
+        engine.check([most, attribute(2, 1, bytes(3 * engine.ROW_BYTES))])

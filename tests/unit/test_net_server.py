@@ -8,7 +8,7 @@ import trio
 from pki import TestAuthority, make_ca
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
-from wired import HANDLERS, ROUTES, client_of, everything, raw_tls, serving
+from wired import EVERYONE, HANDLERS, ROUTES, client_of, everything, raw_tls, serving
 
 from p2pfs import errors
 from p2pfs.net.client import Client, Endpoint
@@ -308,6 +308,46 @@ async def test_a_node_has_only_so_many_connections(ca: TestAuthority) -> None:
         assert (await other.receive_some()).startswith(b"HTTP/1.1 200")
         for stream in (*streams, other):
             await stream.aclose()
+
+
+async def test_connections_whose_request_waits_are_counted_apart(ca: TestAuthority) -> None:
+    """One that waits and one for everything else: the second that waits takes the place of the latter."""
+    node, news, began = ca.issue(), trio.Event(), 0
+
+    async def wait(_request: Request) -> Response:
+        nonlocal began
+        began += 1
+        await news.wait()
+        return Response(200, b"news")
+
+    def ask(path: str) -> tuple[bytes]:
+        return (b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode(),)
+
+    routes = (*ROUTES, Route("wait", "GET", "/wait", EVERYONE, waits=True))
+    limits = Limits(per_node=1, waiting_per_node=1)
+    async with serving(ca, {**HANDLERS, "wait": wait}, routes=routes, limits=limits) as served:
+        first = await raw_tls(served, node, ca)
+        await first.send_all(ask("/wait"))
+        while began < 1:
+            await trio.lowlevel.checkpoint()
+        second = await raw_tls(served, node, ca)
+        await second.send_all(ask("/fetch/1"))
+        assert (await second.receive_some()).startswith(b"HTTP/1.1 200")
+        await second.send_all(ask("/wait"))
+        while began < 2:
+            await trio.lowlevel.checkpoint()
+        third = await raw_tls(served, node, ca)
+        assert await everything(third) == b""
+        news.set()
+        told = await everything(first)  # one too many now that it does not wait
+        assert told.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in told.lower()
+        assert (await second.receive_some()).startswith(b"HTTP/1.1 200")
+        await second.send_all(ask("/fetch/1"))
+        assert (await second.receive_some()).startswith(b"HTTP/1.1 200")
+        for stream in (first, second, third):
+            await stream.aclose()
+    assert (served.server._per_node, served.server._waiting) == ({}, {})
 
 
 async def test_the_idle_stranger_who_came_first_makes_room(ca: TestAuthority) -> None:
