@@ -112,7 +112,7 @@ class Filesystem:
             )
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
-            nursery.start_soon(filesystem._keeper.release_unused)
+            nursery.start_soon(filesystem._keeper.tell)
             yield filesystem
             nursery.cancel_scope.cancel()
 

@@ -178,7 +178,7 @@ class Inode:
     def stat(self) -> Stat:
         """What the kernel is told now."""
         row = self.attributes
-        self.kernel_size = KernelSize()
+        self.kernel_size.tell(self.size, trio.current_time())
         mtime = self.mtime_ns if self.is_dirty else row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(

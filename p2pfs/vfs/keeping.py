@@ -26,12 +26,15 @@ log = logging.getLogger(__name__)
 
 MOST_RELEASED: Final = 500
 """Inodes let go in one batch."""
+MOST_CONFIRMED: Final = 32
+"""Inodes claimed in one: the answer brings their attributes, with inline data."""
 
 
 class Keeper:
     """What the coordinator keeps for this mount, as an inode goes through it:
 
     not kept ──a batch takes a name of one in use, and may be committed; or another mount did──▶ kept
+    kept because of another mount, and used ──▶ claimed, or the coordinator lets it go after two lifetimes
     kept ──nobody uses it──▶ unused ──its turn──▶ releasing ──answered──▶ not kept
                              unused ◀──no answer── releasing
     kept ◀──used again────── unused
@@ -45,6 +48,7 @@ class Keeper:
         self._namespace, self._table = namespace, table
         self._kept: set[InodeId] = set()
         self._unused: dict[InodeId, None] = {}  # of those kept, in the order they are released
+        self._unclaimed: dict[InodeId, None] = {}  # of the others, those the coordinator keeps on suspicion
         self._releasing: frozenset[InodeId] = frozenset()  # in the batch under way
         self._removing: Counter[InodeId] = Counter()  # batches under way that take a name
         self._news = Signal()
@@ -125,9 +129,12 @@ class Keeper:
             self._weigh(number)
 
     def held(self, numbers: Iterable[InodeId]) -> None:
-        """The coordinator says that it keeps these: those not in use are released."""
+        """The coordinator says that it keeps these for a while: those in use are claimed, the others released."""
         for number in numbers:
             self._kept.add(number)
+            if self._table.is_in_use(number):
+                self._unclaimed[number] = None
+                self._news.pulse()
             self._weigh(number)
 
     def _weigh(self, number: InodeId) -> None:
@@ -136,6 +143,7 @@ class Keeper:
         if is_needed or number not in self._kept:
             self._unused.pop(number, None)
         elif number not in self._unused:
+            self._unclaimed.pop(number, None)
             self._unused[number] = None
             self._news.pulse()
 
@@ -146,17 +154,36 @@ class Keeper:
         while self._unused or self._releasing:
             await self._news.wait()
 
-    async def release_unused(self) -> None:
-        """Tell the coordinator what is no longer used, many at once, until it has heard it; until cancelled."""
+    async def tell(self) -> None:
+        """Tell the coordinator what is in use of what it keeps on suspicion, and what is not used any more: many at
+        once, and until it has heard it. Until cancelled."""
         pauses = backoff(1.0, 30.0)
         while True:
-            while not self._unused:
+            while not self._unused and not self._unclaimed:
                 await self._news.wait()
-            batch = list(islice(self._unused, MOST_RELEASED))
-            if await self._release(batch):
+            is_heard = not self._unclaimed or await self._claim(list(islice(self._unclaimed, MOST_CONFIRMED)))
+            if self._unused:
+                is_heard &= await self._release(list(islice(self._unused, MOST_RELEASED)))
+            if is_heard:
                 pauses = backoff(1.0, 30.0)
             else:
                 await trio.sleep(next(pauses))
+
+    async def _claim(self, batch: list[InodeId]) -> bool:
+        """False if the coordinator may not have heard it."""
+        try:
+            await self._namespace.apply([Opened(number) for number in batch])
+        except Unavailable as error:
+            log.info("%d open inodes are claimed later: %s", len(batch), error)
+            return False
+        except NotFound:
+            if len(batch) > 1:  # one of them is gone: the others are not
+                return all([await self._claim([number]) for number in batch])
+        except PoolError as error:
+            log.warning("%d open inodes cannot be claimed: %s", len(batch), error)
+        for number in batch:
+            self._unclaimed.pop(number, None)
+        return True
 
     async def _release(self, batch: list[InodeId]) -> bool:
         """False if the coordinator may not have heard it."""

@@ -482,3 +482,60 @@ async def test_all_that_is_held_is_sorted_however_much_it_is(
     await trio.sleep(60)
     assert await whole() == [seen.inode.id]
     assert await two.b.content(seen) == b"x"
+
+
+# ---- claiming
+
+
+@pytest.mark.parametrize("times", [0, 1, 5])
+async def test_an_open_file_is_claimed_before_the_coordinator_lets_it_go(
+    two: Two, times: int, autojump_clock: MockClock
+) -> None:
+    await two.a.fs.release(await two.a.made(b"f", b"one"))
+    seen = await two.b.opened(b"f")
+    if times:
+        fail(two.b.namespace, CoordinatorAway("restarting"), times=times, of=Opened)
+    await two.a.remove(b"f")
+    await trio.sleep(60)
+    two.volume.lapse()
+    assert await two.b.content(seen) == b"one"
+    await two.b.fs.stat(seen.inode.id)
+    await two.b.fs.release(seen)
+    await wait_all_tasks_blocked()
+    with pytest.raises(NotFound):
+        await two.a.namespace.attributes(seen.inode.id)
+
+
+async def test_one_that_is_gone_costs_the_claims_of_the_others_nothing(two: Two, autojump_clock: MockClock) -> None:
+    handles = []
+    for number in range(5):
+        await two.a.fs.release(await two.a.made(b"%d" % number, b"one"))
+        handles.append(await two.b.opened(b"%d" % number))
+    gate = Gate(two.b.namespace, of=Opened)
+    for number in range(5):
+        await two.a.remove(b"%d" % number)
+    await gate.reached.wait()
+    await wait_all_tasks_blocked()
+    gone = handles.pop(2).inode.id  # of those that are claimed together when the first was
+    await two.b.namespace.apply([Released(gone)])
+    gate.open()
+    await wait_all_tasks_blocked()
+    two.volume.lapse()
+    for handle in handles:
+        await two.b.namespace.attributes(handle.inode.id)
+    with pytest.raises(NotFound):
+        await two.b.namespace.attributes(gone)
+
+
+async def test_what_is_closed_before_its_turn_is_let_go_and_not_claimed(two: Two) -> None:
+    await two.a.fs.release(await two.a.made(b"f", b"one"))
+    seen = await two.b.opened(b"f")
+    gate = Gate(two.b.namespace, of=Opened)
+    await two.a.remove(b"f")
+    await gate.reached.wait()
+    await two.b.fs.release(seen)
+    gate.open()
+    await wait_all_tasks_blocked()
+    assert await two.b.namespace.held() == []
+    with pytest.raises(NotFound):
+        await two.a.namespace.attributes(seen.inode.id)

@@ -256,3 +256,20 @@ async def test_an_append_is_never_taken_for_a_page_while_the_kernel_may_not_know
         await a.write(mine, 4096, b"c" * 4096)
         await a.fsync(mine)
         assert await content(b, mine.inode.id) == b"a" * 4096 + b"B" * 4096 + b"c" * 4096
+
+
+async def test_pages_of_a_mapping_are_none_after_the_size_was_set_or_only_told() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        await a.stat(mine.inode.id)
+        await a.set_attributes(mine.inode.id, size=30_000)
+        await a.stat(mine.inode.id)
+        await a.write(mine, 16_384, b"p" * 4096)
+        await a.fsync(mine)
+        theirs = await opened(b)
+        theirs.inode.stat()
+        await b.write(theirs, 4096, b"q" * 4096)
+        await b.fsync(theirs)
+        whole = await content(b, theirs.inode.id)
+        assert (whole[4096:8192], whole[16_384:20_480], len(whole)) == (b"q" * 4096, b"p" * 4096, 30_000)
