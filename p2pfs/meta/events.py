@@ -29,7 +29,7 @@ _QUIET: Final = (Accessed, AddReplicas, Opened, Released)  # nobody else sees a 
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Publication:
     """What a batch did that others may want to know. `held` lost their last name and are kept for `keepers` too."""
 
     volume: VolumeId
@@ -203,7 +203,7 @@ class Listeners:
             del self._volumes[listener.volume]
         listener.news.set()
 
-    def publish(self, session: SessionId, news: News | None) -> None:
+    def publish(self, session: SessionId, news: Publication | None) -> None:
         """Tell every other session of the volume what `session` did. Writes it down once, however many listen, and not
         at all when nobody else does."""
         volume = self._volumes.get(news.volume) if news is not None else None

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from p2pfs.errors import Denied, Fenced, Misuse
-from p2pfs.meta.events import Listeners, News
+from p2pfs.meta.events import Listeners, Publication
 from p2pfs.meta.memory_rules import MemoryRules
 from p2pfs.meta.memory_state import BatchLog
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId
@@ -76,7 +76,7 @@ class MemoryVolume(MemoryRules):
             raise
         applied = Applied([self._inodes[i] for i in batch.touched if i in self._inodes], batch.removed)
         keepers = [_id(other) for other in self.awake(session)]
-        self.listeners.publish(_id(session), News(self.volume, operations, applied, batch.held, keepers))
+        self.listeners.publish(_id(session), Publication(self.volume, operations, applied, batch.held, keepers))
         return applied
 
     def grant_ids(self, count: int) -> range:

@@ -15,7 +15,7 @@ import msgspec
 
 from p2pfs.errors import Denied, Fenced, Misuse, Semantic
 from p2pfs.meta import engine, inodes, open_inodes, settings, volumes
-from p2pfs.meta.events import News
+from p2pfs.meta.events import Publication
 from p2pfs.meta.protocol import MAX_HELD
 from p2pfs.meta.work import Rules, Verify, Work
 from p2pfs.types import InodeId, NodeId, SessionId, VolumeId
@@ -56,7 +56,7 @@ class Outcome:
     """What became of a batch: its answer, and what it changed unless it was refused or came again."""
 
     answer: Answer
-    news: News | None = None
+    news: Publication | None = None
 
 
 def open_session(
@@ -213,7 +213,7 @@ def _outcome(work: Work, batch: Batch) -> tuple[Outcome, Answer]:
         applied = engine.apply(work, batch.operations)
         kept = answers.answer(applied)
         keepers = [other for _, other in work.others] if work.held else []
-        outcome = Outcome(kept, News(VolumeId(work.volume), batch.operations, applied, work.held, keepers))
+        outcome = Outcome(kept, Publication(VolumeId(work.volume), batch.operations, applied, work.held, keepers))
         if any(attributes.inline is not None for attributes in applied.attributes):
             kept = answers.answer(_without_inline(applied))
     except Semantic as error:

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2pfs.errors import Fenced, Misuse, Unavailable
 from p2pfs.meta import events as module
-from p2pfs.meta.events import MAX_WAIT_S, SILENT_S, Cursor, EventLog, Held, Listeners, News
+from p2pfs.meta.events import MAX_WAIT_S, SILENT_S, Cursor, EventLog, Held, Listeners, Publication
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
@@ -169,9 +169,9 @@ def test_streams_differ_and_fit_63_bits() -> None:
 # ---- who is told ----------------------------------------------------------------------------------------------------
 
 
-def news(volume: VolumeId = VOLUME, **more: object) -> News:
+def news(volume: VolumeId = VOLUME, **more: object) -> Publication:
     """A batch that changed inode 2."""
-    return News(volume, [SetAttributes(2, 1)], Applied([], [2]), **more)  # type: ignore[arg-type]
+    return Publication(volume, [SetAttributes(2, 1)], Applied([], [2]), **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -203,12 +203,14 @@ async def test_every_other_session_of_the_volume_is_told(listeners: Listeners) -
 
 
 async def test_what_nobody_else_sees_is_not_told(listeners: Listeners) -> None:
-    listeners.publish(ANNA, News(VOLUME, [Opened(2), AddReplicas([]), Accessed(2, 9), Released(3)], Applied([], [3])))
+    listeners.publish(
+        ANNA, Publication(VOLUME, [Opened(2), AddReplicas([]), Accessed(2, 9), Released(3)], Applied([], [3]))
+    )
     assert (await told(listeners, BERT)).last == 0
 
 
 async def test_nothing_is_looked_at_when_nobody_else_listens(listeners: Listeners) -> None:
-    alone = News(OTHER_VOLUME, None, None)  # type: ignore[arg-type]  # a look would fail
+    alone = Publication(OTHER_VOLUME, None, None)  # type: ignore[arg-type]  # a look would fail
     listeners.publish(CARL, alone)
     listeners.ended(CARL)
     listeners.publish(CARL, alone)
@@ -224,7 +226,7 @@ async def test_a_batch_is_written_down_once_however_many_listen(
     monkeypatch.setattr(module, "_about", lambda event, about=module._about: handled.append(event) or about(event))
     changed = Applied([], list(range(2, 1002)))
     keepers = [SessionId(f"session {number}") for number in range(64)]
-    listeners.publish(ANNA, News(VOLUME, [SetAttributes(2, 1)], changed, [2, 3], keepers))
+    listeners.publish(ANNA, Publication(VOLUME, [SetAttributes(2, 1)], changed, [2, 3], keepers))
     assert len(handled) == 1002
     last = await told(listeners, SessionId("session 63"))
     assert (len(last.inodes), last.held) == (1000, [2, 3])
@@ -239,7 +241,7 @@ async def test_who_has_not_asked_for_long_is_told_nothing_and_then_that_it_misse
     listeners.publish(ANNA, news())
     assert repr(listeners) == "Listeners(3 sessions of 2 volumes)"
     clock.advance(0.1)
-    listeners.publish(ANNA, News(VOLUME, None, None))  # type: ignore[arg-type]  # nobody listens: a look would fail
+    listeners.publish(ANNA, Publication(VOLUME, None, None))  # type: ignore[arg-type]  # nobody listens: a look would fail
     assert repr(listeners) == "Listeners(1 sessions of 1 volumes)"
     again = await listeners.wait(BERT, VOLUME, WaitEvents(before.stream, before.last, 10.0))
     assert again.lost
@@ -293,7 +295,7 @@ async def test_who_waits_is_not_woken_for_nothing(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(told, listeners, BERT, 10.0)
         await wait_all_tasks_blocked()
-        listeners.publish(ANNA, News(VOLUME, [operation], Applied([])))
+        listeners.publish(ANNA, Publication(VOLUME, [operation], Applied([])))
         began = trio.current_time()
     assert trio.current_time() - began == pytest.approx(10.0)
 
