@@ -123,7 +123,8 @@ class Reading:
     def refused(self, path: Path, error: OSError, *, at_name: bool) -> None:
         self.count["refused"] += 1
         self.refusals.add(path)
-        if error.errno != errno.EIO and not (at_name and error.errno == errno.ENOENT):
+        gone = (errno.ENOENT, errno.ESTALE)  # the name, or the inode behind it
+        if error.errno != errno.EIO and not (at_name and error.errno in gone):
             self.wrong.append(f"{path.name}: {error!r} is no refusal that a reader should see")
 
 

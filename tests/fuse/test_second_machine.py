@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -266,3 +267,74 @@ def test_what_the_other_machine_replaces_is_always_there(
             stop.set()
         looking.result()
     assert failed == []
+
+
+def test_a_mount_that_slept_wakes_to_what_is_there_now(pool: DemoPool, second: Path) -> None:
+    for name in ("renamed", "removed", "rewritten"):
+        (pool.mount / name).write_bytes(b"before")
+    assert appears(second / "rewritten")
+    record = mounts.find(second)
+    assert record is not None
+    with (second / "removed").open("rb") as kept:
+        os.kill(record.pid, signal.SIGSTOP)
+        try:
+            os.rename(pool.mount / "renamed", pool.mount / "elsewhere")
+            os.unlink(pool.mount / "removed")
+            (pool.mount / "rewritten").write_bytes(b"after " * 10_000)
+            with (pool.mount / "made meanwhile").open("wb") as made:
+                made.write(b"new")
+        finally:
+            os.kill(record.pid, signal.SIGCONT)
+        assert kept.read() == b"before"
+    assert (second / "rewritten").read_bytes() == b"after " * 10_000
+    assert (second / "made meanwhile").read_bytes() == b"new"
+    assert (second / "elsewhere").read_bytes() == b"before"
+    assert {"renamed", "removed"}.isdisjoint(os.listdir(second))
+
+
+def test_records_and_names_survive_a_coordinator_killed_under_load(pool: DemoPool, second: Path) -> None:
+    (pool.mount / "load").mkdir()
+    (pool.mount / "load" / "log").touch()
+    assert appears(second / "load" / "log")
+    acknowledged: list[bytes] = []
+    in_doubt: list[bytes] = []
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def work(mount: Path, who: str) -> None:
+        number = 0
+        while not stop.is_set() or number < 20:
+            record = f"{who} {number:06d}\n".encode()
+            try:
+                with (mount / "load" / "log").open("ab", buffering=0) as log:
+                    log.write(record)
+                (mount / "load" / f"{who}-{number}").mkdir()
+                acknowledged.append(record)
+            except OSError:
+                in_doubt.append(record)
+            except BaseException as error:
+                failures.append(error)
+                return
+            number += 1
+
+    threads = [threading.Thread(target=work, args=each) for each in ((pool.mount, "ours"), (second, "theirs"))]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        already = len(acknowledged)
+        while len(acknowledged) < already + 10:
+            assert not failures
+            os.sched_yield()
+        pool.kill("coordinator")
+        pool.start()
+    stop.set()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive(), "a call hangs"
+    assert not failures
+    for mount in (pool.mount, second):
+        found = (mount / "load" / "log").read_bytes().splitlines(keepends=True)
+        assert len(found) == len(set(found)), "a record is there twice"
+        assert set(acknowledged) <= set(found) <= set(acknowledged) | set(in_doubt)
+        names = set(os.listdir(mount / "load"))
+        assert {f"{who.decode()}-{int(number)}" for who, number in map(bytes.split, acknowledged)} <= names
