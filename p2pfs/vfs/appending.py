@@ -5,13 +5,23 @@ move there before they become content (`Unsaved.move_appended`), so that records
 one piece. Pure bookkeeping; `Inode` has it, writer and committer follow it.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 DELIVERED_S: Final = 5.0
 """After so long the kernel has taken in what it was told, or has forgotten the request."""
+
+
+MOST_TOLD: Final = 16
+
+
+class _Told(NamedTuple):
+    when: float
+    size: int
+    is_sure: bool  # no write of the kernel's own overtook it
 
 
 @dataclass(slots=True)
@@ -28,12 +38,12 @@ class Appended:
     floor: int
 
 
-def place(regions: list[Appended], length: int, *, size: int, stored_size: int, unsaved_end: int) -> int:
+def place(regions: list[Appended], length: int, *, size: int, unsaved_end: int) -> int:
     """The offset of `length` bytes appended now to a file of `size` with unsaved writes."""
     last = regions[-1] if regions else None
     if last is None or unsaved_end > last.end:  # bytes written by position lie behind, and do not move
         offset = size if last is None else unsaved_end
-        last = Appended(offset, offset, offset if offset > stored_size else 0)
+        last = Appended(offset, offset, unsaved_end)
         regions.append(last)
     offset = last.end
     last.end += length
@@ -66,33 +76,36 @@ class KernelSize:
     count at once."""
 
     def __init__(self) -> None:
-        self._told: deque[tuple[float, int]] = deque(maxlen=16)  # (when, size), the oldest still in doubt
+        self._told: deque[_Told] = deque()  # the oldest still in doubt
+        self._wrote_s = -math.inf
 
     @property
     def newest(self) -> int:
         """What it was told or wrote last; 0 before that."""
-        return self._told[-1][1] if self._told else 0
+        return self._told[-1].size if self._told else 0
 
     def tell(self, size: int, now: float) -> None:
-        """The kernel is told."""
-        if not self._told or self._told[-1][1] != size:
-            self._told.append((now, size))
+        """The kernel is told; it passes over what its own writes overtake."""
+        is_sure = now - self._wrote_s > DELIVERED_S
+        if self._told and self._told[-1].size == size:
+            if is_sure and not self._told[-1].is_sure:
+                self._told[-1] = _Told(now, size, is_sure)
+            return
+        self._told.append(_Told(now, size, is_sure))
+        if len(self._told) > MOST_TOLD:
+            first, second = self._told.popleft(), self._told.popleft()
+            self._told.appendleft(_Told(second.when, min(first.size, second.size), False))
 
     def wrote(self, end: int, now: float, *, is_end: bool) -> None:
         """The kernel wrote up to `end`, which with `is_end` is what it takes the size to be."""
-        if is_end:
-            self._told.clear()
-        else:
-            known = [(when, max(size, end)) for when, size in self._told]
-            self._told.clear()
-            self._told.extend(known)
-        if is_end or not self._told:
-            self._told.append((now, end))
+        self._wrote_s = now
+        known = [] if is_end else [told._replace(size=max(told.size, end)) for told in self._told]
+        self._told = deque(known or [_Told(now, end, True)])
 
     def is_page(self, offset: int, length: int, now: float) -> bool:
         """Whether a write through a handle that appends is none for certain: a page of a shared mapping comes through
         whichever handle there is, and stays where it is. An append starts at the end."""
-        while len(self._told) > 1 and self._told[1][0] < now - DELIVERED_S:
+        while len(self._told) > 1 and self._told[1].is_sure and self._told[1].when < now - DELIVERED_S:
             self._told.popleft()
-        at_least = min((size for _, size in self._told), default=-1)
+        at_least = min((told.size for told in self._told), default=-1)
         return offset % PAGE_BYTES == 0 and offset + length <= at_least

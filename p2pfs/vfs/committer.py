@@ -73,6 +73,8 @@ class Committer:
             PoolError: What the coordinator refused the commit with; the freezes stay.
         """
         async with inode.content:
+            if inode.doubt is not None:
+                await self._resolve(inode, inode.doubt)
             while ready := _ready(inode):
                 await self._commit(inode, ready)
                 for index in sorted({index for freeze in ready for index in freeze.mibs}):

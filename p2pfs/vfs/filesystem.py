@@ -204,8 +204,9 @@ class Filesystem:
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
+        is_new = await self._lasting(lambda: self.writer.truncate(inode, size))
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
-        if not await self._lasting(lambda: self.writer.truncate(inode, size)):
+        if not is_new:
             now = self._now_ns()
             self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]))
 

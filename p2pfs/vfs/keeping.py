@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Fenced, NotFound, PoolError, Semantic, Unavailable
+from p2pfs.errors import Fenced, NoSpace, NotFound, PoolError, Semantic, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import InodeId
@@ -132,19 +132,24 @@ class Keeper:
         """The coordinator says that it keeps these for a while: those in use are claimed, the others released."""
         for number in numbers:
             self._kept.add(number)
-            if self._table.is_in_use(number):
-                self._unclaimed[number] = None
-                self._news.pulse()
+            self._claim_later(number)
             self._weigh(number)
 
     def _weigh(self, number: InodeId) -> None:
         """Sort it to the unused or to the others, after anything changed about it."""
         is_needed = number in self._removing or self._table.is_in_use(number)
         if is_needed or number not in self._kept:
-            self._unused.pop(number, None)
+            if number in self._unused:
+                del self._unused[number]
+                self._claim_later(number)  # the coordinator may keep it on suspicion only
         elif number not in self._unused:
             self._unclaimed.pop(number, None)
             self._unused[number] = None
+            self._news.pulse()
+
+    def _claim_later(self, number: InodeId) -> None:
+        if self._table.is_in_use(number):
+            self._unclaimed[number] = None
             self._news.pulse()
 
     # ---- releasing
@@ -176,8 +181,8 @@ class Keeper:
         except Unavailable as error:
             log.info("%d open inodes are claimed later: %s", len(batch), error)
             return False
-        except NotFound:
-            if len(batch) > 1:  # one of them is gone: the others are not
+        except (NotFound, NoSpace):
+            if len(batch) > 1:  # one of them is gone, or is one too many: the others are not
                 return all([await self._claim([number]) for number in batch])
         except PoolError as error:
             log.warning("%d open inodes cannot be claimed: %s", len(batch), error)
@@ -207,6 +212,8 @@ class Keeper:
             if not is_heard:
                 self._kept.update(batch)
             for number in batch:
+                if not is_heard:
+                    self._claim_later(number)
                 self._weigh(number)
             self._news.pulse()
         return is_heard

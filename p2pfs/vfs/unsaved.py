@@ -62,13 +62,17 @@ class Unsaved:
             self.credits.give(mib.cost)
             self.space.settle(mib.bytes)
         inode.active.clear()
-        if inode.doubt is not None:
-            inode.doubt.commit.give_up()
-            inode.doubt = None
+        self.give_up_doubt(inode)
         inode.appended.clear()
         inode.error = None
         inode.progress.pulse()
         inode.kick.pulse()
+
+    def give_up_doubt(self, inode: Inode) -> None:
+        """Whether the last commit was done is nobody's business any more."""
+        if inode.doubt is not None:
+            inode.doubt.commit.give_up()
+            inode.doubt = None
 
     def forget_uploads(self, freeze: Freeze) -> None:
         """What was stored for the freeze so far is void."""

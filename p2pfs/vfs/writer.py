@@ -73,7 +73,7 @@ class Writer:
         if offset is None:
             offset = appending.place(
                 inode.appended, len(data),
-                size=inode.size, stored_size=inode.head.size, unsaved_end=inode.unsaved_end,
+                size=inode.size, unsaved_end=inode.unsaved_end,
             )  # fmt: skip
         full = []
         view = memoryview(data)
@@ -173,7 +173,8 @@ class Writer:
             pause = min(2 * pause, 15.0)
 
     async def _upload(self, inode: Inode, freeze: Freeze) -> None:
-        freeze.inline = self._committer.may_be_inline(inode, freeze)
+        if inode.doubt is None:  # else it may be committed as it is
+            freeze.inline = self._committer.may_be_inline(inode, freeze)
         if freeze.inline:
             return
         if not freeze.uploads:
@@ -200,6 +201,8 @@ class Writer:
             return  # discarded meanwhile
         log.info("inode %d: %d unsaved bytes are given up: %s", inode.id, freeze.bytes, error)
         self._unsaved.drop(inode, freeze)
+        if not inode.frozen:
+            self._unsaved.give_up_doubt(inode)
         inode.fail(error)
         self._done(inode)
 

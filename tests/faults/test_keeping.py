@@ -539,3 +539,27 @@ async def test_what_is_closed_before_its_turn_is_let_go_and_not_claimed(two: Two
     assert await two.b.namespace.held() == []
     with pytest.raises(NotFound):
         await two.a.namespace.attributes(seen.inode.id)
+
+
+async def test_what_is_opened_again_before_it_is_let_go_is_claimed(two: Two) -> None:
+    handle = await two.a.made(b"x", b"hello")
+    number = handle.inode.id
+    other = await two.a.made(b"y", b"other")
+    await two.a.fs.release(handle)
+    release = Gate(two.a.namespace, of=Released)
+    await two.a.remove(b"y")
+    await two.a.fs.release(other)
+    await release.reached.wait()
+    ask = Gate(two.a.namespace, "attributes")
+    await two.b.remove(b"x")
+    await wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        opening = Opening(nursery, two.a, number)
+        await wait_all_tasks_blocked()
+        ask.open()
+        release.open()
+    await wait_all_tasks_blocked()
+    assert opening.handle is not None
+    two.volume.lapse()
+    assert await two.a.content(opening.handle) == b"hello"
+    await two.a.namespace.attributes(number)

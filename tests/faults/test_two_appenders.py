@@ -8,10 +8,11 @@ from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import CoordinatorAway
+from p2pfs.errors import CoordinatorAway, Unavailable
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import CHUNK_BYTES, KIB, ROOT_INODE, Buffer, ChunkId, InodeId, VolumeId
+from p2pfs.vfs.appending import KernelSize
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
@@ -273,3 +274,58 @@ async def test_pages_of_a_mapping_are_none_after_the_size_was_set_or_only_told()
         await b.fsync(theirs)
         whole = await content(b, theirs.inode.id)
         assert (whole[4096:8192], whole[16_384:20_480], len(whole)) == (b"q" * 4096, b"p" * 4096, 30_000)
+
+
+async def test_a_record_stays_behind_bytes_written_by_position_when_the_file_is_cut_elsewhere() -> None:
+    shared, store = volume(), MemoryStore()
+    async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0))
+        await a.write(mine, 0, b"." * 2000)
+        await a.fsync(mine)
+        await a.write(mine, 0, b"0123456789")
+        tail = await opened(a)
+        tail.inode.stat()
+        await append(a, tail, b"tail")
+        await b.set_attributes(mine.inode.id, size=0)
+        await a.fsync(mine)
+        assert await content(b, mine.inode.id) == b"0123456789tail"
+
+
+def test_what_the_kernel_was_told_while_it_wrote_is_never_taken_for_certain() -> None:
+    size = KernelSize()
+    size.wrote(4096, 0.0, is_end=True)
+    size.tell(8192, 0.1)  # overtaken by the write: the kernel passes over it
+    assert not size.is_page(4096, 4096, 60.0)
+    size.tell(8192, 70.0)
+    assert not size.is_page(4096, 4096, 71.0)
+    assert size.is_page(4096, 4096, 80.0)
+    for number in range(40):
+        size.tell(100_000 + number, 90.0)
+    assert not size.is_page(8192, 4096, 91.0)
+
+
+async def test_a_doubt_is_resolved_although_nothing_can_be_stored() -> None:
+    shared, store = volume(), MemoryStore()
+    namespace = Doubtful(shared, shared.session().number, read_only=False)
+    async with filesystem(namespace, store) as a, filesystem(shared.session(), store) as b:
+        mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
+        namespace.lose = False
+        await append(a, mine, b"m" * 100)
+        with pytest.raises(CoordinatorAway):
+            await a.fsync(mine)
+        theirs = await b.open(mine.inode.id)
+        await b.write(theirs, 0, b"t" * 40 * KIB)
+        await b.fsync(theirs)
+        await a.stat(mine.inode.id)
+
+        async def refuse(*_: object, **__: object) -> list[Receipt]:
+            raise Unavailable("no peer")
+
+        put, store.put = store.put, refuse  # type: ignore[method-assign,assignment]
+        namespace.lose = None
+        with pytest.raises(Unavailable):
+            await a.fsync(mine)
+        assert namespace.open_doubts == 0
+        store.put = put  # type: ignore[method-assign]
+        await a.fsync(mine)
+        assert await content(b, mine.inode.id) == b"t" * 40 * KIB + b"m" * 100
