@@ -64,6 +64,13 @@ def described(found: os.stat_result) -> tuple[object, ...]:
     return (stat.filemode(mode), oct(mode), found.st_uid, found.st_gid, found.st_nlink, size)
 
 
+def _leave_to_root(uid: int, gid: int) -> None:
+    """FUSE's kernel lets anybody "change" owner and group to what they are where a set-gid bit stands without the
+    group's execute bit; on a local disk that would take the bit, which only the owner may."""
+    if uid == gid == -1 and os.geteuid() != 0:
+        raise OSError(errno.EMEDIUMTYPE, "")
+
+
 class Side:
     """One of the two directories, with this user's descriptors in it."""
 
@@ -162,6 +169,7 @@ class Side:
         os.fchmod(self.slots[slot], mode)
 
     def fchown(self, slot: int, uid: int, gid: int) -> Outcome:
+        _leave_to_root(uid, gid)
         os.fchown(self.slots[slot], uid, gid)
 
     def futimens(self, slot: int, atime: int | str, mtime: int | str) -> Outcome:
@@ -217,6 +225,7 @@ class Side:
         os.chmod(path, mode)
 
     def chown(self, path: bytes, uid: int, gid: int, follow: int) -> Outcome:
+        _leave_to_root(uid, gid)
         os.chown(path, uid, gid, follow_symlinks=bool(follow))
 
     def utimens(self, path: bytes, atime: int | str, mtime: int | str, follow: int) -> Outcome:
