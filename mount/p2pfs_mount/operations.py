@@ -72,9 +72,7 @@ class DirectoryHandle:
     inode: InodeId
     listed: list[Listed] = field(default_factory=list)
     at: int = 0
-    next: int = (
-        0  # cookie the kernel will ask for if it reads on: 1 and 2 behind the dots, then a dentry's number and 1
-    )
+    next: int = 0  # the cookie the kernel will ask for if it reads on: of the dots 1 and 2, then a dentry's number + 1
     complete: bool = False
 
 

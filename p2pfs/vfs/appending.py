@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 DELIVERED_S: Final = 5.0
-"""After so long the kernel has taken in what it was told, or has forgotten the request."""
-
-
+"""After so long the kernel has taken in what it was told, unless a write of its own overtook it."""
 MOST_TOLD: Final = 16
+"""Sizes remembered as told; of more, the oldest count as the smaller one."""
 
 
 class _Told(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Conflict, CoordinatorAway, PoolError, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Corrupt, PoolError, Unavailable
 from p2pfs.meta.protocol import InDoubt, Namespace
 from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId
 from p2pfs.vfs import appending
@@ -86,9 +86,6 @@ class Committer:
             ready = [freeze for freeze in ready if freeze in inode.frozen]  # others were discarded with their inode
             if not ready:
                 return
-            if inode.doubt is not None:
-                await self._resolve(inode, inode.doubt)
-                continue
             if moves := appending.shifts(inode.appended, inode.head.size):
                 self._unsaved.move_appended(inode, moves)
                 self._moved(inode)
@@ -188,8 +185,11 @@ class Committer:
         """Take this mount's own commit in, keeping loaded pages."""
         if inode.head.change == change.commit.base_change:  # else the state after it was loaded meanwhile
             sizes = {ChunkId(new.chunk): new.size for new in change.commit.chunks}
+            told = next((row for row in applied.attributes if row.inode == inode.id), None)
+            if told is None:
+                raise Corrupt(f"inode {inode.id}: the coordinator does not tell of what was just committed")
             inode.follow(change.added, change.dropped, sizes)
-            inode.committed(next(row for row in applied.attributes if row.inode == inode.id), change.head)
+            inode.committed(told, change.head)
         self._took(applied)
 
     async def _apply_once(self, change: Change) -> Applied:

@@ -83,9 +83,8 @@ class News:
                 if type(error) is not trouble:
                     trouble = type(error)
                     pauses = backoff(PAUSE_S, PAUSE_S if is_away else LONGEST_PAUSE_S)
-                    log.log(
-                        logging.INFO if is_away else logging.WARNING, "no news of other mounts can be had: %s", error
-                    )
+                    level, bug = logging.INFO if is_away else logging.WARNING, not isinstance(error, PoolError)
+                    log.log(level, "no news of other mounts can be had: %s", error, exc_info=bug)
                 await trio.sleep(next(pauses))
             else:
                 if trouble is not None:

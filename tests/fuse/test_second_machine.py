@@ -148,7 +148,7 @@ def test_two_mounts_that_invalidate_each_other_hang_nothing(pool: DemoPool, seco
             place = mount / "busy" / mine / f"{number % 3}"
             with contextlib.suppress(FileExistsError):
                 place.mkdir()
-            with contextlib.suppress(FileNotFoundError, FileExistsError, OSError):
+            with contextlib.suppress(OSError):  # the other one was faster
                 os.rename(place, mount / "busy" / str(1 - int(mine)) / f"{number % 3}")
             os.listdir(mount / "busy" / mine)
 
