@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
 from p2pfs.coordinator.ledger import Ledger, Promise
@@ -16,6 +17,7 @@ from p2pfs.coordinator.liveness import Patience
 from p2pfs.coordinator.membership import Membership, all_revoked
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.receipts import ReceiptChecker
+from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
@@ -57,8 +59,10 @@ async def compose(
     secrets: PoolSecrets,
     revocations: Revocations,
     clock: Clock,
+    probe: Probe | None = None,
 ) -> Services:
-    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here."""
+    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; without a
+    `probe` every peer is taken for one that can be dialled."""
     found = await _begin(database, settings, clock)
     copies = Copies(settings.replicas, settings.min_replicas)
     roster = Roster(
@@ -74,6 +78,7 @@ async def compose(
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
+    dialability = Dialability(probe, clock)
 
     def addresses() -> Sequence[str]:
         return record.addresses
@@ -112,7 +117,16 @@ async def compose(
             certificate_lifetime_s=settings.certificate_lifetime,
             clock=clock,
         ),
-        pulse=Pulse(database=database, roster=roster, reservations=promised, signer=signer, clock=clock),
+        pulse=Pulse(
+            database=database,
+            roster=roster,
+            reservations=promised,
+            signer=signer,
+            dialability=dialability,
+            clock=clock,
+        ),
+        dialability=dialability,
+        relay=Relay(roster),
         volumes=Volumes(database=database, roster=roster, clock=clock),
         sessions=Sessions(
             database=database,

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
@@ -19,7 +21,7 @@ from p2pfs.net.server import Handler, Request, Response
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.events import WaitEvents
-from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
+from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, Listen, PoolMap, RenewRequest
 from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.routes import Route
 from p2pfs.wire.volumes import CreateVolume, GrantIds, OpenSession, RenewSession, Reserve
@@ -32,6 +34,8 @@ class Services:
     roster: Roster
     membership: Membership
     pulse: Pulse
+    dialability: Dialability
+    relay: Relay
     volumes: Volumes
     sessions: Sessions
     reservations: Reservations
@@ -61,6 +65,8 @@ class Services:
             "reserve": self._reserve,
             "events": self._events,
             "held": self._held,
+            "relay_listen": self._relay_listen,
+            "relay_dial": self._relay_dial,
         }
 
     def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
@@ -152,6 +158,17 @@ class Services:
 
     async def _held(self, request: Request) -> Response:
         return Response.of(self.sessions.held(_session(request)))
+
+    # ---- the relay --------------------------------------------------------------------------------------------------
+
+    async def _relay_listen(self, request: Request) -> Response:
+        request.expect_upgrade()
+        upgrade = await self.relay.listen(request.caller, (await request.message(Listen)).wait_s)
+        return Response(204) if upgrade is None else Response.switching(upgrade)
+
+    async def _relay_dial(self, request: Request) -> Response:
+        request.expect_upgrade()
+        return Response.switching(await self.relay.dial(request.caller, request.parameters["node"]))
 
 
 def _session(request: Request) -> SessionId:

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import next_check_s
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
@@ -21,7 +22,7 @@ from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
 from p2pfs.meta.database import Database
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
@@ -54,12 +55,14 @@ class Pulse:
         roster: Roster,
         reservations: Reservations,
         signer: TokenSigner,
+        dialability: Dialability,
         clock: Clock,
     ) -> None:
         self._database = database
         self._roster = roster
         self._reservations = reservations
         self._signer = signer
+        self._dialability = dialability
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -113,6 +116,7 @@ class Pulse:
             interval_s=self._roster.patience.heartbeat_s,
             revocations=revocations if revocations.version > heartbeat.revocations_version else None,
             coordinator_clock_s=self._clock.time(),
+            is_dialable=self._dialability.heard(peer),
         )
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
@@ -163,6 +167,8 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat names an impossible chunk")
     try:
         for address in heartbeat.addresses:
+            if address == RELAY:
+                continue
             if len(address) > MAX_ADDRESS_LETTERS or any(letter.isspace() for letter in address):
                 raise Misuse(f"an address has at most {MAX_ADDRESS_LETTERS} letters and no white space")
             host, port = parse_address(address)

@@ -193,6 +193,12 @@ class Server:
         self._per_node[identity.node] += 1
         connection.is_counted = True
 
+    def left(self, connection: Connection) -> None:
+        """See `net.connection.Policy`. Raw streams are bounded by whoever drives them."""
+        if connection.identity is not None and connection.is_counted:
+            connection.is_counted = False
+            self._forget(connection.identity.node)
+
     def _forget(self, node: NodeId) -> None:
         self._per_node[node] -= 1
         if not self._per_node[node]:

@@ -11,7 +11,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     name: str
     owner: str
     zone: str
-    addresses: list[str]  # "host:port", best first
+    addresses: list[str]  # "host:port", best first; "relay": through the coordinator
     capacity: int  # bytes offered
     free: int  # bytes not yet used or promised
     state: str  # types.PeerState
@@ -123,6 +123,13 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     interval_s: float
     revocations: Revocations | None = None  # when newer than the peer's
     coordinator_clock_s: float = 0.0
+    is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """`POST /relay/listen`: a peer waits for somebody who dials it through the coordinator."""
+
+    wait_s: float  # 0: answer at once
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

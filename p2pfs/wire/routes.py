@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, Role
+from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, NodeId, Role
 
 ANYONE: Final = frozenset(Role)
 """Every role; a valid certificate of the pool is still required."""
@@ -33,6 +33,7 @@ class Route(msgspec.Struct, frozen=True):
     waits: bool = False
 
 
+_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _MOUNT: Final = frozenset({Role.CLIENT})
 _ADMIN: Final = frozenset({Role.ADMIN})
 _PEER: Final = frozenset({Role.PEER})
@@ -58,9 +59,10 @@ COORDINATOR_ROUTES: Final = (
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
     Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
+    Route("relay_listen", "POST", "/relay/listen", _PEER, body_limit=KIB, waits=True),
+    Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
 
-_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _COORDINATOR: Final = frozenset({Role.COORDINATOR})
 
 PEER_ROUTES: Final = (
@@ -70,6 +72,11 @@ PEER_ROUTES: Final = (
     Route("delete_chunk", "DELETE", "/volumes/{volume}/chunks/{chunk}", _COORDINATOR),
     Route("health", "GET", "/health", ANYONE),
 )
+
+
+def relay_path(node: NodeId) -> str:
+    """The path of `relay_dial`."""
+    return f"/relay/dial/{node}"
 
 
 def match(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]] | None:
