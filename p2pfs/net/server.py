@@ -128,10 +128,14 @@ class Server:
         await self._emptied(1.0)
         return not self._connections
 
+    async def emptied(self) -> None:
+        """Wait until no connection is open, also of those given to `accept` by others. Ends after `stop`."""
+        while self._connections:
+            await self._left.park()
+
     async def _emptied(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            while self._connections:
-                await self._left.park()
+            await self.emptied()
 
     def drop_revoked(self) -> int:
         """Close every live connection of a node revoked by now; how many. Their requests end unanswered."""

@@ -168,6 +168,7 @@ class Peerd:
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, listeners)
                     task_status.started(self.addresses)
+                await self.server.emptied()  # of those too that came through the relay
             finally:
                 background.cancel_scope.cancel()
 

@@ -13,16 +13,22 @@ from peer_processes import peer_home
 from pki import Issued, TestAuthority, make_ca
 from plugins.checklogs import Claims
 from sealed import VOLUME, sealed
+from trio.testing import wait_all_tasks_blocked
+from wired import everything
 
 from p2pfs.chunks.remote import RemoteStore
 from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.raw import RawStream, Upgrade
 from p2pfs.net.server import Request, Response, Server
+from p2pfs.net.tls import TlsStream
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import GIB, PeerNumber, Role
+from p2pfs.types import GIB, PeerNumber, Role, volume_name
+from p2pfs.wire import codec
+from p2pfs.wire.chunks import RESERVATION_HEADER
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Listen, Revocations
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs_peerd import daemon
@@ -48,6 +54,7 @@ class Coordinator:
     refuse: PoolError | None = None
     is_dialable: bool = True
     listens: list[float] = field(default_factory=list)
+    dialler: Upgrade | None = None  # who comes through the relay
     beat: trio.Event = field(default_factory=trio.Event)
 
     async def hear(self, request: Request) -> Response:
@@ -64,9 +71,13 @@ class Coordinator:
     async def listen(self, request: Request) -> Response:
         """The relay, where nobody ever comes."""
         self.listens.append((await request.message(Listen)).wait_s)
-        if self.listens[-1]:
+        if not self.listens[-1]:
+            return Response(204)
+        if self.dialler is None:
             await trio.sleep_forever()
-        return Response(204)
+        assert self.dialler is not None
+        dialler, self.dialler = self.dialler, None
+        return Response.switching(dialler)
 
     async def beats(self, count: int) -> Heartbeat:
         """The last of `count` heartbeats from now on; every answer before it was taken over."""
@@ -359,3 +370,39 @@ async def test_a_machine_that_moves_tells_its_new_addresses_with_the_next_beat(
         with trio.fail_after(10):  # what waited at the relay from the old place is given up for new connections
             while len(run.coordinator.listens) < before + SPARES:
                 await trio.lowlevel.checkpoint()
+
+
+async def test_a_stopping_peer_lets_requests_through_the_relay_finish(tmp_path: Path) -> None:
+    answers = []
+
+    async with running(tmp_path, Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0)) as run:
+        begun, stopping, over = trio.Event(), trio.Event(), trio.Event()
+
+        async def dial(raw: RawStream) -> None:
+            stream = TlsStream(raw, run.sender.client(), server_side=False)
+            await stream.do_handshake()
+            token = codec.encode(run.coordinator.maker.make(VOLUME, PeerNumber(1))).hex()
+            head = (
+                f"PUT /volumes/{volume_name(VOLUME)}/chunks/{CHUNK.id.hex()} HTTP/1.1\r\nhost: x\r\n"
+                f"content-length: {CHUNK.size}\r\n{RESERVATION_HEADER}: {token}\r\n\r\n"
+            )
+            await stream.send_all((head.encode(), CHUNK.data[:1000]))
+            begun.set()
+            await stopping.wait()
+            await stream.send_all((CHUNK.data[1000:],))
+            answers.append(await everything(stream))
+            await stream.aclose()
+            over.set()
+
+        run.coordinator.dialler = dial
+        run.coordinator.is_dialable = False
+        with trio.fail_after(10):
+            await begun.wait()
+            while "1 busy" not in repr(run.peerd.server):
+                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.peerd.server.stop, 5)
+                await wait_all_tasks_blocked()
+                stopping.set()
+                await over.wait()
+    assert answers[0].startswith(b"HTTP/1.1 200 ")
