@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.orders import OrderBook
@@ -23,7 +24,7 @@ from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
 from p2pfs.meta.database import Database
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
@@ -60,6 +61,7 @@ class Pulse:
         signer: TokenSigner,
         orders: OrderBook,
         noticed: Noticed,
+        dialability: Dialability,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -68,6 +70,7 @@ class Pulse:
         self._signer = signer
         self._orders = orders
         self._noticed = noticed
+        self._dialability = dialability
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -125,6 +128,7 @@ class Pulse:
             coordinator_clock_s=self._clock.time(),
             has_orders=peer.is_member and self._orders.waits(peer.number),
             state=peer.state.value,
+            is_dialable=self._dialability.heard(peer),
         )
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
@@ -182,6 +186,8 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat names an impossible chunk")
     try:
         for address in heartbeat.addresses:
+            if address == RELAY:
+                continue
             if len(address) > MAX_ADDRESS_LETTERS or any(letter.isspace() for letter in address):
                 raise Misuse(f"an address has at most {MAX_ADDRESS_LETTERS} letters and no white space")
             host, port = parse_address(address)

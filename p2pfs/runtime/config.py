@@ -27,6 +27,7 @@ Count = Annotated[int, "count"]
 Share = Annotated[float, "share"]
 Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
+RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
 DurabilityMode = Annotated[str, "durability"]
 
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     repair_rate: AutomaticSize = None  # bytes a second this peer copies from others; None: as fast as it can
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
+    relay: RelayMode = "auto"  # be reached through the coordinator; auto: when it finds that nobody can dial this peer
     # Any server.
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
@@ -123,6 +125,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
     "durability": _one_of("close", "fsync"),
+    "relay": _one_of("auto", "on", "off"),
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "duration": format_duration,

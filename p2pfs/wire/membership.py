@@ -11,7 +11,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     name: str
     owner: str
     zone: str
-    addresses: list[str]  # "host:port", best first
+    addresses: list[str]  # "host:port", best first; "relay": through the coordinator
     capacity: int  # bytes offered
     free: int  # bytes not yet used or promised
     state: str  # types.PeerState
@@ -127,12 +127,19 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     coordinator_clock_s: float = 0.0
     has_orders: bool = False  # `POST /orders` has something for this peer
     state: str = ""  # types.PeerState of this peer
+    is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
 
 
 class AwayRequest(msgspec.Struct, frozen=True):
     """`POST /peers/{node}/away`: the peer will be silent for so long; 0: it is back."""
 
     for_s: float
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """`POST /relay/listen`: a peer waits for somebody who dials it through the coordinator."""
+
+    wait_s: float  # 0: answer at once
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

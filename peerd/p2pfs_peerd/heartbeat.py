@@ -24,7 +24,7 @@ from p2pfs_peerd.resources import resources
 log = logging.getLogger(__name__)
 
 _MOST_DAMAGED: Final = 1000
-_MOST_ADDRESSES: Final = 16
+MOST_ADDRESSES: Final = 16
 """A coordinator refuses a heartbeat that names more."""
 _LONGEST_VERSION: Final = 64
 _FIRST_PAUSE_S: Final = 0.2
@@ -35,7 +35,7 @@ Hear = Callable[[HeartbeatAnswer], Awaitable[None]]
 
 
 class Pulse:
-    """Beats until cancelled."""
+    """Beats until cancelled. `addresses` may block; it is asked for each beat, for a machine that moves has others."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Pulse:
         *,
         store: DirectoryStore,
         root: Path,
-        addresses: Sequence[str],
+        addresses: Callable[[], Sequence[str]],
         offered: Callable[[], int],
         revocations: Revocations,
         hear: Hear,
@@ -55,7 +55,7 @@ class Pulse:
         self._coordinator = coordinator
         self._store = store
         self._root = root
-        self._addresses = list(addresses)[:_MOST_ADDRESSES]
+        self._addresses = addresses
         self._offered = offered
         self._revocations = revocations
         self._hear = hear
@@ -83,11 +83,12 @@ class Pulse:
 
     async def _beat(self) -> None:
         damaged = self._store.damaged()[:_MOST_DAMAGED]
+        addresses = await trio.to_thread.run_sync(self._addresses, abandon_on_cancel=True)  # names may take long
         answer = await self._client.call(
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(self._report, damaged),
+            await trio.to_thread.run_sync(self._report, damaged, addresses),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
@@ -100,12 +101,12 @@ class Pulse:
             self._failures = 0
         self.answered.set()
 
-    def _report(self, damaged: Sequence[tuple[int, bytes]]) -> Heartbeat:
+    def _report(self, damaged: Sequence[tuple[int, bytes]], addresses: Sequence[str]) -> Heartbeat:
         """Blocking: psutil reads a dozen files."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
         return Heartbeat(
-            addresses=self._addresses,
+            addresses=list(addresses)[:MOST_ADDRESSES],
             capacity=self._offered(),
             used=usage.used,
             trash=usage.trash,
