@@ -6,6 +6,7 @@ certificate, and PUTs are taken as long as the keys are known.
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from p2pfs.errors import PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Revocations
 from p2pfs.runtime.clocks import Clock
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Scrub
 from p2pfs_peerd.resources import resources
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Pulse:
         root: Path,
         addresses: Sequence[str],
         offered: Callable[[], int],
+        scrub: Callable[[], Scrub],
         revocations: Revocations,
         hear: Hear,
         interval_s: float,
@@ -56,6 +58,7 @@ class Pulse:
         self._root = root
         self._addresses = list(addresses)[:_MOST_ADDRESSES]
         self._offered = offered
+        self._scrub = scrub
         self._revocations = revocations
         self._hear = hear
         self._interval_s = interval_s
@@ -85,7 +88,7 @@ class Pulse:
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(self._report, damaged),
+            await trio.to_thread.run_sync(partial(self._report, damaged, self._scrub())),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
@@ -98,7 +101,7 @@ class Pulse:
             self._failures = 0
         self.answered.set()
 
-    def _report(self, damaged: Sequence[tuple[int, bytes]]) -> Heartbeat:
+    def _report(self, damaged: Sequence[tuple[int, bytes]], scrub: Scrub) -> Heartbeat:
         """Blocking: psutil reads a dozen files."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
@@ -115,6 +118,7 @@ class Pulse:
             corrupt=[(volume, chunk) for volume, chunk in damaged],
             version=version("p2pfs")[:_LONGEST_VERSION],
             put_seq=settled,
+            scrub=scrub,
         )
 
 
