@@ -1,4 +1,4 @@
-"""The peer daemon put together: home → store → server, heartbeat, trash, until told to stop.
+"""The peer daemon put together: home → store → server, heartbeat, trash, scrub, until told to stop.
 
 Wiring only. `run` is what the command line calls; `serve` is the same within somebody else's trio (tests).
 """
@@ -22,7 +22,7 @@ from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
-from p2pfs.runtime import process
+from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -40,6 +40,7 @@ from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.resources import resources
 from p2pfs_peerd.revoked import RevocationFile
+from p2pfs_peerd.scrub import Scrubber
 from p2pfs_peerd.tokens import TokenBook
 
 log = logging.getLogger(__name__)
@@ -113,12 +114,14 @@ class Peerd:
         settings: Settings,
         record: NodeRecord,
         store: DirectoryStore,
+        scrubber: Scrubber,
         signer: Signer,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._record = record
         self._store = store
+        self.scrubber = scrubber
         self._signer = signer
         self._clock = clock
         self._root = chunk_root(home)
@@ -168,13 +171,14 @@ class Peerd:
                 self._coordinator(),
                 self._store,
                 rate=RateLimit(self._settings.repair_rate, self._clock),
-                scrub=None,
+                scrub=self.scrubber,
             )
             background.start_soon(self._orders.run)
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
+            background.start_soon(worker.run, self.scrubber)
             try:
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, listeners)
@@ -208,6 +212,7 @@ class Peerd:
             root=self._root,
             addresses=whereabouts.now,
             offered=self._offer.bytes,
+            scrub=self.scrubber.state,
             revocations=self._revocations,
             hear=hear,
             interval_s=self._settings.heartbeat,
@@ -302,7 +307,10 @@ async def assemble(home: NodeHome, settings: Settings, clock: Clock | None = Non
         early_purge=settings.early_purge,
         clock=clock,
     )
-    return Peerd(home, settings, record, store, signer, clock)
+    scrubber = await Scrubber.open(
+        store, home.path / "scrub", period_s=settings.scrub_period, rate=settings.scrub_rate, clock=clock
+    )
+    return Peerd(home, settings, record, store, scrubber, signer, clock)
 
 
 async def _listeners(listen: str) -> list[trio.SocketListener]:

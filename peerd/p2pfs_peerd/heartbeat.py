@@ -7,6 +7,7 @@ certificate, and PUTs are taken as long as the keys are known.
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from p2pfs.errors import PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Revocations
 from p2pfs.runtime.clocks import Clock
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Scrub
 from p2pfs_peerd.resources import resources
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Pulse:
         root: Path,
         addresses: Callable[[], Sequence[str]],
         offered: Callable[[], int],
+        scrub: Callable[[], Scrub],
         revocations: Revocations,
         hear: Hear,
         interval_s: float,
@@ -57,6 +59,7 @@ class Pulse:
         self._root = root
         self._addresses = addresses
         self._offered = offered
+        self._scrub = scrub
         self._revocations = revocations
         self._hear = hear
         self._interval_s = interval_s
@@ -88,7 +91,7 @@ class Pulse:
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(self._report, damaged, addresses),
+            await trio.to_thread.run_sync(partial(self._report, damaged, addresses, self._scrub())),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
@@ -101,7 +104,7 @@ class Pulse:
             self._failures = 0
         self.answered.set()
 
-    def _report(self, damaged: Sequence[tuple[int, bytes]], addresses: Sequence[str]) -> Heartbeat:
+    def _report(self, damaged: Sequence[tuple[int, bytes]], addresses: Sequence[str], scrub: Scrub) -> Heartbeat:
         """Blocking: psutil reads a dozen files."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
@@ -119,6 +122,7 @@ class Pulse:
             version=version("p2pfs")[:_LONGEST_VERSION],
             put_seq=settled,
             run=self._run,
+            scrub=scrub,
         )
 
 

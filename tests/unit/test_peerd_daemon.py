@@ -161,6 +161,26 @@ async def test_a_heartbeat_says_where_it_is_and_how_full(tmp_path: Path) -> None
         assert heartbeat.capacity > heartbeat.used
 
 
+async def test_a_peer_scrubs_and_says_how_far_it_is(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    async with running(tmp_path) as run:
+        await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])
+        run.peerd.scrubber.steer("start")
+        with trio.fail_after(10):
+            while (await run.coordinator.beats(2)).scrub.done == 0:  # type: ignore[union-attr]
+                pass
+        path = next(run.root.glob("????????????????/*/*"))
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        run.peerd.scrubber.steer("start")
+        with trio.fail_after(10):
+            while not any(heartbeat.corrupt for heartbeat in run.coordinator.heartbeats):
+                await run.coordinator.beats(1)
+        scrub = (await run.coordinator.beats(2)).scrub
+        assert scrub is not None
+        assert scrub.damaged == 1
+        assert (run.root.parent / "scrub").exists()
+
+
 async def test_damage_is_reported_until_the_coordinator_knows(tmp_path: Path, claim_logs: Claims) -> None:
     claim_logs("moved to quarantine", count=1)
     claim_logs("does not take this peer's heartbeat")
