@@ -94,7 +94,8 @@ def need(
     missing = wanted - len(safe) - len(coming)
     if missing > 0:
         taken = {copy.peer for copy in known} | set(coming)
-        return _copy(readable, safe, keepers, placed, taken=taken, missing=missing, wanted=wanted, room=room)
+        beside = [*safe, *(peer for peer in coming if peer in keepers)]
+        return _copy(readable, beside, keepers, placed, taken=taken, missing=missing, wanted=wanted, room=room)
     if coming:
         return None
     present = [copy for copy in readable if not keepers[copy.peer].is_leaving]
@@ -105,7 +106,7 @@ def need(
 
 def _copy(
     readable: Sequence[Held],
-    safe: Sequence[PeerNumber],
+    beside: Sequence[PeerNumber],
     keepers: Mapping[PeerNumber, Keeper],
     placed: Sequence[PeerNumber],
     *,
@@ -117,9 +118,10 @@ def _copy(
     urgency = Urgency.DRAIN if len(readable) >= wanted else Urgency.REPAIR
     if not readable:
         return Need(urgency, 0, stuck="no peer that holds a copy answers")
+    # `beside` hold a copy or are being sent one: new ones go to other owners.
     able = [peer for peer in placed if peer not in taken and keepers[peer].takes]
     roomy = [peer for peer in able if room(peer)]
-    targets = _spread(roomy, [keepers[peer].candidate for peer in safe], keepers, missing)
+    targets = _spread(roomy, [keepers[peer].candidate for peer in beside], keepers, missing)
     stuck = "" if targets else "no other peer has room" if able else "there is no other peer that could hold a copy"
     return Need(urgency, len(readable), tuple(copy.peer for copy in readable), targets=tuple(targets), stuck=stuck)
 
