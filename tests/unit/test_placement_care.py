@@ -81,6 +81,9 @@ def up(*numbers: int) -> list[Keeper]:
         ([1, 2, 3], [*up(1, 2, 4), keeper(3, "leaving")], {}, Need(Urgency.DRAIN, 3, (1, 2, 3), (4,))),
         ([1, 3], [*up(1, 2, 4), keeper(3, "leaving")], {}, Need(Urgency.REPAIR, 2, (1, 3), (2, 4))),
         ([1, 2, 3, 4], [*up(1, 2, 4), keeper(3, "leaving")], {}, None),
+        # … and does not go before the others have shown theirs.
+        ([1, (2, -1), 3, 4], [*up(1, 2, 4), keeper(3, "leaving")], {}, Need(Urgency.DRAIN, 4, audit=(2,))),
+        ([1, (2, -1), 3, 4, 5], [*up(1, 2, 4, 5), keeper(3, "leaving")], {}, Need(Urgency.REBALANCE, 4, audit=(2,))),
         # Nothing can be done.
         ([1], [keeper(1, "down"), *up(2)], {}, Need(Urgency.REPAIR, 0, stuck="no peer that holds a copy answers")),
         ([], up(1, 2), {}, Need(Urgency.REPAIR, 0, stuck="no peer that holds a copy answers")),
@@ -177,6 +180,14 @@ class World:
         """Copies that are counted and true."""
         return self.disks & set(self.index) & set(self.machines)
 
+    def proved(self) -> set[int]:
+        """Copies that were shown since their peers last appeared."""
+        return {
+            peer
+            for peer, proved in self.index.items()
+            if peer in self.machines and proved == self.machines[peer].appearances
+        }
+
     def decide(self) -> Need | None:
         keepers = {PeerNumber(number): one.keeper for number, one in self.machines.items()}
         staying = [one.candidate for one in keepers.values() if not one.is_leaving]
@@ -248,9 +259,10 @@ def happen(world: World, event: str, chance: random.Random) -> None:
     elif event == "stay" and one.state == "leaving":
         one.state = "up"
     elif event == "left" and one.state == "leaving":
-        others = [peer for peer in world.valid() - {one.number} if world.machines[peer].state in ("up", "suspect")]
-        if len(others) >= world.wanted:
+        others = [peer for peer in world.proved() - {one.number} if world.machines[peer].state in ("up", "suspect")]
+        if len(others) >= world.wanted:  # as Leaving checks it
             _remove(world, one.number)
+            assert len(world.valid()) >= world.wanted
     elif event == "forget" and one.state == "down":
         _remove(world, one.number)
     elif event in ("full", "roomy"):
