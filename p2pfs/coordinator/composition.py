@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
 from p2pfs.coordinator.ledger import Ledger, Promise
@@ -75,6 +76,8 @@ async def compose(
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
 
+    backups = Backups.load(database, clock, settings.backup_interval)
+
     def addresses() -> Sequence[str]:
         return record.addresses
 
@@ -133,9 +136,11 @@ async def compose(
             copies=copies,
             addresses=addresses,
             clock=clock,
+            backups=backups,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
+        backups=backups,
     )
 
 

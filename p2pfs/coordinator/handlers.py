@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.reservations import Reservations
@@ -18,6 +19,7 @@ from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
+from p2pfs.wire.backups import Confirm
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
 from p2pfs.wire.namespace import Batch, Question
@@ -37,6 +39,7 @@ class Services:
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
+    backups: Backups
 
     def handlers(self) -> Mapping[str, Handler]:
         """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`."""
@@ -49,6 +52,7 @@ class Services:
             "nodes": self._nodes,
             "invite": self._invite,
             "revoke": self._revoke,
+            "confirm": self._confirm,
             "create_volume": self._create_volume,
             "volumes": self._volumes,
             "volume_slots": self._volume_slots,
@@ -105,6 +109,11 @@ class Services:
     async def _revoke(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
         return Response.of(await self.membership.revoke(request.parameters["node"]))
+
+    async def _confirm(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        await self.backups.confirm((await request.message(Confirm)).what)
+        return Response()
 
     # ---- volumes ----------------------------------------------------------------------------------------------------
 

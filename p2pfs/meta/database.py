@@ -167,16 +167,12 @@ class ThreadedDatabase:
         """See Database."""
         return await trio.to_thread.run_sync(_scan, self._path, question, limiter=self._scans)
 
-    @contextlib.asynccontextmanager
-    async def image(self) -> AsyncIterator[Image | None]:
-        """The file as it is now, for the length of the block; None when a long reader is in the way. See `pages`."""
+    async def begin_image(self) -> Image | None:
+        """The file as it is now, until `pages.end_image`; None when a long reader is in the way. See `pages`."""
         self.pages.want_image()
         for _ in range(2):  # the second is done after all that the thread does after the first
             await self.write(lambda _connection: None)
-        try:
-            yield self.pages.take_image()
-        finally:
-            self.pages.end_image()
+        return self.pages.take_image()
 
     async def aclose(self) -> None:
         """Do what is queued, end the thread and close. A thread stuck in a failing disk is left to the process's end.

@@ -46,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     renew_after: Duration = 60 * 86400.0  # age at which a node asks for a new certificate
     session_lifetime: Duration = 60.0  # a mount unheard for so long is over
     reservation_lifetime: Duration = 600.0
+    backup_interval: Duration = 5.0  # how often what changed is sent to the peers that keep backups
+    backup_image: Duration = 86400.0  # how often a backup begins anew with the whole database
+    backup_keep: Duration = 14 * 86400.0
     # A volume.
     small_file: Size = 16 * KIB  # files up to this size live in the metadata
     dedup: Switch = True
@@ -190,7 +193,15 @@ def _check(settings: Settings) -> None:
         raise Invalid(f"min_replicas ({settings.min_replicas}) is more than replicas ({settings.replicas})")
     if not 0 < settings.heartbeat < settings.suspect < settings.down:
         raise Invalid("heartbeat, suspect and down must each be longer than the one before")
-    for name in ("io_timeout", "session_lifetime", "reservation_lifetime", "certificate_lifetime", "stop_timeout"):
+    for name in (
+        "io_timeout",
+        "session_lifetime",
+        "reservation_lifetime",
+        "certificate_lifetime",
+        "stop_timeout",
+        "backup_interval",
+        "backup_image",
+    ):
         if getattr(settings, name) <= 0:
             raise Invalid(f"setting {name}: it must be longer than nothing")
     if settings.renew_after >= settings.certificate_lifetime:

@@ -5,6 +5,7 @@ Wiring only. `run` is what the command line calls; `serve` is the same within so
 
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
+from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.resources import resources
 from p2pfs_peerd.revoked import RevocationFile
@@ -69,11 +71,13 @@ class Offer:
     store: DirectoryStore
     root: Path
     settings: Settings
+    backups: Callable[[], int]
 
     def bytes(self) -> int:
-        """As configured; otherwise what is used and what is free beyond the reserve."""
+        """For chunks: as configured, less what backups take; otherwise what is used and what is free beyond the
+        reserve."""
         if self.settings.capacity is not None:
-            return self.settings.capacity
+            return max(0, self.settings.capacity - self.backups())
         usage = self.store.usage()
         return max(0, usage.used + usage.trash + resources(self.root).disk_free - self.settings.reserve)
 
@@ -96,7 +100,10 @@ class Peerd:
         self._signer = signer
         self._clock = clock
         self._root = chunk_root(home)
-        self._offer = Offer(store, self._root, settings)
+        self._backups = Backups(
+            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve
+        )
+        self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home
         self._server_context = server_context(_credentials(home))
         self._client_context = client_context(_credentials(home))
@@ -107,7 +114,7 @@ class Peerd:
         self._app = PeerApp(store, self._tokens)
         self.server = Server(
             PEER_ROUTES,
-            self._app.handlers(),
+            {**self._app.handlers(), **self._backups.handlers()},
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -142,6 +149,10 @@ class Peerd:
                     task_status.started(self.addresses)
             finally:
                 background.cancel_scope.cancel()
+
+    def _offered(self) -> int:
+        """For chunks and backups together."""
+        return self._offer.bytes() + self._backups.bytes
 
     def _coordinator(self) -> Endpoint:
         return Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))

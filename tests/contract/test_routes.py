@@ -32,9 +32,12 @@ from p2pfs.wire.routes import ANYONE, COORDINATOR_ROUTES, PEER_ROUTES, Route
 pytestmark = pytest.mark.l1
 
 DAY = 86400.0
-FILLED = {"{volume}": "0000000000000007", "{session}": "ab" * 16, "{node}": "cd" * 16, "{chunk}": "ef" * 32}
+BACKUP = {"{generation}": "00" * 8, "{number}": "0"}
+FILLED = {"{volume}": "0000000000000007", "{session}": "ab" * 16, "{node}": "cd" * 16, "{chunk}": "ef" * 32, **BACKUP}
 ALL = [("coordinator", route) for route in COORDINATOR_ROUTES] + [("peer", route) for route in PEER_ROUTES]
 DENIED = 403
+RECOVERING = {"backups", "get_backup"}
+"""All that the recovery kit opens."""
 
 
 def path_of(route: Route) -> str:
@@ -234,7 +237,8 @@ def test_only_join_is_anonymous_only_renew_forgives_and_only_members_see_volumes
         assert route.members == ("{volume}" in route.path or "{session}" in route.path), route.name
     for _, route in ALL:
         assert route.roles or route.anonymous, route.name
-        assert route.roles <= ANYONE
+        assert route.roles <= ANYONE or route.name in RECOVERING
+        assert (Role.RECOVERY in route.roles) == (route.name in RECOVERING), route.name
 
 
 async def test_the_coordinator_handles_every_route(servers: Servers) -> None:

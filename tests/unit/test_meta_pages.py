@@ -2,6 +2,8 @@
 
 import random
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ def killed(path: Path) -> Path:
     for suffix in ("", "-wal"):
         Path(f"{left}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
     return left
+
+
+@asynccontextmanager
+async def image_of(database: ThreadedDatabase) -> AsyncIterator[Image | None]:
+    try:
+        yield await database.begin_image()
+    finally:
+        database.pages.end_image()
 
 
 class Copy:
@@ -99,7 +109,7 @@ async def test_any_history_is_rebuilt_at_each_collection(
     chance, copy = random.Random(seed), Copy(tmp_path / "copy")
     async with open_database(tmp_path / "meta.sqlite") as database:
         await fill(database, chance, 50)
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
             copy.take(image)
         for step in range(60):
@@ -108,7 +118,7 @@ async def test_any_history_is_rebuilt_at_each_collection(
                 copy.follow(database.pages.collect())
                 assert copy.dump(logs_first=chance.random() < 0.5) == contents(database), step
             if chance.random() < 0.05:
-                async with database.image() as image:
+                async with image_of(database) as image:
                     assert image is not None
                     copy.follow(database.pages.collect())
                     await fill(database, chance, 20)  # not in the image, whenever it is read
@@ -122,11 +132,11 @@ async def test_a_log_leads_on_from_an_older_image_while_a_newer_one_is_made(tmp_
     chance, older, newer = random.Random(1), Copy(tmp_path / "older"), Copy(tmp_path / "newer")
     async with open_database(tmp_path / "meta.sqlite") as database:
         await fill(database, chance, 100)
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
             older.take(image)
         await fill(database, chance, 10)
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
             await fill(database, chance, 10)
             changes = database.pages.collect()
@@ -144,7 +154,7 @@ async def test_the_wal_file_stays_short_and_an_image_holds_it(tmp_path: Path, mo
             await fill(database, chance, 20)
         short = wal.stat().st_size
         assert short < 200 * 4120
-        async with database.image():
+        async with image_of(database):
             for _ in range(30):
                 await fill(database, chance, 20)
             assert wal.stat().st_size > 3 * short
@@ -158,7 +168,7 @@ async def test_a_killed_database_is_found_again_and_followed_from_a_new_image(tm
         left = killed(tmp_path / "meta.sqlite")
     async with open_database(left) as database:
         assert contents(database) == expected
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
             copy.take(image)
         await fill(database, chance, 10)
@@ -180,7 +190,7 @@ async def test_a_large_change_undone_neither_enters_the_log_nor_harms_what_is_co
 
     async with open_database(tmp_path / "meta.sqlite") as database:
         await fill(database, chance, 50)
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
             copy.take(image)
         for _ in range(3):
@@ -203,14 +213,14 @@ async def test_who_does_not_collect_costs_bounded_memory(tmp_path: Path, monkeyp
     monkeypatch.setattr(pages, "MAX_PENDING_BYTES", 100 * 4096)
     chance = random.Random(4)
     async with open_database(tmp_path / "meta.sqlite") as database:
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
         for _ in range(30):
             await fill(database, chance, 40)
         assert len(database.pages._pending) <= 100
         with pytest.raises(LogBroken):
             database.pages.collect()
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
         assert database.pages.collect() is None
 
@@ -219,7 +229,7 @@ async def test_a_checkpoint_by_somebody_else_breaks_the_log(tmp_path: Path) -> N
     """Not silently: what was not captured is gone."""
     chance, path = random.Random(5), tmp_path / "meta.sqlite"
     async with open_database(path) as database:
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
         await fill(database, chance, 10)
         stranger = sqlite3.connect(path)
@@ -237,11 +247,11 @@ async def test_a_long_reader_delays_an_image(tmp_path: Path) -> None:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM setting").fetchone()
         await fill(database, chance, 10)
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is None
         reader.execute("COMMIT")
         reader.close()
-        async with database.image() as image:
+        async with image_of(database) as image:
             assert image is not None
 
 
