@@ -4,14 +4,16 @@ import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, UserError
-from p2pfs.format.kits import Kit, decode_kit, encode_kit
 from p2pfs.runtime.files import write_durably
+
+if TYPE_CHECKING:
+    from p2pfs.format.kits import Kit
 
 _MOST_BYTES: Final = 65536
 
@@ -35,8 +37,10 @@ class HandOver:
         if self._path is not None and os.path.lexists(self._path):
             raise UserError(f"{self._path} is there already: name a new file for the recovery kit", exitcodes.EXISTS)
 
-    def take(self, kit: Kit) -> None:
+    def take(self, kit: "Kit") -> None:
         """Raises NoSpace, Unavailable when it cannot be written."""
+        from p2pfs.format.kits import encode_kit
+
         if self._path is None:
             self._text = encode_kit(kit)
         else:
@@ -56,12 +60,14 @@ class HandOver:
         click.echo(self._text)
 
 
-def read_kit(file: str | None) -> Kit:
+def read_kit(file: str | None) -> "Kit":
     """The kit in FILE, on standard input for "-", or asked for.
 
     Raises:
         UserError: There is none.
     """
+    from p2pfs.format.kits import decode_kit
+
     try:
         if file is not None and file != "-":
             with Path(file).open("rb") as opened:

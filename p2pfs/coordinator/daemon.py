@@ -137,7 +137,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             certificate,
         ]
         client = Client(dialling, record.pool, clock=clock, revocations=revocations)
-        backup = _backup(home, settings, database, services, client=client, secrets=secrets, clock=clock)
+        backup = backup_worker(home, settings, database, services, client=client, secrets=secrets, clock=clock)
         if backup is not None:
             workers.append(backup)
         async with client, trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             nursery.cancel_scope.cancel()
 
 
-def _backup(
+def backup_worker(
     home: NodeHome,
     settings: Settings,
     database: ThreadedDatabase,

@@ -83,7 +83,7 @@ def initialise(
         with home.lock("coordinator"):
             home.require_vacant()
             made = _create(home, node, authority, pool_name=pool_name, lifetime_s=loaded.certificate_lifetime)
-            _write_configuration(home, given)
+            write_configuration(home, given)
             record = _record(pool, node, made.peer, dialled)
             if hand_over is not None:
                 hand_over(made.kit)
@@ -144,7 +144,7 @@ def _record(pool: PoolId, node: members.Node, peer: PeerNumber, addresses: list[
     )
 
 
-def _write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
+def write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
     """Keep what was given beside what somebody may have put there before."""
     if not given:
         return
