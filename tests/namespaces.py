@@ -11,7 +11,7 @@ import trio
 from pki import make_ca
 
 from p2pfs.errors import Misuse
-from p2pfs.meta import engine, members, open_inodes, reaper, sessions, settings, volumes
+from p2pfs.meta import chunks_index, engine, members, open_inodes, reaper, sessions, settings, volumes
 from p2pfs.meta.database import Database, InlineDatabase, open_database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.local import LocalNamespace
@@ -169,7 +169,11 @@ class SqlWorld:
         self.listeners.ended(session)
 
     async def purge(self, chunk: ChunkId) -> None:
-        await self.database.write(lambda c: c.execute("UPDATE chunk SET purging = 1 WHERE id = ?", (chunk,)))
+        def purge(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE chunk SET doomed_s = -1 WHERE id = ? AND refs = 0", (chunk,))
+            assert chunks_index.purge(connection, doomed_before_s=0.0, now_s=1.0).chunks == 1
+
+        await self.database.write(purge)
 
     async def reap(self) -> None:
         while await self.database.write(lambda c: reaper.reap(c, now_s=1.0, limit=2)):
@@ -440,8 +444,9 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " WHERE (refs = 0) != (doomed_s IS NOT NULL)",
         "an extent names a chunk that is not there": "SELECT count(*) FROM extent WHERE chunk IS NOT NULL"
         " AND chunk NOT IN (SELECT number FROM chunk)",
-        "a damaged copy is of no chunk": "SELECT count(*) FROM damaged_copy WHERE chunk NOT IN"
-        " (SELECT number FROM chunk)",
+        "a copy counts although it is void": "SELECT count(*) FROM replica r JOIN chunk c ON c.number = r.chunk"
+        " JOIN void_copy v ON v.peer = r.peer AND v.volume = c.volume AND v.id = c.id AND v.put_seq >= r.put_seq"
+        " WHERE r.proved >= 0",  # what an inventory found is not proved
         "a replica is of no chunk": "SELECT count(*) FROM replica WHERE chunk NOT IN (SELECT number FROM chunk)",
         "a volume counts its inodes wrongly": "SELECT count(*) FROM volume v WHERE inodes !="
         " (SELECT count(*) FROM inode i WHERE i.volume = v.id)",

@@ -56,7 +56,7 @@ class BackupPeers:
     async def choose(self) -> list[Peer]:
         """Who is to have the backups now, each asked what it has: who has them already first, then others of new
         owners. Tells `backups`."""
-        members = [peer for peer in self._roster.members() if peer.node.id != self._own]
+        members = [one for one in self._roster.members() if one.node.id != self._own and not one.is_leaving]
         self._backups.wanted = min(HOLDERS, len(members))
         numbers = {peer.number for peer in members}
         for gone in [number for number in self._known if number not in numbers]:

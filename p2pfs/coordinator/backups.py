@@ -5,6 +5,7 @@ what a restore or a shrunken backup left open. Sync but for what the database mu
 """
 
 import logging
+import math
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Backups:
     interval_s: float
     generations: list[Generation]  # oldest first
     restored: Restored | None
-    wanted: int = 0
+    wanted: int = HOLDERS
     holders: dict[PeerNumber, Holder] = field(default_factory=dict)
     bytes: int = 0  # of the newest generation
     has_kit: bool | None = None  # None: nobody makes backups in this process
@@ -92,7 +93,10 @@ class Backups:
 
     def covered_s(self) -> float:
         """UTC: whatever is lost now, what was committed until then is in the newest backup of every holder that
-        answers, at least two where there are two peers. 0: there is none."""
+        answers, at least two where there are two peers. 0: there is none; infinity: none can be made, so none names
+        what is gone."""
+        if not self.has_kit or not self.wanted:
+            return math.inf
         states = self._current()
         return min(states) if len(states) >= max(1, min(2, self.wanted)) else 0.0
 
@@ -130,7 +134,7 @@ class Backups:
             self.generations = [msgspec.structs.replace(one, is_pinned=False) for one in self.generations]
             await self._keep()
         elif what == "orphans":
-            await self.database.write(lambda connection: settings.remove(connection, settings.ORPHANS_SUSPENDED))
+            await self.database.write(lambda connection: settings.remove(connection, settings.ORPHANS_STAY))
         else:
             raise Invalid(f"“{what}” cannot be confirmed: there are backup and orphans")
         _log.info("confirmed: %s", what)

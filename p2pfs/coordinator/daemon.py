@@ -19,6 +19,7 @@ from p2pfs.coordinator.backup import Backup
 from p2pfs.coordinator.backup_chain import Sealing
 from p2pfs.coordinator.backup_peers import BackupPeers
 from p2pfs.coordinator.composition import compose
+from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.membership import Membership
@@ -30,7 +31,7 @@ from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
-from p2pfs.net.client import Client
+from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
@@ -41,6 +42,7 @@ from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.parts import PartFiles
 from p2pfs.runtime.worker import Worker
+from p2pfs.types import Role
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 
 LAST_RESORT_S: Final = 15.0
@@ -106,6 +108,8 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     authority, secrets = files.load(home.record().pool)
     async with open_database(files.database) as database, _listening(home, settings) as listeners:
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
+        credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+        dialling = client_context(credentials)
         services = await compose(
             record,
             settings,
@@ -114,16 +118,17 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             secrets=secrets,
             revocations=revocations,
             clock=clock,
+            probe=prober(dialling, record.pool, clock),
         )
         certificate = OwnCertificate(home, services.membership, renew_after_s=settings.renew_after, clock=clock)
+        certificate.contexts.append(dialling)
         await certificate.look()
-        credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
-        context, dialling = server_context(credentials, client_certificate="optional"), client_context(credentials)
-        certificate.contexts += [context, dialling]
+        serving = server_context(credentials, client_certificate="optional")
+        certificate.contexts.append(serving)
         server = Server(
             COORDINATOR_ROUTES,
             services.handlers(),
-            context=context,
+            context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),
             revocations=revocations,
@@ -132,11 +137,14 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         )
         workers: list[Worker] = [
             services.pulse,
+            services.dialability,
             Reaper(services.sessions),
             Expiry(services.sessions, services.reservations),
             certificate,
+            *services.workers,
         ]
-        client = Client(dialling, record.pool, clock=clock, revocations=revocations)
+        own = Endpoint(record.node, Role.COORDINATOR, tuple(record.addresses))
+        client = Client(dialling, record.pool, clock=clock, revocations=revocations, relay=own)
         backup = backup_worker(home, settings, database, services, client=client, secrets=secrets, clock=clock)
         if backup is not None:
             workers.append(backup)
@@ -147,6 +155,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             await nursery.start(server.serve, listeners)
             yield Running(record, services, server, database)
             services.sessions.stop()
+            services.relay.stop()
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
 

@@ -37,7 +37,7 @@ class OwnCertificate:
         self._membership = membership
         self._renew_after_s = renew_after_s
         self._clock = clock
-        self.contexts: list[ssl.SSLContext] = []  # of the server and the client, once there are
+        self.contexts: list[ssl.SSLContext] = []  # that show the certificate
 
     async def work(self) -> Progress:
         await self.look()

@@ -14,30 +14,36 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pfs.coordinator.liveness import next_check_s
+from p2pfs.coordinator.dialability import Dialability
+from p2pfs.coordinator.liveness import REACHABLE, next_check_s
+from p2pfs.coordinator.noticed import Noticed
+from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
 from p2pfs.meta.database import Database
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources, Scrub
 
 KEEP_EVERY_S: Final = 60.0
 """How often the database takes over a peer's figures when nothing else changed."""
 MAX_ADDRESSES: Final = 16
 MAX_ADDRESS_LETTERS: Final = 255
 MAX_VERSION_LETTERS: Final = 64
+MAX_STATE_LETTERS: Final = 16
 MAX_CORRUPT: Final = 10_000
 """Most damaged copies told in one heartbeat; the rest comes with the next."""
 _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
+_ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
+"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,12 +60,18 @@ class Pulse:
         roster: Roster,
         reservations: Reservations,
         signer: TokenSigner,
+        orders: OrderBook,
+        noticed: Noticed,
+        dialability: Dialability,
         clock: Clock,
     ) -> None:
         self._database = database
         self._roster = roster
         self._reservations = reservations
         self._signer = signer
+        self._orders = orders
+        self._noticed = noticed
+        self._dialability = dialability
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -80,7 +92,7 @@ class Pulse:
         if change is not None:
             _tell(change)
         if moved or change is not None or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
-            await self._keep(peer, heartbeat)
+            await self._keep(peer, heartbeat, change)
             peer.kept_s = now_s
             self._roster.member(identity.node)  # it may have been revoked meanwhile
         return self._answer(peer, heartbeat)
@@ -89,9 +101,11 @@ class Pulse:
 
     async def work(self) -> Progress:
         """Notice who fell silent."""
-        changes = self._roster.refresh(self._clock.monotonic())
+        changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
         for change in changes:
             _tell(change)
+            if change.after not in REACHABLE:
+                self._orders.silent(change.peer.number)
         if changes:
             await self._keep_states(changes)
         return Progress.IDLE
@@ -113,22 +127,32 @@ class Pulse:
             interval_s=self._roster.patience.heartbeat_s,
             revocations=revocations if revocations.version > heartbeat.revocations_version else None,
             coordinator_clock_s=self._clock.time(),
+            has_orders=peer.is_member and self._orders.waits(peer.number),
+            state=peer.state.value,
+            is_dialable=self._dialability.heard(peer),
         )
 
-    async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
-        now_s, number, capacity = self._clock.time(), peer.number, peer.capacity
+    async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
+        now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
+        away_until_s = peer.away_until_s
+        is_new = change is not None and change.before in _ABSENT
 
-        def keep(connection: sqlite3.Connection) -> int:
+        def keep(connection: sqlite3.Connection) -> tuple[int, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
-            _set_state(connection, number, state=PeerState.UP, now_s=now_s)
-            return sum(
-                chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number)
+            _set_state(connection, number, state=state, now_s=now_s)
+            members.set_away(connection, number, until_s=away_until_s)
+            dropped = sum(
+                chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt
             )
+            return dropped, members.appear(connection, number) if is_new else 0
 
-        dropped = await self._database.write(keep)
+        dropped, appearances = await self._database.write(keep)
+        if is_new:
+            self._roster.appear(peer, appearances)
         if dropped:
             _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)
+            self._noticed.tell(heartbeat.corrupt)
 
     async def _keep_states(self, changes: Sequence[Change]) -> None:
         now_s = self._clock.time()
@@ -154,7 +178,9 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")
-    _check_resources(heartbeat.resources)
+    _check_figures(heartbeat.resources)
+    if heartbeat.scrub is not None:
+        _check_figures(heartbeat.scrub)
     if len(heartbeat.version) > MAX_VERSION_LETTERS or not heartbeat.version.isprintable():
         raise Misuse("a heartbeat has an impossible version")
     if not 1 <= len(heartbeat.addresses) <= MAX_ADDRESSES or len(heartbeat.corrupt) > MAX_CORRUPT:
@@ -163,6 +189,8 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat names an impossible chunk")
     try:
         for address in heartbeat.addresses:
+            if address == RELAY:
+                continue
             if len(address) > MAX_ADDRESS_LETTERS or any(letter.isspace() for letter in address):
                 raise Misuse(f"an address has at most {MAX_ADDRESS_LETTERS} letters and no white space")
             host, port = parse_address(address)
@@ -172,9 +200,11 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse(f"a heartbeat names an impossible address: {error}") from None
 
 
-def _check_resources(resources: Resources) -> None:
+def _check_figures(told: Resources | Scrub) -> None:
     """Whether they can be kept and shown. Raises Misuse."""
-    for figure in msgspec.structs.astuple(resources):
+    for figure in msgspec.structs.astuple(told):
+        if isinstance(figure, str) and (len(figure) > MAX_STATE_LETTERS or not figure.isprintable()):
+            raise Misuse("a heartbeat has an impossible state")
         if isinstance(figure, float) and not math.isfinite(figure):
             raise Misuse("a heartbeat has a figure that is no number")
         if isinstance(figure, int) and not 0 <= figure < 1 << 63:
@@ -182,16 +212,13 @@ def _check_resources(resources: Resources) -> None:
 
 
 def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
-    # The peer may have been revoked since this was decided, and that is for ever.
-    if members.peer(connection, number).state is not PeerState.REVOKED:
+    # The peer may have been revoked, forgotten or let go since this was decided by its silence or its voice.
+    known = members.peer(connection, number).state
+    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT):
         members.set_peer_state(connection, number, state=state, now_s=now_s)
 
 
 def _tell(change: Change) -> None:
     name, number = change.peer.node.name, change.peer.number
-    if change.after is PeerState.DOWN:
-        _log.warning("peer %s (%d) is down", name, number)
-    elif change.after is PeerState.UP:
-        _log.info("peer %s (%d) is up", name, number)
-    else:
-        _log.info("peer %s (%d) is silent", name, number)
+    level = logging.WARNING if change.after is PeerState.DOWN else logging.INFO
+    _log.log(level, "peer %s (%d) is %s", name, number, change.after.value)

@@ -56,9 +56,14 @@ class Reservations:
         self._early_purge = early_purge
         self._clock = clock
 
+    @property
+    def configured(self) -> Copies:
+        """What the pool was told to keep, however many members it has."""
+        return self._copies
+
     def copies_wanted(self) -> tuple[int, int]:
-        """(replicas, min_replicas), capped by the number of members."""
-        return capped(self._copies.replicas, self._copies.min_replicas, len(self._roster.members()))
+        """(replicas, min_replicas), capped by the number of members that stay."""
+        return capped(self._copies.replicas, self._copies.min_replicas, self._roster.staying())
 
     def free(self, peer: Peer, *, own: int = 0) -> int:
         """Bytes of a peer that nobody uses or was promised, except for `own` promised to whoever asks."""
@@ -79,7 +84,7 @@ class Reservations:
         """(total, free) bytes after replication as `node` can use them: what is promised to others is gone, what is
         promised to itself is not. Silent peers count only where too few others are left to hold all copies."""
         wanted, _ = self.copies_wanted()
-        members = self._roster.members()
+        members = [peer for peer in self._roster.members() if not peer.is_leaving]
         reachable = [peer for peer in members if peer.is_reachable]
         counted = reachable if len(reachable) >= wanted else members
         return (
@@ -111,6 +116,10 @@ class Reservations:
         for peer, put_seq, size in promises:
             self._ledger.stored(session, peer, size, put_seq=put_seq)
 
+    def arrived(self, peer: PeerNumber, size: int, *, put_seq: int) -> None:
+        """A peer stored a chunk that nobody had to promise room for: its bytes are on their way into `used`."""
+        self._ledger.arrived(peer, size, put_seq=put_seq)
+
     def heard(self, peer: PeerNumber, put_seq: int) -> None:
         """A heartbeat's figures were taken over."""
         self._ledger.heard(peer, put_seq)
@@ -126,8 +135,7 @@ class Reservations:
             await self._database.write(lambda connection: rows.expire(connection, now_s=now_s))
 
     def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
-        members = self._roster.members()
-        rooms = {peer.number: self.free(peer) for peer in members}
+        rooms = {peer.number: self.free(peer) for peer in self._roster.members() if not peer.is_leaving}
         _, needed = self.copies_wanted()
         expires_s = float(int(self._clock.time() + self._lifetime_s))
         granted = [

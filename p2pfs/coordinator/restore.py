@@ -21,6 +21,7 @@ from p2pfs.format.backups import FIRST, check_part, decode_part, open_part, part
 from p2pfs.format.kits import Kit
 from p2pfs.meta import members
 from p2pfs.meta.pages import Rebuild
+from p2pfs.net.addresses import RELAY
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.dialled import dial
 from p2pfs.net.identity import Identity, identity_of, joining_context, verify_leaf
@@ -257,7 +258,7 @@ def _addresses(path: Path) -> set[str]:
     """Where the peers of this database were heard of last."""
     connection = sqlite3.connect(path)
     try:
-        return {address for peer in members.peers(connection) for address in peer.addresses[:1]}
+        return {address for peer in members.peers(connection) for address in peer.addresses if address != RELAY}
     except (sqlite3.Error, ValueError, Misuse):
         return set()
     finally:

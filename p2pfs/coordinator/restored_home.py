@@ -125,7 +125,7 @@ def _begin_incarnation(connection: sqlite3.Connection, found: Found, now_s: floa
     connection.execute(
         "UPDATE sqlite_sequence SET seq = seq + CASE name WHEN 'peer' THEN ? ELSE ? END", (_PEERS, _ROWS)
     )
-    rows.write(connection, rows.ORPHANS_SUSPENDED, value=1)
+    rows.write(connection, rows.ORPHANS_STAY, value=1)
     restored = Restored(found.state_s, now_s, found.generation, found.number)
     rows.write(connection, rows.RESTORED, value=restored)
 

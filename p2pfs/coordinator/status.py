@@ -207,7 +207,7 @@ def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber], aliv
             for node in members.nodes(connection)
             if node.revoked_s is None
         },
-        indexed=indexed(connection) if settings.number(connection, settings.ORPHANS_SUSPENDED) else None,
+        indexed=indexed(connection) if settings.number(connection, settings.ORPHANS_STAY) else None,
     )
 
 

@@ -23,10 +23,12 @@ CONFIG_FILE: Final = "config.toml"
 Duration = Annotated[float, "duration"]
 Size = Annotated[int, "size"]
 AutomaticSize = Annotated[int | None, "automatic size"]
+Rate = Annotated[int | None, "rate"]
 Count = Annotated[int, "count"]
 Share = Annotated[float, "share"]
 Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
+RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
 DurabilityMode = Annotated[str, "durability"]
 
@@ -39,6 +41,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     suspect: Duration = 15.0  # without a heartbeat for so long
     down: Duration = 60.0
     repair_delay: Duration = 600.0
+    audit_interval: Duration = 60.0  # each peer shows one random block so often
+    inventory_interval: Duration = 86400.0  # each peer's chunks are compared with the index so often
+    orphan_grace: Duration = 48 * 3600.0  # chunks nobody names are kept on peers for so long after they were put
+    purge_grace: Duration = 24 * 3600.0  # chunks nobody names any more can be revived for so long
+    purge_latest: Duration = 24 * 3600.0  # after so much more they are purged even if it is never quiet
+    quiet_load: Share = 0.5  # per processor; below it is quiet
     replicas: Count = 3
     min_replicas: Count = 2
     invite_lifetime: Duration = 24 * 3600.0
@@ -63,8 +71,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # A peer.
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
+    repair_rate: Rate = 64 * MIB  # bytes a second this peer copies from others at most; None: as fast as it can
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
+    relay: RelayMode = "auto"  # be reached through the coordinator; auto: when it finds that nobody can dial this peer
+    scrub_period: Duration = 30 * 86400.0  # every chunk is read again within it
+    scrub_rate: Rate = 16 * MIB  # bytes a second at most; None: as fast as the disk
     # Any server.
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
@@ -100,6 +112,15 @@ def _parse_automatic(text: str) -> int | None:
     return None if text.lower() in ("", "auto") else parse_size(text)
 
 
+def _parse_rate(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    rate = parse_size(text.removesuffix("/s"))
+    if not rate:
+        raise Invalid("it must be more than nothing, or “none” for no limit")
+    return rate
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -113,17 +134,20 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "duration": parse_duration,
     "size": parse_size,
     "automatic size": _parse_automatic,
+    "rate": _parse_rate,
     "count": _parse_count,
     "share": _parse_share,
     "switch": _parse_switch,
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
     "durability": _one_of("close", "fsync"),
+    "relay": _one_of("auto", "on", "off"),
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "duration": format_duration,
     "size": format_size,
     "automatic size": lambda size: "auto" if size is None else format_size(size),
+    "rate": lambda rate: "none" if rate is None else f"{format_size(rate)}/s",
     "switch": lambda on: "on" if on else "off",
 }
 KINDS: Final[dict[str, str]] = {
@@ -201,6 +225,7 @@ def _check(settings: Settings) -> None:
         "stop_timeout",
         "backup_interval",
         "backup_image",
+        "scrub_period",
     ):
         if getattr(settings, name) <= 0:
             raise Invalid(f"setting {name}: it must be longer than nothing")

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from p2pfs.types import KIB, MIB, NODE_ROLES, SEALED_CHUNK_BYTES, Role
+from p2pfs.types import KIB, MIB, NODE_ROLES, SEALED_CHUNK_BYTES, NodeId, Role
 from p2pfs.wire.backups import MAX_PART_BYTES
 
 ANYONE: Final = NODE_ROLES
@@ -34,6 +34,7 @@ class Route(msgspec.Struct, frozen=True):
     waits: bool = False
 
 
+_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _MOUNT: Final = frozenset({Role.CLIENT})
 _ADMIN: Final = frozenset({Role.ADMIN})
 _PEER: Final = frozenset({Role.PEER})
@@ -60,9 +61,18 @@ COORDINATOR_ROUTES: Final = (
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
     Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
+    Route("orders", "POST", "/orders", _PEER, body_limit=4 * MIB),
+    Route("away", "POST", "/peers/{node}/away", _PEER | _ADMIN),
+    Route("drain", "POST", "/peers/{node}/drain", _PEER | _ADMIN),
+    Route("undrain", "POST", "/peers/{node}/undrain", _PEER | _ADMIN),
+    Route("forget", "POST", "/peers/{node}/forget", _ADMIN),
+    Route("plan", "POST", "/plans", _PEER | _ADMIN),
+    Route("jobs", "GET", "/jobs", ANYONE),
+    Route("job", "POST", "/jobs/{job}/{action}", _ADMIN),
+    Route("relay_listen", "POST", "/relay/listen", _PEER, body_limit=KIB, waits=True),
+    Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
 
-_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _COORDINATOR: Final = frozenset({Role.COORDINATOR})
 _RESTORING: Final = frozenset({Role.COORDINATOR, Role.RECOVERY})
 
@@ -70,13 +80,17 @@ PEER_ROUTES: Final = (
     Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
     Route("get_chunk", "GET", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
-    Route("delete_chunk", "DELETE", "/volumes/{volume}/chunks/{chunk}", _COORDINATOR),
     Route("put_backup", "PUT", "/backups/{generation}/{number}", _COORDINATOR, body_limit=MAX_PART_BYTES),
     Route("get_backup", "GET", "/backups/{generation}/{number}", _RESTORING),
     Route("backups", "GET", "/backups", _RESTORING),
     Route("superseded", "POST", "/backups/superseded", _COORDINATOR),
     Route("health", "GET", "/health", ANYONE),
 )
+
+
+def relay_path(node: NodeId) -> str:
+    """The path of `relay_dial`."""
+    return f"/relay/dial/{node}"
 
 
 def match(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]] | None:

@@ -214,7 +214,7 @@ async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tm
         try:
             assert database.read(rows.incarnation) == 2
             assert database.read(lambda connection: rows.number(connection, STARTS)) > starts + 1000
-            assert database.read(lambda connection: rows.number(connection, rows.ORPHANS_SUSPENDED)) == 1
+            assert database.read(lambda connection: rows.number(connection, rows.ORPHANS_STAY)) == 1
             assert database.read(lambda c: c.execute("SELECT next_id FROM volume").fetchone()[0]) > next_id + (1 << 40)
             with pytest.raises(Fenced):
                 database.read(lambda connection: sessions.session(connection, SessionId(session)))

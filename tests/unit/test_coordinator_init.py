@@ -110,7 +110,7 @@ def test_a_mistake_leaves_nothing_behind(
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("step", ["_create", "_write_configuration", "_record"])
+@pytest.mark.parametrize("step", ["_create", "write_configuration", "_record"])
 @pytest.mark.parametrize("there_before", [False, True])
 def test_a_failure_at_any_step_leaves_nothing_behind_and_another_try_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, there_before: bool
