@@ -33,7 +33,7 @@ from p2pfs.wire.backups import generation
 
 _PIECES: Final = 32
 """Of an image, in one step: between two of them what was changed meanwhile is sent."""
-_LONGEST_LOG: Final = 64 * MIB
+LONGEST_LOG: Final = 64 * MIB
 """A log longer than this and than its image ends with a new image: a restore need not read more."""
 _LET_GO_EVERY_S: Final = 3600.0
 
@@ -78,11 +78,13 @@ class Backup:
             self._looked_s = now_s
             if self._chains:
                 await self._follow()
-        if not chosen:
-            return Progress.IDLE
-        if self._is_image_due():
+        if chosen and self._is_image_due():
             await self._begin()
+        elif not chosen and self._is_log_long():  # nobody takes it: what is kept for them is bounded
+            self._abandon()
         await self._go_on()
+        if not chosen:
+            return Progress.BUSY if self._imaging() else Progress.IDLE
         is_cut_short = await self._peers.send(chosen, self._chains, now_s + self._settings.backup_interval)
         await self._retire(chosen)
         return Progress.BUSY if is_cut_short or self._imaging() else Progress.IDLE
@@ -113,10 +115,11 @@ class Backup:
     def _is_image_due(self) -> bool:
         if len(self._chains) != 1:
             return not self._chains
-        chain, now_s = self._chains[0], self._clock.monotonic()
-        log_bytes = chain.bytes - chain.image_bytes
-        is_old = now_s - self._image_s >= self._settings.backup_image
-        return bool(chain.image_parts) and (is_old or log_bytes > max(_LONGEST_LOG, chain.image_bytes))
+        is_old = self._clock.monotonic() - self._image_s >= self._settings.backup_image
+        return bool(self._chains[0].image_parts) and (is_old or self._is_log_long())
+
+    def _is_log_long(self) -> bool:
+        return any(one.bytes - one.image_bytes > max(LONGEST_LOG, one.image_bytes) for one in self._chains)
 
     async def _begin(self) -> None:
         """Begin a generation, unless a long reader of the database is in the way now."""
@@ -129,6 +132,7 @@ class Backup:
         number = generation(incarnation, state_s, after=after)
         self._chains.append(Chain(number, self._sealing, self._files, image, state_s))
         self._image_s = self._clock.monotonic()
+        await trio.to_thread.run_sync(self._clean)
         await self._backups.begin(number)
 
     async def _go_on(self) -> None:
@@ -171,12 +175,13 @@ class Backup:
             self._let_go_s = self._clock.monotonic()
             await self._peers.let_go([newest.generation], self._settings.backup_keep)
             await self._backups.forget(self._settings.backup_keep, but=[newest.generation])
-            await trio.to_thread.run_sync(self._clean, newest.generation)
+            await trio.to_thread.run_sync(self._clean)
 
-    def _clean(self, newest: int) -> None:
-        for number in self._files.rows():
-            if number != newest:
-                self._files.cut(number, 0)
+    def _clean(self) -> None:
+        """Remove the files of what is followed no more. Blocking."""
+        followed = {chain.generation for chain in self._chains}
+        for number in self._files.rows().keys() - followed:
+            self._files.cut(number, 0)
 
 
 def attached_paths(home: NodeHome) -> dict[str, Path]:

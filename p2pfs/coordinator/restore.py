@@ -73,6 +73,7 @@ class Restore:
         self._verify = verify_leaf(kit.ca_key)
         self._client = Client(self._context, kit.pool, clock=clock, connect_s=_CONNECT_S, verify=self._verify)
         self._parts = PartFiles(directory / "parts", is_durable=False)
+        self._parts.clear()  # of an attempt that was killed
         self._sources: dict[NodeId, Source] = {}
         self._asked: set[str] = set()  # addresses
         self._useless: set[int] = set()  # generations

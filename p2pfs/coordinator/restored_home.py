@@ -81,6 +81,8 @@ def establish(home: NodeHome, found: Found, kit: Kit, *, settings: Mapping[str, 
     if "config.toml" in found.files:
         write_durably(home.config_path, found.files["config.toml"])
     _configure(home, settings)
+    for stale in paths.directory.glob(paths.database.name + "*"):  # of an attempt that was killed: another's -wal file
+        stale.unlink()
     shutil.move(found.database, paths.database)
     paths.database.chmod(0o600)
     key, database = new_key(), InlineDatabase(paths.database)

@@ -157,6 +157,63 @@ async def test_a_broken_log_begins_anew_with_an_image(tmp_path: Path) -> None:
         assert value(found, "name") == "later"
 
 
+async def test_while_nobody_takes_backups_what_waits_for_them_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_LOG", 100 * KIB)
+    async with backup_pool(tmp_path) as pool:
+        await pool.pass_time()
+        for keeper in pool.keepers:
+            keeper.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(20):
+            await pool.fill(50)  # 150 KB
+            await pool.pass_time()
+        assert pool.worker._files.bytes < 1000 * KIB
+        assert not pool.worker._chains
+        keeper = await pool.add_keeper("late@host")
+        await pool.write("name", "late")
+        await pool.pass_time()
+        assert value(await pool.find(keeper), "name") == "late"
+
+
+async def test_an_image_ends_even_when_its_peers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then nothing is checkpointed."""
+    monkeypatch.setattr(module, "_PIECES", 1)
+    async with backup_pool(tmp_path) as pool:
+        await pool.fill(1500)
+        await pool.pass_time()
+        assert pool.database.pages._is_held
+        for keeper in pool.keepers:
+            keeper.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(8):
+            await pool.pass_time()
+        assert not pool.database.pages._is_held
+
+
+async def test_purging_waits_for_the_backup_of_each_holder(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path) as pool:
+        covered_s = pool.services.backups.covered_s
+        assert covered_s() == 0.0
+        await pool.pass_time()
+        first = pool.clock.time()
+        assert covered_s() == first
+        pool.keepers[0].stop()
+        await trio.testing.wait_all_tasks_blocked()
+        await pool.write("name", "x")
+        await pool.pass_time()
+        await pool.write("name", "y")
+        await pool.pass_time()
+        assert covered_s() == first  # it may come back with what it has
+        for _ in range(14):
+            await pool.pass_time()
+        assert covered_s() > first + 60
+    async with backup_pool(tmp_path / "alone", keepers=0) as pool:
+        await pool.pass_time()
+        assert pool.services.backups.covered_s() == float("inf")  # no other machine has anything
+
+
 async def test_a_long_reader_only_delays_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with backup_pool(tmp_path) as pool:
         begin = pool.database.begin_image
