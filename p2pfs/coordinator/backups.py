@@ -105,10 +105,9 @@ class Backups:
         if self.has_kit is None:
             return None
         states, newest = self._current(), max((one.generation for one in self.holders.values()), default=0)
-        best = sorted((one.state_s for one in self.holders.values() if one.state_s), reverse=True)
-        enough = best[min(len(best), max(1, min(2, self.wanted))) - 1] if best else None
+        best = max((one.state_s for one in self.holders.values()), default=0.0)  # what a restore would take
         return BackupReport(
-            age_s=None if enough is None else round(max(0.0, self.clock.time() - enough), 3),
+            age_s=round(max(0.0, self.clock.time() - best), 3) if best else None,
             generation=f"{newest:016x}" if newest else "",
             number=max((one.number for one in self.holders.values() if one.generation == newest), default=-1),
             holders=len(states),

@@ -95,8 +95,8 @@ class ChunksReport(msgspec.Struct, frozen=True):
 
 
 class BackupReport(msgspec.Struct, frozen=True):
-    """How much would be lost with the coordinator's disk. `holders` are peers whose backup is not too old, of `wanted`;
-    `age_s` is that of the newest state that two of them have (one, where there is one); None before the first."""
+    """How much would be lost with the coordinator's disk: `age_s`, None before the first backup of this run. `holders`
+    are peers whose backup is not too old, of `wanted`."""
 
     age_s: float | None
     generation: str  # sixteen hexadecimal digits; empty before the first

@@ -23,11 +23,11 @@ def pool(tmp_path: Path) -> Iterator[DemoPool]:
 
 
 def await_backup(pool: DemoPool, state_s: float) -> dict[str, Any]:
-    """Until two peers have what was committed before `state_s` (UTC)."""
+    """Until three peers have backups, the newest one of what was committed before `state_s` (UTC)."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         backup: dict[str, Any] = pool.status()["backup"]
-        if backup["age_s"] is not None and time.time() - backup["age_s"] > state_s:
+        if backup["holders"] == 3 and time.time() - backup["age_s"] > state_s:
             return backup
     raise AssertionError(f"no backup of {state_s}: {backup}")
 
