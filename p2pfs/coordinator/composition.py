@@ -31,6 +31,7 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
@@ -160,7 +161,8 @@ async def compose(
         quiet_load=settings.quiet_load,
         clock=clock,
     )
-    for desk in (care, deletions, audits, inventory):
+    scrubs = Scrubs(roster, jobs)
+    for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
     return Services(
         roster=roster,
@@ -184,6 +186,7 @@ async def compose(
             signer=signer,
             orders=orders,
             noticed=noticed,
+            scrubs=scrubs,
             dialability=dialability,
             clock=clock,
         ),

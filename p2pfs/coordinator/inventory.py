@@ -98,12 +98,10 @@ class Inventory:
             if going is None:
                 return
             going.in_hand = False
-            if isinstance(order, Digest) and isinstance(result, Digested):
-                await self._compare(peer, going, result)
-            elif isinstance(order, ListBucket) and isinstance(result, Listed):
-                await self._reconcile(peer, going, order, result)
-            else:
-                self._end(peer, going, error="the peer could not tell what it holds")
+            try:
+                await self._take_over(peer, going, order, result)
+            except Misuse as error:  # refused, it would only be told again
+                self._end(peer, going, error=str(error))
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
         going = self._rounds.get(peer)
@@ -115,6 +113,14 @@ class Inventory:
         self._done_s.pop(peer, None)
 
     # ---- a round ----------------------------------------------------------------------------------------------------
+
+    async def _take_over(self, peer: PeerNumber, going: _Round, order: Order, result: Result) -> None:
+        if isinstance(order, Digest) and isinstance(result, Digested):
+            await self._compare(peer, going, result)
+        elif isinstance(order, ListBucket) and isinstance(result, Listed):
+            await self._reconcile(peer, going, order, result)
+        else:
+            self._end(peer, going, error="the peer could not tell what it holds")
 
     async def _compare(self, peer: PeerNumber, going: _Round, told: Digested) -> None:
         if len(told.digests) != BUCKETS:
@@ -129,6 +135,8 @@ class Inventory:
 
     async def _reconcile(self, peer: PeerNumber, going: _Round, order: ListBucket, told: Listed) -> None:
         _check(order, told)
+        if told.more and not told.entries:
+            return  # everything it was about to list is gone: asked again
         last = (told.entries[-1].volume, told.entries[-1].chunk) if told.more else None
         part = inventory.Part(order.bucket, order.after, last, told.settled_seq)
         orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() - self._orphan_grace_s
@@ -185,7 +193,7 @@ class Inventory:
 def _check(order: ListBucket, told: Listed) -> None:
     """Whether a listing can be one. Raises Misuse."""
     keys = [(entry.volume, entry.chunk) for entry in told.entries]
-    if len(keys) > MOST_LISTED or (told.more and not keys):
+    if len(keys) > MOST_LISTED:
         raise Misuse("a listing has an impossible length")
     if any(len(chunk) != 32 or chunk[0] != order.bucket or not 0 <= volume < 1 << 63 for volume, chunk in keys):
         raise Misuse("a listing names an impossible chunk")

@@ -192,7 +192,7 @@ class Leaving:
 
         def let_go(connection: sqlite3.Connection) -> bool:
             row = members.peer(connection, number)
-            found = plans.dependence(connection, [number], others=others, readable=others, wanted=wanted)
+            found = plans.dependence(connection, [number], others=others, readable=others, wanted=wanted, proved=True)
             if not row.is_leaving or found.short:
                 return False
             members.set_leaving(connection, number, leaving=False)

@@ -20,6 +20,7 @@ from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
+from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
@@ -62,6 +63,7 @@ class Pulse:
         signer: TokenSigner,
         orders: OrderBook,
         noticed: Noticed,
+        scrubs: Scrubs,
         dialability: Dialability,
         clock: Clock,
     ) -> None:
@@ -71,6 +73,7 @@ class Pulse:
         self._signer = signer
         self._orders = orders
         self._noticed = noticed
+        self._scrubs = scrubs
         self._dialability = dialability
         self._clock = clock
 
@@ -89,6 +92,7 @@ class Pulse:
         now_s = self._clock.monotonic()
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(peer.number, heartbeat.put_seq)
+        self._scrubs.heard(peer, heartbeat.scrub)
         if change is not None:
             _tell(change)
         if moved or change is not None or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:

@@ -6,6 +6,7 @@ The rules, in this order (P5: copy, verify, commit the location, and only later 
    for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left.
 2. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.
+   So must those that stay when a holder leaves.
 3. As many as wanted, but elsewhere than rendezvous hashing has them → copy it where it belongs; rule 2 does the rest.
 
 Called by `p2pfs.coordinator.care`, by plans and by simulations.
@@ -98,6 +99,9 @@ def need(
     if coming:
         return None
     present = [copy for copy in readable if not keepers[copy.peer].is_leaving]
+    unproved = tuple(copy.peer for copy in present if copy.proved != keepers[copy.peer].appearances)
+    if unproved and len(staying) < len(known):
+        return Need(Urgency.DRAIN, len(readable), audit=unproved)
     if len(present) > wanted:
         return _trim(present, keepers, placed, wanted)
     return _move(present, known, keepers, placed, wanted=wanted, room=room)
