@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 
 from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
 from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Misuse
 from p2pfs.format.inventory import BUCKETS
-from p2pfs.meta import inventory
+from p2pfs.meta import chunks_index, inventory
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import PeerNumber
@@ -45,6 +46,17 @@ class _Round:
     lost: int = 0
     adopted: int = 0
     orphans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """What the last round with a peer counted: chunks and bytes of their files by the index, and by how much what the
+    peer told differs."""
+
+    time_s: float
+    chunks: int
+    bytes: int
+    drift_bytes: int
 
 
 class Inventory:
@@ -75,6 +87,7 @@ class Inventory:
         self._rounds: dict[PeerNumber, _Round] = {}
         self._done_s: dict[PeerNumber, float] = {}  # monotonic, when the last round ended
         self._as_of: dict[PeerNumber, tuple[int, int]] = {}  # (appearances, run) that round was of
+        self.recounts: dict[PeerNumber, Recount] = {}
 
     def waits(self, peer: PeerNumber) -> bool:
         going = self._rounds.get(peer)
@@ -129,6 +142,7 @@ class Inventory:
         going.has_digests = True
         going.buckets = [bucket for bucket in range(BUCKETS) if known[bucket] != told.digests[bucket]]
         if not going.buckets:
+            await self._recount(peer)
             self._end(peer, going)
             return
         self._jobs.open(JobKind.RECOUNT, self._subject(peer)).set(done=0, total=len(going.buckets))
@@ -159,7 +173,26 @@ class Inventory:
             going.buckets.pop(0)
             job.advanced(1, 0)
         if not going.buckets:
+            await self._recount(peer)
             self._end(peer, going)
+
+    async def _recount(self, number: PeerNumber) -> None:
+        """Compare the bytes of the index with those the peer last told, now that both name the same chunks. What is
+        stored or deleted at this moment makes them differ, too."""
+        chunks, size = await self._database.scan(lambda connection: chunks_index.used_by(connection, number))
+        peer = self._roster.peers[number]
+        counted = size + chunks * CHUNK_OVERHEAD_BYTES
+        found = self.recounts[number] = Recount(self._clock.time(), chunks, counted, peer.used - counted)
+        job = self._jobs.open(JobKind.RECOUNT, self._subject(number))
+        job.set(done=chunks, total=chunks, done_bytes=counted, total_bytes=counted)
+        if found.drift_bytes:
+            _log.info(
+                "peer %s counts %+d bytes beyond the %d of its %d chunks in the index",
+                peer.node.name,
+                found.drift_bytes,
+                counted,
+                chunks,
+            )
 
     def _end(self, peer: PeerNumber, going: _Round, *, error: str = "") -> None:
         del self._rounds[peer]
