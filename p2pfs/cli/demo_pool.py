@@ -17,6 +17,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import connect, demo_plan, join, umount
 from p2pfs.cli.demo_parts import Launched, Part, PartState, end
 from p2pfs.cli.demo_plan import Plan
+from p2pfs.cli.kits import HandOver
 from p2pfs.cli.mount import parse_options, require_machine
 from p2pfs.errors import Exists, UserError
 from p2pfs.format.invites import decode_invite
@@ -155,7 +156,16 @@ class DemoPool:
             address = f"{demo_plan.HOST}:{self.plan.coordinator_port}"
             settings = self.plan.settings | {"listen": address}
             name = f"{OWNER}@coordinator"
-            initialise(part.home, pool_name="demo", name=name, addresses=[address], settings=settings)
+            kit = self.root / "recovery-kit"
+            kit.unlink(missing_ok=True)  # of a start that was killed
+            initialise(
+                part.home,
+                pool_name="demo",
+                name=name,
+                addresses=[address],
+                settings=settings,
+                hand_over=HandOver(kit).take,
+            )
         self._launch([part], started, say)
 
     def _start_peers(self, started: list[Part], say: Say) -> None:

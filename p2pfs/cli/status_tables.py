@@ -7,7 +7,7 @@ import msgspec
 from rich.text import Text
 
 from p2pfs.cli.show import print_table
-from p2pfs.coordinator.report import PeerReport, Reason, StatusReport
+from p2pfs.coordinator.report import BackupReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
 from p2pfs.runtime.sizes import format_duration, format_size
 
@@ -42,8 +42,17 @@ def print_report(report: dict[str, Any]) -> None:
         rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
         print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
     _print_chunks(known)
+    if known.backup is not None:
+        click.echo(_backup_line(known.backup))
     for job in known.jobs:
         click.echo("job: " + ", ".join(f"{key} {value}" for key, value in job.items()))
+
+
+def _backup_line(backup: BackupReport) -> str:
+    if backup.age_s is None:
+        return "backup: none yet"
+    age = format_duration(float(round(backup.age_s)))
+    return f"backup: {age} old, {format_size(backup.bytes)} on {backup.holders} of {backup.wanted} peers"
 
 
 def _print_pool(report: StatusReport) -> None:

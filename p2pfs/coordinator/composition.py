@@ -3,7 +3,6 @@
 The only place that knows all constructors. Called by `daemon`.
 """
 
-import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Final
 
 from p2pfs.coordinator.audits import Audits
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.care import Care
 from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.dialability import Dialability, Probe
@@ -93,6 +93,8 @@ async def compose(
     listeners = Listeners(clock.monotonic)
     dialability = Dialability(probe, clock)
 
+    backups = Backups.load(database, clock, settings.backup_interval)
+
     def addresses() -> Sequence[str]:
         return record.addresses
 
@@ -155,7 +157,7 @@ async def compose(
         deletions=deletions,
         jobs=jobs,
         pool_clock=pool_clock,
-        covered_s=lambda: math.inf,
+        covered_s=backups.covered_s,
         grace_s=settings.purge_grace,
         latest_s=settings.purge_latest,
         quiet_load=settings.quiet_load,
@@ -213,9 +215,11 @@ async def compose(
             copies=copies,
             addresses=addresses,
             clock=clock,
+            backups=backups,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
+        backups=backups,
         orders=orders,
         leaving=leaving,
         jobs=jobs,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.leaving import Leaving
@@ -25,6 +26,7 @@ from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
+from p2pfs.wire.backups import Confirm
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
 from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, Listen, PoolMap, RenewRequest
@@ -49,6 +51,7 @@ class Services:
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
+    backups: Backups
     orders: OrderBook
     leaving: Leaving
     jobs: Jobs
@@ -66,6 +69,7 @@ class Services:
             "nodes": self._nodes,
             "invite": self._invite,
             "revoke": self._revoke,
+            "confirm": self._confirm,
             "create_volume": self._create_volume,
             "volumes": self._volumes,
             "volume_slots": self._volume_slots,
@@ -132,6 +136,11 @@ class Services:
     async def _revoke(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
         return Response.of(await self.membership.revoke(request.parameters["node"]))
+
+    async def _confirm(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        await self.backups.confirm((await request.message(Confirm)).what)
+        return Response()
 
     # ---- volumes ----------------------------------------------------------------------------------------------------
 

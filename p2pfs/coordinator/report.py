@@ -94,6 +94,32 @@ class ChunksReport(msgspec.Struct, frozen=True):
     by_copies: dict[str, int]
 
 
+class BackupReport(msgspec.Struct, frozen=True):
+    """How much would be lost with the coordinator's disk. `holders` are peers whose backup is not too old, of `wanted`;
+    `age_s` is that of the newest state that two of them have (one, where there is one); None before the first."""
+
+    age_s: float | None
+    generation: str  # sixteen hexadecimal digits; empty before the first
+    number: int  # of the newest part
+    holders: int
+    wanted: int
+    bytes: int
+    shrank: bool  # a backup before a much smaller one is kept apart
+    has_kit: bool
+    stale_s: float  # the age from which on it is too old
+
+
+class RestoredReport(msgspec.Struct, frozen=True):
+    """What the last restore lost: everything after `state_s`. Copies on peers that the index does not know are counted
+    while `orphans_suspended`: bytes as disks count."""
+
+    state_s: float  # UTC
+    restored_s: float  # UTC
+    unknown_chunks: int
+    unknown_bytes: int
+    orphans_suspended: bool
+
+
 class StatusReport(msgspec.Struct, frozen=True):
     health: str  # types.Health
     reasons: list[Reason]
@@ -103,6 +129,8 @@ class StatusReport(msgspec.Struct, frozen=True):
     volumes: list[VolumeReport]
     chunks: ChunksReport
     jobs: list[dict[str, str]] = []
+    backup: BackupReport | None = None
+    restored: RestoredReport | None = None  # None: it never was
 
 
 def count_chunks(by_copies: Mapping[int, int], wanted: int) -> ChunksReport:
@@ -116,7 +144,14 @@ def count_chunks(by_copies: Mapping[int, int], wanted: int) -> ChunksReport:
 
 
 def judge(
-    pool: PoolReport, coordinator: CoordinatorReport, *, peers: Sequence[PeerReport], chunks: ChunksReport, now_s: float
+    pool: PoolReport,
+    coordinator: CoordinatorReport,
+    *,
+    peers: Sequence[PeerReport],
+    chunks: ChunksReport,
+    now_s: float,
+    backup: BackupReport | None = None,
+    restored: RestoredReport | None = None,
 ) -> tuple[Health, list[Reason]]:
     """Health in one word, and every reason it is not `healthy`; errors first."""
     reasons = [
@@ -125,6 +160,8 @@ def judge(
         *_about_room(pool),
         *_about_certificates(coordinator, peers, now_s),
         *(_clock_differs(peer) for peer in peers if abs(peer.clock_ahead_s or 0) > CLOCK_WARNING_S),
+        *_about_backup(backup, coordinator.uptime_s),
+        *_about_restore(restored),
     ]
     reasons.sort(key=lambda reason: reason.severity != Health.ERROR)
     if not reasons:
@@ -176,6 +213,40 @@ def _about_certificates(coordinator: CoordinatorReport, peers: Sequence[PeerRepo
             yield _error("CERTIFICATE_EXPIRED", f"the certificate of {name} has expired: it must be renewed")
         elif expires_s and left_s < EXPIRY_WARNING_S:
             yield _warning("CERTIFICATE_EXPIRES", f"the certificate of {name} expires in {_age(left_s)}")
+
+
+def _about_backup(backup: BackupReport | None, uptime_s: float) -> Iterator[Reason]:
+    if backup is None:
+        return
+    if backup.shrank:
+        yield _warning(
+            "BACKUP_SHRANK",
+            "the last backup is much smaller than the one before, which is kept apart:"
+            " see what is missing, then `p2pfs coordinator confirm backup`",
+        )
+    if uptime_s < backup.stale_s:  # it has only begun
+        return
+    if not backup.has_kit:
+        yield _warning("NO_BACKUP", "there is no recovery kit to seal backups to: run `p2pfs coordinator kit`")
+    elif backup.age_s is None:
+        yield _warning("NO_BACKUP", "nothing of the coordinator is on any other machine: its disk must not fail")
+    elif backup.age_s > backup.stale_s:
+        yield _warning("BACKUP_OLD", f"the coordinator's last backup is {_age(backup.age_s)} old")
+    elif backup.holders < backup.wanted:
+        yield _warning(
+            "BACKUP_FEW_HOLDERS", f"only {backup.holders} of {backup.wanted} peers have the coordinator's backup"
+        )
+
+
+def _about_restore(restored: RestoredReport | None) -> Iterator[Reason]:
+    if restored is None or not restored.orphans_suspended:
+        return
+    lost_s = restored.restored_s - restored.state_s
+    yield _warning(
+        "RESTORED",
+        f"restored from a backup {_age(lost_s)} old: {restored.unknown_chunks} copies of {restored.unknown_bytes} bytes"
+        " on peers came later and are kept until `p2pfs coordinator confirm orphans`",
+    )
 
 
 def _clock_differs(peer: PeerReport) -> Reason:

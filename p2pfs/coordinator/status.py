@@ -13,11 +13,13 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.backups import Backups, indexed
 from p2pfs.coordinator.report import (
     ChunksReport,
     CoordinatorReport,
     PeerReport,
     PoolReport,
+    RestoredReport,
     StatusReport,
     VolumeReport,
     count_chunks,
@@ -45,6 +47,7 @@ class Counts:
     sessions: int
     incarnation: int
     expires_s: dict[NodeId, float]  # when each node's newest certificate ends
+    indexed: dict[PeerNumber, tuple[int, int]] | None  # after a restore, until it is confirmed: copies, bytes
 
 
 class Status:
@@ -61,6 +64,7 @@ class Status:
         copies: Copies,
         addresses: Callable[[], Sequence[str]],
         clock: Clock,
+        backups: Backups,
         sessions_alive: Callable[[], float],
     ) -> None:
         self._coordinator = coordinator
@@ -72,6 +76,7 @@ class Status:
         self._copies = copies
         self._addresses = addresses
         self._clock = clock
+        self._backups = backups
         self._counting = trio.Lock()
         self._counts: Counts | None = None
         self._counted: tuple[float, frozenset[PeerNumber]] = (0.0, frozenset())  # when, with which peers reachable
@@ -83,13 +88,45 @@ class Status:
         chunks = self._chunks(counts)
         peers = [self._peer(peer, counts) for _, peer in sorted(self._roster.peers.items()) if peer.addresses]
         pool, coordinator = self._pool(peers, counts), self._describe_self(counts)
-        health, reasons = judge(pool, coordinator, peers=peers, chunks=chunks, now_s=self._clock.time())
+        backup, restored = self._backups.report(), self._restored(peers, counts)
+        health, reasons = judge(
+            pool,
+            coordinator,
+            peers=peers,
+            chunks=chunks,
+            now_s=self._clock.time(),
+            backup=backup,
+            restored=restored,
+        )
         seen = [
             VolumeReport(volume_name(VolumeId(volume.volume)), volume.name, volume.owner, volume.files, volume.bytes)
             for volume in counts.volumes
             if Role.ADMIN in identity.roles or volume.owner == node.owner
         ]
-        return StatusReport(health.value, reasons, pool, coordinator, peers=peers, volumes=seen, chunks=chunks)
+        return StatusReport(
+            health.value,
+            reasons,
+            pool,
+            coordinator,
+            peers=peers,
+            volumes=seen,
+            chunks=chunks,
+            backup=backup,
+            restored=restored,
+        )
+
+    def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
+        """What the last restore lost. What peers have beyond the index is counted from their heartbeats, so it is only
+        about right while something is written."""
+        restored = self._backups.restored
+        if restored is None:
+            return None
+        copies = size = 0
+        for peer in peers if counts.indexed is not None else ():
+            known_copies, known_bytes = (counts.indexed or {}).get(PeerNumber(peer.number), (0, 0))
+            copies += max(0, peer.chunks - known_copies)
+            size += max(0, peer.used - known_bytes)
+        return RestoredReport(restored.state_s, restored.restored_s, copies, size, counts.indexed is not None)
 
     async def _count(self) -> Counts:
         """Counts no older than FRESH_S, and made with the peers that are reachable now."""
@@ -170,6 +207,7 @@ def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber], aliv
             for node in members.nodes(connection)
             if node.revoked_s is None
         },
+        indexed=indexed(connection) if settings.number(connection, settings.ORPHANS_STAY) else None,
     )
 
 

@@ -482,7 +482,8 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         await p.peers(2)
         await mounted(p)
         report = json.loads(status.encode(await p.services.status.report(p.identity())))
-        assert set(report) == {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
+        first = {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
+        assert set(report) == first | {"backup", "restored"}
         assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies"}
         assert set(report["reasons"][0]) == {"code", "message", "severity"}
         assert report["volumes"] == [
