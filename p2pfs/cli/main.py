@@ -23,6 +23,9 @@ _COMMANDS: Final = {
     "umount": "umount",
     "where": "where",
     "status": "status",
+    "jobs": "jobs",
+    "plan": "plan",
+    "plan": "plan",
     "demo": "demo",
     "version": "version",
 }

@@ -136,7 +136,7 @@ class Backups:
         elif what == "orphans":
             await self.database.write(lambda connection: settings.remove(connection, settings.ORPHANS_STAY))
         else:
-            raise Invalid(f"“{what}” cannot be confirmed: there are backup and orphans")
+            raise Invalid(f"“{what}” cannot be confirmed: there are backup, clock and orphans")
         _log.info("confirmed: %s", what)
 
     # ---- told by `backup` -------------------------------------------------------------------------------------------

@@ -213,6 +213,8 @@ async def compose(
             roster=roster,
             reservations=promised,
             copies=copies,
+            jobs=jobs,
+            pool_clock=pool_clock,
             addresses=addresses,
             clock=clock,
             backups=backups,
@@ -223,6 +225,7 @@ async def compose(
         orders=orders,
         leaving=leaving,
         jobs=jobs,
+        pool_clock=pool_clock,
         workers=(care, leaving, audits, purge, jobs),
     )
 
