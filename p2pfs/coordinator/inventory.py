@@ -15,6 +15,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.jobs import Jobs
@@ -30,6 +31,9 @@ from p2pfs.types import PeerNumber
 from p2pfs.wire.jobs import JobKind, JobState
 from p2pfs.wire.orders import MOST_LISTED, Digest, Digested, Listed, Order, Result
 from p2pfs.wire.orders import List as ListBucket
+
+AGAIN_S: Final = 600.0
+"""After so long a round that came to no end is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,11 +114,11 @@ class Inventory:
             going = self._rounds.get(peer)
             if going is None:
                 return
-            going.in_hand = False
             try:
                 await self._take_over(peer, going, order, result)
             except Misuse as error:  # refused, it would only be told again
                 self._end(peer, going, error=str(error))
+            going.in_hand = False  # not before: the next part is asked for when this one was taken over
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
         going = self._rounds.get(peer)
@@ -196,7 +200,8 @@ class Inventory:
 
     def _end(self, peer: PeerNumber, going: _Round, *, error: str = "") -> None:
         del self._rounds[peer]
-        self._done_s[peer] = self._clock.monotonic()
+        sooner_s = max(0.0, self._interval_s - AGAIN_S) if error else 0.0
+        self._done_s[peer] = self._clock.monotonic() - sooner_s
         job = self._jobs.current(JobKind.RECOUNT, self._subject(peer))
         if job is not None:
             self._jobs.end(job, JobState.FAILED if error else JobState.DONE, error)

@@ -48,9 +48,9 @@ class Job:
         return self.row.state in ENDED
 
     def found(self, chunks: int, size: int) -> None:
-        """There is so much more to do."""
-        self.row.total += chunks
-        self.row.total_bytes += size
+        """There is so much more to do, or less."""
+        self.row.total = max(self.row.done, self.row.total + chunks)
+        self.row.total_bytes = max(self.row.done_bytes, self.row.total_bytes + size)
         self._touch()
 
     def advanced(self, chunks: int, size: int) -> None:
@@ -106,6 +106,7 @@ class Jobs:
         self._database = database
         self._clock = clock
         self._jobs: dict[int, Job] = {row.id: Job(row, clock, is_dirty=False) for row in known}
+        self._going_on = {_key(job): job for job in self._jobs.values() if not job.is_over}
         self._next = max(self._jobs, default=0) + 1
         self._acts: dict[tuple[JobKind, JobAction], Act] = {}
         self._wake = trio.Event()
@@ -117,21 +118,18 @@ class Jobs:
         job = self.current(kind, subject)
         if job is None:
             row = JobRow(self._next, kind, subject, self._clock.time())
-            job = self._jobs[self._next] = Job(row, self._clock)
+            job = self._jobs[self._next] = self._going_on[kind, subject] = Job(row, self._clock)
             self._next += 1
             self._wake.set()
         return job
 
     def current(self, kind: JobKind, subject: str = "") -> Job | None:
         """The job of this kind and subject that goes on."""
-        return next(
-            (
-                job
-                for job in self._jobs.values()
-                if job.row.kind is kind and job.row.subject == subject and not job.is_over
-            ),
-            None,
-        )
+        return self._going_on.get((kind, subject))
+
+    def going_on(self, kind: JobKind) -> list[Job]:
+        """All of this kind that go on."""
+        return [job for job in self._going_on.values() if job.row.kind is kind]
 
     def is_paused(self, kind: JobKind, subject: str = "") -> bool:
         """Whether somebody holds this work back."""
@@ -143,6 +141,7 @@ class Jobs:
         if job.is_over:
             return
         job.row.state, job.row.error, job.row.ended_s = state, error, self._clock.time()
+        self._going_on.pop(_key(job), None)
         job.is_dirty = True
         self._wake.set()
         _log.log(
@@ -197,6 +196,8 @@ class Jobs:
         if action is JobAction.CANCEL:
             self.end(job, JobState.CANCELLED)
             return
+        if job.is_over:
+            return
         job.row.state = JobState.PAUSED if action is JobAction.PAUSE else JobState.RUNNING
         if action is not JobAction.PAUSE:
             job.row.error = ""
@@ -226,6 +227,10 @@ class Jobs:
     async def wait(self) -> None:
         with trio.move_on_after(_SAVE_EVERY_S):
             await self._wake.wait()
+
+
+def _key(job: Job) -> tuple[JobKind, str]:
+    return job.row.kind, job.row.subject
 
 
 def _info(job: Job, name: Callable[[str], str]) -> JobInfo:

@@ -43,8 +43,6 @@ MAX_CORRUPT: Final = 10_000
 _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
-_ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
-"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +93,8 @@ class Pulse:
         self._scrubs.heard(peer, heartbeat.scrub)
         if change is not None:
             _tell(change)
-        if moved or change is not None or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
+        is_news = moved or change is not None or peer.has_appeared
+        if is_news or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
             await self._keep(peer, heartbeat, change)
             peer.kept_s = now_s
             self._roster.member(identity.node)  # it may have been revoked meanwhile
@@ -139,7 +138,7 @@ class Pulse:
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
         away_until_s = peer.away_until_s
-        is_new = change is not None and change.before in _ABSENT
+        is_new = peer.has_appeared
 
         def keep(connection: sqlite3.Connection) -> tuple[int, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
