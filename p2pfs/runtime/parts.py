@@ -4,6 +4,7 @@
 peers, and by the coordinator for what it has yet to send. Blocking, and safe to use from several threads.
 """
 
+import bisect
 import os
 import shutil
 import threading
@@ -24,7 +25,7 @@ class Row:
     """One generation. `last_state` is the highest number that makes it whole; -1: none."""
 
     sizes: list[int]  # of the parts, by number
-    states: list[int]  # numbers
+    states: list[int]  # numbers, ascending
 
     @property
     def last_state(self) -> int:
@@ -33,6 +34,10 @@ class Row:
     @property
     def bytes(self) -> int:
         return sum(self.sizes)
+
+    def is_state(self, number: int) -> bool:
+        at = bisect.bisect_left(self.states, number)
+        return at < len(self.states) and self.states[at] == number
 
 
 class PartFiles:
@@ -142,7 +147,7 @@ class PartFiles:
         return self._root / f"{generation:016x}"
 
     def _path(self, generation: int, number: int, row: Row) -> Path:
-        return self._directory(generation) / f"{number:08d}{_STATE if number in row.states else _PART}"
+        return self._directory(generation) / f"{number:08d}{_STATE if row.is_state(number) else _PART}"
 
     def _load(self, directory: Path) -> None:
         """Take in what is there up to the first gap; what a crash left half written or beyond a gap goes."""

@@ -178,6 +178,14 @@ async def test_a_database_that_is_damaged_inside_is_passed_over(tmp_path: Path) 
 VOLUME = VolumeId(7)
 
 
+def leave_database(home: NodeHome, database: Path) -> None:
+    """As an attempt from another backup leaves it when it is killed."""
+    home.prepare()
+    (home.path / "coordinator").mkdir()
+    for suffix in ("", "-wal", "-shm"):
+        (home.path / "coordinator" / f"meta.sqlite{suffix}").write_bytes(Path(f"{database}{suffix}").read_bytes())
+
+
 async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tmp_path: Path) -> None:
     async with backup_pool(tmp_path) as pool:
         record, services = pool.home.record(), pool.services
@@ -198,6 +206,8 @@ async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tm
         await pool.pass_time()
         found = await pool.find()
         home = NodeHome(tmp_path / "restored")
+        await pool.write("stale", "not in the backup")
+        leave_database(home, CoordinatorFiles(pool.home).database)
         made = restored_home.establish(
             home, found, pool.kit, settings={"advertise": "192.0.2.9:9470"}, now_s=pool.clock.time()
         )
@@ -213,6 +223,7 @@ async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tm
         database = InlineDatabase(CoordinatorFiles(home).database)
         try:
             assert database.read(rows.incarnation) == 2
+            assert database.read(lambda connection: rows.read(connection, "stale", str)) is None
             assert database.read(lambda connection: rows.number(connection, STARTS)) > starts + 1000
             assert database.read(lambda connection: rows.number(connection, rows.ORPHANS_STAY)) == 1
             assert database.read(lambda c: c.execute("SELECT next_id FROM volume").fetchone()[0]) > next_id + (1 << 40)
