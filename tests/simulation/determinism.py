@@ -17,8 +17,10 @@ import trio._core._run as scheduler
 
 import p2pfs.coordinator.pulse
 import p2pfs.coordinator.sessions
+import p2pfs.meta.events
 import p2pfs.meta.remote
 import p2pfs.vfs.filesystem
+import p2pfs.vfs.news
 import p2pfs_peerd.heartbeat
 from p2pfs.wire.membership import Resources
 
@@ -31,10 +33,13 @@ HOST: ContextVar["Host | None"] = ContextVar("host", default=None)
 """The machine whose code runs in this task."""
 
 STRETCHED: Final = (
-    (p2pfs.coordinator.pulse, "_PAUSE_S", 15.0),
+    (p2pfs.coordinator.pulse, "_PAUSE_S", 30.0),
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
-    (p2pfs.meta.remote, "_NEWS_S", 30.0),
-    (p2pfs.vfs.filesystem, "AGEING_S", 4.0),
+    (p2pfs.meta.events, "MAX_WAIT_S", 300.0),
+    (p2pfs.meta.events, "SILENT_S", 900.0),
+    (p2pfs.meta.remote, "_NEWS_S", 60.0),
+    (p2pfs.vfs.filesystem, "AGEING_S", 6.0),
+    (p2pfs.vfs.news, "WAIT_S", 250.0),
 )
 """(module, constant, seconds): how often somebody looks whether there is something to do."""
 
@@ -95,8 +100,10 @@ async def in_the_loop(
     if host is None or host.disk is None:
         await trio.lowlevel.checkpoint()
         return work(*arguments)
-    if not abandon_on_cancel:
-        await host.disk.turn()
+    if not abandon_on_cancel or not host.disk.is_stuck:
+        with trio.CancelScope(shield=True):
+            await host.disk.turn()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return work(*arguments)
     outcome: list[T | BaseException] = []
     done = trio.Event()

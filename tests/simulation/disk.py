@@ -51,6 +51,10 @@ class SimDisk(Disk):
         while self.stuck is not None and not self.stuck.is_set():
             await self.stuck.wait()
 
+    @property
+    def is_stuck(self) -> bool:
+        return self.stuck is not None and not self.stuck.is_set()
+
     def free_bytes(self) -> int:
         return 0 if self.is_full else 1 << 34
 

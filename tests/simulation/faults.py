@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 import trio
 
-from p2pfs.chunks.directory import DirectoryStore
-from p2pfs.chunks.ledger import Usage  # noqa: F401
-
 from .disk import Copy
 from .network import Host
 from .pool import SimMount, SimPeer
@@ -212,7 +209,3 @@ class Faults:
         for peer in self.world.pool.peers:
             peer.disk.dies_in = None
         await self.start_all()
-
-
-class LyingStore(DirectoryStore):
-    """A peer that signs for what it does not keep, and serves other bytes than it was given."""

@@ -72,7 +72,7 @@ class Load:
         assert mount.mounted is not None
         operation, arguments = self._draw(mount.mounted)
         if operation is not None:
-            mount.host.spawn(self._run, mount, operation, *arguments)
+            mount.start_soon(self._run, mount, operation, *arguments)
 
     def _draw(self, mounted: Mounted) -> tuple[Callable[..., Awaitable[None]] | None, tuple[SimFile, ...]]:
         own = [file for file in self.files if file.is_writable(mounted) and not file.busy]

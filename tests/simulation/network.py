@@ -63,6 +63,7 @@ class Host:
     resumed: trio.Event | None = None  # set: it runs; None: it was never stopped
     nursery: trio.Nursery | None = field(default=None, repr=False)
     ended: trio.Event = field(default_factory=trio.Event, repr=False)
+    awaited: set[trio.Event] = field(default_factory=set, repr=False)  # by those whose requests are served here
 
     async def live(
         self, body: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -80,6 +81,8 @@ class Host:
         finally:
             self.is_up, self.server, self.nursery = False, None, None
             self.resume()
+            for event in self.awaited:
+                event.set()
             self.ended.set()
 
     def spawn(self, work: Callable[..., Awaitable[Any]], *arguments: object) -> None:
@@ -97,6 +100,8 @@ class Host:
     def stop(self) -> None:
         """From here on nothing of it runs, and what was under way is lost."""
         self.is_up = False
+        for event in self.awaited:
+            event.set()
         if self.disk is not None:
             self.disk.is_dead = True
         if self.nursery is not None:
@@ -187,7 +192,7 @@ class Network:
         """In a task of the server, which goes on when the sender gives up."""
         answered: list[tuple[bytes, bytes]] = []
         done = trio.Event()
-        server, ended = target.server, target.ended
+        server = target.server
         assert server is not None
 
         async def handle() -> None:
@@ -196,15 +201,11 @@ class Network:
 
         target.spawn(handle)
         self.requests += 1
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await ended.wait()
-                done.set()
-
-            nursery.start_soon(watch)
+        target.awaited.add(done)
+        try:
             await done.wait()
-            nursery.cancel_scope.cancel()
+        finally:
+            target.awaited.discard(done)
         if not answered:
             raise Unavailable("the connection was reset before an answer came")
         return answered[0]

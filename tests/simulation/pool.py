@@ -8,7 +8,7 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,11 +67,11 @@ KEYS = VolumeKeys.derive(bytes(range(32)))
 SMALL_FILE = 128
 """Bytes up to which a file lives in the metadata: nearly everything becomes chunks."""
 SETTINGS = Settings(
-    heartbeat=30.0,
-    suspect=90.0,
-    down=300.0,
+    heartbeat=60.0,
+    suspect=180.0,
+    down=600.0,
     repair_delay=900.0,
-    session_lifetime=300.0,
+    session_lifetime=600.0,
     trash_keep=2 * 86400.0,
     small_file=SMALL_FILE,
 )
@@ -221,6 +221,12 @@ class SimMount:
         self._coordinator = coordinator
         self._map: PoolMap | None = None
         self._leaving = trio.Event()
+        self._programs: trio.Nursery | None = None
+
+    def start_soon(self, program: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run something that uses the mount; it ends with it at the latest."""
+        if self._programs is not None and self.mounted is not None:
+            self._programs.start_soon(program, *arguments)
 
     async def run(self) -> None:
         """One mount: what `vfs.attach` puts together, until `leave` or the machine stops."""
@@ -264,8 +270,10 @@ class SimMount:
             async with trio.open_nursery() as following:
                 following.start_soon(filesystem.follow, NoKernelCache())
                 self.mounted = Mounted(filesystem, namespace)
-                await self._leaving.wait()
-                self.mounted = None
+                async with trio.open_nursery() as self._programs:
+                    await self._leaving.wait()
+                    self.mounted = None
+                    self._programs.cancel_scope.cancel()
                 with contextlib.suppress(PoolError):
                     await filesystem.settle_all()
                 following.cancel_scope.cancel()

@@ -5,12 +5,14 @@ and for each failure its seed, step and last events. One seed again, with everyt
 import argparse
 import math
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import trio
 from trio.testing import MockClock
@@ -23,6 +25,7 @@ from .pool import SimPool
 from .world import Violation, World
 
 STEPS = 60
+PATIENCE_S = 60
 WEEK_S = 7 * 86400.0
 
 
@@ -54,15 +57,22 @@ def simulate(seed: int, *, steps: int = STEPS, verbose: bool = False) -> Result:
         with controlled(seed) as bugs:
             pool = SimPool(seed, Path(directory), peers=4 + seed % 3, mounts=2)
             world = World(seed, pool, verbose=verbose)
+            signal.signal(signal.SIGALRM, _overdue)
+            signal.alarm(PATIENCE_S)
             try:
                 trio.run(_main, world, bugs, steps, result, clock=MockClock(autojump_threshold=0.0))
             except BaseException as error:
                 result.failure = _first(error)
             finally:
+                signal.alarm(0)
                 pool.database.close()
             result.steps, result.digest, result.journal = world.step, world.digest, list(world.journal)
             result.requests = pool.network.requests
     return result
+
+
+def _overdue(_number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"this seed does not end within {PATIENCE_S} s: something goes round in circles")
 
 
 def _first(error: BaseException) -> str:
@@ -130,7 +140,7 @@ async def _end(world: World, load: Load, faults: Faults, bugs: Bugs) -> None:
         await load.read_all(reader)
         done.set()
 
-    reader.host.spawn(read)
+    reader.start_soon(read)
     with trio.move_on_after(3600):
         await done.wait()
     if not done.is_set():
