@@ -58,8 +58,17 @@ class Bugs(logging.Handler):
         self.found.append(text)
 
 
+class _Aloud(logging.Handler):
+    """Prints what is logged, by the pool's clock and the machine that logs it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        host = HOST.get()
+        name = host.name if host is not None else "-"
+        print(f"{trio.current_time():12.3f}      {name}: {record.levelname}: {record.getMessage()}")
+
+
 @contextlib.contextmanager
-def controlled(seed: int) -> Iterator[Bugs]:
+def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
     """Everything below trio depends on the seed alone while the block runs."""
     log, bugs = logging.getLogger("p2pfs"), Bugs()
     before = log.level, log.propagate, random.getstate()
@@ -75,13 +84,15 @@ def controlled(seed: int) -> Iterator[Bugs]:
         random.seed(seed)
         for one in (log, peers_log):
             one.addHandler(bugs)
-            one.setLevel(logging.ERROR)
+            one.setLevel(logging.INFO if verbose else logging.ERROR)
+            if verbose:
+                one.addHandler(_Aloud())
             one.propagate = False
         try:
             yield bugs
         finally:
             for one in (log, peers_log):
-                one.removeHandler(bugs)
+                one.handlers = []
                 one.setLevel(before[0])
                 one.propagate = before[1]
             random.setstate(before[2])
@@ -102,7 +113,7 @@ async def in_the_loop(
         return work(*arguments)
     if not abandon_on_cancel or not host.disk.is_stuck:
         with trio.CancelScope(shield=True):
-            await host.disk.turn()
+            await host.disk.take_time()
         await trio.lowlevel.checkpoint_if_cancelled()
         return work(*arguments)
     outcome: list[T | BaseException] = []

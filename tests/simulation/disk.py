@@ -46,10 +46,14 @@ class SimDisk(Disk):
     # ---- the event loop's side --------------------------------------------------------------------------------------
 
     async def turn(self) -> None:
-        """How long the disk takes for one piece of work."""
-        await trio.sleep(self.latency_s * (0.5 + self._chance.random()))
+        """Until the disk has done one piece of work."""
+        await self.take_time()
         while self.stuck is not None and not self.stuck.is_set():
             await self.stuck.wait()
+
+    async def take_time(self) -> None:
+        """What one piece of work takes."""
+        await trio.sleep(self.latency_s * (0.5 + self._chance.random()))
 
     @property
     def is_stuck(self) -> bool:

@@ -202,12 +202,16 @@ class SimPeer:
             await trio.sleep(3600.0)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Mounted:
     """What a mount in use gives to the load."""
 
     filesystem: Filesystem
     namespace: RemoteNamespace
+
+    def fell_back(self, since_s: float) -> bool:
+        """Whether something was answered from what the mount knew since then, because the coordinator did not."""
+        return self.filesystem.tree.patience._not_before > since_s
 
 
 class SimMount:
