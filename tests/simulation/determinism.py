@@ -35,11 +35,11 @@ HOST: ContextVar["Host | None"] = ContextVar("host", default=None)
 STRETCHED: Final = (
     (p2pfs.coordinator.pulse, "_PAUSE_S", 30.0),
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
-    (p2pfs.meta.events, "MAX_WAIT_S", 300.0),
-    (p2pfs.meta.events, "SILENT_S", 900.0),
+    (p2pfs.meta.events, "MAX_WAIT_S", 110.0),
+    (p2pfs.meta.events, "SILENT_S", 400.0),
     (p2pfs.meta.remote, "_NEWS_S", 60.0),
     (p2pfs.vfs.filesystem, "AGEING_S", 6.0),
-    (p2pfs.vfs.news, "WAIT_S", 250.0),
+    (p2pfs.vfs.news, "WAIT_S", 100.0),
 )
 """(module, constant, seconds): how often somebody looks whether there is something to do."""
 

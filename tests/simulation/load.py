@@ -90,10 +90,12 @@ class Load:
 
     async def _run(self, mount: SimMount, operation: Callable[..., Awaitable[None]], *files: SimFile) -> None:
         mounted = mount.mounted
+        name = operation.__name__.lstrip("_")
         if mounted is None or any(file.busy for file in files):
             return
+        if name != "read_anew" and not all(file.is_writable(mounted) for file in files):
+            return  # since it was drawn
         self.operations += 1
-        name = operation.__name__.lstrip("_")
         about = f"{mount.host.name}: {name} {', '.join(map(repr, files))}"
         for file in files:
             file.busy = name != "read_anew"
