@@ -15,6 +15,7 @@ from unittest import mock
 import trio
 import trio._core._run as scheduler
 
+import p2pfs.coordinator.composition
 import p2pfs.coordinator.pulse
 import p2pfs.coordinator.sessions
 import p2pfs.meta.events
@@ -35,13 +36,15 @@ HOST: ContextVar["Host | None"] = ContextVar("host", default=None)
 STRETCHED: Final = (
     (p2pfs.coordinator.pulse, "_PAUSE_S", 30.0),
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
+    (p2pfs.coordinator.sessions, "GRACE", 4),  # lifetimes, not seconds: a silent session is over while a run lasts
+    (p2pfs.coordinator.composition, "GRACE", 4),
     (p2pfs.meta.events, "MAX_WAIT_S", 110.0),
     (p2pfs.meta.events, "SILENT_S", 400.0),
     (p2pfs.meta.remote, "_NEWS_S", 60.0),
     (p2pfs.vfs.filesystem, "AGEING_S", 6.0),
     (p2pfs.vfs.news, "WAIT_S", 100.0),
 )
-"""(module, constant, seconds): how often somebody looks whether there is something to do."""
+"""(module, constant, value), seconds mostly: how often somebody looks whether there is something to do."""
 
 
 class Bugs(logging.Handler):

@@ -199,8 +199,23 @@ class Faults:
             self.world.note(f"{mount.host.name} unmounts")
             mount.leave()
 
+    async def oversleep(self) -> None:
+        """A mount's machine sleeps until its session is over, and wakes up."""
+        using = self.world.using()
+        if using:
+            mount = self.chance.choice(using)
+            self.world.note(f"{mount.host.name} sleeps for long")
+            mount.host.hang()
+            await trio.sleep(self.world.pool.settings.session_lifetime * 5 + 300 * self.chance.random())
+            mount.host.resume()
+
     async def all_well(self) -> None:
         """Every fault that can end ends."""
+        self.relieve()
+        await self.start_all()
+
+    def relieve(self) -> None:
+        """What runs can work."""
         self._resume()
         self._heal()
         self._calm()
@@ -208,4 +223,3 @@ class Faults:
         self._unstick()
         for peer in self.world.pool.peers:
             peer.disk.dies_in = None
-        await self.start_all()

@@ -23,6 +23,8 @@ from .world import World
 
 _WEATHER = (Unavailable, NoSpace, Corrupt, Fenced)
 _OWNER = Owner(1000, 1000)
+_CHANGES = frozenset({"create", "truncate", "rename", "replace", "remove"})
+"""What cannot succeed without the coordinator."""
 MOST_FILES = 40
 
 
@@ -99,9 +101,12 @@ class Load:
         about = f"{mount.host.name}: {name} {', '.join(map(repr, files))}"
         for file in files:
             file.busy = name != "read_anew"
+        is_over = name in _CHANGES and self.world.is_over(mounted.namespace.session)
         try:
             await operation(mounted, *files)
             self.world.note(f"{about}: done")
+            if is_over:
+                self.world.violated("fencing", f"{about} was done in a session that is over")
         except _WEATHER as error:
             self.refused += 1
             self.world.note(f"{about}: {type(error).__name__}: {error}")

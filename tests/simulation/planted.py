@@ -10,6 +10,8 @@ from unittest import mock
 from p2pfs.chunks.files import ChunkFiles
 from p2pfs.chunks.pages import write_file
 from p2pfs.meta import sessions
+from p2pfs.types import SessionId, VolumeId
+from p2pfs.wire.namespace import Batch
 
 
 @contextlib.contextmanager
@@ -30,14 +32,57 @@ def _no_fsync() -> Iterator[None]:
 @contextlib.contextmanager
 def _applied_twice() -> Iterator[None]:
     """A batch that comes again is done again, instead of getting its old answer."""
-    real = sessions._replay if hasattr(sessions, "_replay") else None
-    assert real is not None
-    yield
+    real = sessions.apply_batch
+
+    def apply(connection: sqlite3.Connection, session: SessionId, *, batch: Batch, **more: Any) -> sessions.Outcome:  # noqa: ANN401
+        connection.execute(
+            "DELETE FROM session_result WHERE seq = ? AND session = (SELECT number FROM session WHERE id = ?)",
+            (batch.seq, session),
+        )
+        return real(connection, session, batch=batch, **more)
+
+    with mock.patch.object(sessions, "apply_batch", apply):
+        yield
+
+
+@contextlib.contextmanager
+def _fencing_ignored() -> Iterator[None]:
+    """A session that is over is taken up again, as if its mount had never been silent."""
+    real_apply, real_session, real_end = sessions.apply_batch, sessions.session, sessions._end
+    over: dict[str, tuple[Any, ...]] = {}
+
+    def end(connection: sqlite3.Connection, number: int, volume: VolumeId) -> None:
+        row = connection.execute("SELECT * FROM session WHERE number = ?", (number,)).fetchone()
+        over[row[1]] = row
+        real_end(connection, number, volume)
+
+    def revive(connection: sqlite3.Connection, session: SessionId) -> None:
+        known = connection.execute("SELECT 1 FROM session WHERE id = ?", (session,)).fetchone()
+        if known is None and session in over:
+            row = over[session]
+            connection.execute(f"INSERT INTO session VALUES ({', '.join('?' * len(row))})", row)
+
+    def apply(connection: sqlite3.Connection, session: SessionId, **more: Any) -> sessions.Outcome:  # noqa: ANN401
+        revive(connection, session)
+        return real_apply(connection, session, **more)
+
+    def look(connection: sqlite3.Connection, session: SessionId) -> sessions.Session:
+        if session in over:
+            return sessions._session(over[session])
+        return real_session(connection, session)
+
+    with (
+        mock.patch.object(sessions, "_end", end),
+        mock.patch.object(sessions, "apply_batch", apply),
+        mock.patch.object(sessions, "session", look),
+    ):
+        yield
 
 
 PLANTED: Final[dict[str, Callable[[], Any]]] = {
     "no-fsync": _no_fsync,
     "applied-twice": _applied_twice,
+    "fencing-ignored": _fencing_ignored,
 }
 
 

@@ -71,7 +71,7 @@ SETTINGS = Settings(
     suspect=180.0,
     down=600.0,
     repair_delay=900.0,
-    session_lifetime=600.0,
+    session_lifetime=300.0,
     trash_keep=2 * 86400.0,
     small_file=SMALL_FILE,
 )

@@ -119,7 +119,12 @@ async def _step(world: World, load: Load, faults: Faults) -> None:
         load.start()
     if chance.random() < 0.5:
         await faults.strike()
-    await trio.sleep(_pause(chance.random(), chance.random()))
+    if chance.random() < 0.01:
+        await faults.oversleep()
+    pause_s = _pause(chance.random(), chance.random())
+    if pause_s > 300 and chance.random() < 0.6:
+        faults.relieve()  # long hours of trouble are long hours of trying again
+    await trio.sleep(pause_s)
 
 
 def _pause(kind: float, share: float) -> float:

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.types import ChunkId, PeerNumber, VolumeId
+from p2pfs.types import ChunkId, PeerNumber, SessionId, VolumeId
 
 from .disk import Copy
 from .pool import VOLUME, SimMount, SimPeer, SimPool
@@ -65,3 +65,10 @@ class World:
     def using(self) -> list[SimMount]:
         """Mounts that can be used."""
         return [mount for mount in self.pool.mounts if mount.mounted is not None and mount.host.is_up]
+
+    def is_over(self, session: SessionId) -> bool:
+        """Whether the coordinator ended this session."""
+        rows = self.pool.database.read(
+            lambda connection: connection.execute("SELECT 1 FROM session WHERE id = ?", (session,)).fetchone()
+        )
+        return rows is None
