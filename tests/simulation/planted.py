@@ -3,6 +3,8 @@
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -79,15 +81,23 @@ def _fencing_ignored() -> Iterator[None]:
         yield
 
 
-PLANTED: Final[dict[str, Callable[[], Any]]] = {
-    "no-fsync": _no_fsync,
-    "applied-twice": _applied_twice,
-    "fencing-ignored": _fencing_ignored,
+@dataclass(frozen=True)
+class Plant:
+    """A bug, and the promises that it breaks."""
+
+    put_in: Callable[[], AbstractContextManager[None]]
+    breaks: tuple[str, ...]
+
+
+PLANTED: Final[dict[str, Plant]] = {
+    "no-fsync": Plant(_no_fsync, ("P1",)),
+    "applied-twice": Plant(_applied_twice, ("P9", "P3", "P1")),
+    "fencing-ignored": Plant(_fencing_ignored, ("fencing",)),
 }
 
 
 @contextlib.contextmanager
 def planted(name: str) -> Iterator[None]:
     """The real code with one bug."""
-    with PLANTED[name]():
+    with PLANTED[name].put_in():
         yield

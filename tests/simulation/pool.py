@@ -135,7 +135,11 @@ class SimCoordinator:
 
     async def run(self) -> None:
         """One life."""
-        database, revocations, clock = LifeDatabase(self.database, self.host, self._chance), Revocations(), self.host.clock
+        database, revocations, clock = (
+            LifeDatabase(self.database, self.host, self._chance),
+            Revocations(),
+            self.host.clock,
+        )
         services = self.services = await compose(
             self.record, SETTINGS, database=database, authority=_authority(), secrets=_SECRETS,
             revocations=revocations, clock=clock,
@@ -157,7 +161,9 @@ class SimPeer:
         disk = SimDisk(root / f"{number}", root / f"{number}.attic", chance)
         self.number = PeerNumber(number)
         self.disk = disk
-        self.host = network.add(Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), SimClock(), disk))
+        self.host = network.add(
+            Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), SimClock(), disk)
+        )
         self._network, self._coordinator = network, coordinator
         self.record = NodeRecord(
             pool=POOL, node=self.host.identity.node, name=f"owner{number}@host", owner=f"owner{number}",
@@ -218,7 +224,9 @@ class SimMount:
     """A client's machine with one mount. `mounted` is None while it is off."""
 
     def __init__(self, network: Network, number: int, coordinator: Endpoint) -> None:
-        self.host = network.add(Host(f"client {number}", identity(POOL, _FIRST_CLIENT + number, Role.CLIENT), SimClock()))
+        self.host = network.add(
+            Host(f"client {number}", identity(POOL, _FIRST_CLIENT + number, Role.CLIENT), SimClock())
+        )
         self.number = number
         self.mounted: Mounted | None = None
         self._client = SimClient(network, self.host)
@@ -259,9 +267,7 @@ class SimMount:
         places = Places(namespace)
         space = ReservedSpace(namespace.reserve, lambda: copies_wanted(self.map)[1], clock.time)
         copies = LateCopies(namespace, nursery)
-        peers = PeerStores(
-            self._client, lambda: self.map, space.token, unspent=space.unspent, timeout_s=timeout_s
-        )
+        peers = PeerStores(self._client, lambda: self.map, space.token, unspent=space.unspent, timeout_s=timeout_s)
         replicated = ReplicatedStore(
             peers, map=lambda: self.map, locate=places.locate, refresh=places.refresh, nursery=nursery,
             late=copies.late, io_timeout_s=timeout_s,
@@ -270,17 +276,16 @@ class SimMount:
         limits = Limits(write=WriteLimits(8 * MIB, SMALL_FILE, io_timeout_s=timeout_s), memory_cache=64 * 1024)
         async with Filesystem.serve(
             KEYS, VOLUME, namespace, store, places, space, limits=limits, now_ns=clock.time_ns, copies=copies
-        ) as filesystem:
-            async with trio.open_nursery() as following:
-                following.start_soon(filesystem.follow, NoKernelCache())
-                self.mounted = Mounted(filesystem, namespace)
-                async with trio.open_nursery() as self._programs:
-                    await self._leaving.wait()
-                    self.mounted = None
-                    self._programs.cancel_scope.cancel()
-                with contextlib.suppress(PoolError):
-                    await filesystem.settle_all()
-                following.cancel_scope.cancel()
+        ) as filesystem, trio.open_nursery() as following:
+            following.start_soon(filesystem.follow, NoKernelCache())
+            self.mounted = Mounted(filesystem, namespace)
+            async with trio.open_nursery() as self._programs:
+                await self._leaving.wait()
+                self.mounted = None
+                self._programs.cancel_scope.cancel()
+            with contextlib.suppress(PoolError):
+                await filesystem.settle_all()
+            following.cancel_scope.cancel()
         await _leave(namespace, space)
 
     @property

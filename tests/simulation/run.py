@@ -3,15 +3,18 @@ and for each failure its seed, step and last events. One seed again, with everyt
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 
 import trio
@@ -110,7 +113,9 @@ async def _in_time(world: World) -> AsyncIterator[None]:
         finally:
             signal.alarm(0)
     if scope.cancelled_caught:
-        raise Violation(f"P8: this seed does not end within {PATIENCE_S} s; the pool's clock says {trio.current_time():g}")
+        raise Violation(
+            f"P8: this seed does not end within {PATIENCE_S} s; the pool's clock says {trio.current_time():g}"
+        )
 
 
 async def _step(world: World, load: Load, faults: Faults) -> None:
@@ -166,22 +171,29 @@ async def _end(world: World, load: Load, faults: Faults, bugs: Bugs) -> None:
 
 
 def explore(
-    seeds: Iterable[int], *, jobs: int = 1, plant: str = "", steps: int = STEPS, until: Callable[[], bool] = lambda: False
+    seeds: Iterable[int],
+    *,
+    jobs: int = 1,
+    plant: str = "",
+    steps: int = STEPS,
+    until: Callable[[], bool] = lambda: False,
 ) -> Iterator[Result]:
     """Results as they come, until `until` says so."""
-    work = ((seed, plant, steps) for seed in seeds)
     if jobs == 1:
-        for one in work:
+        for seed in seeds:
             if until():
                 return
-            yield _one(one)
+            yield _one((seed, plant, steps))
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        for result in pool.imap_unordered(_one, work, chunksize=4):
-            yield result
-            if until():
-                pool.terminate()
+        given = iter(seeds)
+        waiting = deque[AsyncResult[Result]]()
+        while not until():
+            for seed in itertools.islice(given, 2 * jobs - len(waiting)):
+                waiting.append(pool.apply_async(_one, ((seed, plant, steps),)))
+            if not waiting:
                 return
+            yield waiting.popleft().get()
 
 
 def _one(work: tuple[int, str, int]) -> Result:
