@@ -84,12 +84,20 @@ class Role(enum.StrEnum):
 
 
 class PeerState(enum.StrEnum):
-    """A peer as the coordinator sees it; only UP and SUSPECT peers count as holding readable copies."""
+    """A peer as the coordinator sees it; `p2pfs.coordinator.liveness` draws how one becomes another."""
 
     UP = "up"
+    DRAINING = "draining"  # up, and about to leave: what it holds is being copied elsewhere
     SUSPECT = "suspect"
+    AWAY = "away"  # silent, as it said it would be
     DOWN = "down"
+    LEFT = "left"  # drained and let go
+    LOST = "lost"  # gone for good, said an admin
     REVOKED = "revoked"
+
+
+GONE_STATES: Final = frozenset({PeerState.LEFT, PeerState.LOST, PeerState.REVOKED})
+"""A peer in one of these is no member: nothing is asked of it, and what it may still hold is no copy."""
 
 
 class Health(enum.StrEnum):

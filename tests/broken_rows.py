@@ -12,8 +12,9 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " WHERE (refs = 0) != (doomed_s IS NOT NULL)",
         "an extent names a chunk that is not there": "SELECT count(*) FROM extent WHERE chunk IS NOT NULL"
         " AND chunk NOT IN (SELECT number FROM chunk)",
-        "a damaged copy is of no chunk": "SELECT count(*) FROM damaged_copy WHERE chunk NOT IN"
-        " (SELECT number FROM chunk)",
+        "a copy counts although it is void": "SELECT count(*) FROM replica r JOIN chunk c ON c.number = r.chunk"
+        " JOIN void_copy v ON v.peer = r.peer AND v.volume = c.volume AND v.id = c.id AND v.put_seq >= r.put_seq"
+        " WHERE r.proved >= 0",  # what an inventory found is not proved
         "a replica is of no chunk": "SELECT count(*) FROM replica WHERE chunk NOT IN (SELECT number FROM chunk)",
         "a volume counts its inodes wrongly": "SELECT count(*) FROM volume v WHERE inodes !="
         " (SELECT count(*) FROM inode i WHERE i.volume = v.id)",

@@ -12,7 +12,7 @@ from broken_rows import broken_invariants
 from pki import make_ca
 
 from p2pfs.errors import Misuse
-from p2pfs.meta import engine, members, open_inodes, reaper, sessions, settings, volumes
+from p2pfs.meta import chunks_index, engine, members, open_inodes, reaper, sessions, settings, volumes
 from p2pfs.meta.database import Database, InlineDatabase, open_database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.local import LocalNamespace
@@ -172,7 +172,11 @@ class SqlWorld:
         self.listeners.ended(session)
 
     async def purge(self, chunk: ChunkId) -> None:
-        await self.database.write(lambda c: c.execute("UPDATE chunk SET purging = 1 WHERE id = ?", (chunk,)))
+        def purge(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE chunk SET doomed_s = -1 WHERE id = ? AND refs = 0", (chunk,))
+            assert chunks_index.purge(connection, doomed_before_s=0.0, now_s=1.0).chunks == 1
+
+        await self.database.write(purge)
 
     async def reap(self) -> None:
         while await self.database.write(lambda c: reaper.reap(c, now_s=1.0, limit=2)):

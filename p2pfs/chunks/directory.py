@@ -4,6 +4,7 @@ The asynchronous half: it lends buffers, hops to a thread once per chunk and bou
 which order they become durable is chunks.files; how much there may be is chunks.ledger. One process a directory.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,16 +16,20 @@ from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.buffers import BufferPool, ChunkBuffer
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.files import ChunkFiles, Select
+from p2pfs.chunks.header import HEADER_BYTES
+from p2pfs.chunks.inventory import MOST_LISTED, Inventory, Listing
 from p2pfs.chunks.ledger import Ledger, Usage
 from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.chunks.receipts import Sign
-from p2pfs.errors import Misuse, Unavailable
+from p2pfs.errors import Misuse, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 TRASH_KEEP_S: Final = 7 * 86400.0
+_REMOVED: Final = 256
+"""Files of the trash removed in one hop."""
 _HASH_STEP: Final = 256 * 1024
 """Bytes hashed between checkpoints: 0.1 ms."""
 
@@ -43,6 +48,7 @@ class DirectoryStore:
         # Reads and writes do not wait for each other's threads: a disk that stalls on fsync still serves its cache.
         self._writing = trio.CapacityLimiter(8)
         self._reading = trio.CapacityLimiter(8)
+        self.inventory = Inventory(files, lambda work: self._hop(work, self._reading))
 
     @classmethod
     async def open(
@@ -166,16 +172,73 @@ class DirectoryStore:
 
     def damaged(self) -> list[tuple[VolumeId, ChunkId]]:
         """Chunks quarantined and not yet acknowledged."""
-        return self._files.damaged()
+        return self._files.quarantine.damaged()
 
     def acknowledge(self, reported: Sequence[tuple[VolumeId, ChunkId]]) -> None:
         """The coordinator knows of these."""
-        self._files.acknowledge(reported)
+        self._files.quarantine.forget(reported)
 
     async def empty_trash(self, keep_s: float = TRASH_KEEP_S) -> int:
-        """Remove what has been in the trash for longer than `keep_s`; how many chunks."""
-        before_s = self._clock.time() - keep_s
-        return await self._hop(lambda: self._files.empty_trash(before_s), self._writing)
+        """Remove what has been in the trash for longer than `keep_s` (0: everything); how many chunks.
+
+        Raises:
+            Unavailable: The disk fails or does not answer in time; what is left stays trash.
+        """
+        before_s = self._clock.time() - keep_s if keep_s > 0 else math.inf
+        removed = 0
+        while True:
+            count = await self._hop(lambda: self._files.empty_trash(before_s, _REMOVED), self._writing)
+            removed += count
+            if count < _REMOVED:
+                return removed
+
+    # ---- proofs -----------------------------------------------------------------------------------------------------
+
+    async def verify(self, volume: VolumeId, chunk: ChunkId) -> int | None:
+        """Read a whole chunk from the disk, past the caches, and compare it with its id.
+
+        Returns:
+            The bytes its file has; None if it is not here (any more).
+
+        Raises:
+            Corrupt: It is damaged, and now in quarantine and reported.
+            Unavailable: The disk fails or does not answer in time.
+        """
+
+        def read() -> int:
+            _, data = self._files.read_anew(volume, chunk, runs.whole)
+            return HEADER_BYTES + len(data)
+
+        try:
+            return await self._hop(read, self._reading)
+        except NotFound:
+            return None
+
+    async def audit(self, volume: VolumeId, chunk: ChunkId, block: int) -> tuple[list[bytes], bytes]:
+        """(hashes of all blocks, the bytes of one), read from the disk: what format.chunk.check_audit believes.
+
+        Raises:
+            NotFound: No such chunk here.
+            Misuse: It has no such block.
+            Corrupt: It is damaged, and now in quarantine and reported.
+            Unavailable: The disk fails or does not answer in time.
+        """
+
+        def read() -> tuple[list[bytes], bytes]:
+            hashes, data = self._files.read_anew(volume, chunk, lambda _: Blocks(block, 1))
+            return list(hashes), bytes(data)
+
+        return await self._hop(read, self._reading)
+
+    async def digests(self) -> list[bytes]:
+        """See Inventory."""
+        return await self.inventory.digests()
+
+    async def listed(
+        self, bucket: int, after: tuple[VolumeId, ChunkId] | None = None, limit: int = MOST_LISTED
+    ) -> Listing:
+        """See Inventory."""
+        return await self.inventory.listed(bucket, after, limit)
 
     async def _hop(self, work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
         """Run `work` in a thread, but wait for it no longer than a disk may take.

@@ -71,6 +71,10 @@ class Disk:
             count += got
         return count
 
+    def forget(self, fd: int) -> None:
+        """Drop what the page cache has of a file, so that the next read is of the disk."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def free(self, path: Path) -> int:
         """Bytes an ordinary user may still write on the disk of `path`."""
         state = os.statvfs(path)

@@ -3,7 +3,7 @@
     ROOT/<volume, 16 hex>/<id, 2 hex>/<62 hex>   a header page (chunks.header), then the sealed bytes
     ROOT/temp/                                    writes under way; emptied at start
     ROOT/trash/<deleted_s>-<volume>-<id>-<put_seq>
-    ROOT/quarantine/<volume>-<id>                 damaged files, the newest few kept for people to look at
+    ROOT/quarantine/<volume>-<id>                 chunks.quarantine
     ROOT/put_seq                                  chunks.sequence
 
 A PUT is temp → fsync → rename → fsync of the directory; whatever stops it in between leaves the old file or the new
@@ -17,7 +17,8 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from p2pfs.chunks.header import HEADER_BYTES, Header, check_blocks, pack, unpack
 from p2pfs.chunks.ledger import Ledger, Trashed
 from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
+from p2pfs.chunks.quarantine import Quarantine
 from p2pfs.chunks.sequence import PutSequence
 from p2pfs.errors import Corrupt, NoSpace, NotFound, PoolError
 from p2pfs.format.chunk import block_hashes
@@ -36,11 +38,20 @@ from p2pfs.types import ChunkId, VolumeId, volume_name
 log = logging.getLogger(__name__)
 
 _STRIPES: Final = 64
-_QUARANTINE_FILES: Final = 64
-_DAMAGED_REPORTS: Final = 1024
 
 Select = Callable[[int], Blocks]
 """Sealed size of the chunk → the run wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A chunk that is here, by its file's header."""
+
+    volume: VolumeId
+    chunk: ChunkId
+    size: int  # sealed bytes
+    put_seq: int
+    stored_s: int  # UTC
 
 
 class ChunkFiles:
@@ -59,7 +70,7 @@ class ChunkFiles:
         self._pool = PagePool()
         self._hashes = HashCache()
         self._making = threading.Lock()
-        self._damaged: dict[tuple[VolumeId, ChunkId], None] = {}
+        self.quarantine = Quarantine(root / "quarantine", disk)
 
     # ---- start ------------------------------------------------------------------------------------------------------
 
@@ -81,6 +92,7 @@ class ChunkFiles:
             self._sequence.start_above(highest)
             for entry in sorted(map(_trashed, os.scandir(self.root / "trash")), key=lambda entry: entry.deleted_s):
                 self.ledger.trashed(entry, was_live=False)
+            self.quarantine.load(lambda volume, chunk: self._path(volume, chunk).exists())
 
     def _count_live(self, *, with_headers: bool) -> int:
         """Count chunk files; the highest put_seq among them if their headers must be read (the claim was lost)."""
@@ -93,7 +105,8 @@ class ChunkFiles:
                     for entry in entries:
                         self.ledger.found(entry.stat().st_size)
                         if with_headers:
-                            highest = max(highest, self._put_seq_at(Path(entry.path)) or 0)
+                            header = self._header_at(Path(entry.path))
+                            highest = max(highest, header.put_seq if header else 0)
         return highest
 
     # ---- one chunk --------------------------------------------------------------------------------------------------
@@ -122,7 +135,7 @@ class ChunkFiles:
                     self._disk.rename(temporary, path)
                     self.ledger.stored(length, replaced)
                     settled = True
-                self._damaged.pop((volume, chunk), None)  # reported now, it would cost the new copy its place
+                self.quarantine.forget([(volume, chunk)])  # reported now, it would cost the new copy its place
                 self._disk.sync_directory(path.parent)
                 return put_seq
             finally:
@@ -140,19 +153,35 @@ class ChunkFiles:
             Unavailable: The disk fails.
             Whatever `select` raises.
         """
-        path = self._path(volume, chunk)
-        with mapped("reading a chunk"):
+        with self._opened(volume, chunk) as fd:
+            size, _, data = self._read(fd, volume, chunk, select)
+            return size, data
+
+    def read_anew(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[tuple[bytes, ...], memoryview]:
+        """(hashes of all blocks, bytes of the run) as they are on the disk now, past every cache that can be passed.
+
+        Raises:
+            As `read`.
+        """
+        with self._opened(volume, chunk) as fd:
+            if not self._direct:
+                self._disk.forget(fd)
             try:
-                fd = self._disk.open(path, direct=self._direct)
-            except FileNotFoundError:
-                raise NotFound("no such chunk here") from None
-            try:
-                return self._read(fd, volume, chunk, select)
-            except _Damaged as damage:
-                self._quarantine(path, fd, volume, chunk)
-                raise Corrupt(str(damage)) from damage
+                _, hashes, data = self._read(fd, volume, chunk, select, anew=True)
+                return hashes, data
             finally:
-                self._disk.close(fd)
+                if not self._direct:
+                    self._disk.forget(fd)
+
+    def head(self, volume: VolumeId, chunk: ChunkId) -> Held | None:
+        """What the header of a chunk says; None if it is not here, or damaged and now in quarantine."""
+        try:
+            with self._opened(volume, chunk) as fd:
+                state = os.fstat(fd)
+                header = self._expect_header(fd, volume, chunk, state.st_size - HEADER_BYTES)
+        except (NotFound, Corrupt):
+            return None
+        return Held(volume, chunk, header.size, header.put_seq, int(state.st_mtime))
 
     def size(self, volume: VolumeId, chunk: ChunkId) -> int | None:
         """Sealed size of a chunk that is here, without reading it; None if it is not."""
@@ -165,11 +194,16 @@ class ChunkFiles:
         path = self._path(volume, chunk)
         with self._lock(chunk), mapped("deleting a chunk"):
             length = _size_of(path)
-            stored = self._put_seq_at(path)
-            if length is None or (stored is not None and stored > put_seq):
+            if length is None:
+                return
+            header = self._header_at(path)
+            if header is None:  # then nobody knows which PUT it is of: a newer one must be told to be gone
+                self._set_aside(path, length, volume, chunk)
+                return
+            if header.put_seq > put_seq:
                 return
             now_s = int(self._now())
-            name = f"{now_s:012d}-{volume_name(volume)}-{chunk.hex()}-{stored or 0:016x}"
+            name = f"{now_s:012d}-{volume_name(volume)}-{chunk.hex()}-{header.put_seq:016x}"
             self._disk.rename(path, self.root / "trash" / name)
             self.ledger.trashed(Trashed(now_s, name, length))
             self._disk.sync_directory(self.root / "trash")
@@ -179,23 +213,12 @@ class ChunkFiles:
         """Every PUT with a `put_seq` up to this one is in the ledger, or failed."""
         return self._sequence.settled()
 
-    # ---- trash and damage -------------------------------------------------------------------------------------------
-
-    def empty_trash(self, before_s: float) -> int:
-        """Remove what was deleted before that; how many files."""
-        victims = self.ledger.expired(before_s)
+    def empty_trash(self, before_s: float, most: int) -> int:
+        """Remove what was deleted before that, `most` of it; how many files."""
+        victims = self.ledger.expired(before_s, most)
         with mapped("emptying the trash"):
             self._remove_trashed(victims)
         return len(victims)
-
-    def damaged(self) -> list[tuple[VolumeId, ChunkId]]:
-        """Chunks quarantined since they were last acknowledged, the newest thousand."""
-        return list(self._damaged)
-
-    def acknowledge(self, reported: Sequence[tuple[VolumeId, ChunkId]]) -> None:
-        """The coordinator knows of these."""
-        for key in reported:
-            self._damaged.pop(key, None)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -213,8 +236,14 @@ class ChunkFiles:
             raise NoSpace("this peer has no room for another chunk")
 
     def _remove_trashed(self, victims: Sequence[Trashed]) -> None:
-        for entry in victims:
-            self._disk.remove(self.root / "trash" / entry.name)
+        """Files of entries that are off the books; what cannot be removed is on them again."""
+        for at, entry in enumerate(victims):
+            try:
+                self._disk.remove(self.root / "trash" / entry.name)
+            except OSError:
+                for kept in victims[at:]:
+                    self.ledger.trashed(kept, was_live=False)
+                raise
 
     def _make_directories(self, volume: VolumeId) -> None:
         """Everything above the chunk files of a volume, durable before anything is in it. All 256 at once, because one
@@ -239,73 +268,92 @@ class ChunkFiles:
         finally:
             self._disk.close(fd)
 
-    def _read(self, fd: int, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview]:
+    @contextlib.contextmanager
+    def _opened(self, volume: VolumeId, chunk: ChunkId) -> Iterator[int]:
+        """The file of a chunk, open for reading. What is found damaged in the block goes to quarantine.
+
+        Raises:
+            NotFound, Corrupt, Unavailable.
+        """
+        path = self._path(volume, chunk)
+        with mapped("reading a chunk"):
+            try:
+                fd = self._disk.open(path, direct=self._direct)
+            except FileNotFoundError:
+                raise NotFound("no such chunk here") from None
+            try:
+                yield fd
+            except _Damaged as damage:
+                self._set_aside_if_same(path, fd, volume, chunk)
+                raise Corrupt(str(damage)) from damage
+            finally:
+                self._disk.close(fd)
+
+    def _read(
+        self, fd: int, volume: VolumeId, chunk: ChunkId, select: Select, *, anew: bool = False
+    ) -> tuple[int, tuple[bytes, ...], memoryview]:
+        """(sealed size, hashes of all blocks, verified bytes of the run). `anew`: the hashes are not those remembered,
+        nor are they remembered: who goes through everything would drive out what is in use."""
         size = os.fstat(fd).st_size - HEADER_BYTES
         try:
             run = select(size)
             start, stop = runs.span(size, run)
         except PoolError:
-            self._expect_length(fd, volume, chunk, size)
+            self._expect_header(fd, volume, chunk, size)
             raise
-        hashes = self._hashes.get(volume, chunk, size)
+        known = None if anew else self._hashes.get(volume, chunk, size)
         try:
             memory = self._pool.lend(stop - start)
-            page, data = read_data(self._disk, fd, memory, start, stop, with_header=hashes is None)
-            if hashes is None:
-                hashes = _checked(page, volume, chunk, size)
+            page, data = read_data(self._disk, fd, memory, start, stop, with_header=known is None)
+            hashes = known or _checked(page, volume, chunk, size).hashes
+            if known is None and not anew:
                 self._hashes.put(volume, chunk, size, hashes)
             check_blocks(hashes[run.first : run.first + run.count], block_hashes(data))
         except (Corrupt, OSError) as error:
             self._hashes.drop(volume, chunk)
             raise _damage_or(error) from error
-        return size, data
+        return size, hashes, data
 
-    def _expect_length(self, fd: int, volume: VolumeId, chunk: ChunkId, size: int) -> None:
-        """Raises _Damaged if the file has not got the length its header says: then nobody asked for the wrong thing."""
-        memory = self._pool.lend(0)
+    def _expect_header(self, fd: int, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
+        """The header, which must be that of this chunk and of this size. Raises _Damaged if it is not."""
         try:
-            count = self._disk.read_into(fd, memory[:PAGE], 0, PAGE)
-            _checked(memory[:count], volume, chunk, size)
+            return _checked(self._page(fd), volume, chunk, size)
         except (Corrupt, OSError) as error:
             raise _damage_or(error) from error
 
-    def _put_seq_at(self, path: Path) -> int | None:
-        """The put_seq in a file's header; None if it is absent or unreadable."""
-        page = memoryview(bytearray(PAGE))
+    def _header_at(self, path: Path) -> Header | None:
+        """The header in a file that is there; None if it is damaged."""
+        fd = self._disk.open(path, direct=self._direct)
         try:
-            fd = self._disk.open(path)
-        except FileNotFoundError:
+            return unpack(self._page(fd))
+        except Corrupt:
             return None
-        try:
-            count = self._disk.read_into(fd, page, 0, PAGE)
-            return unpack(page[:count]).put_seq
-        except (Corrupt, OSError):
-            return None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return None
+            raise
         finally:
             self._disk.close(fd)
 
-    def _quarantine(self, path: Path, fd: int, volume: VolumeId, chunk: ChunkId) -> None:
+    def _page(self, fd: int) -> memoryview:
+        memory = self._pool.lend(0)
+        return memory[: self._disk.read_into(fd, memory[:PAGE], 0, PAGE)]
+
+    def _set_aside_if_same(self, path: Path, fd: int, volume: VolumeId, chunk: ChunkId) -> None:
         """Move the damaged file away, unless a PUT has replaced it since it was opened."""
-        log.warning("chunk %s of volume %s is damaged: moved to quarantine", chunk.hex(), volume_name(volume))
         with self._lock(chunk):
-            opened = os.fstat(fd)
             try:
                 present = os.stat(path)
             except FileNotFoundError:
                 return
-            if not os.path.samestat(opened, present):
-                return
-            name = f"{volume_name(volume)}-{chunk.hex()}"
-            self._disk.rename(path, self.root / "quarantine" / name)
-            self.ledger.lost(present.st_size)
-            if len(self._damaged) < _DAMAGED_REPORTS:
-                self._damaged[volume, chunk] = None
-        self._trim_quarantine()
+            if os.path.samestat(os.fstat(fd), present):
+                self._set_aside(path, present.st_size, volume, chunk)
 
-    def _trim_quarantine(self) -> None:
-        kept = sorted(os.scandir(self.root / "quarantine"), key=lambda entry: entry.stat().st_ctime_ns)
-        for entry in kept[:-_QUARANTINE_FILES]:
-            self._disk.remove(Path(entry.path))
+    def _set_aside(self, path: Path, length: int, volume: VolumeId, chunk: ChunkId) -> None:
+        log.warning("chunk %s of volume %s is damaged: moved to quarantine", chunk.hex(), volume_name(volume))
+        self.quarantine.take(path, volume, chunk)
+        self.ledger.lost(length)
+        self.quarantine.trim()
 
 
 class _Damaged(Exception):
@@ -321,12 +369,12 @@ def _damage_or(error: Corrupt | OSError) -> Exception:
     return error
 
 
-def _checked(page: memoryview, volume: VolumeId, chunk: ChunkId, size: int) -> tuple[bytes, ...]:
-    """The block hashes out of a header page. Raises Corrupt unless it is that of this chunk."""
+def _checked(page: memoryview, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
+    """The header in its page. Raises Corrupt unless it is that of this chunk."""
     header = unpack(page)
     if (header.volume, header.chunk, header.size) != (volume, chunk, size):
         raise Corrupt("the file holds another chunk than its name and length say")
-    return header.hashes
+    return header
 
 
 def _size_of(path: Path) -> int | None:

@@ -122,12 +122,15 @@ class Ledger:
                 self._used -= entry.size
                 self._chunks -= 1
 
-    def expired(self, before_s: float) -> list[Trashed]:
-        """Trash older than that, taken off the books; the caller removes the files."""
+    def expired(self, before_s: float, most: int) -> list[Trashed]:
+        """Trash older than that, at most `most` entries, taken off the books; the caller removes the files."""
         with self._lock:
-            count = 0
-            for entry in self._trash:
-                if entry.deleted_s >= before_s:
-                    break
-                count += 1
-            return self._take(count)
+            taken: list[Trashed] = []
+            kept: deque[Trashed] = deque()
+            while self._trash and len(taken) < most:  # not only the first: a clock may have been set back
+                entry = self._trash.popleft()
+                (taken if entry.deleted_s < before_s else kept).append(entry)
+            kept.extend(self._trash)
+            self._trash = kept
+            self._trash_bytes -= sum(entry.size for entry in taken)
+            return taken

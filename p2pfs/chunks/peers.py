@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2pfs.chunks.remote import RemoteStore, Tokens, Unspent
 from p2pfs.net.client import Client, Endpoint
-from p2pfs.types import NodeId, PeerNumber, PeerState, Role
+from p2pfs.types import GONE_STATES, NodeId, PeerNumber, Role
 from p2pfs.wire.membership import PeerInfo, PoolMap
 
 
@@ -36,7 +36,7 @@ class PeerStores:
         pool = self._map()
         if pool is not self._seen:
             self._seen = pool
-            self._infos = {PeerNumber(peer.number): peer for peer in pool.peers if peer.state != PeerState.REVOKED}
+            self._infos = {PeerNumber(peer.number): peer for peer in pool.peers if peer.state not in GONE_STATES}
         info = self._infos.get(number)
         if info is None or not info.addresses:
             self._stores.pop(number, None)

@@ -7,9 +7,11 @@ gets from the coordinator, and asks only for the blocks wanted. Called by chunks
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import trio
+
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.protocol import Blocks, Check, Released
-from p2pfs.errors import Corrupt, Invalid, NoSpace, NotFound, Unavailable
+from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
 from p2pfs.wire import codec
@@ -115,8 +117,9 @@ class RemoteStore:
         return True
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
-        path = f"{_path(volume, chunk)}?put_seq={put_seq}"
-        await self._client.request(self.endpoint, "DELETE", path, timeout_s=self._timeout_s)
+        """Refused: a peer deletes what its coordinator orders, and nothing else."""
+        await trio.lowlevel.checkpoint()
+        raise Misuse("a peer deletes only by order")
 
 
 def _path(volume: VolumeId, chunk: ChunkId) -> str:

@@ -27,11 +27,17 @@ _SMOOTHING: Final = 0.2
 _HEDGE_SHARE: Final = 0.1
 _HEDGE_BURST: Final = 8.0
 
-_STATE_RANK: Final[dict[str | None, int]] = {PeerState.UP: 0, PeerState.SUSPECT: 1, PeerState.DOWN: 2}
+_STATE_RANK: Final[dict[str | None, int]] = {
+    PeerState.UP: 0,
+    PeerState.DRAINING: 0,
+    PeerState.SUSPECT: 1,
+    PeerState.AWAY: 2,
+    PeerState.DOWN: 2,
+}
 
 
 def _rank(state: str | None) -> int:
-    """Better states first; peers that are revoked, or that the map does not know, last."""
+    """Better states first; peers that are no members any more, or that the map does not know, last."""
     return _STATE_RANK.get(state, 3)
 
 

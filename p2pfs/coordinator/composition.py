@@ -3,18 +3,29 @@
 The only place that knows all constructors. Called by `daemon`.
 """
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from p2pfs.coordinator.audits import Audits
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.care import Care
+from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
+from p2pfs.coordinator.inventory import Inventory
+from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.ledger import Ledger, Promise
 from p2pfs.coordinator.liveness import Patience
 from p2pfs.coordinator.membership import Membership, all_revoked
+from p2pfs.coordinator.noticed import Noticed
+from p2pfs.coordinator.orders import OrderBook
+from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.purge import Purge
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
@@ -23,7 +34,8 @@ from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.coordinator.volumes import Volumes
-from p2pfs.meta import members, open_inodes, reservations, sessions
+from p2pfs.meta import jobs as job_rows
+from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -97,6 +109,54 @@ async def compose(
             free=promised.free,
         )
 
+    receipts = ReceiptChecker(record.pool, roster.receipt_keys)
+    noticed = Noticed()
+    jobs = Jobs(database, clock, database.read(job_rows.load))
+    orders = OrderBook(roster, clock, first_number=found.starts << 40)
+    deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
+    audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)
+    leaving = Leaving(
+        database=database, roster=roster, reservations=promised, deletions=deletions, jobs=jobs, clock=clock
+    )
+    care = Care(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        receipts=receipts,
+        deletions=deletions,
+        audits=audits,
+        jobs=jobs,
+        noticed=noticed,
+        surveyed=leaving.surveyed,
+        repair_delay_s=settings.repair_delay,
+        clock=clock,
+    )
+    pool_clock = PoolClock(database, roster, clock)
+    inventory = Inventory(
+        database=database,
+        roster=roster,
+        deletions=deletions,
+        jobs=jobs,
+        noticed=noticed,
+        orphans_stay=lambda: bool(database.read(lambda connection: rows.number(connection, rows.ORPHANS_STAY))),
+        interval_s=settings.inventory_interval,
+        orphan_grace_s=settings.orphan_grace,
+        clock=clock,
+    )
+    purge = Purge(
+        database=database,
+        roster=roster,
+        deletions=deletions,
+        jobs=jobs,
+        pool_clock=pool_clock,
+        covered_s=lambda: math.inf,
+        grace_s=settings.purge_grace,
+        latest_s=settings.purge_latest,
+        quiet_load=settings.quiet_load,
+        clock=clock,
+    )
+    for desk in (care, deletions, audits, inventory):
+        orders.add(desk)
     return Services(
         roster=roster,
         membership=Membership(
@@ -112,14 +172,23 @@ async def compose(
             certificate_lifetime_s=settings.certificate_lifetime,
             clock=clock,
         ),
-        pulse=Pulse(database=database, roster=roster, reservations=promised, signer=signer, clock=clock),
+        pulse=Pulse(
+            database=database,
+            roster=roster,
+            reservations=promised,
+            signer=signer,
+            orders=orders,
+            noticed=noticed,
+            clock=clock,
+        ),
         volumes=Volumes(database=database, roster=roster, clock=clock),
         sessions=Sessions(
             database=database,
             roster=roster,
             reservations=promised,
-            receipts=ReceiptChecker(record.pool, roster.receipt_keys),
+            receipts=receipts,
             listeners=listeners,
+            noticed=noticed,
             lifetime_s=settings.session_lifetime,
             clock=clock,
         ),
@@ -136,6 +205,10 @@ async def compose(
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
+        orders=orders,
+        leaving=leaving,
+        jobs=jobs,
+        workers=(care, leaving, audits, purge, jobs),
     )
 
 

@@ -128,6 +128,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             Reaper(services.sessions),
             Expiry(services.sessions, services.reservations),
             certificate,
+            *services.workers,
         ]
         async with trio.open_nursery() as nursery:
             for one in workers:

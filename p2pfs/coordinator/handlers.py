@@ -4,23 +4,31 @@ Who may call what was checked by the server from `wire.routes` before; membershi
 `authorise`. Made once by `daemon`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.membership import Membership
+from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
 from p2pfs.coordinator.volumes import Volumes, parse_volume
+from p2pfs.errors import NotFound
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
+from p2pfs.runtime.worker import Worker
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.events import WaitEvents
-from p2pfs.wire.membership import Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
+from p2pfs.wire.jobs import JobAction
+from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
 from p2pfs.wire.namespace import Batch, Question
+from p2pfs.wire.orders import Report
+from p2pfs.wire.plans import PlanRequest
 from p2pfs.wire.routes import Route
 from p2pfs.wire.volumes import CreateVolume, GrantIds, OpenSession, RenewSession, Reserve
 
@@ -37,6 +45,11 @@ class Services:
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
+    orders: OrderBook
+    leaving: Leaving
+    jobs: Jobs
+    workers: Sequence[Worker]
+    """Background work beside `pulse`, for `daemon` to run."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`."""
@@ -61,6 +74,14 @@ class Services:
             "reserve": self._reserve,
             "events": self._events,
             "held": self._held,
+            "orders": self._orders,
+            "away": self._away,
+            "drain": self._drain,
+            "undrain": self._undrain,
+            "forget": self._forget,
+            "plan": self._plan,
+            "jobs": self._jobs,
+            "job": self._job,
         }
 
     def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
@@ -152,6 +173,38 @@ class Services:
 
     async def _held(self, request: Request) -> Response:
         return Response.of(self.sessions.held(_session(request)))
+
+    # ---- looking after the pool -------------------------------------------------------------------------------------
+
+    async def _orders(self, request: Request) -> Response:
+        return Response.of(await self.orders.exchange(request.caller, await request.message(Report)))
+
+    async def _away(self, request: Request) -> Response:
+        message = await request.message(AwayRequest)
+        return Response.of(await self.leaving.away(request.caller, request.parameters["node"], message.for_s))
+
+    async def _drain(self, request: Request) -> Response:
+        return Response.of(await self.leaving.drain(request.caller, request.parameters["node"]))
+
+    async def _undrain(self, request: Request) -> Response:
+        return Response.of(await self.leaving.undrain(request.caller, request.parameters["node"]))
+
+    async def _forget(self, request: Request) -> Response:
+        return Response.of(await self.leaving.forget(request.caller, request.parameters["node"]))
+
+    async def _plan(self, request: Request) -> Response:
+        return Response.of(await self.leaving.plan(request.caller, await request.message(PlanRequest)))
+
+    async def _jobs(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.jobs.listed(self.roster.name_of))
+
+    async def _job(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        number, action = request.parameters["job"], request.parameters["action"]
+        if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
+            raise NotFound("there is no such job or action")
+        return Response.of(await self.jobs.act(int(number), JobAction(action)))
 
 
 def _session(request: Request) -> SessionId:

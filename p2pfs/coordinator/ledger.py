@@ -107,6 +107,10 @@ class Ledger:
             if not self._left[token]:
                 del usable[token]
 
+    def arrived(self, peer: PeerNumber, size: int, *, put_seq: int) -> None:
+        """A peer stored a chunk that was promised nobody: its bytes settle."""
+        self._settle(peer, size + CHUNK_OVERHEAD_BYTES, put_seq=put_seq)
+
     def release(self, session: SessionId, tokens: Iterable[int]) -> list[Promise]:
         """Forget these of the session's tokens; what was promised settles, for it may have been stored unseen.
         Tokens of others, and unknown ones, are passed over."""

@@ -1,8 +1,13 @@
 """Which peers are up: pure decisions about silence.
 
     (start or heartbeat) → UP ──silent suspect_s──▶ SUSPECT ──silent down_s──▶ DOWN
-                            ◀──────────heartbeat──────────────────────────────┘
+                           │ ◀─────────heartbeat────────────────────────────────┤
+                           ├──silent suspect_s, as announced──▶ AWAY ──not back─┘
+                           └◀─drain, undrain─▶ DRAINING ──nothing depends on it any more──▶ LEFT ──undrain──▶ UP
+    any member ──forget──▶ LOST ──heartbeat──▶ UP
     any state ──revoked──▶ REVOKED (for ever)
+
+A draining peer that falls silent is SUSPECT and DOWN like others, and still leaving.
 
 Silence is counted on the coordinator's monotonic clock from the later of the last heartbeat and the coordinator's own
 start: its downtime is nobody's silence. Called by `roster`.
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 
 from p2pfs.types import PeerState
 
-REACHABLE = frozenset({PeerState.UP, PeerState.SUSPECT})
+REACHABLE = frozenset({PeerState.UP, PeerState.DRAINING, PeerState.SUSPECT})
 """States in which a peer's copies count as readable and room on it is promised."""
 
 
@@ -25,10 +30,14 @@ class Patience:
     down_s: float = 60.0
 
 
-def state_after(silence_s: float, patience: Patience) -> PeerState:
-    """The state of a peer that was not revoked and said nothing for so long."""
+def state_after(
+    silence_s: float, patience: Patience, *, is_leaving: bool = False, is_announced: bool = False
+) -> PeerState:
+    """The state of a member that said nothing for so long. `is_announced`: it said that it would be silent now."""
     if silence_s < patience.suspect_s:
-        return PeerState.UP
+        return PeerState.DRAINING if is_leaving else PeerState.UP
+    if is_announced:
+        return PeerState.AWAY
     return PeerState.SUSPECT if silence_s < patience.down_s else PeerState.DOWN
 
 

@@ -14,7 +14,9 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pfs.coordinator.liveness import next_check_s
+from p2pfs.coordinator.liveness import REACHABLE, next_check_s
+from p2pfs.coordinator.noticed import Noticed
+from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
@@ -40,6 +42,8 @@ _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
 _LEAST_PAUSE_S: Final = 0.01
 """A fraction of a clock's tick before somebody counts as silent, the clock would stand still however often it is asked."""
+_ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
+"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +60,16 @@ class Pulse:
         roster: Roster,
         reservations: Reservations,
         signer: TokenSigner,
+        orders: OrderBook,
+        noticed: Noticed,
         clock: Clock,
     ) -> None:
         self._database = database
         self._roster = roster
         self._reservations = reservations
         self._signer = signer
+        self._orders = orders
+        self._noticed = noticed
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -82,7 +90,7 @@ class Pulse:
         if change is not None:
             _tell(change)
         if moved or change is not None or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
-            await self._keep(peer, heartbeat)
+            await self._keep(peer, heartbeat, change)
             peer.kept_s = now_s
             self._roster.member(identity.node)  # it may have been revoked meanwhile
         return self._answer(peer, heartbeat)
@@ -91,9 +99,11 @@ class Pulse:
 
     async def work(self) -> Progress:
         """Notice who fell silent."""
-        changes = self._roster.refresh(self._clock.monotonic())
+        changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
         for change in changes:
             _tell(change)
+            if change.after not in REACHABLE:
+                self._orders.silent(change.peer.number)
         if changes:
             await self._keep_states(changes)
         return Progress.IDLE
@@ -115,22 +125,31 @@ class Pulse:
             interval_s=self._roster.patience.heartbeat_s,
             revocations=revocations if revocations.version > heartbeat.revocations_version else None,
             coordinator_clock_s=self._clock.time(),
+            has_orders=peer.is_member and self._orders.waits(peer.number),
+            state=peer.state.value,
         )
 
-    async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
-        now_s, number, capacity = self._clock.time(), peer.number, peer.capacity
+    async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
+        now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
+        away_until_s = peer.away_until_s
+        is_new = change is not None and change.before in _ABSENT
 
-        def keep(connection: sqlite3.Connection) -> int:
+        def keep(connection: sqlite3.Connection) -> tuple[int, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
-            _set_state(connection, number, state=PeerState.UP, now_s=now_s)
-            return sum(
-                chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number)
+            _set_state(connection, number, state=state, now_s=now_s)
+            members.set_away(connection, number, until_s=away_until_s)
+            dropped = sum(
+                chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt
             )
+            return dropped, members.appear(connection, number) if is_new else 0
 
-        dropped = await self._database.write(keep)
+        dropped, appearances = await self._database.write(keep)
+        if is_new:
+            self._roster.appear(peer, appearances)
         if dropped:
             _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)
+            self._noticed.tell(heartbeat.corrupt)
 
     async def _keep_states(self, changes: Sequence[Change]) -> None:
         now_s = self._clock.time()
@@ -184,16 +203,13 @@ def _check_resources(resources: Resources) -> None:
 
 
 def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
-    # The peer may have been revoked since this was decided, and that is for ever.
-    if members.peer(connection, number).state is not PeerState.REVOKED:
+    # The peer may have been revoked, forgotten or let go since this was decided by its silence or its voice.
+    known = members.peer(connection, number).state
+    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT):
         members.set_peer_state(connection, number, state=state, now_s=now_s)
 
 
 def _tell(change: Change) -> None:
     name, number = change.peer.node.name, change.peer.number
-    if change.after is PeerState.DOWN:
-        _log.warning("peer %s (%d) is down", name, number)
-    elif change.after is PeerState.UP:
-        _log.info("peer %s (%d) is up", name, number)
-    else:
-        _log.info("peer %s (%d) is silent", name, number)
+    level = logging.WARNING if change.after is PeerState.DOWN else logging.INFO
+    _log.log(level, "peer %s (%d) is %s", name, number, change.after.value)

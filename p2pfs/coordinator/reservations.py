@@ -56,9 +56,14 @@ class Reservations:
         self._early_purge = early_purge
         self._clock = clock
 
+    @property
+    def configured(self) -> Copies:
+        """What the pool was told to keep, however many members it has."""
+        return self._copies
+
     def copies_wanted(self) -> tuple[int, int]:
-        """(replicas, min_replicas), capped by the number of members."""
-        return capped(self._copies.replicas, self._copies.min_replicas, len(self._roster.members()))
+        """(replicas, min_replicas), capped by the number of members that stay."""
+        return capped(self._copies.replicas, self._copies.min_replicas, self._roster.staying())
 
     def free(self, peer: Peer, *, own: int = 0) -> int:
         """Bytes of a peer that nobody uses or was promised, except for `own` promised to whoever asks."""
@@ -110,6 +115,10 @@ class Reservations:
         """Receipts of a commit were accepted: (peer, put_seq, bytes) each."""
         for peer, put_seq, size in promises:
             self._ledger.stored(session, peer, size, put_seq=put_seq)
+
+    def arrived(self, peer: PeerNumber, size: int, *, put_seq: int) -> None:
+        """A peer stored a chunk that nobody had to promise room for: its bytes are on their way into `used`."""
+        self._ledger.arrived(peer, size, put_seq=put_seq)
 
     def heard(self, peer: PeerNumber, put_seq: int) -> None:
         """A heartbeat's figures were taken over."""

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import trio
+
 from p2pfs.coordinator.liveness import REACHABLE, Patience, state_after
 from p2pfs.coordinator.receipts import receipt_key
 from p2pfs.errors import Denied, NotFound
 from p2pfs.meta import members
 from p2pfs.meta.members import Node
-from p2pfs.types import NodeId, PeerNumber, PeerState, PoolId
+from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, PoolId
 from p2pfs.wire.membership import Heartbeat, NodeInfo, PeerInfo, PoolMap, Resources, Revocations
 
 CAPACITY_STEP: Final = 0.1
@@ -40,12 +42,16 @@ class Peer:
     resources: Resources | None = None
     clock_ahead_s: float | None = None  # of the coordinator's, when last heard
     version: str = ""
+    is_leaving: bool = False  # being drained, whether it is up or not
+    away_until_s: float = 0.0  # UTC; it said that it would be silent until then
+    appearances: int = 0  # see meta.members.appear
+    run: int = 0  # the daemon's, as its last heartbeat said
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
     @property
     def is_member(self) -> bool:
-        """Counts towards the number of copies: it served once and was not revoked, whether it is up or not."""
-        return bool(self.addresses) and self.state is not PeerState.REVOKED
+        """Counts towards the number of copies: it served once and is not gone, whether it is up or not."""
+        return bool(self.addresses) and self.state not in GONE_STATES
 
     @property
     def is_reachable(self) -> bool:
@@ -74,6 +80,7 @@ class Roster:
     peers: dict[PeerNumber, Peer] = field(default_factory=dict)
     revocations: Revocations = field(default_factory=lambda: Revocations(0, [], []))
     receipt_keys: dict[int, bytes] = field(default_factory=dict, repr=False)  # of peers not revoked
+    changed: trio.Event = field(default_factory=trio.Event)  # set, and replaced, with every change of `version`
     _peer_of: dict[NodeId, Peer] = field(default_factory=dict)
     _changes: int = 0
     _members: tuple[int, list[Peer]] = field(default_factory=lambda: (-1, []))  # as of that many changes
@@ -94,14 +101,25 @@ class Roster:
             peer.addresses, peer.capacity = tuple(row.addresses), row.capacity
             peer.offered, peer.used, peer.trash, peer.chunks = row.capacity, row.used, row.trash, row.chunks
             peer.resources, peer.version = row.resources, row.version
-            if row.state is PeerState.DOWN:
-                peer.heard_s, peer.state = self.started_s - self.patience.down_s, PeerState.DOWN
+            peer.is_leaving, peer.away_until_s = row.is_leaving, row.away_until_s
+            peer.appearances = row.appearances
+            if row.state in (PeerState.DOWN, PeerState.AWAY):
+                peer.heard_s, peer.state = self.started_s - self.patience.down_s, row.state
+            elif row.state in GONE_STATES:
+                peer.state = row.state
+            elif row.is_leaving:
+                peer.state = PeerState.DRAINING
+        self._touch()
+
+    def _touch(self) -> None:
         self._changes += 1
+        self.changed.set()
+        self.changed = trio.Event()
 
     def admit(self, node: Node) -> None:
         """Count a node that the database has."""
         self.nodes[node.id] = node
-        self._changes += 1
+        self._touch()
 
     def admit_peer(self, number: PeerNumber, node_id: NodeId) -> Peer:
         """Count a node as a peer."""
@@ -110,7 +128,7 @@ class Roster:
         peer = self.peers[number] = self._peer_of[node_id] = Peer(number, node, self.started_s, state)
         if node.revoked_s is None:
             self.receipt_keys[number] = receipt_key(self.receipt_master, number, node_id)
-        self._changes += 1
+        self._touch()
         return peer
 
     def revoke(self, node: Node, revocations: Revocations) -> None:
@@ -121,7 +139,7 @@ class Roster:
         if peer is not None:
             peer.node, peer.state = node, PeerState.REVOKED
             self.receipt_keys.pop(peer.number, None)
-            self._changes += 1
+            self._touch()
 
     def node(self, node: str) -> Node:
         """Raises NotFound."""
@@ -140,6 +158,11 @@ class Roster:
         if known is None or known.revoked_s is not None:
             raise Denied("this node is not a member of the pool (any more)")
         return known
+
+    def name_of(self, node: str) -> str:
+        """What people call a node."""
+        known = self.nodes.get(NodeId(node))
+        return known.name if known is not None else node
 
     def named(self, name: str) -> Node | None:
         """The member called `owner@machine`, if any; revoked ones have given up their name."""
@@ -167,32 +190,61 @@ class Roster:
     def report(self, peer: Peer, heartbeat: Heartbeat, *, now_s: float, time_s: float) -> tuple[Change | None, bool]:
         """Take in a heartbeat: (change of state or None, whether addresses or capacity changed)."""
         before, limit = peer.state, peer.node.capacity_limit
-        peer.heard_s, peer.state = now_s, PeerState.UP
+        peer.heard_s = now_s
+        if before is not PeerState.LEFT:
+            peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
+        if before is PeerState.AWAY:
+            peer.away_until_s = 0.0
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
-        peer.resources, peer.version = heartbeat.resources, heartbeat.version
+        peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run
         peer.clock_ahead_s = round(heartbeat.clock_s - time_s, 3)
         addresses = tuple(heartbeat.addresses)
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        if moved or before is not PeerState.UP:
-            self._changes += 1
-        return (Change(peer, before, PeerState.UP) if before is not PeerState.UP else None), moved
+        if moved or before is not peer.state:
+            self._touch()
+        return (Change(peer, before, peer.state) if before is not peer.state else None), moved
 
-    def refresh(self, now_s: float) -> list[Change]:
+    def refresh(self, now_s: float, time_s: float) -> list[Change]:
         """Let silence count: the changes of state since the last call."""
         changes = []
         for peer in self.peers.values():
             if peer.is_member:
-                after = state_after(now_s - peer.heard_s, self.patience)
+                after = state_after(
+                    now_s - peer.heard_s,
+                    self.patience,
+                    is_leaving=peer.is_leaving,
+                    is_announced=time_s < peer.away_until_s,
+                )
                 if after is not peer.state:
                     changes.append(Change(peer, peer.state, after))
                     peer.state = after
-        self._changes += len(changes)
+        if changes:
+            self._touch()
         return changes
 
+    def announce(self, peer: Peer, *, away_until_s: float) -> None:
+        """The peer will be silent until then; 0: it will not."""
+        peer.away_until_s = away_until_s
+        self._touch()
+
+    def settle(self, peer: Peer, *, state: PeerState, is_leaving: bool) -> None:
+        """An admin, or the end of a drain, decided what the peer is from now on; its silence counts again at once."""
+        peer.state, peer.is_leaving = state, is_leaving
+        self._touch()
+
+    def appear(self, peer: Peer, appearances: int) -> None:
+        """What the peer holds is to be proved anew; the number comes from `meta.members.appear`."""
+        peer.appearances = appearances
+        self._touch()
+
     # ---- what others see --------------------------------------------------------------------------------------------
+
+    def staying(self) -> int:
+        """How many members are not about to leave: what the number of copies is capped by."""
+        return sum(not peer.is_leaving for peer in self.members())
 
     def members(self) -> list[Peer]:
         """Peers that count, in the order of their numbers; not to be changed."""
@@ -224,6 +276,7 @@ def peer_info(peer: Peer, free: int) -> PeerInfo:
         peer.capacity,
         free,
         peer.state.value,
+        peer.is_leaving,
     )
 
 

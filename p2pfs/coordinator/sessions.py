@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
@@ -65,6 +66,7 @@ class Sessions:
         reservations: Reservations,
         receipts: ReceiptChecker,
         listeners: Listeners,
+        noticed: Noticed,
         lifetime_s: float,
         clock: Clock,
     ) -> None:
@@ -73,6 +75,7 @@ class Sessions:
         self._reservations = reservations
         self._receipts = receipts
         self._listeners = listeners
+        self._noticed = noticed
         self._lifetime_s = lifetime_s
         self._clock = clock
         self.reapable = trio.Event()
@@ -224,6 +227,7 @@ class Sessions:
         outcome = await self._database.write(change, committed=tell)  # others are told even if the sender is gone
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             self._settle(session, accepted)
+            self._notice(session, accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)
 
@@ -264,6 +268,13 @@ class Sessions:
         return bool(
             await self._database.write(lambda connection: reaper.reap(connection, now_s=now_s, limit=_REAP_ROWS))
         )
+
+    def _notice(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
+        """Copies that came late, or did not come at all, are looked after."""
+        wanted, _ = self._reservations.copies_wanted()
+        short = [chunk for chunk in accepted if len({receipt.peer for receipt in chunk.receipts}) != wanted]
+        if short:
+            self._noticed.tell((self._row(session).volume, chunk.chunk) for chunk in short)
 
     def _settle(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
         self._reservations.stored(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from p2pfs.errors import Corrupt, Misuse
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.format.ranges import SEALED_BLOCK_BYTES, block_count, plain_size, sealed_size
+from p2pfs.format.ranges import SEALED_BLOCK_BYTES, block_count, plain_size, sealed_size, sealed_span
 from p2pfs.types import BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, TAG_BYTES, Buffer, ChunkId, ChunkKey
 
 FORMAT: Final = 1
@@ -143,6 +143,24 @@ def verify(chunk: ChunkId, sealed: Buffer) -> None:
     plain_size(len(sealed))
     if chunk_id(block_hashes(sealed)) != chunk:
         raise Corrupt(f"these bytes are not those of chunk {chunk.hex()}")
+
+
+def check_audit(chunk: ChunkId, size: int, block: int, hashes: Sequence[bytes], data: Buffer) -> None:
+    """Refuse what does not prove that somebody has block `block` of a chunk of sealed `size`: the hashes of all blocks,
+    which the id commits to, and the bytes of that one. Needs no key, and a sixteenth of the chunk.
+
+    Raises:
+        Corrupt: It proves nothing.
+        Misuse: No such chunk has such a block.
+    """
+    count = block_count(plain_size(size))
+    if not 0 <= block < count:
+        raise Misuse(f"a chunk of {size} sealed bytes has no block {block}")
+    if len(hashes) != count or any(len(name) != HASH_BYTES for name in hashes) or chunk_id(hashes) != chunk:
+        raise Corrupt(f"these are not the hashes of the blocks of chunk {chunk.hex()}")
+    start, stop = sealed_span(block, 1, size)
+    if len(data) != stop - start or blake3(data).digest() != hashes[block]:
+        raise Corrupt(f"these are not the bytes of block {block} of chunk {chunk.hex()}")
 
 
 class BlockHasher:

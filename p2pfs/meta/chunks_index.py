@@ -1,41 +1,37 @@
 """Which chunks there are, how often extents name them, and which peers hold copies. Inside the caller's transaction.
 
-    live ──last reference goes──▶ doomed ──begin_purge──▶ purging ──forget──▶ (no row)
-      ◀──a commit names it again──┘           └── a commit that names it gets Gone
+    live ──last reference goes──▶ doomed ──purge──▶ (no row; a void_copy on each peer that has yet to delete its copy)
+      ◀──a commit names it again──┘
 
-Receipts are checked before they come here; what to copy where is decided by `p2pfs.coordinator`.
+A commit that names a purged chunk gets Gone unless it brings receipts newer than what was purged: whatever the order in
+which a purge and a new reference come, no extent ever names a chunk that is being deleted. Receipts are checked before
+they come here; what to copy where is decided by `p2pfs.coordinator`, and looked for by `survey`.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from p2pfs.errors import Gone, Misuse
-from p2pfs.types import SEALED_CHUNK_BYTES, ChunkId, PeerNumber, PeerState, VolumeId
+from p2pfs.meta import void_copies
+from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
+from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
 WHOLE_COPIES: Final = 1
 """The only `scheme` so far."""
+EVERY_SEQ: Final = (1 << 63) - 1
 CHUNK_ID_BYTES: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRow:
-    """A chunk with the peers said to hold it."""
-
-    number: int
-    volume: VolumeId
-    id: ChunkId
-    size: int
-    holders: tuple[PeerNumber, ...]
-
-
-_COUNTS = f"NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.state = '{PeerState.REVOKED.value}')"
-"""SQL: a row of `replica r` is a copy. One on a revoked peer is none: nobody may read it."""
-HOLDERS: Final = f"(SELECT group_concat(r.peer) FROM replica r WHERE r.chunk = c.number AND {_COUNTS})"
+_GONE_SQL = ", ".join(f"'{state.value}'" for state in sorted(GONE_STATES))
+COUNTS: Final = f"NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.state IN ({_GONE_SQL}))"
+"""SQL: a row of `replica r` is a copy. One on a peer that is no member is none: nobody asks it."""
+HOLDERS: Final = f"(SELECT group_concat(r.peer) FROM replica r WHERE r.chunk = c.number AND {COUNTS})"
 """SQL: the peers that hold `chunk c`, for `parse_holders`."""
-_ROW = f"SELECT c.number, c.volume, c.id, c.size, {HOLDERS} FROM chunk c"
+_ROW = f"SELECT c.id, c.size, {HOLDERS} FROM chunk c"
 
 
 # ---- references, from commits and the reaper ------------------------------------------------------------------------
@@ -55,25 +51,23 @@ def refer(
     `new` carries verified receipts; without it the chunk must be known.
 
     Raises:
-        Gone: The chunk is being purged.
-        Misuse: It is unknown, of another size, or on fewer than `wanted_min` peers.
+        Gone: It is not stored (any more): put it again.
+        Misuse: It is of another size, or on fewer than `wanted_min` peers.
     """
     row = connection.execute(
-        "SELECT number, size, purging, refs FROM chunk WHERE volume = ? AND id = ?", (volume, chunk)
+        "SELECT number, size, refs FROM chunk WHERE volume = ? AND id = ?", (volume, chunk)
     ).fetchone()
     if row is None:
         if new is None:
-            raise Misuse("an extent names a chunk nobody has stored")
+            raise Gone("the chunk is not stored, or was deleted meanwhile: store it again")
         return _add(connection, volume, new=new, refs=times, wanted_min=wanted_min)
-    number, size, purging, refs = row
-    if purging:
-        raise Gone("the chunk is being deleted: store it again")
+    number, size, refs = row
     if new is not None:
         if new.size != size:
             raise Misuse(f"the chunk has {size} bytes, not {new.size}")
-        _add_replicas(connection, number, new=new)
+        _add_replicas(connection, number, volume, new=new)
     if new is not None or refs == 0:  # content already committed needs no new proof
-        _require(_copies(connection, number), wanted_min)
+        _require(connection, number, volume, new=new, wanted_min=wanted_min)
     connection.execute("UPDATE chunk SET refs = refs + ?, doomed_s = NULL WHERE number = ?", (times, number))
     return int(number)
 
@@ -90,23 +84,41 @@ def _add(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, ref
     if not 0 < new.size <= SEALED_CHUNK_BYTES or len(new.chunk) != CHUNK_ID_BYTES:
         raise Misuse("this is no chunk")
     cursor = connection.execute(
-        "INSERT INTO chunk (volume, id, size, scheme, refs, doomed_s, purging) VALUES (?, ?, ?, ?, ?, NULL, 0)",
+        "INSERT INTO chunk (volume, id, size, scheme, refs, doomed_s) VALUES (?, ?, ?, ?, ?, NULL)",
         (volume, new.chunk, new.size, WHOLE_COPIES, refs),
     )
     number = cursor.lastrowid or 0
-    _add_replicas(connection, number, new=new)
-    _require(_copies(connection, number), wanted_min)
+    _add_replicas(connection, number, volume, new=new)
+    _require(connection, number, volume, new=new, wanted_min=wanted_min)
     return number
 
 
-def _require(copies: int, wanted_min: int) -> None:
-    if copies < wanted_min:
-        raise Misuse(f"a chunk is on {copies} peers, {wanted_min} are needed")
+def _require(
+    connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk | None, wanted_min: int
+) -> None:
+    """Enough copies for a commit to name the chunk. Raises Gone when some were deleted since, Misuse."""
+    copies = _copies(connection, number)
+    if copies >= wanted_min:
+        return
+    if new is None or any(_is_void(connection, volume, new.chunk, receipt) for receipt in new.receipts):
+        raise Gone("too few copies of the chunk are left: store it again")
+    raise Misuse(f"a chunk is on {copies} peers, {wanted_min} are needed")
+
+
+def _is_void(connection: sqlite3.Connection, volume: VolumeId, chunk: bytes, receipt: Receipt) -> bool:
+    """Whether the copy that a receipt proved is known to be gone."""
+    return (
+        connection.execute(
+            "SELECT 1 FROM void_copy WHERE peer = ? AND volume = ? AND id = ? AND put_seq >= ?",
+            (receipt.peer, volume, chunk, receipt.put_seq),
+        ).fetchone()
+        is not None
+    )
 
 
 def _copies(connection: sqlite3.Connection, number: int) -> int:
     return int(
-        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {_COUNTS}", (number,)).fetchone()[0]
+        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}", (number,)).fetchone()[0]
     )
 
 
@@ -114,31 +126,36 @@ def _copies(connection: sqlite3.Connection, number: int) -> int:
 
 
 def add_replicas(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk) -> bool:
-    """Note more copies of a chunk (verified receipts). False when the chunk is unknown by now or being purged."""
+    """Note more copies of a chunk (verified receipts). False when the chunk is unknown by now."""
     row = connection.execute(
-        "SELECT number, size FROM chunk WHERE volume = ? AND id = ? AND purging = 0", (volume, new.chunk)
+        "SELECT number, size FROM chunk WHERE volume = ? AND id = ?", (volume, new.chunk)
     ).fetchone()
     if row is None:
         return False
     if row[1] != new.size:
         raise Misuse(f"the chunk has {row[1]} bytes, not {new.size}")
-    _add_replicas(connection, row[0], new=new)
+    _add_replicas(connection, row[0], volume, new=new)
     return True
 
 
-def drop_replica(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber) -> bool:
+def drop_replica(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    chunk: ChunkId,
+    peer: PeerNumber,
+    now_s: float,
+    up_to_seq: int = EVERY_SEQ,
+) -> bool:
     """A peer has lost its copy (or quarantined it): receipts up to the newest known one prove nothing any more. False
-    when it was not known to hold one."""
+    when it was not known to hold one, or only one put after `up_to_seq`."""
     dropped = connection.execute(
         "DELETE FROM replica WHERE peer = ? AND chunk = (SELECT number FROM chunk WHERE volume = ? AND id = ?)"
-        " RETURNING chunk, peer, put_seq",
-        (peer, volume, chunk),
+        " AND put_seq <= ? RETURNING put_seq",
+        (peer, volume, chunk, up_to_seq),
     ).fetchall()
-    connection.executemany(
-        "INSERT INTO damaged_copy VALUES (?, ?, ?)"
-        " ON CONFLICT (chunk, peer) DO UPDATE SET put_seq = max(put_seq, excluded.put_seq)",
-        dropped,
-    )
+    for (put_seq,) in dropped:
+        void_copies.add(connection, peer, volume=volume, chunk=chunk, put_seq=put_seq, pending=False, now_s=now_s)
     return bool(dropped)
 
 
@@ -151,13 +168,48 @@ def drop_replicas_of(connection: sqlite3.Connection, peer: PeerNumber, *, limit:
     ).rowcount
 
 
-def _add_replicas(connection: sqlite3.Connection, number: int, *, new: NewChunk) -> None:
-    """A receipt of a copy that was set aside is passed over."""
+def is_held(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber) -> bool:
+    """Whether the index says that the peer holds the chunk."""
+    row = connection.execute(
+        "SELECT 1 FROM replica r JOIN chunk c ON c.number = r.chunk WHERE c.volume = ? AND c.id = ? AND r.peer = ?",
+        (volume, chunk, peer),
+    ).fetchone()
+    return row is not None
+
+
+def adopt(
+    connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, size: int, peer: PeerNumber, put_seq: int
+) -> bool:
+    """Count a copy that a peer was found to hold, unproved. False when the chunk is unknown or has another size."""
+    return bool(
+        connection.execute(
+            "INSERT INTO replica (chunk, part, peer, put_seq, proved)"
+            " SELECT number, 0, ?, ?, -1 FROM chunk WHERE volume = ? AND id = ? AND size = ?",
+            (peer, put_seq, volume, chunk, size),
+        ).rowcount
+    )
+
+
+def prove(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber) -> bool:
+    """An audit has just shown that the peer's copy is whole. False when it is not known to hold one."""
+    return bool(
+        connection.execute(
+            "UPDATE replica SET proved = (SELECT appearances FROM peer WHERE number = ?1)"
+            " WHERE peer = ?1 AND chunk = (SELECT number FROM chunk WHERE volume = ?2 AND id = ?3)",
+            (peer, volume, chunk),
+        ).rowcount
+    )
+
+
+def _add_replicas(connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk) -> None:
+    """A receipt of a copy that is void is passed over."""
     connection.executemany(
-        "INSERT INTO replica (chunk, part, peer, put_seq) SELECT ?1, 0, ?2, ?3 WHERE NOT EXISTS"
-        " (SELECT 1 FROM damaged_copy WHERE chunk = ?1 AND peer = ?2 AND put_seq >= ?3)"
-        " ON CONFLICT (chunk, part, peer) DO UPDATE SET put_seq = max(put_seq, excluded.put_seq)",
-        [(number, receipt.peer, receipt.put_seq) for receipt in new.receipts],
+        "INSERT INTO replica (chunk, part, peer, put_seq, proved)"
+        " SELECT ?1, 0, ?2, ?3, coalesce((SELECT appearances FROM peer WHERE number = ?2), 0) WHERE NOT EXISTS"
+        " (SELECT 1 FROM void_copy WHERE peer = ?2 AND volume = ?4 AND id = ?5 AND put_seq >= ?3)"
+        " ON CONFLICT (chunk, part, peer) DO UPDATE SET put_seq = excluded.put_seq, proved = excluded.proved"
+        " WHERE excluded.put_seq > put_seq",
+        [(number, receipt.peer, receipt.put_seq, volume, new.chunk) for receipt in new.receipts],
     )
 
 
@@ -170,7 +222,7 @@ def locate(connection: sqlite3.Connection, volume: VolumeId, *, chunks: Iterable
     for chunk in chunks:
         row = connection.execute(f"{_ROW} WHERE c.volume = ? AND c.id = ?", (volume, chunk)).fetchone()
         if row is not None:
-            found.append(ChunkPlace(row[2], row[3], parse_holders(row[4])))
+            found.append(ChunkPlace(row[0], row[1], parse_holders(row[2])))
     return found
 
 
@@ -204,19 +256,6 @@ def counts(
     return dict(rows.fetchall())
 
 
-def short(
-    connection: sqlite3.Connection, live: Collection[PeerNumber], *, wanted: int, limit: int = 1000
-) -> list[ChunkRow]:
-    """Chunks with fewer than `wanted` copies on `live` peers, fewest copies first, at most `limit`. A scan."""
-    rows = connection.execute(
-        "SELECT c.number, c.volume, c.id, c.size, group_concat(r.peer) FROM chunk c LEFT JOIN replica r"
-        f" ON r.chunk = c.number AND r.peer IN ({_numbers(live)}) WHERE c.refs > 0"
-        " GROUP BY c.number HAVING count(r.peer) < ? ORDER BY count(r.peer), c.number LIMIT ?",
-        (wanted, limit),
-    )
-    return [_row(row) for row in rows]
-
-
 def used_by(connection: sqlite3.Connection, peer: PeerNumber) -> tuple[int, int]:
     """(chunks, bytes) the index places on a peer. A scan of that peer's rows."""
     row = connection.execute(
@@ -231,27 +270,40 @@ def _numbers(peers: Collection[PeerNumber]) -> str:
     return ",".join(str(int(peer)) for peer in sorted(peers))
 
 
-def _row(row: Sequence[Any]) -> ChunkRow:
-    holders = tuple(PeerNumber(peer) for peer in parse_holders(row[4]))
-    return ChunkRow(row[0], VolumeId(row[1]), ChunkId(row[2]), row[3], holders)
-
-
 # ---- purging --------------------------------------------------------------------------------------------------------
 
 
-def begin_purge(connection: sqlite3.Connection, *, doomed_before_s: float, limit: int = 1000) -> list[ChunkRow]:
-    """Mark chunks that nothing named since then: from now on a commit that names one gets Gone. Returns them."""
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What one step of a purge took off the index: chunks, bytes of their copies, and copies by peer."""
+
+    chunks: int
+    bytes: int
+    copies: dict[PeerNumber, int]
+
+
+def purge(connection: sqlite3.Connection, *, doomed_before_s: float, now_s: float, limit: int = 500) -> Purged:
+    """Forget up to `limit` chunks that nothing has named since then, and note the copies that must go. From now on
+    receipts of those copies prove nothing."""
     rows = connection.execute(
-        f"{_ROW} WHERE c.doomed_s < ? AND c.purging = 0 ORDER BY c.doomed_s LIMIT ?", (doomed_before_s, limit)
+        "SELECT number, volume, id, size FROM chunk WHERE doomed_s < ? AND refs = 0 ORDER BY doomed_s LIMIT ?",
+        (doomed_before_s, limit),
     ).fetchall()
-    connection.executemany("UPDATE chunk SET purging = 1 WHERE number = ?", [(row[0],) for row in rows])
-    return [_row(row) for row in rows]
+    freed, copies = 0, Counter[PeerNumber]()
+    for number, volume, chunk, size in rows:
+        held = connection.execute("SELECT peer, put_seq FROM replica WHERE chunk = ?", (number,)).fetchall()
+        for peer, put_seq in held:
+            void_copies.add(connection, peer, volume=volume, chunk=chunk, put_seq=put_seq, pending=True, now_s=now_s)
+        connection.execute("DELETE FROM replica WHERE chunk = ?", (number,))
+        connection.execute("DELETE FROM chunk WHERE number = ?", (number,))
+        copies.update(peer for peer, _ in held)
+        freed += size * len(held)
+    return Purged(len(rows), freed, dict(copies))
 
 
-def forget(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Drop the rows of chunks whose last copy was deleted; only those being purged."""
-    for number in numbers:
-        cursor = connection.execute("DELETE FROM chunk WHERE number = ? AND purging = 1", (number,))
-        if cursor.rowcount:
-            connection.execute("DELETE FROM replica WHERE chunk = ?", (number,))
-            connection.execute("DELETE FROM damaged_copy WHERE chunk = ?", (number,))
+def doomed(connection: sqlite3.Connection, *, before_s: float) -> tuple[int, int, float | None]:
+    """(chunks, their bytes, since when the oldest is) of what nothing has named since then."""
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(size), 0), min(doomed_s) FROM chunk WHERE doomed_s < ?", (before_s,)
+    ).fetchone()
+    return int(row[0]), int(row[1]), row[2]

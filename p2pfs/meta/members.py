@@ -80,6 +80,9 @@ class Peer:
     clock_s: float
     version: str
     resources: Resources | None
+    is_leaving: bool = False  # being drained
+    away_until_s: float = 0.0
+    appearances: int = 0  # see `appear`
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------
@@ -261,7 +264,8 @@ def withdraw_invites(connection: sqlite3.Connection, node_id: NodeId) -> int:
 
 _PEER = (
     "SELECT p.number, p.node, n.name, n.owner, n.zone, n.capacity_limit, p.addresses, p.capacity, p.used, p.trash,"
-    " p.chunks, p.state, p.state_s, p.seen_s, p.clock_s, p.version, p.resources"
+    " p.chunks, p.state, p.state_s, p.seen_s, p.clock_s, p.version, p.resources, p.leaving, p.away_until_s,"
+    " p.appearances"
     " FROM peer p JOIN node n ON n.id = p.node"
 )
 
@@ -326,6 +330,25 @@ def set_peer_state(connection: sqlite3.Connection, number: PeerNumber, *, state:
     connection.execute("UPDATE peer SET state = ?, state_s = ? WHERE number = ?", (state.value, now_s, number))
 
 
+def appear(connection: sqlite3.Connection, number: PeerNumber) -> int:
+    """The peer came back, or was found to have lied: what it holds is to be proved anew before anything is taken away
+    because of it. How often that was by now."""
+    row = connection.execute(
+        "UPDATE peer SET appearances = appearances + 1 WHERE number = ? RETURNING appearances", (number,)
+    ).fetchone()
+    return int(row[0])
+
+
+def set_leaving(connection: sqlite3.Connection, number: PeerNumber, *, leaving: bool) -> None:
+    """Whether a peer is being drained."""
+    connection.execute("UPDATE peer SET leaving = ? WHERE number = ?", (leaving, number))
+
+
+def set_away(connection: sqlite3.Connection, number: PeerNumber, *, until_s: float) -> None:
+    """Until when a peer said that it would be silent; 0: it does not."""
+    connection.execute("UPDATE peer SET away_until_s = ? WHERE number = ?", (until_s, number))
+
+
 def _peer(row: Sequence[Any]) -> Peer:
     return Peer(
         number=PeerNumber(row[0]),
@@ -345,6 +368,9 @@ def _peer(row: Sequence[Any]) -> Peer:
         clock_s=row[14],
         version=row[15],
         resources=None if row[16] is None else codec.decode(row[16], Resources),
+        is_leaving=bool(row[17]),
+        away_until_s=row[18],
+        appearances=row[19],
     )
 
 

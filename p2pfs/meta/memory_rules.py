@@ -282,7 +282,7 @@ class MemoryRules(MemoryState):
                 if len(self._chunks[chunk].holders) < self.wanted_min:
                     raise Misuse("too few peers hold the chunk")
             elif chunk not in self._chunks:
-                raise Misuse("nobody has stored this chunk")
+                raise Gone("the chunk is not stored")
 
     def _lay(self, batch: BatchLog, op: Commit) -> None:
         if op.inode not in self._extents:

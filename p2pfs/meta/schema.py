@@ -256,7 +256,48 @@ INSERT INTO xattr_sum
     SELECT volume, inode, count(*), sum(length(name) + length(value)) FROM xattr GROUP BY volume, inode;
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS)
+_CARE: Final = """
+ALTER TABLE peer ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;     -- 1: it is being drained
+ALTER TABLE peer ADD COLUMN away_until_s REAL NOT NULL DEFAULT 0;   -- it said that it would be silent until then
+ALTER TABLE peer ADD COLUMN appearances INTEGER NOT NULL DEFAULT 0; -- how often it came back, or was found to have lied
+
+ALTER TABLE replica ADD COLUMN proved INTEGER NOT NULL DEFAULT 0;   -- peer.appearances at the last receipt or audit
+
+ALTER TABLE chunk DROP COLUMN purging;
+
+CREATE TABLE void_copy (            -- copies that are gone or must go: receipts as old as these prove nothing any more
+    peer        INTEGER NOT NULL,   -- peer.number
+    volume      INTEGER NOT NULL,
+    id          BLOB NOT NULL,      -- types.ChunkId; the chunk itself may be forgotten
+    put_seq     INTEGER NOT NULL,   -- of the newest receipt there was
+    pending     INTEGER NOT NULL,   -- 1: the peer has yet to delete it; 0: it said that it has not got it any more
+    since_s     REAL NOT NULL,      -- when it became what it is
+    PRIMARY KEY (peer, volume, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX void_copy_pending ON void_copy (peer) WHERE pending;
+CREATE INDEX void_copy_since ON void_copy (since_s) WHERE NOT pending;
+INSERT INTO void_copy
+    SELECT d.peer, c.volume, c.id, d.put_seq, 0, 0 FROM damaged_copy d JOIN chunk c ON c.number = d.chunk;
+DROP TABLE damaged_copy;
+
+CREATE TABLE job (                  -- background work, for people to see and to hold back
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind        TEXT NOT NULL,      -- wire.jobs.JobKind
+    subject     TEXT NOT NULL,      -- the node it is about, or ""
+    state       TEXT NOT NULL,      -- wire.jobs.JobState
+    done        INTEGER NOT NULL,   -- chunks
+    total       INTEGER NOT NULL,
+    done_bytes  INTEGER NOT NULL,
+    total_bytes INTEGER NOT NULL,
+    started_s   REAL NOT NULL,
+    updated_s   REAL NOT NULL,
+    ended_s     REAL,               -- NULL: it goes on
+    error       TEXT NOT NULL       -- why it is stuck or failed; "" if it is not
+) STRICT;
+CREATE UNIQUE INDEX job_open ON job (kind, subject) WHERE ended_s IS NULL;
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS, _CARE)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

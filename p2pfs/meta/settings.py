@@ -12,6 +12,8 @@ INCARNATION: Final = "incarnation"
 REPLICAS: Final = "replicas"
 """Copies wanted of each chunk; what `members.room` divides by."""
 MAP_VERSION: Final = "map_version"
+ORPHANS_STAY: Final = "orphans_stay"
+"""1 after a restore, until an admin confirms: chunks that the index does not know may be what the backup lacks."""
 REVOCATIONS_VERSION: Final = "revocations_version"
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from p2pfs.types import PeerNumber, PeerState
+from p2pfs.types import GONE_STATES, PeerNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class PeerLike(Protocol):
     def capacity(self) -> int: ...
     @property
     def state(self) -> str: ...
+    @property
+    def leaving(self) -> bool: ...
 
 
 class MapLike(Protocol):
@@ -47,9 +49,12 @@ class MapLike(Protocol):
 
 
 def candidates(peers: Sequence[PeerLike]) -> tuple[Candidate, ...]:
-    """The members among `peers`: all but the revoked."""
+    """Those among `peers` that hold chunks and are to go on doing so."""
     return tuple(
-        Candidate(PeerNumber(peer.number), peer.owner, peer.zone, peer.capacity)
-        for peer in peers
-        if peer.state != PeerState.REVOKED
+        Candidate(PeerNumber(peer.number), peer.owner, peer.zone, peer.capacity) for peer in peers if is_staying(peer)
     )
+
+
+def is_staying(peer: PeerLike) -> bool:
+    """A member, up or not, that is not about to leave."""
+    return not peer.leaving and peer.state not in GONE_STATES

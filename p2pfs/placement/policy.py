@@ -1,13 +1,11 @@
 """How many copies are wanted. Pure rules, the same for the coordinator and for writers."""
 
-from p2pfs.placement.candidates import MapLike
-from p2pfs.types import PeerState
+from p2pfs.placement.candidates import MapLike, is_staying
 
 
 def copies_wanted(pool: MapLike) -> tuple[int, int]:
-    """(replicas, min_replicas), capped by the number of members; peers that are down or away count as members."""
-    members = sum(peer.state != PeerState.REVOKED for peer in pool.peers)
-    return capped(pool.replicas, pool.min_replicas, members)
+    """(replicas, min_replicas), capped by the number of members that stay; peers that are down or away count."""
+    return capped(pool.replicas, pool.min_replicas, sum(map(is_staying, pool.peers)))
 
 
 def capped(replicas: int, min_replicas: int, members: int) -> tuple[int, int]:

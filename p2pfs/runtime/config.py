@@ -39,6 +39,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     suspect: Duration = 15.0  # without a heartbeat for so long
     down: Duration = 60.0
     repair_delay: Duration = 600.0
+    audit_interval: Duration = 60.0  # each peer shows one random block so often
+    inventory_interval: Duration = 86400.0  # each peer's chunks are compared with the index so often
+    orphan_grace: Duration = 48 * 3600.0  # chunks nobody names are kept on peers for so long after they were put
+    purge_grace: Duration = 24 * 3600.0  # chunks nobody names any more can be revived for so long
+    purge_latest: Duration = 24 * 3600.0  # after so much more they are purged even if it is never quiet
+    quiet_load: Share = 0.5  # per processor; below it is quiet
     replicas: Count = 3
     min_replicas: Count = 2
     invite_lifetime: Duration = 24 * 3600.0
@@ -60,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # A peer.
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
+    repair_rate: AutomaticSize = None  # bytes a second this peer copies from others; None: as fast as it can
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
     # Any server.

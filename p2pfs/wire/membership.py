@@ -15,6 +15,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     capacity: int  # bytes offered
     free: int  # bytes not yet used or promised
     state: str  # types.PeerState
+    leaving: bool = False  # being drained: it gets no new chunks, and the number of members is counted without it
 
 
 class PoolMap(msgspec.Struct, frozen=True):
@@ -110,6 +111,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     corrupt: list[tuple[int, bytes]] = []  # (volume, chunk) quarantined since the last acknowledged heartbeat
     version: str = ""
     put_seq: int = -1  # every PUT up to this one is counted in `used`, which was read after it; -1: not told
+    run: int = 0  # drawn by chance when the daemon started: another one may have another disk
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):
@@ -123,6 +125,14 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     interval_s: float
     revocations: Revocations | None = None  # when newer than the peer's
     coordinator_clock_s: float = 0.0
+    has_orders: bool = False  # `POST /orders` has something for this peer
+    state: str = ""  # types.PeerState of this peer
+
+
+class AwayRequest(msgspec.Struct, frozen=True):
+    """`POST /peers/{node}/away`: the peer will be silent for so long; 0: it is back."""
+
+    for_s: float
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

@@ -58,16 +58,22 @@ COORDINATOR_ROUTES: Final = (
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
     Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
+    Route("orders", "POST", "/orders", _PEER, body_limit=4 * MIB),
+    Route("away", "POST", "/peers/{node}/away", _PEER | _ADMIN),
+    Route("drain", "POST", "/peers/{node}/drain", _PEER | _ADMIN),
+    Route("undrain", "POST", "/peers/{node}/undrain", _PEER | _ADMIN),
+    Route("forget", "POST", "/peers/{node}/forget", _ADMIN),
+    Route("plan", "POST", "/plans", _PEER | _ADMIN),
+    Route("jobs", "GET", "/jobs", ANYONE),
+    Route("job", "POST", "/jobs/{job}/{action}", _ADMIN),
 )
 
 _TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
-_COORDINATOR: Final = frozenset({Role.COORDINATOR})
 
 PEER_ROUTES: Final = (
     Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
     Route("get_chunk", "GET", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
-    Route("delete_chunk", "DELETE", "/volumes/{volume}/chunks/{chunk}", _COORDINATOR),
     Route("health", "GET", "/health", ANYONE),
 )
 

@@ -26,7 +26,6 @@ _BYTES: Final = "application/octet-stream"
 _RANGE: Final = re.compile(r"bytes=(\d{1,10})-(\d{1,10})", re.ASCII)
 _VOLUME: Final = re.compile(r"[0-9a-f]{16}")
 _CHUNK: Final = re.compile(r"[0-9a-f]{64}")
-_NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
 
 
 class PeerApp:
@@ -46,7 +45,6 @@ class PeerApp:
             "put_chunk": self.put,
             "get_chunk": self.get,
             "head_chunk": self.head,
-            "delete_chunk": self.delete,
             "health": self.health,
         }
 
@@ -102,14 +100,6 @@ class PeerApp:
         if size is None:
             raise NotFound("no such chunk here")
         return Response(failures.OK, content_type=_BYTES, length=size)
-
-    async def delete(self, request: Request) -> Response:
-        """Into the trash, unless it was put again since."""
-        put_seq = request.query_values().get("put_seq", "")
-        if not _NUMBER.fullmatch(put_seq):
-            raise Misuse("a DELETE names the put_seq it means")
-        await self._store.delete(*_named(request), int(put_seq))
-        return Response()
 
     async def health(self, _request: Request) -> Response:
         """That this peer lives, and how full it is."""

@@ -27,6 +27,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
+from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
@@ -34,6 +35,7 @@ from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.heartbeat import Pulse
+from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.resources import resources
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.tokens import TokenBook
@@ -113,6 +115,7 @@ class Peerd:
             revocations=self._revocations,
             clock=clock,
         )
+        self._orders: OrderRunner | None = None
         self.addresses: list[str] = []
 
     async def serve(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -133,6 +136,14 @@ class Peerd:
             Client(self._client_context, self._record.pool, clock=self._clock, revocations=self._revocations) as client,
             trio.open_nursery() as background,
         ):
+            self._orders = OrderRunner(
+                client,
+                self._coordinator(),
+                self._store,
+                rate=RateLimit(self._settings.repair_rate, self._clock),
+                scrub=None,
+            )
+            background.start_soon(self._orders.run)
             background.start_soon(self._pulse(client).run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
@@ -183,6 +194,8 @@ class Peerd:
         elif not self._app.is_open:
             self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
         self._app.is_open = True
+        if answer.has_orders and self._orders is not None:
+            self._orders.wake(map_version=answer.map_version)
         await self._remember()
 
     async def _remember(self) -> None:

@@ -5,6 +5,7 @@ certificate, and PUTs are taken as long as the keys are known.
 """
 
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,7 @@ class Pulse:
         self._clock = clock
         self._map_version = 0
         self._failures = 0
+        self._run = secrets.randbits(63)
         self.answered = trio.Event()
         """Set by the first answer."""
 
@@ -115,6 +117,7 @@ class Pulse:
             corrupt=[(volume, chunk) for volume, chunk in damaged],
             version=version("p2pfs")[:_LONGEST_VERSION],
             put_seq=settled,
+            run=self._run,
         )
 
 

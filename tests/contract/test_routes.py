@@ -32,7 +32,14 @@ from p2pfs.wire.routes import ANYONE, COORDINATOR_ROUTES, PEER_ROUTES, Route
 pytestmark = pytest.mark.l1
 
 DAY = 86400.0
-FILLED = {"{volume}": "0000000000000007", "{session}": "ab" * 16, "{node}": "cd" * 16, "{chunk}": "ef" * 32}
+FILLED = {
+    "{volume}": "0000000000000007",
+    "{session}": "ab" * 16,
+    "{node}": "cd" * 16,
+    "{chunk}": "ef" * 32,
+    "{job}": "7",
+    "{action}": "pause",
+}
 ALL = [("coordinator", route) for route in COORDINATOR_ROUTES] + [("peer", route) for route in PEER_ROUTES]
 DENIED = 403
 

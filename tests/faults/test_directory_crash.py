@@ -6,6 +6,7 @@ undone, names and contents alike.
 
 import errno
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -214,6 +215,18 @@ class History:
         self.put(files, C)
         self.put(files, B)
 
+    def live_with_late_deletes(self, files: ChunkFiles) -> None:
+        """Deletes of what was put again since: void, however late they come and whatever lies in the trash."""
+        self.put(files, A)
+        first = self.seqs[A]
+        self.put(files, A)
+        files.trash(VOLUME, A.id, first)
+        self.delete(files, A)
+        self.put(files, A)  # as a transfer that brings it back
+        files.trash(VOLUME, A.id, first)
+        files.empty_trash(math.inf, 100)
+        files.trash(VOLUME, A.id, self.seqs[A] - 1)
+
 
 def assert_consistent(root: Path, history: History) -> None:
     """Everything acknowledged is there, nothing is half there, the books are right, numbers go on rising."""
@@ -233,19 +246,25 @@ def assert_consistent(root: Path, history: History) -> None:
     assert read(files, A) == A.data
 
 
+LIVES = [History.live, History.live_with_late_deletes]
+
+
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
 @pytest.mark.parametrize("mode", ["everything survives", "only what was fsynced survives"])
-def test_no_acknowledged_chunk_is_lost_wherever_the_power_goes(mode: str, tmp_path: Path) -> None:
+def test_no_acknowledged_chunk_is_lost_wherever_the_power_goes(
+    mode: str, life: Callable[[History, ChunkFiles], None], tmp_path: Path
+) -> None:
     for dies_at in itertools.count(1):
         root, history = tmp_path / str(dies_at), History()
         disk = MortalDisk(dies_at, tmp_path / f"attic {dies_at}")
         try:
-            history.live(open_files(root, disk))
+            life(history, open_files(root, disk))
         except PowerCut:
             if mode != "everything survives":
                 disk.forget_the_unsynced(root)
             assert_consistent(root, history)
         else:
-            assert dies_at > 40, "the life was cut short"
+            assert dies_at > 35, "the life was cut short"
             break
 
 

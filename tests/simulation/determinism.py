@@ -6,6 +6,7 @@ constants that only say how often something is looked at are stretched, so that 
 
 import contextlib
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -81,7 +82,8 @@ def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
         stack.enter_context(mock.patch.object(scheduler, "_r", random.Random(seed)))
         stack.enter_context(mock.patch.object(trio.to_thread, "run_sync", in_the_loop))
         stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "resources", _resources))
-        stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "version", lambda _name: "simulated"))
+        stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "version", return_value="simulated"))
+        stack.enter_context(mock.patch.object(os, "getloadavg", return_value=(0.1, 0.1, 0.1)))
         for module, name, seconds in STRETCHED:
             stack.enter_context(mock.patch.object(module, name, seconds))
         random.seed(seed)

@@ -18,7 +18,7 @@ from .world import Violation, World
 
 _CHUNKS = """
 SELECT c.id, c.refs, group_concat(r.peer) FROM chunk c LEFT JOIN replica r ON r.chunk = c.number
-WHERE c.purging = 0 GROUP BY c.number
+GROUP BY c.number
 """
 
 

@@ -40,6 +40,7 @@ from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime import worker
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeRecord
+from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import MIB, ROOT_INODE, Kind, NodeId, PeerNumber, PoolId, Role, VolumeId
 from p2pfs.vfs.attach import _leave, _maintain
 from p2pfs.vfs.filesystem import Filesystem
@@ -54,6 +55,7 @@ from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.daemon import Signer
 from p2pfs_peerd.heartbeat import Pulse
+from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.tokens import TokenBook
 
 from .disk import SimDisk
@@ -150,7 +152,12 @@ class SimCoordinator:
             authorise=services.authorise,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
-            for one in (services.pulse, Reaper(services.sessions), Expiry(services.sessions, services.reservations)):
+            for one in (
+                services.pulse,
+                Reaper(services.sessions),
+                Expiry(services.sessions, services.reservations),
+                *services.workers,
+            ):
                 nursery.start_soon(worker.run, one)
 
 
@@ -184,20 +191,28 @@ class SimPeer:
         app = PeerApp(store, tokens)
         host.server = Server(PEER_ROUTES, app.handlers(), context=None, pool=POOL, revocations=revocations, clock=clock)  # type: ignore[arg-type]
 
+        client = SimClient(self._network, host)
+        orders = OrderRunner(
+            client, self._coordinator, store, rate=RateLimit(SETTINGS.repair_rate, clock), scrub=None
+        )
+
         async def hear(answer: HeartbeatAnswer) -> None:
             signer.trust(answer.receipt_key)
             tokens.trust(answer.token_key)
             store.limit(answer.capacity)
             if answer.revocations is not None:
                 revocations.update(answer.revocations)
+            if answer.has_orders:
+                orders.wake(map_version=answer.map_version)
 
         pulse = Pulse(
-            SimClient(self._network, host), self._coordinator, store=store, root=self.disk.root,
+            client, self._coordinator, store=store, root=self.disk.root,
             addresses=[f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, revocations=revocations,
             hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.run)
+            nursery.start_soon(orders.run)
             nursery.start_soon(self._tidy, store)
 
     @staticmethod

@@ -59,7 +59,7 @@ async def test_a_silent_peer_becomes_suspect_then_down_and_comes_back(tmp_path: 
         assert [later - earlier for earlier, later in itertools.pairwise(versions)] == [1, 0, 1, 0]
         await p.beat(peer.node)
         assert p.services.roster.peers[peer.peer].state is PeerState.UP
-        assert p.services.roster.version == versions[-1] + 1
+        assert p.services.roster.version > versions[-1]
 
 
 async def test_downtime_of_the_coordinator_is_nobodys_silence(tmp_path: Path, claim_logs: Claims) -> None:

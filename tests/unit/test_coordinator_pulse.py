@@ -166,7 +166,7 @@ async def test_a_state_noticed_late_does_not_bring_a_revoked_peer_back(tmp_path:
         (joined,) = await p.peers(1)
         peer = p.services.roster.peers[PeerNumber(joined.peer)]
         p.clock.advance(20)
-        changes = p.services.roster.refresh(p.clock.monotonic())
+        changes = p.services.roster.refresh(p.clock.monotonic(), p.clock.time())
         await p.services.membership.revoke(joined.node)
         await p.services.pulse._keep_states(changes)
         kept = p.database.read(lambda connection: members.peer(connection, peer.number))

@@ -8,7 +8,7 @@ from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
 from p2pfs.errors import Gone, Misuse
-from p2pfs.meta import chunks_index, members, reaper
+from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import ChunkId, NodeId, PeerNumber
 from p2pfs.wire.namespace import NewChunk
@@ -31,10 +31,10 @@ async def hand(database: InlineDatabase) -> Hand:
     return Hand(await world.mount())
 
 
-def refs(database: InlineDatabase) -> dict[int, tuple[int, float | None, int]]:
-    """Chunk → (refs, doomed_s, purging)."""
-    rows = database.read(lambda c: c.execute("SELECT id, refs, doomed_s, purging FROM chunk").fetchall())
-    return {int.from_bytes(row[0], "big"): (row[1], row[2], row[3]) for row in rows}
+def refs(database: InlineDatabase) -> dict[int, tuple[int, float | None]]:
+    """Chunk → (refs, doomed_s)."""
+    rows = database.read(lambda c: c.execute("SELECT id, refs, doomed_s FROM chunk").fetchall())
+    return {int.from_bytes(row[0], "big"): (row[1], row[2]) for row in rows}
 
 
 def reap(database: InlineDatabase, now_s: float = 100.0, limit: int = 1000) -> int:
@@ -49,24 +49,24 @@ async def test_a_chunk_is_doomed_with_its_last_reference(database: InlineDatabas
     one, two = await hand.make(b"1"), await hand.make(b"2")
     await hand.commit(one, 0, extents=[extent(0, 1, 1), extent(1, 1, 1)], chunks=[new_chunk(1)])
     await hand.commit(two, 0, extents=[extent(0, 1, 1)])
-    assert refs(database) == {1: (3, None, 0)}
+    assert refs(database) == {1: (3, None)}
     await hand.commit(one, 1, drop=[(0, 1), (1, 1)])
-    assert refs(database) == {1: (1, None, 0)}
+    assert refs(database) == {1: (1, None)}
     await hand.unlink(b"2", two)
-    assert refs(database) == {1: (1, None, 0)}
+    assert refs(database) == {1: (1, None)}
     while reap(database):
         pass
-    assert refs(database) == {1: (0, 100.0, 0)}
+    assert refs(database) == {1: (0, 100.0)}
     await hand.commit(one, 2, extents=[extent(0, 5, 1)], chunks=[new_chunk(1)])
-    assert refs(database) == {1: (1, None, 0)}
+    assert refs(database) == {1: (1, None)}
 
 
 async def test_a_chunk_that_moves_within_a_commit_is_never_doomed(database: InlineDatabase, hand: Hand) -> None:
     inode = await hand.make(b"1")
     await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
-    database.write_now(lambda c: chunks_index.drop_replica(c, V, chunk=chunk_id(1), peer=PeerNumber(1)))
+    database.write_now(lambda c: chunks_index.drop_replica(c, V, chunk=chunk_id(1), peer=PeerNumber(1), now_s=1))
     await hand.commit(inode, 1, extents=[extent(0, 2, 1)], drop=[(0, 1)])  # a doomed one would need proof again
-    assert refs(database) == {1: (1, None, 0)}
+    assert refs(database) == {1: (1, None)}
 
 
 async def test_removing_is_one_row_and_reaping_is_bounded(database: InlineDatabase, hand: Hand) -> None:
@@ -88,24 +88,80 @@ async def test_removing_is_one_row_and_reaping_is_bounded(database: InlineDataba
     assert reap(database) == 0
 
 
-async def test_purging_refuses_new_references_until_the_chunk_is_forgotten(
-    database: InlineDatabase, hand: Hand
-) -> None:
+def purge(database: InlineDatabase, before: float = 1e12) -> chunks_index.Purged:
+    return database.write_now(lambda c: chunks_index.purge(c, doomed_before_s=before, now_s=200.0))
+
+
+def pending(database: InlineDatabase, peer: int) -> list[tuple[int, bytes, int]]:
+    """What the peer must delete."""
+    return database.read(lambda c: void_copies.pending(c, PeerNumber(peer), limit=10))
+
+
+async def test_a_purged_chunk_must_be_stored_again(database: InlineDatabase, hand: Hand) -> None:
     inode = await hand.make(b"1")
     await hand.commit(inode, 0, extents=[extent(0, 1, 1), extent(1, 1, 2)], chunks=[new_chunk(1), new_chunk(2)])
     await hand.commit(inode, 1, drop=[(0, 1)])
-    begin = lambda before: database.write_now(lambda c: chunks_index.begin_purge(c, doomed_before_s=before))  # noqa: E731
-    assert begin(0.0) == []
-    (row,) = begin(1e12)
-    assert (row.id, row.size, row.volume, row.holders) == (chunk_id(1), 1000, V, (1, 2))
-    assert begin(1e12) == []
+    assert purge(database, 0.0).chunks == 0
+    purged = purge(database)
+    assert (purged.chunks, purged.bytes, purged.copies) == (1, 2000, {1: 1, 2: 1})
+    assert purge(database).chunks == 0
+    assert set(refs(database)) == {2}
+    assert pending(database, 1) == [(V, chunk_id(1), 1)]
+    for chunks in ([], [new_chunk(1)]):  # by a mount that knew it, and with receipts from before
+        with pytest.raises(Gone):
+            await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=chunks)
+    assert not database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new_chunk(1, 3)))
+    again = replace(new_chunk(1), receipts=[replace(receipt, put_seq=2) for receipt in new_chunk(1).receipts])
+    await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=[again])
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 2, 2: 2}
+    assert pending(database, 1) == [(V, chunk_id(1), 1)]  # which the peers will find void
+
+
+async def test_a_revived_chunk_is_not_purged(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    await hand.commit(inode, 1, drop=[(0, 1)])
+    await hand.commit(inode, 2, extents=[extent(0, 2, 1)])
+    assert purge(database).chunks == 0
+    assert refs(database) == {1: (1, None)}
+
+
+async def test_a_deletion_ends_with_the_put_seq_it_named(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    await hand.commit(inode, 1, drop=[(0, 1)])
+    purge(database)
+    done = lambda put_seq: database.write_now(  # noqa: E731
+        lambda c: void_copies.deleted(
+            c, PeerNumber(1), volume=V, chunk=ChunkId(chunk_id(1)), put_seq=put_seq, now_s=300.0
+        )
+    )
+    done(0)  # of an earlier order
+    assert len(pending(database, 1)) == 1
+    done(1)
+    assert pending(database, 1) == []
+    assert database.read(void_copies.peers_pending) == {2: 1}
     with pytest.raises(Gone):
         await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=[new_chunk(1)])
-    assert not database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new_chunk(1, 3)))
-    database.write_now(lambda c: chunks_index.forget(c, [row.number, row.number + 1]))
-    assert set(refs(database)) == {2}
-    await hand.commit(inode, 2, extents=[extent(0, 3, 1)], chunks=[new_chunk(1, 2, 3)])
-    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {2: 1, 3: 1}
+
+
+async def test_a_surplus_copy_is_taken_off_only_while_enough_others_are_proved(
+    database: InlineDatabase, hand: Hand
+) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    (chunk,) = database.read(lambda c: survey.after(c, 0))
+    assert [(copy.peer, copy.put_seq, copy.proved) for copy in chunk.copies] == [(1, 1, 0), (2, 1, 0), (3, 1, 0)]
+    take_off = lambda keep: database.write_now(  # noqa: E731
+        lambda c: survey.take_off(c, chunk.number, peer=PeerNumber(3), keep=keep, wanted=2, now_s=5.0)
+    )
+    assert not take_off({1: 0})  # 2 is not there
+    assert not take_off({1: 0, 2: 1})  # 2 has appeared since
+    database.write_now(lambda c: members.appear(c, PeerNumber(2)))
+    database.write_now(lambda c: chunks_index.prove(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2)))
+    assert take_off({1: 0, 2: 1, 3: 0})
+    assert pending(database, 3) == [(V, chunk_id(1), 1)]
+    assert not take_off({1: 0, 2: 1, 3: 0})
 
 
 async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase, hand: Hand) -> None:
@@ -119,9 +175,6 @@ async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase,
     assert count() == {0: 3}
     assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V)) == {1: 2, 0: 1}
     assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V + 1)) == {}  # type: ignore[arg-type]
-    short = database.read(lambda c: chunks_index.short(c, peers(1, 2), wanted=2))
-    assert [(row.id, row.holders) for row in short] == [(chunk_id(3), (2,))]
-    assert len(database.read(lambda c: chunks_index.short(c, peers(1), wanted=2, limit=2))) == 2
     assert database.read(lambda c: chunks_index.used_by(c, PeerNumber(3))) == (2, 2000)
 
 
@@ -130,7 +183,7 @@ async def test_copies_are_dropped_one_by_one_or_with_their_peer(database: Inline
     chunks = [new_chunk(1, 1, 2, 3), new_chunk(2, 1, 2)]
     await hand.commit(inode, 0, extents=[extent(0, 1, 1), extent(1, 1, 2)], chunks=chunks)
     drop = lambda chunk, peer: database.write_now(  # noqa: E731
-        lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(chunk)), peer=PeerNumber(peer))
+        lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(chunk)), peer=PeerNumber(peer), now_s=1)
     )
     assert drop(1, 3)
     assert not drop(1, 3)
@@ -160,7 +213,7 @@ async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: Inlin
     holders = lambda: database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1)))  # noqa: E731
     add = lambda new: database.write_now(lambda c: chunks_index.add_replicas(c, V, new=new))  # noqa: E731
     drop = lambda: database.write_now(  # noqa: E731
-        lambda c: chunks_index.drop_replica(c, V, chunk=chunk_id(1), peer=PeerNumber(2))
+        lambda c: chunks_index.drop_replica(c, V, chunk=chunk_id(1), peer=PeerNumber(2), now_s=1)
     )
     inode = await hand.make(b"1")
     await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
@@ -169,7 +222,7 @@ async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: Inlin
     for put_seq in (1, 5):
         add(newer_chunk(1, 2, put_seq))
         assert holders() == {1: 1}
-    with pytest.raises(Misuse, match="on 1 peers"):
+    with pytest.raises(Gone, match="too few copies"):
         await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 1, 2)])
     add(newer_chunk(1, 2, 6))
     assert holders() == {1: 1, 2: 6}
@@ -178,9 +231,10 @@ async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: Inlin
     add(newer_chunk(1, 2, 6))
     assert holders() == {1: 1}
     await hand.commit(inode, 1, drop=[(0, 1)])
-    (row,) = database.write_now(lambda c: chunks_index.begin_purge(c, doomed_before_s=1e12))
-    database.write_now(lambda c: chunks_index.forget(c, [row.number]))
-    assert database.read(lambda c: c.execute("SELECT count(*) FROM damaged_copy").fetchone()[0]) == 0
+    assert purge(database).chunks == 1
+    add(newer_chunk(1, 2, 6))
+    assert holders() == {}
+    assert database.write_now(lambda c: void_copies.forget(c, before_s=1e12)) == 1  # the other is still to be deleted
 
 
 async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: Hand) -> None:

@@ -314,7 +314,7 @@ def test_a_database_of_the_first_version_keeps_its_rows(monkeypatch: pytest.Monk
     kept = db.read(lambda c: members.invite(c, b"\x01"))
     assert (kept.name, kept.invited_by) == ("anna@phone", None)
     assert db.write_now(lambda c: members.withdraw_invites(c, NodeId("a" * 32))) == 0
-    assert db.read(lambda c: c.execute("SELECT count(*) FROM damaged_copy").fetchone()[0]) == 0
+    assert db.read(lambda c: c.execute("SELECT count(*) FROM void_copy").fetchone()[0]) == 0
     db.close()
 
 

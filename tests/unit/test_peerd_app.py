@@ -157,40 +157,6 @@ async def test_damage_is_told_and_never_served(tmp_path: Path, claim_logs: Claim
         assert peer.directory.damaged() == [(VOLUME, chunk.id)]
 
 
-async def test_clients_and_peers_may_not_delete(tmp_path: Path) -> None:
-    async with serving_peer(tmp_path) as peer:
-        chunk = sealed(1, 1000)
-        (receipt,) = await peer.store.put(VOLUME, chunk.id, [chunk.data])
-        with pytest.raises(Denied):
-            await peer.store.delete(VOLUME, chunk.id, receipt.put_seq)
-        for role in (Role.PEER, Role.ADMIN):
-            other = peer.authority.issue(roles=(role,))
-            async with Client(other.client(), peer.authority.pool) as client:
-                store = RemoteStore(client, peer.endpoint, PeerNumber(1), lambda *_: None)
-                with pytest.raises(Denied):
-                    await store.delete(VOLUME, chunk.id, receipt.put_seq)
-        assert await peer.store.has(VOLUME, chunk.id)
-
-
-async def test_the_coordinator_deletes_what_it_means(tmp_path: Path) -> None:
-    async with serving_peer(tmp_path) as peer:
-        chunk = sealed(1, 1000)
-        (first,) = await peer.store.put(VOLUME, chunk.id, [chunk.data])
-        (second,) = await peer.store.put(VOLUME, chunk.id, [chunk.data])
-        coordinator = peer.authority.issue(roles=(Role.COORDINATOR,))
-        async with Client(coordinator.client(), peer.authority.pool) as client:
-            store = RemoteStore(client, peer.endpoint, PeerNumber(1), lambda *_: None)
-            await store.delete(VOLUME, chunk.id, first.put_seq)
-            assert await peer.store.has(VOLUME, chunk.id)
-            await store.delete(VOLUME, chunk.id, second.put_seq)
-            await store.delete(VOLUME, chunk.id, second.put_seq)
-            for query in ("", "?put_seq=", "?put_seq=x", "?put_seq=-1"):
-                with pytest.raises(Misuse):
-                    await client.request(peer.endpoint, "DELETE", path_of(chunk) + query, timeout_s=5)
-        assert not await peer.store.has(VOLUME, chunk.id)
-        assert peer.directory.usage().trash > 0
-
-
 async def test_the_health_route_tells_how_full_it_is(tmp_path: Path) -> None:
     async with serving_peer(tmp_path) as peer:
         chunk = sealed(1, 1000)

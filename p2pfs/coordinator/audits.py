@@ -1,0 +1,149 @@
+"""A desk of `orders`: has peers show that they hold what they say. A holder returns the list of block hashes and one
+block that it could not know beforehand, which is checked against the chunk's id alone: 1/16 of the bytes, and no keys.
+
+Audits are asked for by `care` (before a copy is taken away because of another, and where a transfer found a source
+without its chunk), and go round by themselves: one chunk of each peer now and then. A peer that fails loses the copy
+from the index; when it fails at random, everything it holds is to be proved anew.
+
+What an audit cannot find: a peer that fetches the block from somebody else when it is asked for.
+"""
+
+import logging
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from p2pfs.coordinator.noticed import Noticed
+from p2pfs.coordinator.roster import Roster
+from p2pfs.errors import Corrupt
+from p2pfs.format.chunk import check_audit
+from p2pfs.format.ranges import block_count, plain_size
+from p2pfs.meta import chunks_index, members, survey
+from p2pfs.meta.database import Database
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
+from p2pfs.wire.orders import Audit, Audited, Failed, Order, Result
+
+MOST: Final = 10_000
+"""Audits that wait for one peer; what does not fit is asked for again by the next survey."""
+AT_ONCE: Final = 8
+_LOST: Final = frozenset({"NotFound", "Corrupt"})
+"""A peer that answers with one of these has not got the chunk; other failures are weather."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    volume: VolumeId
+    chunk: ChunkId
+    size: int
+    is_random: bool
+
+
+class Audits:
+    """Also a worker, which asks each peer for one random chunk every `interval_s`."""
+
+    name = "audits"
+
+    def __init__(
+        self, *, database: Database, roster: Roster, noticed: Noticed, interval_s: float, clock: Clock
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._noticed = noticed
+        self._interval_s = interval_s
+        self._clock = clock
+        self._waiting: dict[PeerNumber, dict[tuple[VolumeId, ChunkId], _Asked]] = {}
+        self._in_hand: dict[int, _Asked] = {}
+
+    def ask(self, peer: PeerNumber, volume: VolumeId, chunk: bytes, *, size: int, is_random: bool = False) -> None:
+        """Have the peer show this copy; once is enough."""
+        waiting = self._waiting.setdefault(peer, {})
+        key = volume, ChunkId(chunk)
+        if len(waiting) < MOST and key not in waiting:
+            waiting[key] = _Asked(volume, ChunkId(chunk), size, is_random)
+
+    # ---- the worker -------------------------------------------------------------------------------------------------
+
+    async def work(self) -> Progress:
+        for peer in self._roster.members():
+            if peer.is_reachable:
+                start = secrets.randbelow(1 << 62)
+                found = self._database.read(partial(survey.one_of, peer=peer.number, start=start))
+                if found is not None:
+                    self.ask(peer.number, found.volume, found.id, size=found.size, is_random=True)
+        return Progress.IDLE
+
+    async def wait(self) -> None:
+        await trio.sleep(self._interval_s)
+
+    # ---- the desk ---------------------------------------------------------------------------------------------------
+
+    def waits(self, peer: PeerNumber) -> bool:
+        return bool(self._waiting.get(peer))
+
+    def take(self, peer: PeerNumber, room: int, numbers: Iterator[int]) -> Sequence[Order]:
+        waiting = self._waiting.get(peer, {})
+        orders: list[Audit] = []
+        while waiting and len(orders) < AT_ONCE:
+            asked = waiting.pop(next(iter(waiting)))
+            block = secrets.randbelow(block_count(plain_size(asked.size)))
+            orders.append(Audit(next(numbers), asked.volume, asked.chunk, asked.size, block))
+            self._in_hand[orders[-1].order] = asked
+        return orders
+
+    async def settle(self, peer: PeerNumber, ended: Sequence[tuple[Order, Result]]) -> None:
+        proved: list[_Asked] = []
+        lost: list[_Asked] = []
+        for order, result in ended:
+            asked = self._in_hand.pop(order.order, None)
+            if asked is None or not isinstance(order, Audit):
+                continue
+            verdict = _judge(order, result)
+            if verdict is not None:
+                (proved if verdict else lost).append(asked)
+        if proved or lost:
+            await self._commit(peer, proved, lost)
+            self._noticed.tell((asked.volume, asked.chunk) for asked in (*proved, *lost))
+
+    def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
+        for order in orders:
+            self._in_hand.pop(order.order, None)
+
+    async def _commit(self, number: PeerNumber, proved: Sequence[_Asked], lost: Sequence[_Asked]) -> None:
+        now_s = self._clock.time()
+        is_doubtful = any(asked.is_random for asked in lost)
+
+        def commit(connection: sqlite3.Connection) -> int:
+            for asked in proved:
+                chunks_index.prove(connection, asked.volume, chunk=asked.chunk, peer=number)
+            for asked in lost:
+                chunks_index.drop_replica(connection, asked.volume, chunk=asked.chunk, peer=number, now_s=now_s)
+            return members.appear(connection, number) if is_doubtful else 0
+
+        appearances = await self._database.write(commit)
+        peer = self._roster.peers[number]
+        if lost:
+            _log.warning("peer %s has not got %d chunks it should have", peer.node.name, len(lost))
+        if is_doubtful and peer.state is not PeerState.REVOKED:
+            self._roster.appear(peer, appearances)
+
+
+def _judge(order: Audit, result: Result) -> bool | None:
+    """Whether the copy is there and whole; None: that is still unknown."""
+    if isinstance(result, Failed):
+        return False if result.code in _LOST else None
+    if not isinstance(result, Audited):
+        return None
+    try:
+        check_audit(ChunkId(order.chunk), order.size, order.block, result.hashes, result.data)
+    except Corrupt:
+        return False
+    return True

@@ -1,0 +1,289 @@
+"""Peers that go: for a while (away), in peace (drain), or for good (forget). And what that would mean (plans).
+
+    drain: DRAINING ─▶ `care` copies what depends on it ─▶ a survey finds nothing more ─▶ checked once more in the
+           transaction that lets it go ─▶ LEFT ─▶ its rows are dropped, a thousand at a time
+
+Nothing is deleted on the disk of a peer that has left: it is no member, and its owner may remove the directory.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from p2pfs.coordinator.deletions import Deletions
+from p2pfs.coordinator.jobs import Job, Jobs
+from p2pfs.coordinator.liveness import state_after
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.errors import Denied, Invalid, NotFound
+from p2pfs.meta import chunks_index, members, plans, void_copies, volumes
+from p2pfs.meta.database import Database
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import GONE_STATES, MIB, PeerNumber, PeerState, Role, volume_name
+from p2pfs.wire.jobs import JobAction, JobKind, JobState
+from p2pfs.wire.membership import NodeInfo
+from p2pfs.wire.plans import MOST_FILES, FilesAtRisk, PlanAnswer, PlanKind, PlanRequest
+
+LONGEST_AWAY_S: Final = 31 * 86400.0
+ASSUMED_RATE: Final = 16 * MIB
+"""Bytes a second a peer is assumed to take while nothing was measured."""
+_ROWS: Final = 1000
+_EVERY_S: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Leaving:
+    """A worker, which lets go of who may leave and clears away what is left of who is gone."""
+
+    name = "leaving"
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        deletions: Deletions,
+        jobs: Jobs,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._deletions = deletions
+        self._jobs = jobs
+        self._clock = clock
+        self._ready: set[PeerNumber] = set()
+        self._cleared: set[PeerNumber] = set()  # gone, and without rows
+        self._wake = trio.Event()
+        jobs.on(JobKind.DRAIN, JobAction.CANCEL, self._cancelled)
+
+    # ---- what people and peers ask for ------------------------------------------------------------------------------
+
+    async def away(self, identity: Identity, node: str, for_s: float) -> NodeInfo:
+        """The peer will be silent for so long; 0: it is back.
+
+        Raises:
+            Denied, NotFound: Not the asker's to say, or no such peer.
+            Invalid: Nobody is away for so long.
+        """
+        peer = self._peer(identity, node)
+        if not 0 <= for_s <= LONGEST_AWAY_S:
+            raise Invalid("a peer can be away for up to 31 days; one that leaves is drained: p2pfs peer drain")
+        until_s = self._clock.time() + for_s if for_s else 0.0
+        await self._database.write(lambda connection: members.set_away(connection, peer.number, until_s=until_s))
+        self._roster.announce(peer, away_until_s=until_s)
+        return self._roster.info(peer.node)
+
+    async def drain(self, identity: Identity, node: str) -> NodeInfo:
+        """Begin to copy what depends on the peer elsewhere; then it is let go. Again is fine.
+
+        Raises:
+            Denied, NotFound: Not the asker's to say, or no such peer.
+            Invalid: It is the last one.
+        """
+        peer = self._peer(identity, node)
+        if peer.state is PeerState.LEFT:
+            return self._roster.info(peer.node)
+        if not peer.is_leaving and self._roster.staying() <= 1:
+            raise Invalid("this is the only peer that stays: what it holds can go nowhere")
+        await self._settle(peer, is_leaving=True)
+        self._jobs.open(JobKind.DRAIN, peer.node.id)
+        _log.info("peer %s is being drained", peer.node.name)
+        return self._roster.info(peer.node)
+
+    async def undrain(self, identity: Identity, node: str) -> NodeInfo:
+        """The peer stays after all, or comes back after it had left. Raises Denied, NotFound."""
+        peer = self._peer(identity, node)
+        await self._settle(peer, is_leaving=False)
+        job = self._jobs.current(JobKind.DRAIN, peer.node.id)
+        if job is not None:
+            self._jobs.end(job, JobState.CANCELLED)
+        return self._roster.info(peer.node)
+
+    async def forget(self, identity: Identity, node: str) -> NodeInfo:
+        """The peer is gone for good: its copies are none any more. If it is heard again after all, it is a member.
+
+        Raises:
+            NotFound: No such peer.
+            Invalid: It is up.
+        """
+        peer = self._peer(identity, node)
+        if peer.is_reachable:
+            raise Invalid(
+                f"{peer.node.name} is {peer.state.value}: drain it, or stop it first if it shall be forgotten"
+            )
+        await self._settle(peer, is_leaving=False, gone=PeerState.LOST)
+        job = self._jobs.current(JobKind.DRAIN, peer.node.id)
+        if job is not None:
+            self._jobs.end(job, JobState.FAILED, "the peer was forgotten before everything was copied")
+        _log.warning("peer %s is forgotten: its copies do not count any more", peer.node.name)
+        return self._roster.info(peer.node)
+
+    def _peer(self, identity: Identity, node: str) -> Peer:
+        """The peer meant, if the asker may speak for it: itself or an admin."""
+        asker = self._roster.member(identity.node)
+        found = self._roster.peer_of(self._roster.node(node).id)
+        if found is None or found.state is PeerState.REVOKED:
+            raise NotFound("this node is no peer of the pool")
+        if Role.ADMIN not in identity.roles and asker.id != found.node.id:
+            raise Denied("only an admin, or the peer itself, may do this")
+        return found
+
+    async def _cancelled(self, job: Job) -> None:
+        """The drain's job was cancelled: the peer stays."""
+        peer = self._roster.peer_of(self._roster.node(job.row.subject).id)
+        if peer is not None and peer.is_leaving:
+            await self._settle(peer, is_leaving=False)
+
+    async def _settle(self, peer: Peer, *, is_leaving: bool, gone: PeerState | None = None) -> None:
+        now_s = self._clock.time()
+        state = gone or self._alive(peer, is_leaving=is_leaving)
+        came_back = gone is None and peer.state in GONE_STATES
+
+        def settle(connection: sqlite3.Connection) -> int:
+            members.set_leaving(connection, peer.number, leaving=is_leaving)
+            members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
+            return members.appear(connection, peer.number) if came_back else peer.appearances
+
+        appearances = await self._database.write(settle)
+        self._cleared.discard(peer.number)
+        peer.appearances = appearances
+        self._roster.settle(peer, state=state, is_leaving=is_leaving)
+        self._wake.set()
+
+    def _alive(self, peer: Peer, *, is_leaving: bool) -> PeerState:
+        silence_s = self._clock.monotonic() - peer.heard_s
+        is_announced = self._clock.time() < peer.away_until_s
+        return state_after(silence_s, self._roster.patience, is_leaving=is_leaving, is_announced=is_announced)
+
+    # ---- the worker -------------------------------------------------------------------------------------------------
+
+    def surveyed(self, depend: Mapping[PeerNumber, int]) -> None:
+        """A survey is over: how many chunks need what each leaving peer holds."""
+        self._ready = {peer for peer, chunks in depend.items() if not chunks}
+        if self._ready:
+            self._wake.set()
+
+    async def work(self) -> Progress:
+        self._wake = trio.Event()
+        for number in list(self._ready):
+            self._ready.discard(number)
+            await self._let_go(self._roster.peers[number])
+        return Progress.BUSY if await self._clear() else Progress.IDLE
+
+    async def wait(self) -> None:
+        with trio.move_on_after(_EVERY_S):
+            await self._wake.wait()
+
+    async def _let_go(self, peer: Peer) -> None:
+        """Unless something depends on it after all."""
+        now_s, number = self._clock.time(), peer.number
+        staying = [one for one in self._roster.members() if not one.is_leaving]
+        others = [one.number for one in staying if one.is_reachable]
+        wanted, _ = self._reservations.copies_wanted()
+        wanted = min(wanted, len(staying))
+
+        def let_go(connection: sqlite3.Connection) -> bool:
+            row = members.peer(connection, number)
+            found = plans.dependence(connection, [number], others=others, readable=others, wanted=wanted)
+            if not row.is_leaving or found.short:
+                return False
+            members.set_leaving(connection, number, leaving=False)
+            members.set_peer_state(connection, number, state=PeerState.LEFT, now_s=now_s)
+            return True
+
+        if peer.is_leaving and await self._database.write(let_go):
+            self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
+            self._jobs.finish(JobKind.DRAIN, peer.node.id)
+            _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
+
+    async def _clear(self) -> bool:
+        """Drop some rows of peers that are gone; whether there may be more."""
+        gone = [peer for peer in self._roster.peers.values() if peer.state in GONE_STATES]
+        numbers = [peer.number for peer in gone if peer.number not in self._cleared]
+        if not numbers:
+            return False
+
+        def clear(connection: sqlite3.Connection) -> int:
+            dropped = sum(chunks_index.drop_replicas_of(connection, number, limit=_ROWS) for number in numbers)
+            return dropped + void_copies.forget_peers(connection, numbers, limit=_ROWS)
+
+        dropped = await self._database.write(clear)
+        if not dropped:
+            self._cleared.update(numbers)
+            for number in numbers:
+                self._deletions.forget(number)
+        return bool(dropped)
+
+    # ---- plans ------------------------------------------------------------------------------------------------------
+
+    async def plan(self, identity: Identity, request: PlanRequest) -> PlanAnswer:
+        """What would happen to chunks and files, as things are now.
+
+        Raises:
+            Invalid, NotFound: No such plan or peer.
+        """
+        self._roster.member(identity.node)
+        if request.kind not in set(PlanKind) or not 1 <= len(request.nodes) <= 1000:
+            raise Invalid("a plan is to stop, drain or lose one peer or more")
+        peers = [self._named(node) for node in dict.fromkeys(request.nodes)]
+        numbers = [peer.number for peer in peers]
+        staying = [peer for peer in self._roster.members() if peer.number not in numbers and not peer.is_leaving]
+        others = [peer.number for peer in staying if peer.is_reachable]
+        readable = [peer.number for peer in self._roster.members() if peer.number not in numbers and peer.is_reachable]
+        configured = self._reservations.configured.replicas
+        wanted = max(1, min(configured, len(staying)))
+        if request.kind == PlanKind.STOP:  # they would go on counting as members
+            wanted, _ = self._reservations.copies_wanted()
+
+        def ask(connection: sqlite3.Connection) -> tuple[plans.Dependence, list[FilesAtRisk]]:
+            found = plans.dependence(connection, numbers, others=others, readable=readable, wanted=wanted)
+            known = {volume.volume: volume for volume in volumes.volumes(connection)}
+            risky = plans.files_at_risk(connection, numbers, readable=readable, limit=MOST_FILES)
+            return found, [
+                FilesAtRisk(volume_name(volume), known[volume].name, known[volume].owner, files=count, inodes=inodes)
+                for volume, count, inodes in risky
+                if volume in known
+            ]
+
+        found, files = await self._database.scan(ask)
+        rate = self._measured()
+        return PlanAnswer(
+            found.held,
+            found.held_bytes,
+            short=found.short,
+            short_bytes=found.short_bytes,
+            unreadable=found.unreadable,
+            unreadable_bytes=found.unreadable_bytes,
+            files=files if Role.ADMIN in identity.roles else [],
+            room_bytes=sum(self._reservations.free(peer) for peer in staying if peer.is_reachable),
+            staying=len(staying),
+            wanted=wanted,
+            rate=rate or float(ASSUMED_RATE * max(1, len(others))),
+            is_measured=bool(rate),
+        )
+
+    def _named(self, node: str) -> Peer:
+        peer = self._roster.peer_of(self._roster.node(node).id)
+        if peer is None or not peer.is_member:
+            raise NotFound("this node is no peer of the pool")
+        return peer
+
+    def _measured(self) -> float:
+        """Bytes a second that repairs and drains took lately; 0: unknown."""
+        rates: Iterable[float] = (
+            job.done_bytes / (job.ended_s - job.started_s)
+            for job in self._jobs.listed()
+            if job.kind in _COPYING and job.ended_s and job.ended_s > job.started_s + 1 and job.done_bytes > 64 * MIB
+        )
+        return next(iter(rates), 0.0)
+
+
+_COPYING: Final[Sequence[str]] = (JobKind.REPAIR.value, JobKind.DRAIN.value)

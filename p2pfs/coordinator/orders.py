@@ -1,0 +1,128 @@
+"""Hands out work to peers and takes back what became of it: `POST /orders`.
+
+Each kind of work has a desk that knows what is to be done; here is only who was given what, so that an order is told
+once, and comes back to its desk when its peer has done it, failed, forgotten it (a restart, a lost answer) or fallen
+silent. In memory: what must not be forgotten is in the database, where the desks find it again.
+
+    desk.take ──▶ in hand of a peer ──result──▶ desk.settle
+                        └──not `working` on it, silent, too long──▶ desk.lost
+"""
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from p2pfs.coordinator.roster import Roster
+from p2pfs.errors import Denied, Misuse
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import PeerNumber
+from p2pfs.wire.orders import MOST_RESULTS, MOST_ROOM, Order, Orders, Report, Result
+
+LONGEST_S: Final = 600.0
+"""After so long an order counts as lost, whatever its peer says."""
+
+_log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """One kind of work."""
+
+    def waits(self, peer: PeerNumber) -> bool:
+        """Whether there is something for this peer to do."""
+        ...
+
+    def take(self, peer: PeerNumber, room: int, numbers: Iterator[int]) -> Sequence[Order]:
+        """Orders for this peer, with these numbers; `room`: how many more transfers it takes."""
+        ...
+
+    async def settle(self, peer: PeerNumber, ended: Sequence[tuple[Order, Result]]) -> None:
+        """Take results over. Durability: on return what follows from them is committed."""
+        ...
+
+    def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
+        """Nobody will ever tell what became of these."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    order: Order
+    desk: Desk
+    given_s: float  # monotonic
+
+
+class OrderBook:
+    """What every peer has in hand."""
+
+    def __init__(self, roster: Roster, clock: Clock, *, first_number: int) -> None:
+        self._roster = roster
+        self._clock = clock
+        self._numbers = itertools.count(first_number)
+        self._desks: list[Desk] = []
+        self._in_hand: dict[PeerNumber, dict[int, _Given]] = {}
+
+    def add(self, desk: Desk) -> None:
+        """Hand out this kind of work too, after those added before."""
+        self._desks.append(desk)
+
+    def waits(self, peer: PeerNumber) -> bool:
+        """Whether there is something for this peer to do."""
+        return any(desk.waits(peer) for desk in self._desks)
+
+    async def exchange(self, identity: Identity, report: Report) -> Orders:
+        """Take results over and give new orders.
+
+        Raises:
+            Denied: The node is no peer that orders are given to.
+            Misuse: The report breaks the protocol.
+        """
+        peer = self._peer(identity)
+        if len(report.results) > MOST_RESULTS or not 0 <= report.room <= MOST_ROOM:
+            raise Misuse("a report has more in it than there can be")
+        held = self._in_hand.setdefault(peer, {})
+        ended: dict[Desk, list[tuple[Order, Result]]] = {}
+        for result in report.results:
+            given = held.get(result.order)
+            if given is not None:  # otherwise it was told before, or given by an earlier run
+                ended.setdefault(given.desk, []).append((given.order, result))
+        for desk, some in ended.items():
+            await desk.settle(peer, some)
+            for order, _ in some:
+                held.pop(order.order, None)
+        self._forget(peer, [number for number in held if number not in report.working])
+        return Orders(self._give(peer, report.room))
+
+    def silent(self, peer: PeerNumber) -> None:
+        """The peer is down: what it was doing comes back to the desks."""
+        self._forget(peer, list(self._in_hand.get(peer, ())))
+
+    def _peer(self, identity: Identity) -> PeerNumber:
+        node = self._roster.member(identity.node)
+        peer = self._roster.peer_of(node.id)
+        if peer is None or not peer.is_member:
+            raise Denied(f"{node.name} is no peer that is given work")
+        return peer.number
+
+    def _give(self, peer: PeerNumber, room: int) -> list[Order]:
+        now_s, held = self._clock.monotonic(), self._in_hand.setdefault(peer, {})
+        self._forget(peer, [number for number, given in held.items() if now_s - given.given_s > LONGEST_S])
+        orders: list[Order] = []
+        for desk in self._desks:
+            given = desk.take(peer, room, self._numbers)
+            orders += given
+            held |= {order.order: _Given(order, desk, now_s) for order in given}
+        return orders
+
+    def _forget(self, peer: PeerNumber, numbers: Sequence[int]) -> None:
+        held = self._in_hand.get(peer, {})
+        lost: dict[Desk, list[Order]] = {}
+        for number in numbers:
+            given = held.pop(number, None)
+            if given is not None:
+                lost.setdefault(given.desk, []).append(given.order)
+        for desk, orders in lost.items():
+            _log.debug("peer %d has lost %d orders", peer, len(orders))
+            desk.lost(peer, orders)

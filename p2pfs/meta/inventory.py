@@ -1,0 +1,96 @@
+"""What the index says a peer holds, summed up and compared with what the peer lists. Inside the caller's transaction;
+called by `p2pfs.coordinator.inventory`.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from p2pfs.format.inventory import BUCKETS, EMPTY, bucket_of, digest
+from p2pfs.meta import chunks_index, void_copies
+from p2pfs.types import ChunkId, PeerNumber, VolumeId
+from p2pfs.wire.orders import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of what a peer holds was listed: of one bucket, what comes behind `after` and not behind `last`, both
+    (volume, chunk), None at the ends; every PUT up to `settled_seq` that is in it was listed."""
+
+    bucket: int
+    after: tuple[int, bytes] | None
+    last: tuple[int, bytes] | None
+    settled_seq: int
+
+
+@dataclass(slots=True)
+class Differences:
+    """What was found, and is mended in the index."""
+
+    lost: list[tuple[VolumeId, ChunkId]] = field(default_factory=list)
+    adopted: list[tuple[VolumeId, ChunkId]] = field(default_factory=list)
+    orphans: int = 0
+
+
+def digests(connection: sqlite3.Connection, peer: PeerNumber) -> list[bytes]:
+    """format.inventory's digest of each bucket of what the peer is to hold, copies it has yet to delete included. A
+    scan."""
+    found = [EMPTY] * BUCKETS
+    rows = connection.execute(
+        "SELECT c.volume, c.id FROM replica r JOIN chunk c ON c.number = r.chunk WHERE r.peer = ?1"
+        " UNION SELECT volume, id FROM void_copy WHERE peer = ?1 AND pending",
+        (peer,),
+    )
+    for volume, chunk in rows:
+        bucket = bucket_of(ChunkId(chunk))
+        found[bucket] = digest([(VolumeId(volume), ChunkId(chunk))], found[bucket])
+    return found
+
+
+def reconcile(
+    connection: sqlite3.Connection,
+    peer: PeerNumber,
+    *,
+    part: Part,
+    entries: Sequence[Entry],
+    orphaned_before_s: float,
+    now_s: float,
+) -> Differences:
+    """Bring the index to what the peer lists of one part; orphans put before `orphaned_before_s` must go."""
+    found = Differences()
+    listed = {(entry.volume, entry.chunk): entry for entry in entries}
+    for volume, chunk in _indexed(connection, peer, part):
+        if (volume, chunk) not in listed and chunks_index.drop_replica(
+            connection, volume, chunk=chunk, peer=peer, now_s=now_s, up_to_seq=part.settled_seq
+        ):
+            found.lost.append((volume, chunk))
+    for entry in entries:
+        volume, chunk = VolumeId(entry.volume), ChunkId(entry.chunk)
+        if chunks_index.is_held(connection, volume, chunk=chunk, peer=peer):
+            continue
+        void_s = void_copies.since(connection, peer, volume=volume, chunk=chunk, put_seq=entry.put_seq)
+        if void_s is not None and void_s >= orphaned_before_s:
+            continue  # it is to be deleted, or was between the listing and now
+        if void_s is None and chunks_index.adopt(
+            connection, volume, chunk=chunk, size=entry.size, peer=peer, put_seq=entry.put_seq
+        ):
+            found.adopted.append((volume, chunk))
+        elif entry.stored_s < orphaned_before_s:
+            void_copies.add(
+                connection, peer, volume=volume, chunk=chunk, put_seq=entry.put_seq, pending=True, now_s=now_s
+            )
+            found.orphans += 1
+    return found
+
+
+def _indexed(connection: sqlite3.Connection, peer: PeerNumber, part: Part) -> list[tuple[VolumeId, ChunkId]]:
+    """What the index says the peer holds of a part."""
+    low = bytes([part.bucket])
+    high = bytes([part.bucket + 1]) if part.bucket + 1 < BUCKETS else b"\xff" * 33
+    volume, chunk = part.after or (-1, b"")
+    last_volume, last_chunk = part.last or ((1 << 63) - 1, high)
+    return connection.execute(
+        "SELECT c.volume, c.id FROM replica r JOIN chunk c ON c.number = r.chunk WHERE r.peer = ? AND c.id >= ?"
+        " AND c.id < ? AND (c.volume, c.id) > (?, ?) AND (c.volume, c.id) <= (?, ?)",
+        (peer, low, high, volume, chunk, last_volume, last_chunk),
+    ).fetchall()

@@ -1,0 +1,72 @@
+"""What depends on some peers: counts for plans and for letting a peer go. Scans; inside the caller's transaction."""
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from p2pfs.types import PeerNumber, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class Dependence:
+    """Chunks on some peers, by how many copies others hold; see wire.plans.PlanAnswer."""
+
+    held: int
+    held_bytes: int
+    short: int
+    short_bytes: int
+    unreadable: int
+    unreadable_bytes: int
+
+
+def dependence(
+    connection: sqlite3.Connection,
+    peers: Collection[PeerNumber],
+    *,
+    others: Collection[PeerNumber],
+    readable: Collection[PeerNumber],
+    wanted: int,
+) -> Dependence:
+    """What of these `peers` is not held `wanted` times by `others`, nor at all by those of them that are `readable`."""
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(size), 0), coalesce(sum(copies < ?1), 0),"
+        " coalesce(sum(max(0, ?1 - copies) * size), 0), coalesce(sum(readable = 0), 0),"
+        " coalesce(sum((readable = 0) * size), 0) FROM"
+        f" (SELECT c.size, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN ({_listed(others)}))"
+        " AS copies, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN"
+        f" ({_listed(readable)})) AS readable FROM chunk c WHERE c.refs > 0 AND c.number IN"
+        f" (SELECT chunk FROM replica WHERE peer IN ({_listed(peers)})))",
+        (wanted,),
+    ).fetchone()
+    return Dependence(*(int(figure) for figure in row))
+
+
+def files_at_risk(
+    connection: sqlite3.Connection,
+    peers: Collection[PeerNumber],
+    *,
+    readable: Collection[PeerNumber],
+    limit: int,
+) -> list[tuple[VolumeId, int, list[int]]]:
+    """(volume, number of files, the first `limit` inodes) that have a chunk on `peers` and on none that is
+    `readable`."""
+    only = (
+        f"SELECT r.chunk FROM replica r WHERE r.peer IN ({_listed(peers)}) AND NOT EXISTS (SELECT 1 FROM replica o"
+        f" WHERE o.chunk = r.chunk AND o.peer IN ({_listed(readable)}))"
+    )
+    found: dict[VolumeId, list[int]] = {}
+    rows = connection.execute(
+        f"SELECT DISTINCT volume, inode FROM extent WHERE chunk IN ({only}) ORDER BY volume, inode"
+    )
+    counts: dict[VolumeId, int] = {}
+    for volume, inode in rows:
+        inodes = found.setdefault(volume, [])
+        counts[volume] = counts.get(volume, 0) + 1
+        if len(inodes) < limit:
+            inodes.append(inode)
+    return [(volume, counts[volume], inodes) for volume, inodes in found.items()]
+
+
+def _listed(peers: Collection[PeerNumber]) -> str:
+    """An SQL list; numbers only, so nothing to quote."""
+    return ",".join(str(int(peer)) for peer in sorted(peers))

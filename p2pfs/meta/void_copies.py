@@ -1,0 +1,90 @@
+"""Copies that are gone or must go: what peers have yet to delete, and which receipts prove nothing any more.
+
+A row outlives the copy, and even the chunk's own row, so that a receipt given before never counts again: a mount may
+still carry it. Inside the caller's transaction; called by `chunks_index`, `survey` and the coordinator's deletions.
+"""
+
+import math
+import sqlite3
+from collections.abc import Collection
+
+from p2pfs.types import ChunkId, PeerNumber, VolumeId
+
+
+def add(
+    connection: sqlite3.Connection,
+    peer: PeerNumber,
+    *,
+    volume: VolumeId,
+    chunk: ChunkId,
+    put_seq: int,
+    pending: bool,
+    now_s: float,
+) -> None:
+    """Receipts of this copy up to `put_seq` are void; `pending`: the peer must delete it."""
+    connection.execute(
+        "INSERT INTO void_copy VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer, volume, id) DO UPDATE SET"
+        " put_seq = max(put_seq, excluded.put_seq), pending = max(pending, excluded.pending),"
+        " since_s = excluded.since_s",
+        (peer, volume, chunk, put_seq, pending, now_s),
+    )
+
+
+def pending(connection: sqlite3.Connection, peer: PeerNumber, *, limit: int) -> list[tuple[VolumeId, ChunkId, int]]:
+    """(volume, chunk, put_seq) of copies the peer must delete."""
+    return connection.execute(
+        "SELECT volume, id, put_seq FROM void_copy WHERE peer = ? AND pending LIMIT ?", (peer, limit)
+    ).fetchall()
+
+
+def peers_pending(connection: sqlite3.Connection) -> dict[PeerNumber, int]:
+    """How many copies each peer must delete."""
+    rows = connection.execute("SELECT peer, count(*) FROM void_copy WHERE pending GROUP BY peer")
+    return {PeerNumber(peer): count for peer, count in rows}
+
+
+def deleted(
+    connection: sqlite3.Connection, peer: PeerNumber, *, volume: VolumeId, chunk: ChunkId, put_seq: int, now_s: float
+) -> None:
+    """The peer has done it (or was void because of a newer PUT). A newer order stays."""
+    connection.execute(
+        "UPDATE void_copy SET pending = 0, since_s = ? WHERE peer = ? AND volume = ? AND id = ? AND put_seq <= ?",
+        (now_s, peer, volume, chunk, put_seq),
+    )
+
+
+def forget(connection: sqlite3.Connection, *, before_s: float, limit: int = 1000) -> int:
+    """Drop rows that were settled before then: nobody can still carry a receipt as old; how many."""
+    return connection.execute(
+        "DELETE FROM void_copy WHERE (peer, volume, id) IN"
+        " (SELECT peer, volume, id FROM void_copy WHERE NOT pending AND since_s < ? LIMIT ?)",
+        (before_s, limit),
+    ).rowcount
+
+
+def forget_peers(connection: sqlite3.Connection, peers: Collection[PeerNumber], *, limit: int = 1000) -> int:
+    """Drop rows of peers that are gone for good; how many."""
+    numbers = ",".join(str(int(peer)) for peer in peers)
+    return connection.execute(
+        "DELETE FROM void_copy WHERE (peer, volume, id) IN"
+        f" (SELECT peer, volume, id FROM void_copy WHERE peer IN ({numbers}) LIMIT ?)",
+        (limit,),
+    ).rowcount
+
+
+def has_settled(connection: sqlite3.Connection, *, before_s: float) -> bool:
+    """Whether `forget` would drop something."""
+    row = connection.execute("SELECT 1 FROM void_copy WHERE NOT pending AND since_s < ? LIMIT 1", (before_s,))
+    return row.fetchone() is not None
+
+
+def since(
+    connection: sqlite3.Connection, peer: PeerNumber, *, volume: VolumeId, chunk: ChunkId, put_seq: int
+) -> float | None:
+    """Since when a copy put with this `put_seq` is void; now and in future (infinite) while the peer has yet to delete
+    it; None: it is not void."""
+    row = connection.execute(
+        "SELECT pending, since_s FROM void_copy WHERE peer = ? AND volume = ? AND id = ? AND put_seq >= ?",
+        (peer, volume, chunk, put_seq),
+    ).fetchone()
+    return None if row is None else math.inf if row[0] else float(row[1])
