@@ -110,7 +110,7 @@ async def compose(
         )
 
     receipts = ReceiptChecker(record.pool, roster.receipt_keys)
-    noticed = Noticed()
+    noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
     deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
