@@ -1,6 +1,6 @@
 import time, sys, multiprocessing
 from tests.simulation import run
-run.PATIENCE_S=10
+run.PATIENCE_S=20
 def one(s):
     t=time.time(); r=run.simulate(s); return s, round(time.time()-t,1), r
 if __name__=="__main__":

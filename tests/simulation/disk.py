@@ -17,6 +17,7 @@ from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.header import HEADER_BYTES, unpack
 from p2pfs.errors import Corrupt
 from p2pfs.format.chunk import block_hashes
+from p2pfs.runtime.clocks import Clock
 from p2pfs.types import Buffer, ChunkId, VolumeId, volume_name
 
 from .network import PowerCut
@@ -27,8 +28,8 @@ Copy = tuple[VolumeId, ChunkId]
 class SimDisk(Disk):
     """`root` is the store's directory; `attic` keeps what a power cut brings back."""
 
-    def __init__(self, root: Path, attic: Path, chance: random.Random) -> None:
-        self.root, self._attic, self._chance = root, attic, chance
+    def __init__(self, root: Path, attic: Path, chance: random.Random, clock: Clock) -> None:
+        self.root, self._attic, self._chance, self._clock = root, attic, chance, clock
         self.is_dead = False
         self.is_full = False
         self.stuck: trio.Event | None = None
@@ -109,6 +110,8 @@ class SimDisk(Disk):
         if new.exists():
             os.link(new, kept)
         super().rename(old, new)
+        now_s = self._clock.time()
+        os.utime(new, (now_s, now_s))  # when it was written, within moments
         self._valid.pop(old, None)
         self._valid.pop(new, None)
 

@@ -29,6 +29,7 @@ class Faults:
             await self._start(pool.coordinator.host, pool.coordinator.run)
         for peer in pool.peers:
             await self.start_peer(peer)
+        await trio.sleep(1.0)  # for heartbeats: a mount that sees a pool of one peer writes one copy
         for mount in pool.mounts:
             await self.start_mount(mount)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2pfs.errors import Corrupt, Fenced, NoSpace, NotFound, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Fenced, Gone, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.types import ROOT_INODE, InodeId
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
@@ -21,7 +21,7 @@ from p2pfs.vfs.tree import Owner
 from .pool import Mounted, SimMount
 from .world import World
 
-_WEATHER = (Unavailable, NoSpace, Corrupt, Fenced)
+_WEATHER = (Unavailable, NoSpace, Corrupt, Fenced, Gone)  # what is Gone is stored again by itself
 _OWNER = Owner(1000, 1000)
 _CHANGES = frozenset({"create", "truncate", "rename", "replace", "remove"})
 """What cannot succeed without the coordinator."""

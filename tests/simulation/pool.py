@@ -165,11 +165,12 @@ class SimPeer:
     """A peer's machine with its disk, which outlives its lives."""
 
     def __init__(self, network: Network, number: int, root: Path, chance: random.Random, coordinator: Endpoint) -> None:
-        disk = SimDisk(root / f"{number}", root / f"{number}.attic", chance)
+        clock = SimClock()
+        disk = SimDisk(root / f"{number}", root / f"{number}.attic", chance, clock)
         self.number = PeerNumber(number)
         self.disk = disk
         self.host = network.add(
-            Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), SimClock(), disk)
+            Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), clock, disk)
         )
         self._network, self._coordinator = network, coordinator
         self.record = NodeRecord(
