@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -84,6 +85,8 @@ def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
         stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "resources", _resources))
         stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "version", return_value="simulated"))
         stack.enter_context(mock.patch.object(os, "getloadavg", return_value=(0.1, 0.1, 0.1)))
+        for function, seeded in _secrets(random.Random(f"secrets {seed}")).items():
+            stack.enter_context(mock.patch.object(secrets, function, seeded))
         for module, name, seconds in STRETCHED:
             stack.enter_context(mock.patch.object(module, name, seconds))
         random.seed(seed)
@@ -101,6 +104,16 @@ def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
                 one.setLevel(before[0])
                 one.propagate = before[1]
             random.setstate(before[2])
+
+
+def _secrets(chance: random.Random) -> dict[str, Callable[..., Any]]:
+    """What production draws from the system decides here and there, whom to audit for instance."""
+    return {
+        "randbelow": chance.randrange,
+        "randbits": chance.getrandbits,
+        "token_bytes": lambda count=32: chance.randbytes(count),
+        "token_hex": lambda count=32: chance.randbytes(count).hex(),
+    }
 
 
 async def in_the_loop(

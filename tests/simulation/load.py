@@ -160,7 +160,8 @@ class Load:
             await mounted.filesystem.fsync(file.handle)
         else:
             await mounted.filesystem.flush(file.handle)
-        self._acknowledged(file, last)
+        if not mounted.namespace.is_fenced:  # whose unsaved bytes are given up; it was told once
+            self._acknowledged(file, last)
 
     def _acknowledged(self, file: SimFile, last: int) -> None:
         file.acked = last
@@ -225,6 +226,8 @@ class Load:
             await filesystem.release(handle)
         if mounted.fell_back(began_s):
             first = file.seen.get(mounted, 0)
+        if found not in file.versions[first:] and _is_overtaken(found, file.versions[first:]):
+            return
         if found in file.versions[first:]:
             file.seen[mounted] = max(file.seen.get(mounted, 0), first + file.versions[first:].index(found))
             return
@@ -285,6 +288,13 @@ class Load:
         handle, file.handle = file.handle, None
         if handle is not None:
             await mounted.filesystem.release(handle)
+
+
+def _is_overtaken(found: bytes, allowed: list[bytes]) -> bool:
+    """Whether it was opened at one version and read at a later one, as far as the first one's size."""
+    return any(
+        found == later[: len(earlier)] for at, earlier in enumerate(allowed) for later in allowed[at + 1 :]
+    )
 
 
 def _told(found: bytes, versions: list[bytes]) -> str:

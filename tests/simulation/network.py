@@ -63,7 +63,7 @@ class Host:
     resumed: trio.Event | None = None  # set: it runs; None: it was never stopped
     nursery: trio.Nursery | None = field(default=None, repr=False)
     ended: trio.Event = field(default_factory=trio.Event, repr=False)
-    awaited: set[trio.Event] = field(default_factory=set, repr=False)  # by those whose requests are served here
+    awaited: dict[trio.Event, None] = field(default_factory=dict, repr=False)  # by those whose requests are served here
 
     async def live(
         self, body: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -81,7 +81,7 @@ class Host:
         finally:
             self.is_up, self.server, self.nursery = False, None, None
             self.resume()
-            for event in self.awaited:
+            for event in list(self.awaited):
                 event.set()
             self.ended.set()
 
@@ -100,7 +100,7 @@ class Host:
     def stop(self) -> None:
         """From here on nothing of it runs, and what was under way is lost."""
         self.is_up = False
-        for event in self.awaited:
+        for event in list(self.awaited):
             event.set()
         if self.disk is not None:
             self.disk.is_dead = True
@@ -201,11 +201,11 @@ class Network:
 
         target.spawn(handle)
         self.requests += 1
-        target.awaited.add(done)
+        target.awaited[done] = None
         try:
             await done.wait()
         finally:
-            target.awaited.discard(done)
+            target.awaited.pop(done, None)
         if not answered:
             raise Unavailable("the connection was reset before an answer came")
         return answered[0]
