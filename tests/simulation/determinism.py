@@ -25,6 +25,7 @@ import p2pfs.meta.remote
 import p2pfs.vfs.filesystem
 import p2pfs.vfs.news
 import p2pfs_peerd.heartbeat
+import p2pfs_peerd.orders
 from p2pfs.wire.membership import Resources
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ STRETCHED: Final = (
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
     (p2pfs.coordinator.sessions, "GRACE", 4),  # lifetimes, not seconds: a silent session is over while a run lasts
     (p2pfs.coordinator.composition, "GRACE", 4),
+    (p2pfs_peerd.orders, "_AFTER_FAILURE_S", 10.0),
     (p2pfs.meta.events, "MAX_WAIT_S", 110.0),
     (p2pfs.meta.events, "SILENT_S", 400.0),
     (p2pfs.meta.remote, "_NEWS_S", 60.0),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import trio
 
+from p2pfs.errors import PoolError
+
 from .disk import Copy
 from .network import Host
 from .pool import SimMount, SimPeer
@@ -19,6 +21,8 @@ class Faults:
         self.world, self.nursery = world, nursery
         self.chance = world.chance
         self._power_lost: set[Host] = set()
+        self.drained: set[SimPeer] = set()
+        self.dead: SimPeer | None = None
 
     # ---- life of machines -------------------------------------------------------------------------------------------
 
@@ -34,7 +38,7 @@ class Faults:
             await self.start_mount(mount)
 
     async def start_peer(self, peer: SimPeer) -> None:
-        if not peer.host.is_up:
+        if not peer.host.is_up and peer is not self.dead:
             await peer.host.ended.wait() if peer.host.nursery is not None else None
             peer.disk.start(lost_power=peer.host in self._power_lost)
             self._power_lost.discard(peer.host)
@@ -58,7 +62,8 @@ class Faults:
             (4, self._kill_peer), (3, self._cut_power), (3, self._mine_disk), (8, self._start_some),
             (3, self._hang), (4, self._resume), (4, self._partition), (5, self._heal), (3, self._slow), (3, self._lossy),
             (3, self._calm), (2, self._fill), (3, self._empty), (2, self._stick), (3, self._unstick), (3, self._flip),
-            (3, self._kill_coordinator), (2, self._kill_mount), (2, self._unmount),
+            (3, self._kill_coordinator), (3, self._drain), (1, self._undrain), (1, self._away), (1, self._turn_clock),
+            (1, self._disk_dies), (2, self._forget), (2, self._kill_mount), (2, self._unmount),
         ]  # fmt: skip
         weights = [weight for weight, _ in kinds]
         result = self.chance.choices([fault for _, fault in kinds], weights)[0]()
@@ -200,6 +205,53 @@ class Faults:
             self.world.note(f"{mount.host.name} unmounts")
             mount.leave()
 
+    # ---- what admins and owners do ----------------------------------------------------------------------------------
+
+    async def _asks(self, name: str, peer: SimPeer, **more: object) -> None:
+        """Call the coordinator's service as the handler of an admin's request does."""
+        coordinator = self.world.pool.coordinator
+        services = coordinator.services
+        if not coordinator.host.is_up or services is None:
+            return
+        with trio.move_on_after(30):
+            try:
+                await getattr(services.leaving, name)(coordinator.host.identity, peer.host.identity.node, **more)
+                self.world.note(f"{name} {peer.host.name}")
+            except PoolError as error:
+                self.world.note(f"{name} {peer.host.name}: {error}")
+
+    async def _drain(self) -> None:
+        if len(self.world.pool.peers) - len(self.drained) > self.world.pool.settings.replicas:
+            peer = self._peer()
+            self.drained.add(peer)
+            await self._asks("drain", peer)
+
+    async def _undrain(self) -> None:
+        for peer in sorted(self.drained, key=lambda peer: peer.number):
+            self.drained.discard(peer)
+            await self._asks("undrain", peer)
+
+    async def _away(self) -> None:
+        await self._asks("away", self._peer(), for_s=float(self.chance.choice((0, 600, 7200))))
+
+    def _turn_clock(self) -> None:
+        peer = self._peer()
+        peer.host.clock.ahead_s += self.chance.choice((-86400.0, -600.0, 1200.0, 3600.0, 10 * 86400.0))
+        self.world.note(f"the clock of {peer.host.name} is {peer.host.clock.ahead_s:g} s ahead")
+
+    def _disk_dies(self) -> None:
+        """A peer and its disk are gone for good; one a run, and only if every chunk has a copy elsewhere."""
+        peer = self._peer()
+        if self.dead is None and all(self._is_spare(peer, copy) for copy in peer.disk.copies()):
+            self.dead = peer
+            self.world.unreliable.add(peer.number)
+            peer.host.stop()
+            self.world.note(f"the disk of {peer.host.name} dies")
+
+    async def _forget(self) -> None:
+        if self.dead is not None:
+            await self._asks("forget", self.dead)
+
     async def oversleep(self) -> None:
         """A mount's machine sleeps until its session is over, and wakes up."""
         using = self.world.using()
@@ -224,3 +276,4 @@ class Faults:
         self._unstick()
         for peer in self.world.pool.peers:
             peer.disk.dies_in = None
+            peer.host.clock.ahead_s = 0.0

@@ -8,6 +8,8 @@ P3 is checked by whoever reads (`load`), P5 at the very moment a copy is deleted
 import sqlite3
 from collections.abc import Iterator
 
+import trio
+
 from p2pfs.types import ChunkId, PeerNumber
 from tests.broken_rows import broken_invariants
 
@@ -44,7 +46,8 @@ def _broken(connection: sqlite3.Connection, world: World, load: Load) -> Iterato
 
 
 def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[tuple[str, str]]:
-    minimum = world.pool.settings.min_replicas
+    minimum, wanted, gone = world.pool.settings.min_replicas, world.wanted(), world.gone(connection)
+    seen, world.copies = world.copies, {}
     for identity, refs, joined in connection.execute(_CHUNKS):
         chunk = ChunkId(identity)
         holders = [PeerNumber(int(number)) for number in joined.split(",")] if joined else []
@@ -52,13 +55,19 @@ def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[
         for number in holders:
             if world.is_excused(number, chunk):
                 excused += 1
-            elif not world.pool.peers[number - 1].disk.holds((VOLUME, chunk)):
+            elif number not in gone and not world.pool.peers[number - 1].disk.holds((VOLUME, chunk)):
                 yield "P1", f"chunk {chunk.hex()[:8]} is said to be on peer {number} and is not on its durable storage"
         if refs:
-            copies = len(world.valid(chunk))
+            now_s = trio.current_time()
+            world.named_s[chunk] = now_s
+            copies = len([peer for peer in world.valid(chunk) if peer.number not in gone])
             lost = sum(1 for peer in world.pool.peers if world.is_excused(peer.number, chunk))
             if copies + lost < minimum:
                 yield "P1", f"chunk {chunk.hex()[:8]} has {copies} valid copies and faults destroyed {lost}"
+            before = seen.get(chunk, 0)
+            if copies + lost < min(before, wanted):
+                yield "P5", f"chunk {chunk.hex()[:8]} had {before} valid copies and has {copies}"
+            world.copies[chunk] = copies
 
 
 def _broken_files(connection: sqlite3.Connection, load: Load) -> Iterator[tuple[str, str]]:

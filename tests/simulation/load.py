@@ -62,6 +62,7 @@ class Load:
         self.files: list[SimFile] = []
         self.operations = self.refused = 0
         self._names = 0
+        self._written: list[bytes] = []
 
     def start(self) -> None:
         """Begin one random operation on a random mount, if there is one."""
@@ -136,7 +137,7 @@ class Load:
 
     async def _write(self, mounted: Mounted, file: SimFile) -> None:
         before = file.versions[-1]
-        data = self.chance.randbytes(self._size())
+        data = self._data()
         offset = len(before) if file.appends else self.chance.randrange(len(before) + 1)
         if not file.appends and self.chance.random() < 0.1:
             offset += self.chance.randrange(5000)
@@ -146,6 +147,14 @@ class Load:
         after[: len(before)] = before
         after[offset : offset + len(data)] = data
         file.versions.append(bytes(after))
+
+    def _data(self) -> bytes:
+        """Mostly new bytes; now and then what was written before, which is the same chunk once more."""
+        if self._written and self.chance.random() < 0.25:
+            return self.chance.choice(self._written)
+        data = self.chance.randbytes(self._size())
+        self._written = [*self._written[-11:], data]
+        return data
 
     def _size(self) -> int:
         drawn = self.chance.random()
@@ -261,7 +270,7 @@ class Load:
         """Rename over another file of this mount."""
         others = [other for other in self.files if other.is_writable(mounted) and not other.busy and other is not file]
         if not others:
-            return
+            return await self._rename(mounted, file)
         other = self.chance.choice(others)
         other.busy, file.is_live, other.is_live = True, False, False
         try:

@@ -74,9 +74,16 @@ SETTINGS = Settings(
     down=600.0,
     repair_delay=900.0,
     session_lifetime=300.0,
-    trash_keep=2 * 86400.0,
+    audit_interval=300.0,
+    inventory_interval=3600.0,
+    orphan_grace=3600.0,
+    purge_grace=600.0,
+    purge_latest=600.0,
+    trash_keep=1800.0,
     small_file=SMALL_FILE,
 )
+TIDY_S = 600.0
+"""How often a peer empties its trash of what is old enough."""
 _SECRETS = PoolSecrets(b"r" * 32, b"t" * 32)
 _COORDINATOR, _FIRST_PEER, _FIRST_CLIENT = 1, 100, 1000
 
@@ -221,7 +228,7 @@ class SimPeer:
         while True:
             with contextlib.suppress(PoolError):
                 await store.empty_trash(SETTINGS.trash_keep)
-            await trio.sleep(3600.0)
+            await trio.sleep(TIDY_S)
 
 
 @dataclass(eq=False)

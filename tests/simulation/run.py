@@ -24,7 +24,7 @@ from . import invariants
 from .determinism import Bugs, controlled
 from .faults import Faults
 from .load import Load
-from .pool import SimPool
+from .pool import TIDY_S, SimPool
 from .world import Violation, World
 
 STEPS = 60
@@ -165,6 +165,10 @@ async def _end(world: World, load: Load, faults: Faults, bugs: Bugs) -> None:
         raise Violation("P8: reading what is stored does not end")
     invariants.check(world, load, bugs)
     invariants.check_rows(world)
+    await trio.sleep(world.pool.settings.trash_keep + 2 * TIDY_S)
+    invariants.check(world, load, bugs)
+    for left in world.left_in_trash():
+        raise Violation(f"P6: still in the trash of {left}")
 
 
 # ---- many ------------------------------------------------------------------------------------------------------------
