@@ -244,6 +244,7 @@ class Faults:
         peer = self._peer()
         if self.dead is None and all(self._is_spare(peer, copy) for copy in peer.disk.copies()):
             self.dead = peer
+            self.world.destroyed.update((peer.number, copy[1]) for copy in peer.disk.copies())
             self.world.unreliable.add(peer.number)
             peer.host.stop()
             self.world.note(f"the disk of {peer.host.name} dies")
