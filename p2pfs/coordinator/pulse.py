@@ -41,7 +41,7 @@ _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
 _LEAST_PAUSE_S: Final = 0.01
-"""A fraction of a clock's tick before somebody counts as silent, the clock would stand still however often it is asked."""
+"""Less than a tick before somebody counts as silent, a clock would stand still however often it is asked."""
 _ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
 """Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
 

@@ -1,7 +1,7 @@
 """A peer's disk: real files in memory, of which a power cut leaves only what was synced, names and contents alike.
 
-As in tests/faults/test_directory_crash.py, with what else befalls disks: they fill up, hang, lose power in the middle of
-anything, and change bits. The invariants look at it directly.
+As in tests/faults/test_directory_crash.py, with what else befalls disks: they fill up, hang, lose power in the middle
+of anything, and change bits. The invariants look at it directly.
 """
 
 import errno

@@ -152,10 +152,10 @@ class Load:
 
     def _data(self) -> bytes:
         """Mostly new bytes; now and then what was written before, which is the same chunk once more."""
-        if self._written and self.chance.random() < 0.25:
+        if self._written and self.chance.random() < 0.35:
             return self.chance.choice(self._written)
         data = self.chance.randbytes(self._size())
-        self._written = [*self._written[-11:], data]
+        self._written = [*self._written[-24:], data]
         return data
 
     def _size(self) -> int:
@@ -212,7 +212,7 @@ class Load:
         filesystem = mounted.filesystem
 
         def is_sure() -> bool:
-            """Whether the name must have led to this file. While the coordinator is away, mounts go by what they know."""
+            """Whether the name must have led to this file. Without the coordinator mounts go by what they know."""
             return was_live and file.is_live and file.name == name and not mounted.fell_back(began_s)
 
         try:
@@ -303,9 +303,7 @@ class Load:
 
 def _is_overtaken(found: bytes, allowed: list[bytes]) -> bool:
     """Whether it was opened at one version and read at a later one, as far as the first one's size."""
-    return any(
-        found == later[: len(earlier)] for at, earlier in enumerate(allowed) for later in allowed[at + 1 :]
-    )
+    return any(found == later[: len(earlier)] for at, earlier in enumerate(allowed) for later in allowed[at + 1 :])
 
 
 def _told(found: bytes, versions: list[bytes]) -> str:

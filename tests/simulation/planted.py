@@ -97,7 +97,12 @@ def _early_location() -> Iterator[None]:
             assert isinstance(order, Transfer)
             care._database._inner.write_now(  # type: ignore[attr-defined]
                 lambda connection, order=order: chunks_index.adopt(  # type: ignore[misc]
-                    connection, VolumeId(order.volume), chunk=ChunkId(order.chunk), size=order.size, peer=peer, put_seq=1
+                    connection,
+                    VolumeId(order.volume),
+                    chunk=ChunkId(order.chunk),
+                    size=order.size,
+                    peer=peer,
+                    put_seq=1,
                 )
             )
         return orders

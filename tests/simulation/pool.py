@@ -176,9 +176,7 @@ class SimPeer:
         disk = SimDisk(root / f"{number}", root / f"{number}.attic", chance, clock)
         self.number = PeerNumber(number)
         self.disk = disk
-        self.host = network.add(
-            Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), clock, disk)
-        )
+        self.host = network.add(Host(f"peer {number}", identity(POOL, _FIRST_PEER + number, Role.PEER), clock, disk))
         self._network, self._coordinator = network, coordinator
         self.record = NodeRecord(
             pool=POOL, node=self.host.identity.node, name=f"owner{number}@host", owner=f"owner{number}",
@@ -200,9 +198,7 @@ class SimPeer:
         host.server = Server(PEER_ROUTES, app.handlers(), context=None, pool=POOL, revocations=revocations, clock=clock)  # type: ignore[arg-type]
 
         client = SimClient(self._network, host)
-        orders = OrderRunner(
-            client, self._coordinator, store, rate=RateLimit(SETTINGS.repair_rate, clock), scrub=None
-        )
+        orders = OrderRunner(client, self._coordinator, store, rate=RateLimit(SETTINGS.repair_rate, clock), scrub=None)
 
         async def hear(answer: HeartbeatAnswer) -> None:
             signer.trust(answer.receipt_key)
@@ -297,9 +293,12 @@ class SimMount:
         )  # fmt: skip
         store = LimitedStore(replicated, requests=64, bytes_held=48 * MIB)
         limits = Limits(write=WriteLimits(8 * MIB, SMALL_FILE, io_timeout_s=timeout_s), memory_cache=64 * 1024)
-        async with Filesystem.serve(
-            KEYS, VOLUME, namespace, store, places, space, limits=limits, now_ns=clock.time_ns, copies=copies
-        ) as filesystem, trio.open_nursery() as following:
+        async with (
+            Filesystem.serve(
+                KEYS, VOLUME, namespace, store, places, space, limits=limits, now_ns=clock.time_ns, copies=copies
+            ) as filesystem,
+            trio.open_nursery() as following,
+        ):
             following.start_soon(filesystem.follow, NoKernelCache())
             self.mounted = Mounted(filesystem, namespace)
             async with trio.open_nursery() as self._programs:

@@ -1,5 +1,5 @@
-"""`python -m tests.simulation.run --seeds 0-9999 [--jobs 2] [--plant NAME]`: runs seeds, tells how fast pool time passes,
-and for each failure its seed, step and last events. One seed again, with everything it does: `--seeds 17 --verbose`.
+"""`python -m tests.simulation.run --seeds 0-9999 [--jobs 2] [--plant NAME]`: runs seeds, tells how fast time passes
+and for each failure its seed, step and last events. One again, with all it does: `--seeds 17 --verbose`.
 """
 
 import argparse
@@ -56,18 +56,18 @@ def simulate(seed: int, *, steps: int = STEPS, verbose: bool = False) -> Result:
     """Run one seed to its end or its first violation."""
     result = Result(seed)
     shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None, prefix="p2pfs-simulation-") as directory:
-        with controlled(seed, verbose=verbose) as bugs:
-            pool = SimPool(seed, Path(directory), peers=4 + seed % 3, mounts=2)
-            world = World(seed, pool, verbose=verbose)
-            try:
-                trio.run(_main, world, bugs, steps, result, clock=MockClock(autojump_threshold=0.0))
-            except BaseException as error:
-                result.failure = _first(error)
-            finally:
-                pool.database.close()
-            result.steps, result.digest, result.journal = world.step, world.digest, list(world.journal)
-            result.requests = pool.network.requests
+    memory = tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None, prefix="p2pfs-simulation-")
+    with memory as directory, controlled(seed, verbose=verbose) as bugs:
+        pool = SimPool(seed, Path(directory), peers=4 + seed % 3, mounts=2)
+        world = World(seed, pool, verbose=verbose)
+        try:
+            trio.run(_main, world, bugs, steps, result, clock=MockClock(autojump_threshold=0.0))
+        except BaseException as error:
+            result.failure = _first(error)
+        finally:
+            pool.database.close()
+        result.steps, result.digest, result.journal = world.step, world.digest, list(world.journal)
+        result.requests = pool.network.requests
     return result
 
 

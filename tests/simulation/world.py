@@ -1,5 +1,5 @@
-"""One run of the simulation as everybody in it sees it: the pool, the journal, what was found wrong, and what is excused
-because a fault destroyed it.
+"""One run of the simulation as everybody in it sees it: the pool, the journal, what was found wrong, and what is
+excused because a fault destroyed it.
 """
 
 import random
@@ -87,9 +87,7 @@ class World:
         copy = _copy_at(path)
         chunk = copy[1]
         row = self.pool.database.read(
-            lambda connection: connection.execute(
-                "SELECT 1 FROM chunk WHERE volume = ? AND id = ?", copy
-            ).fetchone()
+            lambda connection: connection.execute("SELECT 1 FROM chunk WHERE volume = ? AND id = ?", copy).fetchone()
         )
         if row is None:
             named_s = self.named_s.get(chunk)
