@@ -43,6 +43,8 @@ MAX_CORRUPT: Final = 10_000
 _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
+_LEAST_PAUSE_S: Final = 0.01
+"""Less than a tick before somebody counts as silent, a clock would stand still however often it is asked."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ class Pulse:
         """Until somebody may have been silent for too long."""
         now_s, patience = self._clock.monotonic(), self._roster.patience
         pauses = [next_check_s(now_s - peer.heard_s, patience) for peer in self._roster.members()]
-        await trio.sleep(min([_PAUSE_S, *pauses]))
+        await trio.sleep(max(_LEAST_PAUSE_S, min([_PAUSE_S, *pauses])))
 
     def _answer(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatAnswer:
         revocations = self._roster.revocations
