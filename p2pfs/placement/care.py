@@ -3,7 +3,8 @@
 The rules, in this order (P5: copy, verify, commit the location, and only later delete):
 
 1. Fewer than `wanted` copies on peers that stay → copy it to the best peers with room. A copy on a silent peer counts
-   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left.
+   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left,
+   unless the silence was announced (`is_away`).
 2. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.
    So must those that stay when a holder leaves.
@@ -39,6 +40,7 @@ class Keeper:
     is_leaving: bool
     takes: bool  # it can be asked to take a copy, if it has room
     appearances: int  # a copy is proved while it was shown since the last of them
+    is_away: bool = False  # silent as it said it would be
 
     @property
     def number(self) -> PeerNumber:
@@ -90,7 +92,7 @@ def need(
     safe = [
         copy.peer
         for copy in staying
-        if keepers[copy.peer].is_readable or (keepers[copy.peer].is_expected and not is_last)
+        if _counts(keepers[copy.peer], is_last)
     ]
     missing = wanted - len(safe) - len(coming)
     if missing > 0:
@@ -105,6 +107,11 @@ def need(
     if len(present) > wanted:
         return _trim(present, keepers, placed, wanted)
     return _move(present, known, keepers, placed, wanted=wanted, room=room)
+
+
+def _counts(keeper: Keeper, is_last: bool) -> bool:
+    """Whether a copy there need not be made again, where at most one can be read (`is_last`) or more."""
+    return keeper.is_readable or (keeper.is_expected and (keeper.is_away or not is_last))
 
 
 def _copy(
