@@ -104,7 +104,7 @@ def _watch(home: NodeHome, chosen: Callable[[list[JobInfo]], list[JobInfo]], as_
 
 
 def _reader_left() -> bool:
-    """Whether what is printed goes into a pipe that nobody reads any more: nothing else says so while nothing changes."""
+    """Whether the output is a pipe that nobody reads any more: while nothing changes, nothing else would tell."""
     looking = select.poll()
     try:
         looking.register(sys.stdout.fileno(), 0)

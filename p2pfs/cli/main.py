@@ -25,7 +25,6 @@ _COMMANDS: Final = {
     "status": "status",
     "jobs": "jobs",
     "plan": "plan",
-    "plan": "plan",
     "demo": "demo",
     "version": "version",
 }

@@ -1,4 +1,4 @@
-"""Progress bars: for data on its way into the pool, and for a peer on its way out of it. Imported only when one is shown."""
+"""Progress bars: for data on its way into the pool, and for a peer on its way out. Imported only when one is shown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -372,6 +372,7 @@ def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper
         is_leaving=peer.is_leaving,
         takes=peer.state is PeerState.UP,
         appearances=peer.appearances + peer.has_appeared,  # nothing is proved yet while the database does not know
+        is_away=peer.state is PeerState.AWAY,
     )
 
 

@@ -91,8 +91,8 @@ class VolumeReport(msgspec.Struct, frozen=True):
 
 
 class ChunksReport(msgspec.Struct, frozen=True):
-    """`by_copies` counts the copies on peers that answer (up, draining, suspect); `lost` have none there, now. `away` of
-    the under-replicated are so only because peers are away as they said."""
+    """`by_copies` counts the copies on peers that answer (up, draining, suspect); `lost` have none there, now. `away`
+    of the under-replicated are so only because peers are away as they said."""
 
     total: int
     under_replicated: int
