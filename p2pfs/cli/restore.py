@@ -118,13 +118,14 @@ def _age(seconds: float) -> str:
 
 
 @click.command("confirm")
-@click.argument("what", type=click.Choice(["backup", "orphans"]))
+@click.argument("what", type=click.Choice(["backup", "clock", "orphans"]))
 @home_option
 def confirm(what: str, home: NodeHome) -> int:
     """Say that all is well after a warning. Needs the role admin.
 
-    backup: a backup that suddenly shrank is right; the one before is let go. orphans: after a restore nothing is
-    missing; chunks that no file needs may be deleted again.
+    backup: a backup that suddenly shrank is right; the one before is let go. clock: this machine's clock is right as it
+    is, and what is old may be deleted again. orphans: after a restore nothing is missing; chunks that no file needs may
+    be deleted again.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
 from p2pfs.coordinator.report import BackupReport
 from p2pfs.errors import Invalid
 from p2pfs.meta import settings
@@ -135,7 +136,7 @@ class Backups:
         elif what == "orphans":
             await self.database.write(lambda connection: settings.remove(connection, settings.ORPHANS_STAY))
         else:
-            raise Invalid(f"“{what}” cannot be confirmed: there are backup and orphans")
+            raise Invalid(f"“{what}” cannot be confirmed: there are backup, clock and orphans")
         _log.info("confirmed: %s", what)
 
     # ---- told by `backup` -------------------------------------------------------------------------------------------
@@ -206,8 +207,10 @@ def superseded(
 
 
 def indexed(connection: sqlite3.Connection) -> dict[PeerNumber, tuple[int, int]]:
-    """(copies, bytes) that the index says each peer has; what a peer has beyond came after what was restored."""
+    """(copies, bytes on its disk) that the index says each peer has; what a peer has beyond came after what was
+    restored."""
     rows = connection.execute(
-        "SELECT peer, count(*), sum(size) FROM replica JOIN chunk ON chunk.number = replica.chunk GROUP BY peer"
+        "SELECT peer, count(*), sum(size + ?) FROM replica JOIN chunk ON chunk.number = replica.chunk GROUP BY peer",
+        (CHUNK_OVERHEAD_BYTES,),
     )
     return {PeerNumber(peer): (copies, size) for peer, copies, size in rows}

@@ -31,6 +31,7 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
@@ -162,7 +163,8 @@ async def compose(
         quiet_load=settings.quiet_load,
         clock=clock,
     )
-    for desk in (care, deletions, audits, inventory):
+    scrubs = Scrubs(roster, jobs)
+    for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
     return Services(
         roster=roster,
@@ -186,6 +188,7 @@ async def compose(
             signer=signer,
             orders=orders,
             noticed=noticed,
+            scrubs=scrubs,
             dialability=dialability,
             clock=clock,
         ),
@@ -210,6 +213,8 @@ async def compose(
             roster=roster,
             reservations=promised,
             copies=copies,
+            jobs=jobs,
+            pool_clock=pool_clock,
             addresses=addresses,
             clock=clock,
             backups=backups,
@@ -220,6 +225,7 @@ async def compose(
         orders=orders,
         leaving=leaving,
         jobs=jobs,
+        pool_clock=pool_clock,
         workers=(care, leaving, audits, purge, jobs),
     )
 

@@ -14,6 +14,7 @@ from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.orders import OrderBook
+from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
@@ -55,6 +56,7 @@ class Services:
     orders: OrderBook
     leaving: Leaving
     jobs: Jobs
+    pool_clock: PoolClock
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
@@ -139,7 +141,8 @@ class Services:
 
     async def _confirm(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
-        await self.backups.confirm((await request.message(Confirm)).what)
+        what = (await request.message(Confirm)).what
+        await (self.pool_clock.confirm() if what == "clock" else self.backups.confirm(what))
         return Response()
 
     # ---- volumes ----------------------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ class Services:
         number, action = request.parameters["job"], request.parameters["action"]
         if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
             raise NotFound("there is no such job or action")
-        return Response.of(await self.jobs.act(int(number), JobAction(action)))
+        return Response.of(await self.jobs.act(int(number), JobAction(action), self.roster.name_of))
 
     # ---- the relay --------------------------------------------------------------------------------------------------
 

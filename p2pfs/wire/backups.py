@@ -63,7 +63,7 @@ class Superseded(msgspec.Struct, frozen=True):
 
 
 class Confirm(msgspec.Struct, frozen=True):
-    """`POST /confirmations` by an admin: "backup" (it may be so small) or "orphans" (they may be collected)."""
+    """`POST /confirmations` by an admin: "backup" (it may be so small), "clock" (it is right), "orphans" (may go)."""
 
     what: str
 

@@ -293,6 +293,6 @@ def test_the_document_has_the_failures_as_they_are() -> None:
 
 def test_the_document_has_every_reason_that_status_gives() -> None:
     source = Path(report.__file__).read_text(encoding="utf-8")
-    given = set(re.findall(r'_(?:error|warning)\(\s*"([A-Z_]+)"', source))
+    given = set(re.findall(r'_(?:error|warning|note)\(\s*"([A-Z_]+)"', source))
     assert len(given) > 5
     assert set(re.findall(r"`([A-Z_]+)`", section("reasons"))) == given
