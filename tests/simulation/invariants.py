@@ -57,6 +57,12 @@ def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[
                 excused += 1
             elif number not in gone and not world.pool.peers[number - 1].disk.holds((VOLUME, chunk)):
                 yield "P1", f"chunk {chunk.hex()[:8]} is said to be on peer {number} and is not on its durable storage"
+        for number in world.holders.get(chunk, set()) - set(holders):
+            others = sum(1 for one in holders if world.pool.peers[one - 1] in world.valid(chunk))
+            if others + sum((one, chunk) in world.destroyed for one in holders) >= wanted:
+                world.surplus.add((number, chunk))
+        world.surplus -= {(number, chunk) for number in holders}
+        world.holders[chunk] = set(holders)
         if refs:
             now_s = trio.current_time()
             world.named_s[chunk] = now_s
