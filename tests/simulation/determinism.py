@@ -59,10 +59,8 @@ class Bugs(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
         if record.exc_info:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)
-        self.found.append(text)
+            self.found.append(record.getMessage() + "\n" + logging.Formatter().formatException(record.exc_info))
 
 
 class _Aloud(logging.Handler):

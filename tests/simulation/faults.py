@@ -61,7 +61,8 @@ class Faults:
         kinds: list[tuple[int, Callable[[], object]]] = [
             (4, self._kill_peer), (3, self._cut_power), (3, self._mine_disk), (8, self._start_some),
             (3, self._hang), (4, self._resume), (4, self._partition), (5, self._heal), (3, self._slow),
-            (3, self._lossy), (3, self._calm), (2, self._fill), (3, self._empty), (2, self._stick), (3, self._unstick), (3, self._flip),
+            (3, self._lossy),
+            (3, self._calm), (2, self._fill), (3, self._empty), (2, self._stick), (3, self._unstick), (3, self._flip),
             (3, self._kill_coordinator), (3, self._drain), (1, self._undrain), (1, self._away), (1, self._turn_clock),
             (1, self._disk_dies), (2, self._forget), (2, self._kill_mount), (2, self._unmount),
         ]  # fmt: skip

@@ -19,7 +19,7 @@ from .pool import VOLUME
 from .world import Violation, World
 
 _CHUNKS = """
-SELECT c.id, c.refs, group_concat(r.peer) FROM chunk c LEFT JOIN replica r ON r.chunk = c.number
+SELECT c.number, c.id, c.refs, group_concat(r.peer) FROM chunk c LEFT JOIN replica r ON r.chunk = c.number
 GROUP BY c.number
 """
 
@@ -48,7 +48,7 @@ def _broken(connection: sqlite3.Connection, world: World, load: Load) -> Iterato
 def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[tuple[str, str]]:
     minimum, wanted, gone = world.pool.settings.min_replicas, world.wanted(), world.gone(connection)
     seen, world.copies = world.copies, {}
-    for identity, refs, joined in connection.execute(_CHUNKS):
+    for row, identity, refs, joined in connection.execute(_CHUNKS):
         chunk = ChunkId(identity)
         holders = [PeerNumber(int(number)) for number in joined.split(",")] if joined else []
         excused = 0
@@ -57,6 +57,13 @@ def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[
                 excused += 1
             elif number not in gone and not world.pool.peers[number - 1].disk.holds((VOLUME, chunk)):
                 yield "P1", f"chunk {chunk.hex()[:8]} is said to be on peer {number} and is not on its durable storage"
+        for number in world.holders.get(chunk, set()) - set(holders):
+            others = sum(1 for one in holders if world.pool.peers[one - 1] in world.valid(chunk))
+            if others + sum((one, chunk) in world.destroyed for one in holders) >= wanted:
+                world.surplus.add((number, chunk))
+        world.surplus -= {(number, chunk) for number in holders}
+        world.holders[chunk] = set(holders)
+        world.counted.update((row, number) for number in holders)
         if refs:
             now_s = trio.current_time()
             world.named_s[chunk] = now_s

@@ -141,18 +141,6 @@ def _early_trash() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _purge_races() -> Iterator[None]:
-    """A peer deletes what it is told to, also when the chunk was put again since for a new reference."""
-    real = ChunkFiles.trash
-
-    def trash(files: ChunkFiles, volume: VolumeId, chunk: ChunkId, _put_seq: int) -> None:
-        real(files, volume, chunk, 1 << 62)
-
-    with mock.patch.object(ChunkFiles, "trash", trash):
-        yield
-
-
 @dataclass(frozen=True)
 class Plant:
     """A bug, and the promises that it breaks."""
@@ -168,7 +156,6 @@ PLANTED: Final[dict[str, Plant]] = {
     "early-location": Plant(_early_location, ("P1", "P5")),
     "early-delete": Plant(_early_delete, ("P5", "P1")),
     "early-trash": Plant(_early_trash, ("P6",)),
-    "purge-races": Plant(_purge_races, ("P1", "P5", "P6")),
 }
 
 

@@ -40,6 +40,9 @@ class World:
         self.unreliable: set[PeerNumber] = set()  # liars, and peers whose disk died: no copy of theirs counts
         self.step = 0
         self.copies: dict[ChunkId, int] = {}  # valid ones of each chunk that is named, after the last step
+        self.holders: dict[ChunkId, set[PeerNumber]] = {}  # as the index said after the last step
+        self.counted: set[tuple[int, PeerNumber]] = set()  # (chunk row, peer) that the index ever said
+        self.surplus: set[tuple[PeerNumber, ChunkId]] = set()  # taken off the index while there were enough others
         self.named_s: dict[ChunkId, float] = {}  # when each chunk was last seen to be named
         for peer in pool.peers:
             peer.disk.trashing, peer.disk.purging = partial(self._trashing, peer), partial(self._purging, peer)
@@ -87,7 +90,9 @@ class World:
         copy = _copy_at(path)
         chunk = copy[1]
         row = self.pool.database.read(
-            lambda connection: connection.execute("SELECT 1 FROM chunk WHERE volume = ? AND id = ?", copy).fetchone()
+            lambda connection: connection.execute(
+                "SELECT number FROM chunk WHERE volume = ? AND id = ?", copy
+            ).fetchone()
         )
         if row is None:
             named_s = self.named_s.get(chunk)
@@ -99,6 +104,10 @@ class World:
         # destroyed in between is not the deletion's doing
         unseen = sum((one.number, chunk) in self.destroyed for one in self.pool.peers)
         after = [one for one in before if one is not peer]
+        if (row[0], peer.number) not in self.counted:
+            return  # left of an earlier life of the chunk, which was purged
+        if (peer.number, chunk) in self.surplus:
+            return  # decided when it was one too many; its peer may have been away since
         if len(after) + unseen < min(len(before), self.wanted()):
             self.violated(
                 "P5",
