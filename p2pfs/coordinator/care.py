@@ -206,6 +206,7 @@ class Care:
     async def _consider(self, chunks: Sequence[Surveyed], *, counts: bool) -> None:
         """Put each chunk where it has to wait, and take off what is surplus."""
         drops: list[tuple[Surveyed, PeerNumber]] = []
+        short: list[Surveyed] = []
         for chunk in chunks:
             if self._noticed.expects(chunk.volume, chunk.id):
                 continue
@@ -217,6 +218,8 @@ class Care:
                 continue
             if found.stuck:
                 self._backlog.stuck(found.urgency, found.stuck)
+            if found.urgency is not Urgency.REBALANCE:
+                short.append(chunk)
             leaving = tuple(self._leaving(chunk))
             for target in found.targets:
                 self._backlog.add(Task(chunk.number, chunk.size, target, found.urgency, found.copies, leaving))
@@ -224,6 +227,7 @@ class Care:
                 self._audits.ask(peer, chunk.volume, chunk.id, size=chunk.size)
             if found.drop is not None:
                 drops.append((chunk, found.drop))
+        self._noticed.tell(await self._deletions.revive([(chunk.volume, chunk.id) for chunk in short]))
         if drops and not self._jobs.is_paused(JobKind.TRIM):
             await self._take_off(drops)
 

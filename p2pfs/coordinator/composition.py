@@ -121,7 +121,13 @@ async def compose(
     noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
-    deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
+    deletions = Deletions(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        waiting=database.read(void_copies.peers_pending),
+        clock=clock,
+    )
     audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)
     leaving = Leaving(
         database=database, roster=roster, reservations=promised, deletions=deletions, jobs=jobs, clock=clock

@@ -157,7 +157,8 @@ class Inventory:
             return  # everything it was about to list is gone: asked again
         last = (told.entries[-1].volume, told.entries[-1].chunk) if told.more else None
         part = inventory.Part(order.bucket, order.after, last, told.settled_seq)
-        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() - self._orphan_grace_s
+        ahead_s = self._roster.peers[peer].clock_ahead_s or 0.0  # the ages are by the peer's clock
+        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() + ahead_s - self._orphan_grace_s
         now_s = self._clock.time()
 
         def reconcile(connection: sqlite3.Connection) -> inventory.Differences:
