@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
-from p2pfs.errors import Gone, Misuse
+from p2pfs.errors import Gone
 from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import ChunkId, NodeId, PeerNumber
