@@ -153,7 +153,7 @@ class Care:
         if self._backlog.wants_more or (not self._backlog.waiting and self._is_to_be_certain()):
             self.survey()
             return Progress.BUSY
-        if not self._audits.is_busy and not self._jobs.is_paused(JobKind.TRIM):
+        if not self._backlog.waiting and not self._audits.is_busy and not self._jobs.is_paused(JobKind.TRIM):
             self._jobs.finish(JobKind.TRIM)
         return Progress.IDLE
 
