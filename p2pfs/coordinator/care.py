@@ -155,7 +155,7 @@ class Care:
         """Until the pool changes, a chunk is noticed, a pause ends, or it was long ago."""
         if self._as_of != self._roster.version:
             return
-        until_s = min(self._surveyed_s + SURVEY_EVERY_S, self._stale_s, self._backlog.next_s())
+        until_s = min(self._surveyed_s + SURVEY_EVERY_S, self._stale_s, self._backlog.next_s(), self._noticed.next_s())
         with trio.move_on_after(max(0.1, until_s - self._clock.monotonic())):
             await first_of(self._roster.changed, self._noticed.changed)
         if self._clock.monotonic() >= self._surveyed_s + SURVEY_EVERY_S:
@@ -197,6 +197,8 @@ class Care:
         """Put each chunk where it has to wait, and take off what is surplus."""
         drops: list[tuple[Surveyed, PeerNumber]] = []
         for chunk in chunks:
+            if self._noticed.expects(chunk.volume, chunk.id):
+                continue
             found = self._need(chunk)
             if counts:
                 self._count(chunk, found)

@@ -13,6 +13,7 @@ from p2pfs.coordinator.audits import Audits
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.care import Care
 from p2pfs.coordinator.deletions import Deletions
+from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
 from p2pfs.coordinator.inventory import Inventory
@@ -27,6 +28,7 @@ from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.purge import Purge
 from p2pfs.coordinator.receipts import ReceiptChecker
+from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
@@ -69,8 +71,10 @@ async def compose(
     secrets: PoolSecrets,
     revocations: Revocations,
     clock: Clock,
+    probe: Probe | None = None,
 ) -> Services:
-    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here."""
+    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; without a
+    `probe` every peer is taken for one that can be dialled."""
     found = await _begin(database, settings, clock)
     copies = Copies(settings.replicas, settings.min_replicas)
     roster = Roster(
@@ -86,6 +90,7 @@ async def compose(
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
+    dialability = Dialability(probe, clock)
 
     def addresses() -> Sequence[str]:
         return record.addresses
@@ -110,7 +115,7 @@ async def compose(
         )
 
     receipts = ReceiptChecker(record.pool, roster.receipt_keys)
-    noticed = Noticed()
+    noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
     deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
@@ -179,8 +184,11 @@ async def compose(
             signer=signer,
             orders=orders,
             noticed=noticed,
+            dialability=dialability,
             clock=clock,
         ),
+        dialability=dialability,
+        relay=Relay(roster),
         volumes=Volumes(database=database, roster=roster, clock=clock),
         sessions=Sessions(
             database=database,

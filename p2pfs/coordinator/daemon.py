@@ -16,6 +16,7 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.coordinator.composition import compose
+from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.membership import Membership
@@ -25,7 +26,7 @@ from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
-from p2pfs.net.identity import Credentials, Revocations, server_context
+from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
@@ -99,6 +100,8 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     authority, secrets = files.load(home.record().pool)
     async with open_database(files.database) as database, _listening(home, settings) as listeners:
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
+        credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
+        dialling = client_context(credentials)
         services = await compose(
             record,
             settings,
@@ -107,16 +110,17 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             secrets=secrets,
             revocations=revocations,
             clock=clock,
+            probe=prober(dialling, record.pool, clock),
         )
         certificate = OwnCertificate(home, services.membership, renew_after_s=settings.renew_after, clock=clock)
+        certificate.contexts.append(dialling)
         await certificate.look()
-        certificate.context = server_context(
-            Credentials(home.ca_path, home.certificate_path, home.key_path), client_certificate="optional"
-        )
+        serving = server_context(credentials, client_certificate="optional")
+        certificate.contexts.append(serving)
         server = Server(
             COORDINATOR_ROUTES,
             services.handlers(),
-            context=certificate.context,
+            context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),
             revocations=revocations,
@@ -125,6 +129,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         )
         workers: list[Worker] = [
             services.pulse,
+            services.dialability,
             Reaper(services.sessions),
             Expiry(services.sessions, services.reservations),
             certificate,
@@ -137,6 +142,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             await nursery.start(server.serve, listeners)
             yield Running(record, services, server, database)
             services.sessions.stop()
+            services.relay.stop()
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
@@ -25,7 +27,7 @@ from p2pfs.types import SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
-from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, PoolMap, RenewRequest
+from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, Listen, PoolMap, RenewRequest
 from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.orders import Report
 from p2pfs.wire.plans import PlanRequest
@@ -40,6 +42,8 @@ class Services:
     roster: Roster
     membership: Membership
     pulse: Pulse
+    dialability: Dialability
+    relay: Relay
     volumes: Volumes
     sessions: Sessions
     reservations: Reservations
@@ -82,6 +86,8 @@ class Services:
             "plan": self._plan,
             "jobs": self._jobs,
             "job": self._job,
+            "relay_listen": self._relay_listen,
+            "relay_dial": self._relay_dial,
         }
 
     def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
@@ -205,6 +211,17 @@ class Services:
         if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
             raise NotFound("there is no such job or action")
         return Response.of(await self.jobs.act(int(number), JobAction(action)))
+
+    # ---- the relay --------------------------------------------------------------------------------------------------
+
+    async def _relay_listen(self, request: Request) -> Response:
+        request.expect_upgrade()
+        upgrade = await self.relay.listen(request.caller, (await request.message(Listen)).wait_s)
+        return Response(204) if upgrade is None else Response.switching(upgrade)
+
+    async def _relay_dial(self, request: Request) -> Response:
+        request.expect_upgrade()
+        return Response.switching(await self.relay.dial(request.caller, request.parameters["node"]))
 
 
 def _session(request: Request) -> SessionId:

@@ -37,7 +37,7 @@ class OwnCertificate:
         self._membership = membership
         self._renew_after_s = renew_after_s
         self._clock = clock
-        self.context: ssl.SSLContext | None = None  # of the server, once there is one
+        self.contexts: list[ssl.SSLContext] = []  # that show the certificate
 
     async def work(self) -> Progress:
         await self.look()
@@ -57,9 +57,9 @@ class OwnCertificate:
             return
         issued = await self._membership.renew_own(key.public_key())
         self._home.replace_certificate(to_pem(issued.der))
-        if self.context is not None:
-            credentials = Credentials(self._home.ca_path, self._home.certificate_path, self._home.key_path)
-            load_credentials(self.context, credentials)
+        credentials = Credentials(self._home.ca_path, self._home.certificate_path, self._home.key_path)
+        for context in self.contexts:
+            load_credentials(context, credentials)
         _log.info("renewed the coordinator's own certificate")
 
     def _read(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

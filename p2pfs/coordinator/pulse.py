@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.orders import OrderBook
@@ -23,18 +24,19 @@ from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
 from p2pfs.meta.database import Database
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources, Scrub
 
 KEEP_EVERY_S: Final = 60.0
 """How often the database takes over a peer's figures when nothing else changed."""
 MAX_ADDRESSES: Final = 16
 MAX_ADDRESS_LETTERS: Final = 255
 MAX_VERSION_LETTERS: Final = 64
+MAX_STATE_LETTERS: Final = 16
 MAX_CORRUPT: Final = 10_000
 """Most damaged copies told in one heartbeat; the rest comes with the next."""
 _MAX_BYTES: Final = 1 << 62
@@ -60,6 +62,7 @@ class Pulse:
         signer: TokenSigner,
         orders: OrderBook,
         noticed: Noticed,
+        dialability: Dialability,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -68,6 +71,7 @@ class Pulse:
         self._signer = signer
         self._orders = orders
         self._noticed = noticed
+        self._dialability = dialability
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -125,6 +129,7 @@ class Pulse:
             coordinator_clock_s=self._clock.time(),
             has_orders=peer.is_member and self._orders.waits(peer.number),
             state=peer.state.value,
+            is_dialable=self._dialability.heard(peer),
         )
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
@@ -173,7 +178,9 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")
-    _check_resources(heartbeat.resources)
+    _check_figures(heartbeat.resources)
+    if heartbeat.scrub is not None:
+        _check_figures(heartbeat.scrub)
     if len(heartbeat.version) > MAX_VERSION_LETTERS or not heartbeat.version.isprintable():
         raise Misuse("a heartbeat has an impossible version")
     if not 1 <= len(heartbeat.addresses) <= MAX_ADDRESSES or len(heartbeat.corrupt) > MAX_CORRUPT:
@@ -182,6 +189,8 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat names an impossible chunk")
     try:
         for address in heartbeat.addresses:
+            if address == RELAY:
+                continue
             if len(address) > MAX_ADDRESS_LETTERS or any(letter.isspace() for letter in address):
                 raise Misuse(f"an address has at most {MAX_ADDRESS_LETTERS} letters and no white space")
             host, port = parse_address(address)
@@ -191,9 +200,11 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse(f"a heartbeat names an impossible address: {error}") from None
 
 
-def _check_resources(resources: Resources) -> None:
+def _check_figures(told: Resources | Scrub) -> None:
     """Whether they can be kept and shown. Raises Misuse."""
-    for figure in msgspec.structs.astuple(resources):
+    for figure in msgspec.structs.astuple(told):
+        if isinstance(figure, str) and (len(figure) > MAX_STATE_LETTERS or not figure.isprintable()):
+            raise Misuse("a heartbeat has an impossible state")
         if isinstance(figure, float) and not math.isfinite(figure):
             raise Misuse("a heartbeat has a figure that is no number")
         if isinstance(figure, int) and not 0 <= figure < 1 << 63:

@@ -84,7 +84,7 @@ class Reservations:
         """(total, free) bytes after replication as `node` can use them: what is promised to others is gone, what is
         promised to itself is not. Silent peers count only where too few others are left to hold all copies."""
         wanted, _ = self.copies_wanted()
-        members = self._roster.members()
+        members = [peer for peer in self._roster.members() if not peer.is_leaving]
         reachable = [peer for peer in members if peer.is_reachable]
         counted = reachable if len(reachable) >= wanted else members
         return (
@@ -135,8 +135,7 @@ class Reservations:
             await self._database.write(lambda connection: rows.expire(connection, now_s=now_s))
 
     def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
-        members = self._roster.members()
-        rooms = {peer.number: self.free(peer) for peer in members}
+        rooms = {peer.number: self.free(peer) for peer in self._roster.members() if not peer.is_leaving}
         _, needed = self.copies_wanted()
         expires_s = float(int(self._clock.time() + self._lifetime_s))
         granted = [

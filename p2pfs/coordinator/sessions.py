@@ -274,7 +274,7 @@ class Sessions:
         wanted, _ = self._reservations.copies_wanted()
         short = [chunk for chunk in accepted if len({receipt.peer for receipt in chunk.receipts}) != wanted]
         if short:
-            self._noticed.tell((self._row(session).volume, chunk.chunk) for chunk in short)
+            self._noticed.expect((self._row(session).volume, chunk.chunk) for chunk in short)
 
     def _settle(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
         self._reservations.stored(

@@ -14,6 +14,8 @@ from p2pfs import exitcodes
 from p2pfs.errors import Invalid, UserError
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):(\d{1,5})", re.ASCII)
+RELAY: Final = "relay"
+"""In a list of addresses: through the coordinator, for a node that nobody can dial."""
 _BACKLOG: Final = 1024
 _LONGEST: Final = 255
 

@@ -4,6 +4,8 @@ It dials exactly the node it is told to and keeps a bounded number of connection
 asked; retrying beyond one stale connection, other peers, and sequence numbers are its callers' business.
 """
 
+import dataclasses
+import math
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +15,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from p2pfs.errors import Denied, Misuse, Unavailable
+from p2pfs.net.addresses import RELAY
 from p2pfs.net.dialled import Connect, Dialled, Endpoint, Reply, connect_by_tcp, dial, expecting
 from p2pfs.net.heads import request_head
 from p2pfs.net.identity import Revocations, joining_context, verify_leaf
@@ -20,6 +23,7 @@ from p2pfs.net.wires import Stall
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import MIB, Buffer, NodeId, PoolId
 from p2pfs.wire import codec, failures
+from p2pfs.wire.routes import relay_path
 
 __all__ = ["Client", "Endpoint", "Reply", "joining_client"]
 
@@ -27,6 +31,8 @@ T = TypeVar("T")
 _CONNECT_S: Final = 1.0
 _KEEP_IDLE_S: Final = 30.0  # less than servers keep them, so that stale ones are rare
 _MOST_IDLE: Final = 64
+_RELAY_FIRST_S: Final = 60.0
+"""How long a node reached through the relay is dialled there first: its own addresses cost a timeout each."""
 _LARGEST_ANSWER: Final = 32 * MIB
 _WITH_BODY: Final = frozenset({"POST", "PUT"})
 
@@ -34,15 +40,17 @@ _WITH_BODY: Final = frozenset({"POST", "PUT"})
 class _Node:
     """What the client holds of one node."""
 
-    __slots__ = ("idle", "slots")
+    __slots__ = ("idle", "relayed_until_s", "slots")
 
     def __init__(self, connections: int) -> None:
         self.slots = trio.Semaphore(connections)
+        self.relayed_until_s = -math.inf
         self.idle: list[Dialled] = []  # the last one used goes first: its buffers are warm
 
 
 class Client:
-    """Connections to the nodes of one pool, for all tasks of a process.
+    """Connections to the nodes of one pool, for all tasks of a process. Nodes that nobody can dial are reached through
+    `relay`, the coordinator; without it they are not.
 
     Cancellation: a cancelled request closes its connection; whether the other end acted on it is unknown.
     """
@@ -58,6 +66,7 @@ class Client:
         connect_s: float = _CONNECT_S,
         verify: Callable[[bytes], None] | None = None,
         connect: Connect = connect_by_tcp,
+        relay: Endpoint | None = None,
     ) -> None:
         self._context = context
         self._pool = pool
@@ -67,6 +76,7 @@ class Client:
         self._connect_s = connect_s
         self._verify = verify
         self._connect = connect
+        self._relay = relay
         self._nodes: dict[NodeId, _Node] = {}
         self._idle: OrderedDict[Dialled, _Node] = OrderedDict()  # longest idle first
         self._busy: set[Dialled] = set()
@@ -184,7 +194,7 @@ class Client:
                 except Unavailable:
                     if pooled.saw_answer or not idempotent or self._is_closed or exchange.is_stalled:
                         raise
-            return await self._run(await self._dial(endpoint), node, exchange)
+            return await self._run(await self._dial(endpoint, node), node, exchange)
         finally:
             node.slots.release()
 
@@ -201,14 +211,47 @@ class Client:
             else:
                 await connection.aclose()
 
-    async def _dial(self, endpoint: Endpoint) -> Dialled:
+    async def open(self, endpoint: Endpoint) -> Dialled:
+        """A connection of the caller's own, who closes it. Raises as `request`."""
+        self._require_open()
         check = expecting(endpoint, self._pool, now=self._clock.time, verify=self._verify)
-        connection = await dial(endpoint, self._context, check, connect_s=self._connect_s, connect=self._connect)
+        connection = await dial(
+            endpoint,
+            self._context,
+            check,
+            connect_s=self._connect_s,
+            connect=self._connect,
+            relayed=self._through_relay if self._relay is not None else None,
+        )
         if self._is_closed or self._revocations.revoked(connection.identity):
             await connection.aclose()
             self._require_open()
             raise Denied(f"{endpoint} was revoked")
         return connection
+
+    async def _dial(self, endpoint: Endpoint, node: _Node) -> Dialled:
+        """A new connection for the pool."""
+        now_s = trio.current_time()
+        if RELAY in endpoint.addresses and now_s < node.relayed_until_s:
+            addresses = (RELAY, *(address for address in endpoint.addresses if address != RELAY))
+            endpoint = dataclasses.replace(endpoint, addresses=addresses)
+        connection = await self.open(endpoint)
+        if connection.address == RELAY and now_s >= node.relayed_until_s:
+            node.relayed_until_s = now_s + _RELAY_FIRST_S  # then it is looked for at its own addresses again
+        return connection
+
+    async def _through_relay(self, node: NodeId) -> trio.abc.Stream:
+        """Bytes to and from `node`, passed on by the coordinator. Raises as `Dialled.upgrade`."""
+        assert self._relay is not None
+        outer = await self.open(self._relay)
+        try:
+            stream = await outer.upgrade(relay_path(node))
+            if stream is None:
+                raise Unavailable(f"the relay has no connection of node {node}")
+        except BaseException:
+            await outer.aclose()
+            raise
+        return stream
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -1,9 +1,11 @@
 """One connection at a server: handshake, then request after request until either end has had enough.
 
     handshake → idle ⇄ busy → lingering → closed
+                        ↘ raw ↗
 
 Every state has a deadline; `busy` ends with a response or without one, `lingering` only reads what a refused sender
-still sends, so that the refusal is not lost to a reset. Policy (who may connect, what a route does) is the server's.
+still sends, so that the refusal is not lost to a reset. `raw` is a connection that has left HTTP by the answer 101:
+whoever gave that answer drives it and sets its deadline. Policy (who may connect, what a route does) is the server's.
 """
 
 import logging
@@ -19,6 +21,7 @@ from p2pfs.net.gate import NoCertificate
 from p2pfs.net.identity import Identity, identity_of
 from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Limits, Request, Response, TooSlow
+from p2pfs.net.raw import RawStream, Upgrade
 from p2pfs.net.tls import TlsStream
 from p2pfs.types import KIB, Buffer
 from p2pfs.wire import failures
@@ -26,7 +29,7 @@ from p2pfs.wire import failures
 _log = logging.getLogger(__name__)
 _LINGER_BYTES = 4096 * KIB
 _TIMEOUT_STATUS = 408
-_BODILESS = frozenset({204, 304})
+_BODILESS = frozenset({heads.SWITCHING, 204, 304})
 
 
 class Policy(Protocol):
@@ -36,6 +39,10 @@ class Policy(Protocol):
 
     def greet(self, connection: "Connection", identity: Identity | None) -> None:
         """After the handshake. Raises Denied or Unavailable when this caller must go."""
+        ...
+
+    def left(self, connection: "Connection") -> None:
+        """The connection becomes a raw stream: it is no longer one that asks."""
         ...
 
     async def answer(self, head: heads.RequestHead, identity: Identity | None, source: Inbox) -> "Answer":
@@ -146,10 +153,20 @@ class Connection:
         """One request; whether another may follow."""
         answer = await self._policy.answer(head, self.identity, self._inbox)
         try:
+            if answer.response.upgrade is not None:
+                return await self._leave(answer.response, answer.response.upgrade)
             return await self._conclude(head, answer)
         finally:
             if answer.request is not None:
                 answer.request.release()
+
+    async def _leave(self, response: Response, upgrade: Upgrade) -> bool:
+        """Leave HTTP, for good."""
+        if not self.is_last:
+            await self._respond(response, keep_alive=True)
+            self._policy.left(self)
+            await upgrade(RawStream(self._stream, self._inbox))
+        return False
 
     async def _conclude(self, head: heads.RequestHead, answer: Answer) -> bool:
         """Send the answer and deal with what the handler left unread of the body."""

@@ -11,20 +11,23 @@ import trio
 
 from p2pfs.errors import Denied, PoolError, Unavailable
 from p2pfs.net import heads
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity, identity_of
 from p2pfs.net.inbox import Inbox
+from p2pfs.net.raw import RawStream
 from p2pfs.net.tls import TlsStream
-from p2pfs.types import Buffer, NodeId, Role
+from p2pfs.types import KIB, Buffer, NodeId, Role
+from p2pfs.wire import failures
 
 _BODILESS = frozenset({204, 304})
+_LARGEST_REFUSAL = 64 * KIB
 _LAST_WORDS_S = 1.0
 """How long to look for an answer after sending failed: who refuses a body early says why and closes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom to dial: exactly this node in this role, at the first of `addresses` ("host:port") where it answers."""
+    """Whom to dial: exactly this node in this role, at the first of `addresses` ("host:port" or RELAY) where it is."""
 
     node: NodeId
     role: Role
@@ -50,12 +53,13 @@ Check = Callable[[bytes], Identity]
 class Dialled:
     """A connection to one node, after the handshake."""
 
-    __slots__ = ("_inbox", "_stream", "identity", "idle_since", "is_open", "saw_answer")
+    __slots__ = ("_inbox", "_stream", "address", "identity", "idle_since", "is_open", "saw_answer")
 
-    def __init__(self, stream: TlsStream, identity: Identity) -> None:
+    def __init__(self, stream: TlsStream, identity: Identity, address: str) -> None:
         self._stream = stream
         self._inbox = Inbox(stream)
         self.identity = identity
+        self.address = address  # where it answered
         self.idle_since = 0.0
         self.is_open = True  # another exchange may follow
         self.saw_answer = False  # a byte of the present exchange's answer has arrived
@@ -97,6 +101,31 @@ class Dialled:
         self.is_open = answer.keep_alive and not self._inbox.waiting
         return Reply(answer.status, answer.headers, body)
 
+    async def upgrade(self, path: str, body: bytes = b"") -> RawStream | None:
+        """POST to a route that makes a raw stream of this connection; None when it answers that there is none now
+        (204), and may be asked again. Whoever closes the stream closes the connection.
+
+        Raises:
+            Unavailable: The connection broke, or what came is no such answer.
+            PoolError: What the other end raised.
+        """
+        self.is_open = self.saw_answer = False
+        head = heads.request_head("POST", path, self.identity.node, length=len(body), headers=heads.ASK_RAW)
+        try:
+            answer = await self._answer_to(head, (body,))
+            if answer.status == heads.SWITCHING:
+                return RawStream(self._stream, self._inbox)
+            if answer.status >= 400:
+                raise failures.decode_failure(
+                    answer.status, await self._body(answer.content_length or 0, None, _LARGEST_REFUSAL)
+                )
+        except heads.BadHead as error:
+            raise Unavailable(f"the other end did not answer in HTTP: {error}") from None
+        if answer.status != 204:
+            raise Unavailable(f"the other end answered {answer.status} and no raw stream")
+        self.is_open = answer.keep_alive and not self._inbox.waiting
+        return None
+
     async def _answer_to(self, head: bytes, parts: Sequence[Buffer]) -> heads.ResponseHead:
         try:
             await self._stream.send_all((head, *parts))
@@ -137,15 +166,29 @@ Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
 """How bytes get to (host, port). Raises OSError or Unavailable."""
 
 
+Relayed = Callable[[NodeId], Awaitable[trio.abc.Stream]]
+"""How bytes get to a node that nobody can dial. Raises PoolError or OSError."""
+
+_RELAY_FACTOR = 3
+"""To be relayed takes a connection to the coordinator first, and the peer's end of it."""
+
+
 async def connect_by_tcp(host: str, port: int) -> trio.abc.Stream:
     """The network as it is."""
     return await trio.open_tcp_stream(host, port)
 
 
 async def dial(
-    endpoint: Endpoint, context: ssl.SSLContext, check: Check, *, connect_s: float, connect: Connect = connect_by_tcp
+    endpoint: Endpoint,
+    context: ssl.SSLContext,
+    check: Check,
+    *,
+    connect_s: float,
+    connect: Connect = connect_by_tcp,
+    relayed: Relayed | None = None,
 ) -> Dialled:
-    """A connection to `endpoint`, trying its addresses in order for `connect_s` each.
+    """A connection to `endpoint`, trying its addresses in order for `connect_s` each, or three times that through the
+    relay. Without `relayed` that is passed over.
 
     Raises:
         Unavailable: Nobody answered.
@@ -154,9 +197,18 @@ async def dial(
     denied: Denied | None = None
     reason = "no address is known"
     for address in endpoint.addresses:
-        with trio.move_on_after(connect_s):
+        limit_s = connect_s
+        if address == RELAY:
+            if relayed is None:
+                continue
+            limit_s *= _RELAY_FACTOR
+        with trio.move_on_after(limit_s):
             try:
-                return await _dial_address(address, context, check, connect)
+                if address == RELAY and relayed is not None:
+                    transport = await relayed(endpoint.node)
+                else:
+                    transport = await connect(*parse_address(address))
+                return await _greet(transport, address, context, check)
             except Denied as error:
                 denied = error
             except PoolError as error:
@@ -164,20 +216,20 @@ async def dial(
             except OSError as error:
                 reason = _reason(error)
             continue
-        reason = f"no answer within {connect_s:g} s"
+        reason = f"no answer within {limit_s:g} s"
     if denied is not None:
         raise Denied(f"{endpoint}: {denied}")
     raise Unavailable(f"{endpoint} cannot be reached: {reason}")
 
 
-async def _dial_address(address: str, context: ssl.SSLContext, check: Check, connect: Connect) -> Dialled:
-    stream = TlsStream(await connect(*parse_address(address)), context, server_side=False)
+async def _greet(transport: trio.abc.Stream, address: str, context: ssl.SSLContext, check: Check) -> Dialled:
+    stream = TlsStream(transport, context, server_side=False)
     try:
         await stream.do_handshake()
         certificate = stream.peer_certificate
         if certificate is None:
             raise Denied("the other end shows no certificate")
-        return Dialled(stream, check(certificate))
+        return Dialled(stream, check(certificate), address)
     except BaseException:
         await stream.aclose()
         raise

@@ -18,6 +18,11 @@ from p2pfs.types import KIB
 
 MAX_HEAD_BYTES: Final = 16 * KIB
 END: Final = b"\r\n\r\n"
+RAW_PROTOCOL: Final = "p2pfs-raw"
+"""The one protocol a connection may switch to: bytes without a meaning here (`net.raw`)."""
+ASK_RAW: Final = (("connection", "upgrade"), ("upgrade", RAW_PROTOCOL))
+"""The headers of who asks for it, and of who agrees."""
+SWITCHING: Final = 101
 
 _PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*")
 _TARGET: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?-]*))?")
@@ -127,7 +132,7 @@ def parse_response(head: bytes) -> ResponseHead:
     parser = httptools.HttpResponseParser(collector)
     _feed(parser, collector, head)
     status = parser.get_status_code()
-    if parser.get_http_version() != "1.1" or not 200 <= status <= 599:
+    if parser.get_http_version() != "1.1" or not (200 <= status <= 599 or status == SWITCHING):
         raise BadHead(400, "this is no final HTTP/1.1 response")
     headers = collector.headers
     return ResponseHead(status, headers, _content_length(headers), _keeps_alive(headers))
@@ -143,7 +148,8 @@ def _feed(
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
-        raise BadHead(400, "no other protocol is spoken here") from None
+        if collector.headers.get("upgrade") != RAW_PROTOCOL:
+            raise BadHead(400, "no other protocol is spoken here") from None
     except httptools.HttpParserError as error:
         cause = error.__context__
         raise (cause if isinstance(cause, BadHead) else BadHead(400, "this is no HTTP head")) from None

@@ -7,9 +7,11 @@ from urllib.parse import parse_qs
 
 import trio
 
-from p2pfs.errors import Unavailable
+from p2pfs.errors import Misuse, Unavailable
 from p2pfs.net.bodies import SMALL_BYTES, STEP_BYTES, BodyRoom
+from p2pfs.net.heads import ASK_RAW, RAW_PROTOCOL, SWITCHING
 from p2pfs.net.identity import Identity
+from p2pfs.net.raw import Upgrade
 from p2pfs.types import KIB, MIB, Buffer
 from p2pfs.wire import codec
 from p2pfs.wire.routes import Route
@@ -106,6 +108,11 @@ class Request:
             raise Unavailable("this request has no sender")  # unreachable: the server refuses it before
         return self.identity
 
+    def expect_upgrade(self) -> None:
+        """Raises Misuse unless the caller asks that the connection becomes a raw stream."""
+        if self.headers.get("upgrade") != RAW_PROTOCOL:
+            raise Misuse(f"ask for this with the header Upgrade: {RAW_PROTOCOL}")
+
     def query_values(self) -> dict[str, str]:
         """The query's values by name; the last of several wins."""
         return {name: values[-1] for name, values in parse_qs(self.query, keep_blank_values=True).items()}
@@ -185,11 +192,18 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     length: int | None = field(default=None, kw_only=True)
     """What a HEAD answer says the body would measure; otherwise unused."""
+    upgrade: Upgrade | None = field(default=None, kw_only=True)
+    """Gets the connection after this answer; then it is closed."""
 
     @classmethod
     def of(cls, message: Any, status: int = 200) -> "Response":  # noqa: ANN401 - any wire struct
         """A message in msgpack."""
         return cls(status, codec.encode(message))
+
+    @classmethod
+    def switching(cls, upgrade: Upgrade) -> "Response":
+        """The connection leaves HTTP. Only for a request that asked for it (`Request.expect_upgrade`)."""
+        return cls(SWITCHING, headers=ASK_RAW, upgrade=upgrade)
 
     @property
     def parts(self) -> Sequence[Buffer]:

@@ -128,10 +128,14 @@ class Server:
         await self._emptied(1.0)
         return not self._connections
 
+    async def emptied(self) -> None:
+        """Wait until no connection is open, also of those given to `accept` by others. Ends after `stop`."""
+        while self._connections:
+            await self._left.park()
+
     async def _emptied(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            while self._connections:
-                await self._left.park()
+            await self.emptied()
 
     def drop_revoked(self) -> int:
         """Close every live connection of a node revoked by now; how many. Their requests end unanswered."""
@@ -192,6 +196,12 @@ class Server:
             raise Unavailable(f"node {identity.node} has {self.limits.per_node} connections already")
         self._per_node[identity.node] += 1
         connection.is_counted = True
+
+    def left(self, connection: Connection) -> None:
+        """See `net.connection.Policy`. Raw streams are bounded by whoever drives them."""
+        if connection.identity is not None and connection.is_counted:
+            connection.is_counted = False
+            self._forget(connection.identity.node)
 
     def _forget(self, node: NodeId) -> None:
         self._per_node[node] -= 1

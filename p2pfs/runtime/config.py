@@ -23,10 +23,12 @@ CONFIG_FILE: Final = "config.toml"
 Duration = Annotated[float, "duration"]
 Size = Annotated[int, "size"]
 AutomaticSize = Annotated[int | None, "automatic size"]
+Rate = Annotated[int | None, "rate"]
 Count = Annotated[int, "count"]
 Share = Annotated[float, "share"]
 Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
+RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
 DurabilityMode = Annotated[str, "durability"]
 
@@ -66,9 +68,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # A peer.
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
-    repair_rate: AutomaticSize = None  # bytes a second this peer copies from others; None: as fast as it can
+    repair_rate: Rate = 64 * MIB  # bytes a second this peer copies from others at most; None: as fast as it can
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
+    relay: RelayMode = "auto"  # be reached through the coordinator; auto: when it finds that nobody can dial this peer
+    scrub_period: Duration = 30 * 86400.0  # every chunk is read again within it
+    scrub_rate: Rate = 16 * MIB  # bytes a second at most; None: as fast as the disk
     # Any server.
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
@@ -104,6 +109,15 @@ def _parse_automatic(text: str) -> int | None:
     return None if text.lower() in ("", "auto") else parse_size(text)
 
 
+def _parse_rate(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    rate = parse_size(text.removesuffix("/s"))
+    if not rate:
+        raise Invalid("it must be more than nothing, or “none” for no limit")
+    return rate
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -117,17 +131,20 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "duration": parse_duration,
     "size": parse_size,
     "automatic size": _parse_automatic,
+    "rate": _parse_rate,
     "count": _parse_count,
     "share": _parse_share,
     "switch": _parse_switch,
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
     "durability": _one_of("close", "fsync"),
+    "relay": _one_of("auto", "on", "off"),
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "duration": format_duration,
     "size": format_size,
     "automatic size": lambda size: "auto" if size is None else format_size(size),
+    "rate": lambda rate: "none" if rate is None else f"{format_size(rate)}/s",
     "switch": lambda on: "on" if on else "off",
 }
 KINDS: Final[dict[str, str]] = {
@@ -197,7 +214,14 @@ def _check(settings: Settings) -> None:
         raise Invalid(f"min_replicas ({settings.min_replicas}) is more than replicas ({settings.replicas})")
     if not 0 < settings.heartbeat < settings.suspect < settings.down:
         raise Invalid("heartbeat, suspect and down must each be longer than the one before")
-    for name in ("io_timeout", "session_lifetime", "reservation_lifetime", "certificate_lifetime", "stop_timeout"):
+    for name in (
+        "io_timeout",
+        "session_lifetime",
+        "reservation_lifetime",
+        "certificate_lifetime",
+        "stop_timeout",
+        "scrub_period",
+    ):
         if getattr(settings, name) <= 0:
             raise Invalid(f"setting {name}: it must be longer than nothing")
     if settings.renew_after >= settings.certificate_lifetime:

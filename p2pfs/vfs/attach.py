@@ -148,14 +148,15 @@ async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
     record = home.record()
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     context = client_context(credentials)
+    coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
     client = Client(
         context,
         PoolId(record.pool),
         clock=SystemClock(),
+        relay=coordinator,
         connections_per_node=max(2, settings.connections_per_node),  # one to the coordinator waits for events
     )
     try:
-        coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
         pool = Pool(client, coordinator, settings.io_timeout, contexts=(context,))
         await pool.fetch_map()
         yield pool

@@ -1,5 +1,7 @@
 """Membership on the wire: joining, certificates, heartbeats, the pool map, status."""
 
+import enum
+
 import msgspec
 
 
@@ -11,7 +13,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     name: str
     owner: str
     zone: str
-    addresses: list[str]  # "host:port", best first
+    addresses: list[str]  # "host:port", best first; "relay": through the coordinator
     capacity: int  # bytes offered
     free: int  # bytes not yet used or promised
     state: str  # types.PeerState
@@ -96,6 +98,28 @@ class Resources(msgspec.Struct, frozen=True):
     net_received: int
 
 
+class ScrubState(enum.StrEnum):
+    """What a peer's scrub does; `peerd` draws how one follows another."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+class Scrub(msgspec.Struct, frozen=True):
+    """How far a peer is with reading its chunks again: of the round under way, else of the last one. Bytes are of chunk
+    files, as in `used`; times are UTC seconds by the peer's clock, 0: never."""
+
+    state: str  # ScrubState
+    done: int  # chunks found whole
+    total: int
+    done_bytes: int
+    total_bytes: int
+    started_s: float
+    finished_s: float  # when a round last came to its end
+    damaged: int  # found in this round
+
+
 class Heartbeat(msgspec.Struct, frozen=True):
     """`POST /heartbeat` by a peer every `heartbeat` seconds."""
 
@@ -112,6 +136,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     version: str = ""
     put_seq: int = -1  # every PUT up to this one is counted in `used`, which was read after it; -1: not told
     run: int = 0  # drawn by chance when the daemon started: another one may have another disk
+    scrub: Scrub | None = None  # None: not told
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):
@@ -127,12 +152,19 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     coordinator_clock_s: float = 0.0
     has_orders: bool = False  # `POST /orders` has something for this peer
     state: str = ""  # types.PeerState of this peer
+    is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
 
 
 class AwayRequest(msgspec.Struct, frozen=True):
     """`POST /peers/{node}/away`: the peer will be silent for so long; 0: it is back."""
 
     for_s: float
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """`POST /relay/listen`: a peer waits for somebody who dials it through the coordinator."""
+
+    wait_s: float  # 0: answer at once
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, Role
+from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, NodeId, Role
 
 ANYONE: Final = frozenset(Role)
 """Every role; a valid certificate of the pool is still required."""
@@ -33,6 +33,7 @@ class Route(msgspec.Struct, frozen=True):
     waits: bool = False
 
 
+_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _MOUNT: Final = frozenset({Role.CLIENT})
 _ADMIN: Final = frozenset({Role.ADMIN})
 _PEER: Final = frozenset({Role.PEER})
@@ -66,9 +67,9 @@ COORDINATOR_ROUTES: Final = (
     Route("plan", "POST", "/plans", _PEER | _ADMIN),
     Route("jobs", "GET", "/jobs", ANYONE),
     Route("job", "POST", "/jobs/{job}/{action}", _ADMIN),
+    Route("relay_listen", "POST", "/relay/listen", _PEER, body_limit=KIB, waits=True),
+    Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
-
-_TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 
 PEER_ROUTES: Final = (
     Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
@@ -76,6 +77,11 @@ PEER_ROUTES: Final = (
     Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("health", "GET", "/health", ANYONE),
 )
+
+
+def relay_path(node: NodeId) -> str:
+    """The path of `relay_dial`."""
+    return f"/relay/dial/{node}"
 
 
 def match(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]] | None:

@@ -1,10 +1,11 @@
-"""The peer daemon put together: home → store → server, heartbeat, trash, until told to stop.
+"""The peer daemon put together: home → store → server, heartbeat, trash, scrub, until told to stop.
 
 Wiring only. `run` is what the command line calls; `serve` is the same within somebody else's trio (tests).
 """
 
 import logging
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,13 +16,13 @@ from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import Corrupt, NoSpace, PoolError, Unavailable, UserError
-from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
+from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
-from p2pfs.runtime import process
+from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -34,10 +35,12 @@ from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
-from p2pfs_peerd.heartbeat import Pulse
+from p2pfs_peerd.heartbeat import MOST_ADDRESSES, Pulse
 from p2pfs_peerd.orders import OrderRunner
+from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.resources import resources
 from p2pfs_peerd.revoked import RevocationFile
+from p2pfs_peerd.scrub import Scrubber
 from p2pfs_peerd.tokens import TokenBook
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,28 @@ class Offer:
         return max(0, usage.used + usage.trash + resources(self.root).disk_free - self.settings.reserve)
 
 
+class Whereabouts:
+    """Where this peer is reached, worked out anew for each heartbeat."""
+
+    def __init__(self, addresses: Callable[[], Sequence[str]], relay: RelayListener) -> None:
+        self._addresses = addresses
+        self._relay = relay
+        self._found = self._settled = tuple(addresses())
+
+    def now(self) -> list[str]:
+        """Addresses to dial, the relay last. Blocking: it may ask for the coordinator's name."""
+        self._found = tuple(self._addresses())
+        relay = [RELAY] if self._relay.is_listening else []
+        return [*self._found[: MOST_ADDRESSES - len(relay)], *relay]
+
+    def settle(self) -> None:
+        """The coordinator has heard. Connections that wait there from another address are dead, and nobody says so."""
+        if self._found != self._settled:
+            log.info("this machine is now at %s", ", ".join(self._found))
+            self._settled = self._found
+            self._relay.restart()
+
+
 class Peerd:
     """Everything of one peer that runs. Made by `assemble`."""
 
@@ -89,12 +114,14 @@ class Peerd:
         settings: Settings,
         record: NodeRecord,
         store: DirectoryStore,
+        scrubber: Scrubber,
         signer: Signer,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._record = record
         self._store = store
+        self.scrubber = scrubber
         self._signer = signer
         self._clock = clock
         self._root = chunk_root(home)
@@ -131,42 +158,63 @@ class Peerd:
             advertise = ",".join(dict.fromkeys(parse_address(text)[0] for text in self._record.addresses))
         listeners = await _listeners(listen)
         bound = bound_addresses(listeners)
-        self.addresses = advertised(bound, advertise, towards=self._record.addresses)
-        async with (
-            Client(self._client_context, self._record.pool, clock=self._clock, revocations=self._revocations) as client,
-            trio.open_nursery() as background,
-        ):
+
+        def addresses() -> list[str]:
+            return advertised(bound, advertise, towards=self._record.addresses)
+
+        self.addresses = addresses()
+        async with self._client() as client, trio.open_nursery() as background:
+            relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
+            whereabouts = Whereabouts(addresses, relay)
             self._orders = OrderRunner(
                 client,
                 self._coordinator(),
                 self._store,
                 rate=RateLimit(self._settings.repair_rate, self._clock),
-                scrub=None,
+                scrub=self.scrubber,
             )
             background.start_soon(self._orders.run)
-            background.start_soon(self._pulse(client).run)
+            background.start_soon(self._pulse(client, relay, whereabouts).run)
+            background.start_soon(relay.run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
+            background.start_soon(worker.run, self.scrubber)
             try:
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, listeners)
                     task_status.started(self.addresses)
+                await self.server.emptied()  # of those too that came through the relay
             finally:
                 background.cancel_scope.cancel()
 
     def _coordinator(self) -> Endpoint:
         return Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))
 
-    def _pulse(self, client: Client) -> Pulse:
+    def _client(self) -> Client:
+        return Client(
+            self._client_context,
+            self._record.pool,
+            clock=self._clock,
+            revocations=self._revocations,
+            relay=self._coordinator(),
+        )
+
+    def _pulse(self, client: Client, relay: RelayListener, whereabouts: Whereabouts) -> Pulse:
+        async def hear(answer: HeartbeatAnswer) -> None:
+            await self._hear(answer)
+            whereabouts.settle()
+            relay.tell(answer.is_dialable)
+
         return Pulse(
             client,
             self._coordinator(),
             store=self._store,
             root=self._root,
-            addresses=self.addresses,
+            addresses=whereabouts.now,
             offered=self._offer.bytes,
+            scrub=self.scrubber.state,
             revocations=self._revocations,
-            hear=self._hear,
+            hear=hear,
             interval_s=self._settings.heartbeat,
             clock=self._clock,
         )
@@ -259,7 +307,10 @@ async def assemble(home: NodeHome, settings: Settings, clock: Clock | None = Non
         early_purge=settings.early_purge,
         clock=clock,
     )
-    return Peerd(home, settings, record, store, signer, clock)
+    scrubber = await Scrubber.open(
+        store, home.path / "scrub", period_s=settings.scrub_period, rate=settings.scrub_rate, clock=clock
+    )
+    return Peerd(home, settings, record, store, scrubber, signer, clock)
 
 
 async def _listeners(listen: str) -> list[trio.SocketListener]:

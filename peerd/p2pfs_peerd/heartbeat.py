@@ -7,6 +7,7 @@ certificate, and PUTs are taken as long as the keys are known.
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -18,13 +19,13 @@ from p2pfs.errors import PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Revocations
 from p2pfs.runtime.clocks import Clock
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Scrub
 from p2pfs_peerd.resources import resources
 
 log = logging.getLogger(__name__)
 
 _MOST_DAMAGED: Final = 1000
-_MOST_ADDRESSES: Final = 16
+MOST_ADDRESSES: Final = 16
 """A coordinator refuses a heartbeat that names more."""
 _LONGEST_VERSION: Final = 64
 _FIRST_PAUSE_S: Final = 0.2
@@ -35,7 +36,7 @@ Hear = Callable[[HeartbeatAnswer], Awaitable[None]]
 
 
 class Pulse:
-    """Beats until cancelled."""
+    """Beats until cancelled. `addresses` may block; it is asked for each beat, for a machine that moves has others."""
 
     def __init__(
         self,
@@ -44,8 +45,9 @@ class Pulse:
         *,
         store: DirectoryStore,
         root: Path,
-        addresses: Sequence[str],
+        addresses: Callable[[], Sequence[str]],
         offered: Callable[[], int],
+        scrub: Callable[[], Scrub],
         revocations: Revocations,
         hear: Hear,
         interval_s: float,
@@ -55,8 +57,9 @@ class Pulse:
         self._coordinator = coordinator
         self._store = store
         self._root = root
-        self._addresses = list(addresses)[:_MOST_ADDRESSES]
+        self._addresses = addresses
         self._offered = offered
+        self._scrub = scrub
         self._revocations = revocations
         self._hear = hear
         self._interval_s = interval_s
@@ -83,11 +86,12 @@ class Pulse:
 
     async def _beat(self) -> None:
         damaged = self._store.damaged()[:_MOST_DAMAGED]
+        addresses = await trio.to_thread.run_sync(self._addresses, abandon_on_cancel=True)  # names may take long
         answer = await self._client.call(
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(self._report, damaged),
+            await trio.to_thread.run_sync(partial(self._report, damaged, addresses, self._scrub())),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
@@ -100,12 +104,12 @@ class Pulse:
             self._failures = 0
         self.answered.set()
 
-    def _report(self, damaged: Sequence[tuple[int, bytes]]) -> Heartbeat:
+    def _report(self, damaged: Sequence[tuple[int, bytes]], addresses: Sequence[str], scrub: Scrub) -> Heartbeat:
         """Blocking: psutil reads a dozen files."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
         return Heartbeat(
-            addresses=self._addresses,
+            addresses=list(addresses)[:MOST_ADDRESSES],
             capacity=self._offered(),
             used=usage.used,
             trash=usage.trash,
@@ -118,6 +122,7 @@ class Pulse:
             version=version("p2pfs")[:_LONGEST_VERSION],
             put_seq=settled,
             run=self._run,
+            scrub=scrub,
         )
 
 

@@ -1,17 +1,11 @@
 """The newest list of revocations, kept in the home: a peer that starts again refuses whom it refused before, even if
-the coordinator does not answer for days.
-
-A hash and the list as JSON, a line each, so that a damaged file is known for one. Blocking. Called by `daemon`.
+the coordinator does not answer for days. Blocking. Called by `daemon`.
 """
 
 from pathlib import Path
 
-import msgspec
-from blake3 import blake3
-
-from p2pfs.errors import Corrupt
-from p2pfs.runtime.files import write_durably
 from p2pfs.wire.membership import Revocations
+from p2pfs_peerd.kept import Kept
 
 
 class RevocationFile:
@@ -19,6 +13,7 @@ class RevocationFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept = Kept(path, Revocations)
 
     def load(self) -> Revocations:
         """What was saved last; an empty list before the first time.
@@ -26,18 +21,7 @@ class RevocationFile:
         Raises:
             Corrupt: The file cannot be read, or is not what was saved.
         """
-        try:
-            digest, _, data = self.path.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            return Revocations(0, [], [])
-        except OSError as error:
-            raise Corrupt(f"cannot read {self.path}: {error.strerror}") from None
-        if digest != _digest(data):
-            raise Corrupt(f"{self.path} is damaged")
-        try:
-            return msgspec.json.decode(data, type=Revocations)
-        except msgspec.DecodeError:
-            raise Corrupt(f"{self.path} is damaged") from None
+        return self._kept.load() or Revocations(0, [], [])
 
     def save(self, revocations: Revocations) -> None:
         """Durability: on return it is on stable storage.
@@ -45,9 +29,4 @@ class RevocationFile:
         Raises:
             NoSpace, Unavailable: The disk does not let us.
         """
-        data = msgspec.json.encode(revocations)
-        write_durably(self.path, _digest(data) + b"\n" + data, 0o600)
-
-
-def _digest(data: bytes) -> bytes:
-    return blake3(data).hexdigest().encode()
+        self._kept.save(revocations)

@@ -11,9 +11,11 @@ from plugins.checklogs import Claims
 from p2pfs.errors import Denied, Misuse
 from p2pfs.meta import chunks_index, members
 from p2pfs.types import GIB, ChunkId, NodeId, PeerNumber, PeerState, Role, SessionId, VolumeId
+from p2pfs.wire.membership import Scrub
 from p2pfs.wire.namespace import AddReplicas, Batch, Commit, ExtentRow, Make
 from p2pfs.wire.volumes import OpenSession, Reserve
 
+SCRUB = Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 0)
 pytestmark = pytest.mark.l0
 
 VOLUME = VolumeId(7)
@@ -135,6 +137,11 @@ async def test_figures_are_kept_now_and_then_and_changes_at_once(tmp_path: Path)
         {"resources": replace(ROOMY, cpu_load=-math.inf)},
         {"resources": replace(ROOMY, disk_free=1 << 63)},
         {"resources": replace(ROOMY, net_sent=-1)},
+        {"scrub": replace(SCRUB, done=-1)},
+        {"scrub": replace(SCRUB, total_bytes=1 << 63)},
+        {"scrub": replace(SCRUB, started_s=math.nan)},
+        {"scrub": replace(SCRUB, state="1\x1b[2J")},
+        {"scrub": replace(SCRUB, state="x" * 17)},
         {"version": "1" * 65},
         {"version": "1\x1b[2J"},
         {"version": "1\n2"},

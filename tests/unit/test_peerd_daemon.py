@@ -1,7 +1,7 @@
 """A whole peer daemon in this process, with a coordinator that only hears heartbeats."""
 
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +13,27 @@ from peer_processes import peer_home
 from pki import Issued, TestAuthority, make_ca
 from plugins.checklogs import Claims
 from sealed import VOLUME, sealed
+from trio.testing import wait_all_tasks_blocked
+from wired import everything
 
 from p2pfs.chunks.remote import RemoteStore
 from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
-from p2pfs.net.addresses import bound_addresses, open_listeners
+from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.raw import RawStream, Upgrade
 from p2pfs.net.server import Request, Response, Server
+from p2pfs.net.tls import TlsStream
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import GIB, PeerNumber, Role
-from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Revocations
+from p2pfs.types import GIB, PeerNumber, Role, volume_name
+from p2pfs.wire import codec
+from p2pfs.wire.chunks import RESERVATION_HEADER
+from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Listen, Revocations
 from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs_peerd import daemon
 from p2pfs_peerd.daemon import Peerd, assemble
+from p2pfs_peerd.relay import SPARES
 from p2pfs_peerd.revoked import RevocationFile
 
 pytestmark = pytest.mark.l1
@@ -44,6 +52,9 @@ class Coordinator:
     capacity: int = GIB
     revocations: Revocations | None = None
     refuse: PoolError | None = None
+    is_dialable: bool = True
+    listens: list[float] = field(default_factory=list)
+    dialler: Upgrade | None = None  # who comes through the relay
     beat: trio.Event = field(default_factory=trio.Event)
 
     async def hear(self, request: Request) -> Response:
@@ -52,8 +63,21 @@ class Coordinator:
         self.beat = trio.Event()
         if self.refuse is not None:
             raise self.refuse
-        answer = HeartbeatAnswer(1, 1, bytes(32), self.maker.public, self.capacity, 0.05, self.revocations)
+        answer = HeartbeatAnswer(
+            1, 1, bytes(32), self.maker.public, self.capacity, 0.05, self.revocations, is_dialable=self.is_dialable
+        )
         return Response.of(answer)
+
+    async def listen(self, request: Request) -> Response:
+        """The relay, where nobody ever comes."""
+        self.listens.append((await request.message(Listen)).wait_s)
+        if not self.listens[-1]:
+            return Response(204)
+        if self.dialler is None:
+            await trio.sleep_forever()
+        assert self.dialler is not None
+        dialler, self.dialler = self.dialler, None
+        return Response.switching(dialler)
 
     async def beats(self, count: int) -> Heartbeat:
         """The last of `count` heartbeats from now on; every answer before it was taken over."""
@@ -84,7 +108,8 @@ async def running(tmp_path: Path, settings: Settings = SETTINGS, *, deaf: bool =
         coordinator.refuse = Unavailable("not now")
     listeners = await open_listeners("127.0.0.1:0")
     home = peer_home(tmp_path / "peer", authority, node, 1, boss.node, bound_addresses(listeners))
-    server = Server(COORDINATOR_ROUTES, {"heartbeat": coordinator.hear}, context=boss.server(), pool=authority.pool)
+    handlers = {"heartbeat": coordinator.hear, "relay_listen": coordinator.listen}
+    server = Server(COORDINATOR_ROUTES, handlers, context=boss.server(), pool=authority.pool)
     peerd = await assemble(home, settings)
     async with Client(sender.client(), authority.pool) as client, trio.open_nursery() as nursery:
         await nursery.start(server.serve, listeners)
@@ -134,6 +159,26 @@ async def test_a_heartbeat_says_where_it_is_and_how_full(tmp_path: Path) -> None
         assert resources.memory_total >= resources.memory_available > 0
         assert resources.cpu_count >= 1
         assert heartbeat.capacity > heartbeat.used
+
+
+async def test_a_peer_scrubs_and_says_how_far_it_is(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    async with running(tmp_path) as run:
+        await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])
+        run.peerd.scrubber.steer("start")
+        with trio.fail_after(10):
+            while (await run.coordinator.beats(2)).scrub.done == 0:  # type: ignore[union-attr]
+                pass
+        path = next(run.root.glob("????????????????/*/*"))
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        run.peerd.scrubber.steer("start")
+        with trio.fail_after(10):
+            while not any(heartbeat.corrupt for heartbeat in run.coordinator.heartbeats):
+                await run.coordinator.beats(1)
+        scrub = (await run.coordinator.beats(2)).scrub
+        assert scrub is not None
+        assert scrub.damaged == 1
+        assert (run.root.parent / "scrub").exists()
 
 
 async def test_damage_is_reported_until_the_coordinator_knows(tmp_path: Path, claim_logs: Claims) -> None:
@@ -298,3 +343,86 @@ async def test_a_heartbeat_names_no_more_addresses_than_a_coordinator_takes(tmp_
     many = ",".join(f"192.0.2.{number}:9" for number in range(1, 40))
     async with running(tmp_path, Settings(listen="127.0.0.1:0", advertise=many, heartbeat=0.05, reserve=0)) as run:
         assert len(run.coordinator.heartbeats[-1].addresses) == 16
+
+
+# ---- where it is reached --------------------------------------------------------------------------------------------
+
+
+async def beats_until(run: Running, is_so: Callable[[Heartbeat], bool]) -> None:
+    with trio.fail_after(10):
+        while not is_so(run.coordinator.heartbeats[-1]):
+            await run.coordinator.beats(1)
+
+
+async def test_a_peer_that_nobody_can_dial_listens_at_the_relay_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        assert (run.coordinator.listens, RELAY in run.coordinator.heartbeats[-1].addresses) == ([], False)
+        run.coordinator.is_dialable = False
+        await beats_until(run, lambda beat: beat.addresses[-1] == RELAY)
+        with trio.fail_after(10):
+            while sum(wait_s > 0 for wait_s in run.coordinator.listens) < SPARES:
+                await trio.lowlevel.checkpoint()
+        run.coordinator.is_dialable = True
+        await beats_until(run, lambda beat: RELAY not in beat.addresses)
+
+
+@pytest.mark.parametrize(("mode", "listens"), [("on", True), ("off", False)])
+async def test_the_setting_decides_whatever_the_coordinator_finds(tmp_path: Path, mode: str, listens: bool) -> None:
+    settings = Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0, relay=mode)
+    async with running(tmp_path, settings) as run:
+        run.coordinator.is_dialable = not listens
+        await run.coordinator.beats(3)
+        await beats_until(run, lambda beat: (RELAY in beat.addresses) is listens)
+        assert bool(run.coordinator.listens) is listens
+
+
+async def test_a_machine_that_moves_tells_its_new_addresses_with_the_next_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = ["127.0.0.1:5"]
+    monkeypatch.setattr(daemon, "advertised", lambda *_arguments, **_options: list(places))
+    settings = Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0, relay="on")
+    async with running(tmp_path, settings) as run:
+        await beats_until(run, lambda beat: beat.addresses == ["127.0.0.1:5", RELAY])
+        before = len(run.coordinator.listens)
+        places[:] = ["127.0.0.1:6", "127.0.0.1:7"]
+        await beats_until(run, lambda beat: beat.addresses == ["127.0.0.1:6", "127.0.0.1:7", RELAY])
+        with trio.fail_after(10):  # what waited at the relay from the old place is given up for new connections
+            while len(run.coordinator.listens) < before + SPARES:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_a_stopping_peer_lets_requests_through_the_relay_finish(tmp_path: Path) -> None:
+    answers = []
+
+    async with running(tmp_path, Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0)) as run:
+        begun, stopping, over = trio.Event(), trio.Event(), trio.Event()
+
+        async def dial(raw: RawStream) -> None:
+            stream = TlsStream(raw, run.sender.client(), server_side=False)
+            await stream.do_handshake()
+            token = codec.encode(run.coordinator.maker.make(VOLUME, PeerNumber(1))).hex()
+            head = (
+                f"PUT /volumes/{volume_name(VOLUME)}/chunks/{CHUNK.id.hex()} HTTP/1.1\r\nhost: x\r\n"
+                f"content-length: {CHUNK.size}\r\n{RESERVATION_HEADER}: {token}\r\n\r\n"
+            )
+            await stream.send_all((head.encode(), CHUNK.data[:1000]))
+            begun.set()
+            await stopping.wait()
+            await stream.send_all((CHUNK.data[1000:],))
+            answers.append(await everything(stream))
+            await stream.aclose()
+            over.set()
+
+        run.coordinator.dialler = dial
+        run.coordinator.is_dialable = False
+        with trio.fail_after(10):
+            await begun.wait()
+            while "1 busy" not in repr(run.peerd.server):
+                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.peerd.server.stop, 5)
+                await wait_all_tasks_blocked()
+                stopping.set()
+                await over.wait()
+    assert answers[0].startswith(b"HTTP/1.1 200 ")

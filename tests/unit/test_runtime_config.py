@@ -52,6 +52,7 @@ def test_every_setting_reads_back_what_it_shows(name: str) -> None:
         ("replicas = 1\nmin_replicas = 2", "min_replicas"),
         ('suspect = "2s"', "each be longer"),
         ('io_timeout = "0s"', "io_timeout"),
+        ('scrub_period = "0s"', "scrub_period"),
         ('renew_after = "100d"', "renew_after"),
         ('small_file = "1M"', "small_file"),
         ('write_buffer = "1M"', "write_buffer"),
@@ -63,6 +64,18 @@ def test_what_cannot_be_meant_is_refused_and_named(tmp_path: Path, text: str, co
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(Invalid, match=complaint):
         load(tmp_path)
+
+
+def test_a_rate_may_be_none(tmp_path: Path) -> None:
+    assert load(tmp_path, {"scrub_rate": "none"}).scrub_rate is None
+    assert (
+        load(tmp_path, {"scrub_rate": "5M/s"}).scrub_rate == load(tmp_path, {"scrub_rate": "5M"}).scrub_rate == 5 * MIB
+    )
+    assert format_setting("scrub_rate", None) == "none"
+    assert format_setting("scrub_rate", 5 * MIB) == "5 MiB/s"
+    for text in ("0", "0M/s", "fast"):
+        with pytest.raises(Invalid, match="setting scrub_rate"):
+            load(tmp_path, {"scrub_rate": text})
 
 
 def test_an_unknown_override_is_refused_and_named(tmp_path: Path) -> None:
