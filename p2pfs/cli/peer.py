@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from p2pfs.cli import daemon_start
+from p2pfs.cli import daemon_start, leaving
 from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import Role
@@ -12,12 +12,18 @@ from p2pfs.types import Role
 
 @click.group("peer")
 def command() -> None:
-    """Offer this machine's spare disk to the pool.
+    """Offer this machine's spare disk to the pool, and take it back in peace.
 
     \b
-    Example:
+    Examples:
       p2pfs peer start
+      p2pfs peer away 8h
+      p2pfs peer drain bob@nas
     """
+
+
+for _command in (leaving.away, leaving.drain, leaving.undrain, leaving.safe_to_stop, leaving.forget):
+    command.add_command(_command)
 
 
 @command.command("start")

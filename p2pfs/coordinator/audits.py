@@ -12,7 +12,7 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -31,7 +31,7 @@ from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
 from p2pfs.wire.orders import Audit, Audited, Failed, Order, Result
 
 MOST: Final = 10_000
-"""Audits that wait for one peer; what does not fit is asked for again by the next survey."""
+"""Audits that wait for one peer; when these are done, a survey asks for those that did not fit."""
 AT_ONCE: Final = 8
 _LOST: Final = frozenset({"NotFound", "Corrupt"})
 """A peer that answers with one of these has not got the chunk; other failures are weather."""
@@ -45,6 +45,7 @@ class _Asked:
     chunk: ChunkId
     size: int
     is_random: bool
+    put_seq: int = 0  # of the copy, when its peer was told to show it
 
 
 class Audits:
@@ -62,13 +63,23 @@ class Audits:
         self._clock = clock
         self._waiting: dict[PeerNumber, dict[tuple[VolumeId, ChunkId], _Asked]] = {}
         self._in_hand: dict[int, _Asked] = {}
+        self._overflowed: set[PeerNumber] = set()
 
     def ask(self, peer: PeerNumber, volume: VolumeId, chunk: bytes, *, size: int, is_random: bool = False) -> None:
         """Have the peer show this copy; once is enough."""
         waiting = self._waiting.setdefault(peer, {})
         key = volume, ChunkId(chunk)
-        if len(waiting) < MOST and key not in waiting:
-            waiting[key] = _Asked(volume, ChunkId(chunk), size, is_random)
+        if key in waiting:
+            return
+        if len(waiting) >= MOST:
+            self._overflowed.add(peer)
+            return
+        waiting[key] = _Asked(volume, ChunkId(chunk), size, is_random)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits to be shown."""
+        return bool(self._in_hand) or any(self._waiting.values())
 
     # ---- the worker -------------------------------------------------------------------------------------------------
 
@@ -94,16 +105,25 @@ class Audits:
         orders: list[Audit] = []
         while waiting and len(orders) < AT_ONCE:
             asked = waiting.pop(next(iter(waiting)))
+            put_seq = self._put_seq(peer, asked)
+            if put_seq is None:
+                continue  # it counts no more: there is nothing to show
             block = secrets.randbelow(block_count(plain_size(asked.size)))
             orders.append(Audit(next(numbers), asked.volume, asked.chunk, asked.size, block))
-            self._in_hand[orders[-1].order] = asked
+            self._in_hand[orders[-1].order] = replace(asked, put_seq=put_seq)
+        if not waiting and peer in self._overflowed:
+            self._overflowed.discard(peer)
+            self._noticed.everything()
         return orders
+
+    def _put_seq(self, peer: PeerNumber, asked: _Asked) -> int | None:
+        return self._database.read(partial(chunks_index.holders, volume=asked.volume, chunk=asked.chunk)).get(peer)
 
     async def settle(self, peer: PeerNumber, ended: Sequence[tuple[Order, Result]]) -> None:
         proved: list[_Asked] = []
         lost: list[_Asked] = []
         for order, result in ended:
-            asked = self._in_hand.pop(order.order, None)
+            asked = self._in_hand.get(order.order)
             if asked is None or not isinstance(order, Audit):
                 continue
             verdict = _judge(order, result)
@@ -112,6 +132,7 @@ class Audits:
         if proved or lost:
             await self._commit(peer, proved, lost)
             self._noticed.tell((asked.volume, asked.chunk) for asked in (*proved, *lost))
+        self.lost(peer, [order for order, _ in ended])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
         for order in orders:
@@ -119,20 +140,26 @@ class Audits:
 
     async def _commit(self, number: PeerNumber, proved: Sequence[_Asked], lost: Sequence[_Asked]) -> None:
         now_s = self._clock.time()
-        is_doubtful = any(asked.is_random for asked in lost)
 
-        def commit(connection: sqlite3.Connection) -> int:
+        def commit(connection: sqlite3.Connection) -> tuple[list[_Asked], int]:
             for asked in proved:
                 chunks_index.prove(connection, asked.volume, chunk=asked.chunk, peer=number)
-            for asked in lost:
-                chunks_index.drop_replica(connection, asked.volume, chunk=asked.chunk, peer=number, now_s=now_s)
-            return members.appear(connection, number) if is_doubtful else 0
+            # One that was taken off the index meanwhile, or put again, is no loss.
+            missing = [
+                asked
+                for asked in lost
+                if chunks_index.drop_replica(
+                    connection, asked.volume, chunk=asked.chunk, peer=number, now_s=now_s, up_to_seq=asked.put_seq
+                )
+            ]
+            is_doubtful = any(asked.is_random for asked in missing)
+            return missing, members.appear(connection, number) if is_doubtful else 0
 
-        appearances = await self._database.write(commit)
+        missing, appearances = await self._database.write(commit)
         peer = self._roster.peers[number]
-        if lost:
-            _log.warning("peer %s has not got %d chunks it should have", peer.node.name, len(lost))
-        if is_doubtful and peer.state is not PeerState.REVOKED:
+        if missing:
+            _log.warning("peer %s has not got %d chunks it should have", peer.node.name, len(missing))
+        if appearances and peer.state is not PeerState.REVOKED:
             self._roster.appear(peer, appearances)
 
 

@@ -95,24 +95,29 @@ class Care:
         self._as_of = -1  # version of the roster that both are of
         self._reported: dict[int, None] = {}  # chunk numbers to ask about at once
         self._at: int | None = 0  # the survey has come so far; None: it has come to the end
+        self._again = False  # when it has, it is to begin anew
         self._surveyed_s = -math.inf
         self._stale_s = math.inf  # when silence will have lasted so long that copies count no more
         self._done_then = 0  # copies made before the last survey began
         self._depend: Counter[PeerNumber] = Counter()  # chunks that need what each leaving peer holds, in this survey
         for kind in (JobKind.REPAIR, JobKind.DRAIN, JobKind.REBALANCE):
             jobs.on(kind, JobAction.RETRY, self._retried)
+        jobs.on(JobKind.TRIM, JobAction.RESUME, self._retried)
 
     # ---- what others tell -------------------------------------------------------------------------------------------
 
     def survey(self) -> None:
-        """Go through the index once more, from its beginning."""
-        self._at = 0
+        """Go through the whole index once more."""
+        if self._at:  # one is under way: it goes on to its end, or a pool that always changes is never gone through
+            self._again = True
+            return
+        self._at, self._again = 0, False
         self._done_then = self._backlog.done
         self._backlog.begin_survey()
         self._depend.clear()
 
     async def _retried(self, _job: Job) -> None:
-        """Forget what failed, and how often."""
+        """Forget what failed, and how often, and look at everything."""
         self._backlog.forgive()
         self._noticed.everything()
 
@@ -133,7 +138,7 @@ class Care:
                 del self._reported[number]
             found = self._database.read(lambda connection: survey.these(connection, numbers))
             for number in set(numbers) - {chunk.number for chunk in found}:
-                self._backlog.drop(number)
+                self._backlog.forget(number)
             await self._consider(found, counts=False)
             return Progress.BUSY
         start = self._at
@@ -145,11 +150,16 @@ class Care:
                 self._end_survey()
             return Progress.BUSY
         self._backlog.settle()
-        if not self._backlog.waiting and (self._backlog.overflowed or self._backlog.done != self._done_then):
-            self._backlog.overflowed = False
-            self.survey()  # once more, to be certain
+        if self._backlog.wants_more or (not self._backlog.waiting and self._is_to_be_certain()):
+            self.survey()
             return Progress.BUSY
+        if not self._audits.is_busy and not self._jobs.is_paused(JobKind.TRIM):
+            self._jobs.finish(JobKind.TRIM)
         return Progress.IDLE
+
+    def _is_to_be_certain(self) -> bool:
+        """Whether somebody who wants to leave may be able to, by now."""
+        return self._backlog.done != self._done_then and any(one.is_leaving for one in self._keepers.values())
 
     async def wait(self) -> None:
         """Until the pool changes, a chunk is noticed, a pause ends, or it was long ago."""
@@ -187,7 +197,7 @@ class Care:
         if keepers == self._keepers and self._surveyed_s > -math.inf:
             return
         for number in self._keepers.keys() - keepers.keys():
-            self._backlog.target_gone(number)
+            self._reported.update(dict.fromkeys(self._backlog.target_gone(number)))
         if {one.candidate for one in _staying(keepers)} != {one.candidate for one in _staying(self._keepers)}:
             self._placed.clear()
         self._keepers = keepers
@@ -225,7 +235,7 @@ class Care:
             keepers=self._keepers,
             placed=self._order(group_of(chunk.id)),
             wanted=wanted,
-            room=lambda peer: self._has_room(peer, chunk.size),
+            room=lambda peer: not self._backlog.is_paused(chunk.number, peer) and self._has_room(peer, chunk.size),
             coming=self._backlog.coming(chunk.number),
         )
         if found is not None and found.urgency is Urgency.REBALANCE and found.targets:
@@ -246,8 +256,11 @@ class Care:
             self._depend.update(self._leaving(chunk))
 
     def _end_survey(self) -> None:
+        depend = {peer: self._depend[peer] for peer, one in self._keepers.items() if one.is_leaving}
         self._surveyed_s = self._clock.monotonic()
-        self._surveyed({peer: self._depend[peer] for peer, one in self._keepers.items() if one.is_leaving})
+        if self._again:
+            self.survey()
+        self._surveyed(depend)
 
     def _order(self, group: GroupId) -> tuple[PeerNumber, ...]:
         placed = self._placed.get(group)
@@ -276,6 +289,8 @@ class Care:
             ]
 
         gone = await self._database.write(take_off)
+        if not gone:
+            return
         job = self._jobs.open(JobKind.TRIM)
         for chunk, peer in gone:
             self._deletions.added({peer: 1})
@@ -321,11 +336,11 @@ class Care:
             await self._database.write(commit)
         for order, result in stored:
             self._reservations.arrived(peer, order.size, put_seq=result.receipt.put_seq)
-            task = self._backlog.end(order.order)
+            task = self._backlog.stored(order.order)
             self._report([task.number] if task else [])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
-        tasks = [self._backlog.end(order.order, done=False) for order in orders]
+        tasks = [self._backlog.lost(order.order) for order in orders]
         self._report(task.number for task in tasks if task is not None)
 
     def _is_proved(self, peer: PeerNumber, order: Transfer, result: Stored) -> bool:
@@ -340,9 +355,8 @@ class Care:
 
     def _failed(self, peer: PeerNumber, order: Transfer, result: Result) -> None:
         reason = result.message if isinstance(result, Failed) else "the receipt does not verify"
-        task = self._backlog.end(order.order, done=False)
-        if task is not None:
-            self._backlog.failed(task, reason)
+        task = self._backlog.failed(order.order, reason)
+        self._report([task.number] if task else [])  # perhaps to another peer
         known = set(order.sources)
         for source in result.sources if isinstance(result, Failed) else ():
             if source in known:
@@ -357,7 +371,8 @@ def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper
         is_expected=expected_for_s(peer, now_s, time_s, patience_s) > 0,
         is_leaving=peer.is_leaving,
         takes=peer.state is PeerState.UP,
-        appearances=peer.appearances,
+        appearances=peer.appearances + peer.has_appeared,  # nothing is proved yet while the database does not know
+        is_away=peer.state is PeerState.AWAY,
     )
 
 

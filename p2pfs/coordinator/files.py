@@ -9,6 +9,7 @@ from typing import Final
 
 from p2pfs import exitcodes
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.recovery import Recovery
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.errors import Corrupt, UserError
 from p2pfs.runtime.files import sync_directory, write_durably
@@ -40,12 +41,31 @@ class CoordinatorFiles:
     def secrets(self) -> Path:
         return self.directory / "secrets.json"
 
+    @property
+    def recovery(self) -> Path:
+        """What is kept of the recovery kit; see `coordinator.recovery`."""
+        return self.directory / "recovery.json"
+
+    @property
+    def unsent(self) -> Path:
+        """Parts of backups on their way to peers; nothing that a restart needs."""
+        return self.directory / "backups"
+
     def create(self, authority: Authority, secrets: PoolSecrets) -> None:
         """Write key and secrets. Durability: on stable storage on return."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
         write_durably(self.authority_key, authority.key_pem, 0o600)
         write_durably(self.secrets, secrets.encode(), 0o600)
         sync_directory(self.home.path)
+
+    def load_recovery(self) -> Recovery | None:
+        """What is kept of the recovery kit; None where none was made. Raises UserError when it cannot be read."""
+        try:
+            return Recovery.decode(self.recovery.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, Corrupt) as error:
+            raise UserError(f"cannot read {self.recovery}: {error}", exitcodes.FAILED) from None
 
     def load(self, pool: PoolId) -> tuple[Authority, PoolSecrets]:
         """Read them back.

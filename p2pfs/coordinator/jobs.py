@@ -48,9 +48,9 @@ class Job:
         return self.row.state in ENDED
 
     def found(self, chunks: int, size: int) -> None:
-        """There is so much more to do."""
-        self.row.total += chunks
-        self.row.total_bytes += size
+        """There is so much more to do, or less."""
+        self.row.total = max(self.row.done, self.row.total + chunks)
+        self.row.total_bytes = max(self.row.done_bytes, self.row.total_bytes + size)
         self._touch()
 
     def advanced(self, chunks: int, size: int) -> None:
@@ -74,6 +74,10 @@ class Job:
         if reason != self.row.error:
             self.row.error = reason
             self._touch()
+
+    def lately(self) -> float:
+        """Bytes a second; 0 when nothing was done for a while."""
+        return self.rate if self.clock.monotonic() - self._counted_s <= 3 * _RATE_OVER_S else 0.0
 
     def _measure(self) -> None:
         now_s = self.clock.monotonic()
@@ -102,6 +106,7 @@ class Jobs:
         self._database = database
         self._clock = clock
         self._jobs: dict[int, Job] = {row.id: Job(row, clock, is_dirty=False) for row in known}
+        self._going_on = {_key(job): job for job in self._jobs.values() if not job.is_over}
         self._next = max(self._jobs, default=0) + 1
         self._acts: dict[tuple[JobKind, JobAction], Act] = {}
         self._wake = trio.Event()
@@ -113,21 +118,18 @@ class Jobs:
         job = self.current(kind, subject)
         if job is None:
             row = JobRow(self._next, kind, subject, self._clock.time())
-            job = self._jobs[self._next] = Job(row, self._clock)
+            job = self._jobs[self._next] = self._going_on[kind, subject] = Job(row, self._clock)
             self._next += 1
             self._wake.set()
         return job
 
     def current(self, kind: JobKind, subject: str = "") -> Job | None:
         """The job of this kind and subject that goes on."""
-        return next(
-            (
-                job
-                for job in self._jobs.values()
-                if job.row.kind is kind and job.row.subject == subject and not job.is_over
-            ),
-            None,
-        )
+        return self._going_on.get((kind, subject))
+
+    def going_on(self, kind: JobKind) -> list[Job]:
+        """All of this kind that go on."""
+        return [job for job in self._going_on.values() if job.row.kind is kind]
 
     def is_paused(self, kind: JobKind, subject: str = "") -> bool:
         """Whether somebody holds this work back."""
@@ -139,6 +141,7 @@ class Jobs:
         if job.is_over:
             return
         job.row.state, job.row.error, job.row.ended_s = state, error, self._clock.time()
+        self._going_on.pop(_key(job), None)
         job.is_dirty = True
         self._wake.set()
         _log.log(
@@ -167,8 +170,8 @@ class Jobs:
         ordered = sorted(self._jobs.values(), key=lambda job: (job.is_over, -job.row.id))
         return [_info(job, name) for job in ordered]
 
-    async def act(self, number: int, action: JobAction) -> JobInfo:
-        """Pause, resume, cancel or retry.
+    async def act(self, number: int, action: JobAction, name: Callable[[str], str] = str) -> JobInfo:
+        """Pause, resume, cancel or retry; `name` as of `listed`.
 
         Raises:
             NotFound: There is no such job (any more).
@@ -178,23 +181,24 @@ class Jobs:
         if job is None:
             raise NotFound(f"there is no job {number}: `p2pfs jobs` lists them")
         handler = self._acts.get((job.row.kind, action))
-        if job.is_over and action is not JobAction.RETRY:
+        if job.is_over:
             raise Invalid(f"job {number} is over: {job.row.state.value}")
         if action is JobAction.CANCEL and handler is None:
             raise Invalid(f"{job.row.kind.value} keeps the pool's promises and cannot be cancelled: pause it instead")
-        if job.is_over and (job.row.state is JobState.DONE or handler is None):
-            raise Invalid(f"job {number} is {job.row.state.value}: there is nothing to try again")
+        if action is JobAction.RETRY and handler is None:
+            raise Invalid(f"{job.row.kind.value} tries again by itself")
         self._move(job, action)
         if handler is not None:
             await handler(job)
-        return _info(job, str)
+        return _info(job, name)
 
     def _move(self, job: Job, action: JobAction) -> None:
         if action is JobAction.CANCEL:
             self.end(job, JobState.CANCELLED)
             return
-        if not job.is_over:
-            job.row.state = JobState.PAUSED if action is JobAction.PAUSE else JobState.RUNNING
+        if job.is_over:
+            return
+        job.row.state = JobState.PAUSED if action is JobAction.PAUSE else JobState.RUNNING
         if action is not JobAction.PAUSE:
             job.row.error = ""
         job.is_dirty = True
@@ -225,10 +229,14 @@ class Jobs:
             await self._wake.wait()
 
 
+def _key(job: Job) -> tuple[JobKind, str]:
+    return job.row.kind, job.row.subject
+
+
 def _info(job: Job, name: Callable[[str], str]) -> JobInfo:
     row = job.row
     left = row.total_bytes - row.done_bytes
-    goes_on = row.state is JobState.RUNNING
+    rate = job.lately() if row.state is JobState.RUNNING else 0.0
     return JobInfo(
         row.id,
         row.kind.value,
@@ -238,8 +246,8 @@ def _info(job: Job, name: Callable[[str], str]) -> JobInfo:
         total=row.total,
         done_bytes=row.done_bytes,
         total_bytes=row.total_bytes,
-        rate=round(job.rate) if goes_on else 0.0,
-        left_s=left / job.rate if goes_on and job.rate > 0 and left > 0 else None,
+        rate=round(rate),
+        left_s=left / rate if rate > 0 and left > 0 else None,
         started_s=row.started_s,
         ended_s=row.ended_s,
         error=row.error,

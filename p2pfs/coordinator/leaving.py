@@ -167,6 +167,9 @@ class Leaving:
 
     def surveyed(self, depend: Mapping[PeerNumber, int]) -> None:
         """A survey is over: how many chunks need what each leaving peer holds."""
+        for peer in depend:
+            if self._roster.peers[peer].is_leaving:
+                self._jobs.open(JobKind.DRAIN, self._roster.peers[peer].node.id)  # a crash may have lost it
         self._ready = {peer for peer, chunks in depend.items() if not chunks}
         if self._ready:
             self._wake.set()
@@ -192,7 +195,9 @@ class Leaving:
 
         def let_go(connection: sqlite3.Connection) -> bool:
             row = members.peer(connection, number)
-            found = plans.dependence(connection, [number], others=others, readable=others, wanted=wanted)
+            found = plans.dependence(
+                connection, [number], others=others, readable=others, wanted=wanted, only_proved=True
+            )
             if not row.is_leaving or found.short:
                 return False
             members.set_leaving(connection, number, leaving=False)

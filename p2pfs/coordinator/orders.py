@@ -19,10 +19,12 @@ from p2pfs.errors import Denied, Misuse
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import PeerNumber
-from p2pfs.wire.orders import MOST_RESULTS, MOST_ROOM, Order, Orders, Report, Result
+from p2pfs.wire.orders import MOST_RESULTS, MOST_ROOM, Order, Orders, Report, Result, Transfer
 
 LONGEST_S: Final = 600.0
 """After so long an order counts as lost, whatever its peer says."""
+MOST_IN_HAND: Final = 500
+"""A peer with so many orders gets no more before it has told of some."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,16 +86,29 @@ class OrderBook:
             raise Misuse("a report has more in it than there can be")
         held = self._in_hand.setdefault(peer, {})
         ended: dict[Desk, list[tuple[Order, Result]]] = {}
-        for result in report.results:
-            given = held.get(result.order)
+        told, working = {result.order: result for result in report.results}, set(report.working)
+        for number, result in told.items():
+            given = held.get(number)
             if given is not None:  # otherwise it was told before, or given by an earlier run
                 ended.setdefault(given.desk, []).append((given.order, result))
+        self._forget(peer, [number for number in held if number not in working and number not in told])
         for desk, some in ended.items():
-            await desk.settle(peer, some)
-            for order, _ in some:
-                held.pop(order.order, None)
-        self._forget(peer, [number for number in held if number not in report.working])
+            await self._settle(peer, desk, some)
         return Orders(self._give(peer, report.room))
+
+    async def _settle(self, peer: PeerNumber, desk: Desk, ended: Sequence[tuple[Order, Result]]) -> None:
+        """Let a desk take results over, each once: they are in nobody's hand meanwhile, for a peer that heard no answer
+        in time tells them again."""
+        held = self._in_hand[peer]
+        taken = {order.order: held.pop(order.order) for order, _ in ended if order.order in held}
+        try:
+            await desk.settle(peer, [(order, result) for order, result in ended if order.order in taken])
+        except Misuse:
+            desk.lost(peer, [given.order for given in taken.values()])  # told again, it would break the protocol again
+            raise
+        except BaseException:
+            held |= taken
+            raise
 
     def silent(self, peer: PeerNumber) -> None:
         """The peer is down: what it was doing comes back to the desks."""
@@ -109,8 +124,11 @@ class OrderBook:
     def _give(self, peer: PeerNumber, room: int) -> list[Order]:
         now_s, held = self._clock.monotonic(), self._in_hand.setdefault(peer, {})
         self._forget(peer, [number for number, given in held.items() if now_s - given.given_s > LONGEST_S])
+        room = max(0, min(room, MOST_ROOM - sum(isinstance(given.order, Transfer) for given in held.values())))
         orders: list[Order] = []
         for desk in self._desks:
+            if len(held) >= MOST_IN_HAND:
+                break
             given = desk.take(peer, room, self._numbers)
             orders += given
             held |= {order.order: _Given(order, desk, now_s) for order in given}

@@ -6,6 +6,7 @@ clock`); while no peer is heard it waits. Called by the workers that delete, and
 """
 
 import logging
+import math
 import sqlite3
 import statistics
 from typing import Final
@@ -35,6 +36,8 @@ class PoolClock:
         self._reason = database.read(lambda connection: settings.read(connection, DOUBT, str)) or ""
         self._latest_s = database.read(lambda connection: settings.read(connection, LATEST, float)) or 0.0
         self._kept_s = self._latest_s
+        self._seen = clock.time(), clock.monotonic()
+        self._settled_s = -math.inf  # monotonic; by then peers were heard since the clock was set
 
     @property
     def reason(self) -> str:
@@ -51,6 +54,8 @@ class PoolClock:
             await self._keep(reason, now_s)
             _log.error("nothing is purged: %s; see `p2pfs coordinator confirm clock`", reason)
             return reason
+        if self._was_set(now_s):
+            return "the coordinator's clock was set: peers have yet to tell whether it is right"
         self._latest_s = max(self._latest_s, now_s)
         if self._latest_s >= self._kept_s + _KEEP_EVERY_S:
             await self._keep("", self._latest_s)
@@ -59,6 +64,14 @@ class PoolClock:
     async def confirm(self) -> None:
         """An admin says that the clock is right as it is."""
         await self._keep("", self._clock.time())
+
+    def _was_set(self, now_s: float) -> bool:
+        """Whether the clock has jumped lately: what peers said of it before says nothing about it now."""
+        passed_s = self._clock.monotonic()
+        if abs((now_s - self._seen[0]) - (passed_s - self._seen[1])) > TOLERANCE_S:
+            self._settled_s = passed_s + self._roster.patience.down_s
+        self._seen = now_s, passed_s
+        return passed_s < self._settled_s
 
     def _doubt(self, now_s: float) -> str:
         if now_s < self._latest_s - TOLERANCE_S:

@@ -7,6 +7,7 @@ Quiet is a low load on this machine and on the peers that are up; nothing waits 
 the pool's clock is in doubt nothing is purged at all.
 """
 
+import math
 import os
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +29,7 @@ STEP: Final = 200
 RECEIPTS_LIVE_S: Final = 8 * 86400.0
 """For so long after a copy was deleted its receipts are remembered as void; no mount carries one for longer."""
 _EVERY_S: Final = 60.0
+_COUNT_EVERY_S: Final = 60.0  # counting is a scan
 
 
 class Purge:
@@ -60,6 +62,7 @@ class Purge:
         self._latest_s = latest_s
         self._quiet_load = quiet_load
         self._clock = clock
+        self._counted_s = -math.inf  # monotonic
 
     async def work(self) -> Progress:
         doubt = await self._pool_clock.doubt()
@@ -71,17 +74,20 @@ class Purge:
         await self._forget_receipts()
         now_s = self._clock.time()
         before_s = min(now_s - self._grace_s, self._covered_s())
-        chunks, size, oldest_s = self._database.read(lambda c: chunks_index.doomed(c, before_s=before_s))
+        oldest_s = self._database.read(lambda c: chunks_index.oldest_doomed(c, before_s=before_s))
         if oldest_s is None:
             self._jobs.finish(JobKind.PURGE)
             return Progress.IDLE
         job = self._jobs.open(JobKind.PURGE)
-        job.set(
-            done=job.row.done,
-            total=job.row.done + chunks,
-            done_bytes=job.row.done_bytes,
-            total_bytes=job.row.done_bytes + size,
-        )
+        if self._clock.monotonic() >= self._counted_s + _COUNT_EVERY_S or job.row.done >= job.row.total:
+            self._counted_s = self._clock.monotonic()
+            chunks, size = await self._database.scan(lambda c: chunks_index.doomed(c, before_s=before_s))
+            job.set(
+                done=job.row.done,
+                total=job.row.done + chunks,
+                done_bytes=job.row.done_bytes,
+                total_bytes=job.row.done_bytes + size,
+            )
         if job.is_paused:
             return Progress.IDLE
         if not self._is_quiet() and oldest_s > now_s - self._grace_s - self._latest_s:

@@ -23,6 +23,8 @@ from p2pfs.wire.membership import Heartbeat, NodeInfo, PeerInfo, PoolMap, Resour
 CAPACITY_STEP: Final = 0.1
 """Relative change of a peer's offer below which the map keeps the old figure: placement must not follow every breath of
 a shared disk. Room is always counted with the latest figures."""
+_ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
+"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Peer:
     is_leaving: bool = False  # being drained, whether it is up or not
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then
     appearances: int = 0  # see meta.members.appear
+    has_appeared: bool = False  # once more, and the database does not know yet
     run: int = 0  # the daemon's, as its last heartbeat said
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
@@ -195,6 +198,7 @@ class Roster:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
         if before is PeerState.AWAY:
             peer.away_until_s = 0.0
+        peer.has_appeared = peer.has_appeared or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
         peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run
@@ -237,7 +241,7 @@ class Roster:
 
     def appear(self, peer: Peer, appearances: int) -> None:
         """What the peer holds is to be proved anew; the number comes from `meta.members.appear`."""
-        peer.appearances = appearances
+        peer.appearances, peer.has_appeared = appearances, False
         self._touch()
 
     # ---- what others see --------------------------------------------------------------------------------------------

@@ -301,9 +301,15 @@ def purge(connection: sqlite3.Connection, *, doomed_before_s: float, now_s: floa
     return Purged(len(rows), freed, dict(copies))
 
 
-def doomed(connection: sqlite3.Connection, *, before_s: float) -> tuple[int, int, float | None]:
-    """(chunks, their bytes, since when the oldest is) of what nothing has named since then."""
+def doomed(connection: sqlite3.Connection, *, before_s: float) -> tuple[int, int]:
+    """(chunks, their bytes) of what nothing has named since then. A scan."""
     row = connection.execute(
-        "SELECT count(*), coalesce(sum(size), 0), min(doomed_s) FROM chunk WHERE doomed_s < ?", (before_s,)
+        "SELECT count(*), coalesce(sum(size), 0) FROM chunk WHERE doomed_s < ?", (before_s,)
     ).fetchone()
-    return int(row[0]), int(row[1]), row[2]
+    return int(row[0]), int(row[1])
+
+
+def oldest_doomed(connection: sqlite3.Connection, *, before_s: float) -> float | None:
+    """Since when the oldest chunk is doomed of those that nothing has named since then; None: there is none."""
+    row = connection.execute("SELECT min(doomed_s) FROM chunk WHERE doomed_s < ?", (before_s,)).fetchone()
+    return None if row[0] is None else float(row[0])

@@ -5,11 +5,15 @@ called by `p2pfs.coordinator.inventory`.
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from p2pfs.format.inventory import BUCKETS, EMPTY, bucket_of, digest
 from p2pfs.meta import chunks_index, void_copies
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.orders import Entry
+
+MOST_VOID: Final = 100_000
+"""Rows of void copies of one peer, beyond which its orphans wait: it may list what does not exist, without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ def reconcile(
 ) -> Differences:
     """Bring the index to what the peer lists of one part; orphans put before `orphaned_before_s` must go."""
     found = Differences()
+    room = MOST_VOID - void_copies.count(connection, peer, most=MOST_VOID)
     listed = {(entry.volume, entry.chunk): entry for entry in entries}
     for volume, chunk in _indexed(connection, peer, part):
         if (volume, chunk) not in listed and chunks_index.drop_replica(
@@ -75,7 +80,7 @@ def reconcile(
             connection, volume, chunk=chunk, size=entry.size, peer=peer, put_seq=entry.put_seq
         ):
             found.adopted.append((volume, chunk))
-        elif entry.stored_s < orphaned_before_s:
+        elif entry.stored_s < orphaned_before_s and room > found.orphans:
             void_copies.add(
                 connection, peer, volume=volume, chunk=chunk, put_seq=entry.put_seq, pending=True, now_s=now_s
             )
@@ -85,12 +90,14 @@ def reconcile(
 
 def _indexed(connection: sqlite3.Connection, peer: PeerNumber, part: Part) -> list[tuple[VolumeId, ChunkId]]:
     """What the index says the peer holds of a part."""
+    # By volume and id, not by peer: a bucket is 1/256 of what there is, and this runs for each of them.
     low = bytes([part.bucket])
     high = bytes([part.bucket + 1]) if part.bucket + 1 < BUCKETS else b"\xff" * 33
     volume, chunk = part.after or (-1, b"")
     last_volume, last_chunk = part.last or ((1 << 63) - 1, high)
     return connection.execute(
-        "SELECT c.volume, c.id FROM replica r JOIN chunk c ON c.number = r.chunk WHERE r.peer = ? AND c.id >= ?"
-        " AND c.id < ? AND (c.volume, c.id) > (?, ?) AND (c.volume, c.id) <= (?, ?)",
-        (peer, low, high, volume, chunk, last_volume, last_chunk),
+        "SELECT c.volume, c.id FROM volume v CROSS JOIN chunk c ON c.volume = v.id AND c.id >= ? AND c.id < ?"
+        " CROSS JOIN replica r ON r.chunk = c.number AND r.part = 0 AND r.peer = ?"
+        " WHERE (c.volume, c.id) > (?, ?) AND (c.volume, c.id) <= (?, ?)",
+        (low, high, peer, volume, chunk, last_volume, last_chunk),
     ).fetchall()

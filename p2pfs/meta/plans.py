@@ -26,13 +26,17 @@ def dependence(
     others: Collection[PeerNumber],
     readable: Collection[PeerNumber],
     wanted: int,
+    only_proved: bool = False,
 ) -> Dependence:
-    """What of these `peers` is not held `wanted` times by `others`, nor at all by those of them that are `readable`."""
+    """What of these `peers` is not held `wanted` times by `others`, nor at all by those of them that are `readable`.
+    `only_proved`: copies of others that were not proved since those peers appeared count for nothing."""
+    proved = " AND o.proved = (SELECT appearances FROM peer WHERE number = o.peer)" if only_proved else ""
     row = connection.execute(
         "SELECT count(*), coalesce(sum(size), 0), coalesce(sum(copies < ?1), 0),"
         " coalesce(sum(max(0, ?1 - copies) * size), 0), coalesce(sum(readable = 0), 0),"
         " coalesce(sum((readable = 0) * size), 0) FROM"
-        f" (SELECT c.size, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN ({_listed(others)}))"
+        f" (SELECT c.size, (SELECT count(*) FROM replica o WHERE o.chunk = c.number{proved}"
+        f" AND o.peer IN ({_listed(others)}))"
         " AS copies, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN"
         f" ({_listed(readable)})) AS readable FROM chunk c WHERE c.refs > 0 AND c.number IN"
         f" (SELECT chunk FROM replica WHERE peer IN ({_listed(peers)})))",

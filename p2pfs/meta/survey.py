@@ -77,13 +77,22 @@ def take_off(
     now_s: float,
 ) -> bool:
     """Stop counting one surplus copy, and note that its peer must delete it. Only while at least `wanted` others, on
-    peers of `keep`, were proved since those peers appeared (`keep`: peer → appearances), which is decided here and now.
+    peers of `keep`, were proved since those peers appeared (`keep`: peer → appearances), which is decided here and now:
+    who has appeared once more since `keep` was made proves nothing.
     """
     found = these(connection, [number])
     if not found:
         return False
     chunk = found[0]
-    solid = sum(copy.peer != peer and keep.get(copy.peer) == copy.proved for copy in chunk.copies)
+    appeared = dict(
+        connection.execute(
+            "SELECT p.number, p.appearances FROM replica r JOIN peer p ON p.number = r.peer WHERE r.chunk = ?",
+            (number,),
+        )
+    )
+    solid = sum(
+        copy.peer != peer and keep.get(copy.peer) == copy.proved == appeared[copy.peer] for copy in chunk.copies
+    )
     surplus = next((copy for copy in chunk.copies if copy.peer == peer), None)
     if surplus is None or solid < wanted:
         return False

@@ -37,6 +37,12 @@ def pending(connection: sqlite3.Connection, peer: PeerNumber, *, limit: int) -> 
     ).fetchall()
 
 
+def count(connection: sqlite3.Connection, peer: PeerNumber, *, most: int) -> int:
+    """How many rows a peer has, told ones included; `most` if there are more."""
+    row = connection.execute("SELECT count(*) FROM (SELECT 1 FROM void_copy WHERE peer = ? LIMIT ?)", (peer, most))
+    return int(row.fetchone()[0])
+
+
 def peers_pending(connection: sqlite3.Connection) -> dict[PeerNumber, int]:
     """How many copies each peer must delete."""
     rows = connection.execute("SELECT peer, count(*) FROM void_copy WHERE pending GROUP BY peer")

@@ -3,10 +3,12 @@
 The rules, in this order (P5: copy, verify, commit the location, and only later delete):
 
 1. Fewer than `wanted` copies on peers that stay → copy it to the best peers with room. A copy on a silent peer counts
-   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left.
-2. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
+   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left,
+   unless the silence was announced (`is_away`).
+2. A peer that holds a copy leaves → the others are audited, unless `wanted` were proved since they last appeared.
+3. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.
-3. As many as wanted, but elsewhere than rendezvous hashing has them → copy it where it belongs; rule 2 does the rest.
+4. As many as wanted, but elsewhere than rendezvous hashing has them → copy it where it belongs; rule 3 does the rest.
 
 Called by `p2pfs.coordinator.care`, by plans and by simulations.
 """
@@ -38,6 +40,7 @@ class Keeper:
     is_leaving: bool
     takes: bool  # it can be asked to take a copy, if it has room
     appearances: int  # a copy is proved while it was shown since the last of them
+    is_away: bool = False  # silent as it said it would be
 
     @property
     def number(self) -> PeerNumber:
@@ -86,26 +89,31 @@ def need(
     readable = [copy for copy in known if keepers[copy.peer].is_readable]
     staying = [copy for copy in known if not keepers[copy.peer].is_leaving]
     is_last = len(readable) <= 1 < wanted
-    safe = [
-        copy.peer
-        for copy in staying
-        if keepers[copy.peer].is_readable or (keepers[copy.peer].is_expected and not is_last)
-    ]
+    safe = [copy.peer for copy in staying if _counts(keepers[copy.peer], is_last)]
     missing = wanted - len(safe) - len(coming)
     if missing > 0:
         taken = {copy.peer for copy in known} | set(coming)
-        return _copy(readable, safe, keepers, placed, taken=taken, missing=missing, wanted=wanted, room=room)
+        beside = [*safe, *(peer for peer in coming if peer in keepers)]
+        return _copy(readable, beside, keepers, placed, taken=taken, missing=missing, wanted=wanted, room=room)
     if coming:
         return None
     present = [copy for copy in readable if not keepers[copy.peer].is_leaving]
+    unproved = tuple(copy.peer for copy in present if copy.proved != keepers[copy.peer].appearances)
+    if unproved and len(staying) < len(known) and len(present) - len(unproved) < wanted:
+        return Need(Urgency.DRAIN, len(readable), audit=unproved)
     if len(present) > wanted:
         return _trim(present, keepers, placed, wanted)
     return _move(present, known, keepers, placed, wanted=wanted, room=room)
 
 
+def _counts(keeper: Keeper, is_last: bool) -> bool:
+    """Whether a copy there need not be made again, where at most one can be read (`is_last`) or more."""
+    return keeper.is_readable or (keeper.is_expected and (keeper.is_away or not is_last))
+
+
 def _copy(
     readable: Sequence[Held],
-    safe: Sequence[PeerNumber],
+    beside: Sequence[PeerNumber],
     keepers: Mapping[PeerNumber, Keeper],
     placed: Sequence[PeerNumber],
     *,
@@ -117,9 +125,10 @@ def _copy(
     urgency = Urgency.DRAIN if len(readable) >= wanted else Urgency.REPAIR
     if not readable:
         return Need(urgency, 0, stuck="no peer that holds a copy answers")
+    # `beside` hold a copy or are being sent one: new ones go to other owners.
     able = [peer for peer in placed if peer not in taken and keepers[peer].takes]
     roomy = [peer for peer in able if room(peer)]
-    targets = _spread(roomy, [keepers[peer].candidate for peer in safe], keepers, missing)
+    targets = _spread(roomy, [keepers[peer].candidate for peer in beside], keepers, missing)
     stuck = "" if targets else "no other peer has room" if able else "there is no other peer that could hold a copy"
     return Need(urgency, len(readable), tuple(copy.peer for copy in readable), targets=tuple(targets), stuck=stuck)
 

@@ -35,6 +35,7 @@ from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
+from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.heartbeat import MOST_ADDRESSES, Pulse
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.relay import RelayListener
@@ -74,11 +75,13 @@ class Offer:
     store: DirectoryStore
     root: Path
     settings: Settings
+    backups: Callable[[], int]
 
     def bytes(self) -> int:
-        """As configured; otherwise what is used and what is free beyond the reserve."""
+        """For chunks: as configured, less what backups take; otherwise what is used and what is free beyond the
+        reserve."""
         if self.settings.capacity is not None:
-            return self.settings.capacity
+            return max(0, self.settings.capacity - self.backups())
         usage = self.store.usage()
         return max(0, usage.used + usage.trash + resources(self.root).disk_free - self.settings.reserve)
 
@@ -125,7 +128,10 @@ class Peerd:
         self._signer = signer
         self._clock = clock
         self._root = chunk_root(home)
-        self._offer = Offer(store, self._root, settings)
+        self._backups = Backups(
+            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve
+        )
+        self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home
         self._server_context = server_context(_credentials(home))
         self._client_context = client_context(_credentials(home))
@@ -136,7 +142,7 @@ class Peerd:
         self._app = PeerApp(store, self._tokens)
         self.server = Server(
             PEER_ROUTES,
-            self._app.handlers(),
+            {**self._app.handlers(), **self._backups.handlers()},
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -186,6 +192,10 @@ class Peerd:
                 await self.server.emptied()  # of those too that came through the relay
             finally:
                 background.cancel_scope.cancel()
+
+    def _offered(self) -> int:
+        """For chunks and backups together."""
+        return self._offer.bytes() + self._backups.bytes
 
     def _coordinator(self) -> Endpoint:
         return Endpoint(self._record.coordinator, Role.COORDINATOR, tuple(self._record.addresses))

@@ -28,7 +28,7 @@ from p2pfs.net.client import Endpoint, joining_client
 from p2pfs.net.identity import client_context, identity_of
 from p2pfs.net.tls import TlsStream
 from p2pfs.runtime.clocks import SystemClock
-from p2pfs.types import ROOT_INODE, NodeId, Role, VolumeId
+from p2pfs.types import NODE_ROLES, ROOT_INODE, NodeId, Role, VolumeId
 from p2pfs.wire.membership import (
     Heartbeat,
     HeartbeatAnswer,
@@ -178,7 +178,7 @@ async def test_the_coordinator_renews_its_own_certificate(tmp_path: Path) -> Non
         loaded = x509.load_pem_x509_certificate(after)
         assert loaded.public_key() == x509.load_pem_x509_certificate(before).public_key()
         identity = identity_of(loaded.public_bytes(Encoding.DER))
-        assert identity.roles == frozenset(Role)
+        assert identity.roles == NODE_ROLES
         async with pool.client() as client:  # with the new files
             await client.call(pool.endpoint, "GET", "/map", None, PoolMap)
 

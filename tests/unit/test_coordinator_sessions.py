@@ -482,8 +482,9 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         await p.peers(2)
         await mounted(p)
         report = json.loads(status.encode(await p.services.status.report(p.identity())))
-        assert set(report) == {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
-        assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies"}
+        first = {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
+        assert set(report) == first | {"backup", "restored"}
+        assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies", "away"}
         assert set(report["reasons"][0]) == {"code", "message", "severity"}
         assert report["volumes"] == [
             {"id": "0000000000000007", "name": "photos", "owner": "anna", "files": 1, "bytes": 0}
