@@ -71,9 +71,11 @@ class CoordinatorFiles:
         """Read them back.
 
         Raises:
-            UserError: One is missing or damaged.
+            UserError: One is missing or damaged, or the database is missing: an empty one would be another pool.
         """
         try:
+            if not self.database.stat().st_size:
+                raise UserError(f"{self.database} is empty; without it this coordinator cannot work", exitcodes.FAILED)
             authority = Authority.load(pool, self.authority_key.read_bytes(), self.home.ca_path.read_bytes())
             return authority, PoolSecrets.decode(self.secrets.read_bytes())
         except OSError as error:

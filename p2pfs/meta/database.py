@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import quote
 
 import trio
 
@@ -129,6 +130,7 @@ class ThreadedDatabase:
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
             schema.version_of(self._reader)
+            self._opened = _identities(path)
         self.pages = PageLog(path)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._room = trio.Semaphore(MAX_WAITING)
@@ -234,10 +236,22 @@ class ThreadedDatabase:
                     group.append(following)
                     _run_savepoint(self._writer, following)
                 self._writer.execute("COMMIT")
+            self._require_files()
             self.commits += 1
         except Exception as error:  # a bug too must not end the thread: everybody would wait for ever
             self._undo(group, error)
         return going
+
+    def _require_files(self) -> None:
+        """What was committed is in the files that a restart will find. Raises _DiskFailed."""
+        try:
+            if _identities(self._path) == self._opened:
+                return
+        except OSError as error:
+            _log.error("the database %s has been removed while it was in use: %s", self._path, error.strerror)
+        else:
+            _log.error("the database %s has been replaced while it was in use", self._path)
+        raise _DiskFailed("the database's files have been removed or replaced: nothing can be kept any more")
 
     def _undo(self, group: list[_Write], error: Exception) -> None:
         """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
@@ -308,9 +322,17 @@ def _create_private(path: Path) -> None:
         raise Unavailable(f"the database {path} cannot be opened: {error.strerror}") from error
 
 
+def _identities(path: Path) -> tuple[tuple[int, int], ...]:
+    """Which files the database and its log are. OSError when one has no name any more."""
+    states = (os.stat(path), os.stat(f"{path}-wal"))
+    return tuple((state.st_dev, state.st_ino) for state in states)
+
+
 def _connect(path: Path | None) -> sqlite3.Connection:
+    """Never makes the file: one that has vanished is not an empty one."""
     connection = sqlite3.connect(
-        path if path is not None else ":memory:",
+        f"file:{quote(str(path.absolute()))}?mode=rw" if path is not None else ":memory:",
+        uri=True,
         isolation_level=None,
         check_same_thread=False,  # made in the loop, used in one thread at a time
         cached_statements=512,

@@ -192,10 +192,20 @@ async def test_addresses_that_are_taken_are_a_clear_mistake(tmp_path: Path) -> N
         assert caught.value.exit_code == exitcodes.BUSY
 
 
-async def test_a_home_that_is_no_coordinator_cannot_run_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["ca.key", "secrets.json", "meta.sqlite"])
+async def test_a_home_that_is_no_coordinator_cannot_run_one(missing: str, tmp_path: Path) -> None:
     home = new_pool(tmp_path)
-    (tmp_path / "coordinator" / "ca.key").unlink()
-    with pytest.raises(UserError, match=r"ca\.key"):
+    (tmp_path / "coordinator" / missing).unlink()
+    with pytest.raises(UserError, match=missing):
+        async with open_coordinator(home, home.settings()):
+            pass
+    assert not (tmp_path / "coordinator" / missing).exists()
+
+
+async def test_an_empty_database_is_none(tmp_path: Path) -> None:
+    home = new_pool(tmp_path)
+    os.truncate(tmp_path / "coordinator" / "meta.sqlite", 0)
+    with pytest.raises(UserError, match="empty"):
         async with open_coordinator(home, home.settings()):
             pass
 
