@@ -116,7 +116,7 @@ def test_a_peer_is_drained_under_load_and_no_chunk_is_ever_short(pool: DemoPool)
     assert load.error is None
     assert load.written
     assert (job["state"], job["subject"]) == ("done", "demo@peer-4")
-    assert 0 < max(progress) < job["total"], "nobody saw it on its way"
+    assert any(0 < done < job["total"] for done in progress), "nobody saw it on its way"
     assert fewest
     assert min(fewest) >= COPIES
     sums |= load.written
