@@ -1,4 +1,5 @@
-"""Whom an admin may give up: not who answers, and not who has left, for that one would be a member when it is heard."""
+"""Peers that go: who is back, and whom an admin may not give up: who answers, or has left (it would be a member when it
+is heard)."""
 
 from pathlib import Path
 
@@ -9,6 +10,17 @@ from p2pfs.errors import Invalid
 from p2pfs.types import PeerState
 
 pytestmark = pytest.mark.l0
+
+
+async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+        peer = p.services.roster.members()[0]
+        await p.beat(joined.node, run=1)  # about to go
+        assert peer.away_until_s > 0
+        await p.beat(joined.node, run=2)
+        assert peer.away_until_s == 0
 
 
 @pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])
