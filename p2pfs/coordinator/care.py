@@ -153,7 +153,9 @@ class Care:
         if self._backlog.wants_more or (not self._backlog.waiting and self._is_to_be_certain()):
             self.survey()
             return Progress.BUSY
-        if not self._backlog.waiting and not self._audits.is_busy and not self._jobs.is_paused(JobKind.TRIM):
+        # Not while copies are on their way: each that arrives may make another surplus.
+        is_over = not self._backlog.waiting and not self._audits.is_busy
+        if is_over and not self._jobs.is_paused(JobKind.TRIM):
             self._jobs.finish(JobKind.TRIM)
         return Progress.IDLE
 
