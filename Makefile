@@ -13,6 +13,7 @@ DEMO_ROOT ?= .demo
 DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
 BENCH_OUT ?= bench-results
+HEAL_FLAGS ?=
 # What a few minutes in CI need, and what all of the conformance suite needs besides.
 PYTHON_TESTS = $(shell /usr/bin/python3 -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')
 SAMPLE_PACKAGES = stress-ng fio rsync git procps $(PYTHON_TESTS)
@@ -26,7 +27,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -43,6 +44,7 @@ $(STAMPS)/run: requirements.lock pyproject.toml
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
+	@packaging/system-packages dbus-daemon
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	@touch $@
 
@@ -74,9 +76,14 @@ format: $(STAMPS)/dev ## reformat and fix what can be fixed
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(STAMPS)/run ## the workload on a mount and on a plain directory, with their ratio
+bench: $(STAMPS)/run ## the workload on a mount and on a plain directory, with their ratio; then bench-heal
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/run.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/heal.py --out $(BENCH_OUT) $(HEAL_FLAGS)
+
+bench-heal: $(STAMPS)/run ## how fast a pool with 10 GiB heals after a kill and drains a peer (HEAL_FLAGS="--gib 2")
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/heal.py --out $(BENCH_OUT) $(HEAL_FLAGS)
 
 install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages

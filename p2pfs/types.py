@@ -81,6 +81,11 @@ class Role(enum.StrEnum):
     PEER = "peer"
     CLIENT = "client"
     ADMIN = "admin"
+    RECOVERY = "recovery"  # of the recovery kit, which is no node: reads backups and nothing else
+
+
+NODE_ROLES: Final = frozenset(Role) - {Role.RECOVERY}
+"""What a node can be."""
 
 
 class PeerState(enum.StrEnum):

@@ -26,7 +26,7 @@ from p2pfs.net.identity import Credentials, Identity, Revocations, client_contex
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
-from p2pfs.types import GIB, ChunkId, NodeId, PeerNumber, Role, VolumeId
+from p2pfs.types import GIB, NODE_ROLES, ChunkId, NodeId, PeerNumber, Role, VolumeId
 from p2pfs.wire.chunks import Receipt, receipt_message
 from p2pfs.wire.membership import (
     Heartbeat,
@@ -77,7 +77,7 @@ class Pool:
     services: Services
     revocations: Revocations
 
-    def identity(self, node: str | None = None, roles: Iterable[Role] = tuple(Role)) -> Identity:
+    def identity(self, node: str | None = None, roles: Iterable[Role] = tuple(NODE_ROLES)) -> Identity:
         """What the server would say of a caller."""
         return Identity(
             self.record.pool, NodeId(node or self.record.node), frozenset(roles), "1", self.clock.time() + 1000

@@ -1,6 +1,6 @@
 """A program for tests of P1: writes to a mount from several threads and says in a manifest what it was promised.
 
-    python durable_writer.py DIRECTORY MANIFEST SEED
+    python durable_writer.py DIRECTORY MANIFEST SEED [PAUSE_S]
 
 A line of the manifest is one JSON object and is written outside the mount: `begin` before the first byte of a version
 goes to the mount, `done` only after fsync or close (or the rename behind it) returned. A name that is to go has the
@@ -15,6 +15,7 @@ import random
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,9 @@ class Manifest:
 class Job:
     """One thread's files: new ones, replaced ones, and a log that grows."""
 
-    def __init__(self, directory: Path, manifest: Manifest, seed: str) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, seed: str, pause_s: float = 0.0) -> None:
         self._directory, self._manifest, self._chance = directory, manifest, random.Random(seed)
+        self._pause_s = pause_s  # between versions: for who watches for long and has a small disk
         self._log = bytearray()
         self._files: dict[Path, bytes] = {}  # what may be moved, changed and removed
 
@@ -57,6 +59,7 @@ class Job:
         while True:
             number += 1
             self._chance.choice(ways)(number)
+            time.sleep(self._pause_s)
 
     def _content(self) -> bytes:
         return self._chance.randbytes(self._chance.choice(SIZES))
@@ -282,11 +285,12 @@ def _wrong(path: Path, promise: Promise) -> str:
 
 def main() -> None:
     directory, manifest = Path(sys.argv[1]), Manifest(Path(sys.argv[2]))
+    pause_s = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
     directory.mkdir()
 
     def run(number: int) -> None:
         try:
-            Job(directory / f"{number}", manifest, f"{sys.argv[3]} {number}").run()
+            Job(directory / f"{number}", manifest, f"{sys.argv[3]} {number}", pause_s).run()
         except OSError as error:
             manifest.say("ended", directory, error=str(error))
 

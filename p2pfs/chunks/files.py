@@ -38,6 +38,9 @@ from p2pfs.types import ChunkId, VolumeId, volume_name
 log = logging.getLogger(__name__)
 
 _STRIPES: Final = 64
+_CLOCK_SHIFT: Final = 24
+"""A store whose claim is lost numbers PUTs from UTC seconds, shifted by so much: above any run that began earlier,
+unless it took 16 million PUTs a second."""
 
 Select = Callable[[int], Blocks]
 """Sealed size of the chunk → the run wanted."""
@@ -81,15 +84,16 @@ class ChunkFiles:
             NoSpace, Unavailable: The disk does not let us.
         """
         with mapped("starting"):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("temp", "trash", "quarantine"):
-                self._disk.make_directory(self.root / name)
+            self._make_top()
             for leftover in (self.root / "temp").iterdir():
                 self._disk.remove(leftover)
             self._disk.sync_directory(self.root)
             self._direct = allows_direct(self._disk, self.root / "temp")
-            highest = self._count_live(with_headers=not self._sequence.load())
-            self._sequence.start_above(highest)
+            has_claim = self._sequence.load()
+            highest = self._count_live(with_headers=not has_claim)
+            # Without a claim nobody knows what receipts were given for chunks that went with it. Those that are void
+            # must stay below new ones, or no copy of such a chunk here would ever count again.
+            self._sequence.start_above(highest if has_claim else max(highest, int(self._now()) << _CLOCK_SHIFT))
             for entry in sorted(map(_trashed, os.scandir(self.root / "trash")), key=lambda entry: entry.deleted_s):
                 self.ledger.trashed(entry, was_live=False)
             self.quarantine.load(lambda volume, chunk: self._path(volume, chunk).exists())
@@ -121,7 +125,7 @@ class ChunkFiles:
             Unavailable: The disk fails. A file may be there; no receipt may be given for it.
         """
         length = HEADER_BYTES + size
-        with self._lock(chunk), mapped("storing a chunk"):
+        with self._lock(chunk), mapped("storing a chunk"), self._remaking():
             self._claim(length)
             settled = False
             temporary = self.root / "temp" / f"{next(self._temporary)}"
@@ -244,6 +248,24 @@ class ChunkFiles:
                 for kept in victims[at:]:
                     self.ledger.trashed(kept, was_live=False)
                 raise
+
+    @contextlib.contextmanager
+    def _remaking(self) -> Iterator[None]:
+        """When the block finds a directory gone, make all of them anew for whoever comes next: somebody emptied the
+        disk under a running store, which can go on."""
+        try:
+            yield
+        except FileNotFoundError:
+            with self._making:
+                log.warning("directories of %s are gone: made anew", self.root)
+                self._known.clear()
+                self._make_top()
+            raise
+
+    def _make_top(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("temp", "trash", "quarantine"):
+            self._disk.make_directory(self.root / name)
 
     def _make_directories(self, volume: VolumeId) -> None:
         """Everything above the chunk files of a volume, durable before anything is in it. All 256 at once, because one

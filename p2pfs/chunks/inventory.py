@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from p2pfs.chunks.disk import mapped
 from p2pfs.chunks.files import ChunkFiles, Held
 from p2pfs.errors import Misuse
 from p2pfs.format import inventory
@@ -96,15 +97,17 @@ class Inventory:
 
 
 def _volumes(root: Path) -> list[VolumeId]:
-    return sorted(VolumeId(int(name, 16)) for name in os.listdir(root) if _is_hex(name, 16))
+    with mapped("listing volumes"):
+        return sorted(VolumeId(int(name, 16)) for name in os.listdir(root) if _is_hex(name, 16))
 
 
 def _names(root: Path, volume: VolumeId, bucket: int) -> list[ChunkId]:
     prefix = f"{bucket:02x}"
-    try:
-        names = os.listdir(root / volume_name(volume) / prefix)
-    except FileNotFoundError:
-        return []
+    with mapped("listing chunks"):
+        try:
+            names = os.listdir(root / volume_name(volume) / prefix)
+        except FileNotFoundError:
+            return []
     return [ChunkId(bytes.fromhex(prefix + name)) for name in sorted(names) if _is_hex(name, 62)]
 
 

@@ -94,7 +94,7 @@ async def _round(
 ) -> memoryview | dict[PeerNumber, PoolError]:
     """Ask the holders one after another, impatiently: the bytes, or why each of them failed."""
     waiting = sources.standings.read_order(holders, sources.states())
-    _probe(sources, wanted, waiting)
+    probe_silent(sources, wanted.volume, wanted.chunk, waiting)
     send, results = trio.open_memory_channel[tuple[PeerNumber, memoryview | PoolError]](len(waiting) + 1)
     race = _Race(results, send)
     try:
@@ -192,11 +192,11 @@ async def _ask(
     send.send_nowait((peer, outcome))
 
 
-def _probe(sources: Sources, wanted: Wanted, peers: Sequence[PeerNumber]) -> None:
-    """Find out in the background whether a peer that was silent is back, so that no read has to."""
+def probe_silent(sources: Sources, volume: VolumeId, chunk: ChunkId, peers: Sequence[PeerNumber]) -> None:
+    """Find out in the background whether a peer that was silent is back, so that no read and no write has to."""
     peer = sources.standings.take_probe(peers)
     if peer is not None:
-        sources.nursery.start_soon(probe, sources, wanted.volume, wanted.chunk, peer)
+        sources.nursery.start_soon(probe, sources, volume, chunk, peer)
 
 
 async def probe(sources: Sources, volume: VolumeId, chunk: ChunkId, peer: PeerNumber) -> None:

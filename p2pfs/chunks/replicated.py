@@ -66,6 +66,7 @@ class ReplicatedStore:
             NoSpace: So many members are full that `min_replicas` copies cannot be made.
             Unavailable: Not enough peers stored it, and for `io_timeout` none more did.
         """
+        reading.probe_silent(self._sources, volume, chunk, self._targets(chunk).order)
         flight = WriteFlight(self._destinations, Load(volume, chunk, parts, runs.total_bytes(parts), released))
         self._nursery.start_soon(self._fly, flight)
         return await flight.wait()

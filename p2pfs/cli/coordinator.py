@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from p2pfs.cli import daemon_start
+from p2pfs.cli import daemon_start, restore
 from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import Role
@@ -12,12 +12,18 @@ from p2pfs.types import Role
 
 @click.group("coordinator")
 def command() -> None:
-    """Run the pool's coordinator.
+    """Run the pool's coordinator, or bring it back when its disk is gone.
 
     \b
-    Example:
+    Examples:
       p2pfs coordinator start
+      p2pfs coordinator restore --kit kit.txt --peer 192.0.2.8:9471
     """
+
+
+command.add_command(restore.restore)
+command.add_command(restore.confirm)
+command.add_command(restore.kit)
 
 
 @command.command("start")

@@ -17,20 +17,24 @@ from p2pfs import exitcodes
 from p2pfs.cli import connect, demo_plan, join, umount
 from p2pfs.cli.demo_parts import Launched, Part, PartState, end
 from p2pfs.cli.demo_plan import Plan
+from p2pfs.cli.kits import HandOver
 from p2pfs.cli.mount import parse_options, require_machine
+from p2pfs.cli.status import parse
 from p2pfs.errors import Exists, UserError
 from p2pfs.format.invites import decode_invite
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config import load
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
-from p2pfs.wire.membership import InviteAnswer, InviteRequest, NodeInfo, PoolMap
+from p2pfs.types import PeerState
+from p2pfs.wire.membership import InviteAnswer, InviteRequest, NodeInfo
 from p2pfs.wire.volumes import VolumeInfo
 
 VOLUME: Final = "demo"
 OWNER: Final = "demo"
 _READY_S: Final = 60.0
 _STOP_S: Final = 30.0
+_HEARD: Final = frozenset({PeerState.UP.value, PeerState.DRAINING.value, PeerState.LEFT.value})
 _POLL_S: Final = 0.1
 _INVITE_S: Final = 600
 
@@ -155,7 +159,16 @@ class DemoPool:
             address = f"{demo_plan.HOST}:{self.plan.coordinator_port}"
             settings = self.plan.settings | {"listen": address}
             name = f"{OWNER}@coordinator"
-            initialise(part.home, pool_name="demo", name=name, addresses=[address], settings=settings)
+            kit = self.root / "recovery-kit"
+            kit.unlink(missing_ok=True)  # of a start that was killed
+            initialise(
+                part.home,
+                pool_name="demo",
+                name=name,
+                addresses=[address],
+                settings=settings,
+                hand_over=HandOver(kit).take,
+            )
         self._launch([part], started, say)
 
     def _start_peers(self, started: list[Part], say: Say) -> None:
@@ -203,11 +216,12 @@ class DemoPool:
                 connect.call(self.coordinator_home, "POST", f"/nodes/{node.node}/revoke", None, NodeInfo)
 
     def _await_peers(self, nodes: Sequence[str]) -> None:
-        """Until the coordinator has heard of all of them, so that the first write finds every peer."""
+        """Until the coordinator has heard of all of them, so that the first write finds every peer. Who has left the
+        pool is not waited for: it is heard, and no member."""
         deadline = time.monotonic() + _READY_S
         while True:
-            pool = connect.call(self.coordinator_home, "GET", "/map", None, PoolMap)
-            waiting = set(nodes) - {peer.node for peer in pool.peers if peer.state == "up"}
+            peers = parse(connect.fetch(self.coordinator_home, "/status"))["peers"]
+            waiting = set(nodes) - {peer["node"] for peer in peers if peer["state"] in _HEARD}
             if not waiting:
                 return
             if time.monotonic() > deadline:

@@ -3,11 +3,15 @@
 import getpass
 import platform
 import re
+from pathlib import Path
 
 import click
 
+from p2pfs import exitcodes
+from p2pfs.cli.kits import HandOver, kit_file_option
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json
+from p2pfs.errors import UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 
@@ -23,6 +27,7 @@ from p2pfs.runtime.home import NodeHome
     multiple=True,
     help="Where other machines reach this one; may be repeated, best first (default: worked out).",
 )
+@kit_file_option
 @set_option
 @home_option
 @json_option
@@ -31,6 +36,7 @@ def command(
     node: str | None,
     zone: str,
     addresses: tuple[str, ...],
+    kit_file: Path | None,
     overrides: dict[str, str],
     home: NodeHome,
     as_json: bool,
@@ -39,6 +45,9 @@ def command(
 
     Settings given with --set, such as replicas=3, are kept in the home's config.toml. The authority's key stays in the
     home: whoever copies it can admit anyone to the pool, but read nothing.
+
+    The recovery kit is printed once. Without it the pool is lost with this machine's disk: see p2pfs coordinator
+    restore.
 
     \b
     Examples:
@@ -49,6 +58,10 @@ def command(
     home.require_vacant()
     from p2pfs.coordinator.init import initialise
 
+    kit = HandOver(kit_file)
+    if as_json and kit_file is None:
+        raise UserError("--json needs --kit-file: a recovery kit is no part of a report", exitcodes.USAGE)
+    kit.require_new()
     machine = _word(platform.node().partition(".")[0], "machine")
     made = initialise(
         home.path,
@@ -57,6 +70,7 @@ def command(
         zone=zone,
         addresses=addresses,
         settings=overrides,
+        hand_over=kit.take,
     )
     record = made.record()
     if as_json:
@@ -64,6 +78,7 @@ def command(
         return
     click.echo(f"made the pool {name or machine} in {made.path}; this node is {record.name}")
     click.echo(f"others will reach it at {', '.join(record.addresses)}")
+    kit.show()
     click.echo("next: p2pfs coordinator start   (as a service: systemctl enable --now p2pfs-coordinator)")
     click.echo("      p2pfs peer start          to offer this machine's disk too")
     click.echo("      p2pfs invite OWNER@MACHINE  for every other machine")

@@ -23,6 +23,8 @@ _COMMANDS: Final = {
     "umount": "umount",
     "where": "where",
     "status": "status",
+    "jobs": "jobs",
+    "plan": "plan",
     "demo": "demo",
     "version": "version",
 }

@@ -1,10 +1,12 @@
-"""A progress bar for data on its way into the pool. Imported only when one is shown."""
+"""Progress bars: for data on its way into the pool, and for a peer on its way out. Imported only when one is shown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from p2pfs.wire.jobs import JobInfo, JobState
 
 
 @contextmanager
@@ -28,3 +30,30 @@ def stored_bar() -> Iterator[Callable[[int], None]]:
             progress.update(task, total=most, completed=most - count, visible=most > 0)
 
         yield pending
+
+
+@contextmanager
+def drain_bar(name: str) -> Iterator[Callable[[JobInfo], None]]:
+    """A bar on standard error; the function is told the job as it is. Without a terminal only why it is stuck is
+    printed."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[why]}", style="yellow"),
+    )
+    console, told = Console(stderr=True, highlight=False), ""
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"draining {name}", total=None, why="")
+
+        def show(job: JobInfo) -> None:
+            nonlocal told
+            why = "held back: p2pfs jobs resume" if job.state == JobState.PAUSED else job.error
+            progress.update(task, total=job.total_bytes or None, completed=job.done_bytes, why=why)
+            if why and why != told and not console.is_terminal:
+                console.print(f"the drain of {name} does not get on: {why}")
+            told = why
+
+        yield show

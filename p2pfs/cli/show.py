@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDE: Final = 200
+_WRAPPED: Final = frozenset({"address", "why"})
 
 
 def print_json(value: object) -> None:
@@ -19,16 +20,20 @@ def print_json(value: object) -> None:
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()) -> None:
     """Rows under titles; columns named in `right` are numbers."""
-    console = console_for_output()
+    console_for_output().print(make_table(titles, rows, right=right))
+
+
+def make_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()) -> Table:
+    """The same, not printed yet."""
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold underline")
     numbers = frozenset(right)
     for title in titles:
         table.add_column(
-            title, justify="right" if title in numbers else "left", overflow="fold", no_wrap=title != "address"
+            title, justify="right" if title in numbers else "left", overflow="fold", no_wrap=title not in _WRAPPED
         )
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 def console_for_output() -> Console:

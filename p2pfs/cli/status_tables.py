@@ -6,8 +6,9 @@ import click
 import msgspec
 from rich.text import Text
 
-from p2pfs.cli.show import print_table
-from p2pfs.coordinator.report import PeerReport, Reason, StatusReport
+from p2pfs.cli.job_tables import job_table
+from p2pfs.cli.show import console_for_output, print_table
+from p2pfs.coordinator.report import BackupReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
 from p2pfs.runtime.sizes import format_duration, format_size
 
@@ -16,6 +17,8 @@ _COLOURS: Final = {
     "warning": "yellow",
     "error": "red",
     "up": "green",
+    "draining": "cyan",
+    "away": "cyan",
     "suspect": "yellow",
     "down": "red",
     "revoked": "red",
@@ -42,8 +45,17 @@ def print_report(report: dict[str, Any]) -> None:
         rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
         print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
     _print_chunks(known)
-    for job in known.jobs:
-        click.echo("job: " + ", ".join(f"{key} {value}" for key, value in job.items()))
+    if known.backup is not None:
+        click.echo(_backup_line(known.backup))
+    if known.jobs:
+        console_for_output().print(job_table(known.jobs))
+
+
+def _backup_line(backup: BackupReport) -> str:
+    if backup.age_s is None:
+        return "backup: none yet"
+    age = format_duration(float(round(backup.age_s)))
+    return f"backup: {age} old, {format_size(backup.bytes)} on {backup.holders} of {backup.wanted} peers"
 
 
 def _print_pool(report: StatusReport) -> None:
@@ -63,7 +75,7 @@ def _print_pool(report: StatusReport) -> None:
 def _peer_row(peer: PeerReport) -> tuple[str | Text, ...]:
     return (
         peer.name,
-        Text(peer.state, style=_COLOURS.get(peer.state, "")),
+        Text(_state(peer), style=_COLOURS.get(peer.state, "")),
         peer.zone,
         format_size(peer.used),
         format_size(peer.free),
@@ -73,16 +85,22 @@ def _peer_row(peer: PeerReport) -> tuple[str | Text, ...]:
     )
 
 
+def _state(peer: PeerReport) -> str:
+    """One word, or two."""
+    return f"{peer.state}, leaving" if peer.leaving and peer.state != "draining" else peer.state
+
+
 def _print_chunks(report: StatusReport) -> None:
     chunks = report.chunks
     copies = ", ".join(f"{count} with {number}" for number, count in chunks.by_copies.items())
     click.echo(f"chunks: {chunks.total}" + (f" ({copies})" if copies else ""))
     if chunks.under_replicated or chunks.lost:
-        click.echo(f"  {chunks.under_replicated} with fewer copies than wanted, {chunks.lost} without any")
+        away = f" ({chunks.away} of them because peers are away)" if chunks.away else ""
+        click.echo(f"  {chunks.under_replicated} with fewer copies than wanted{away}, {chunks.lost} without any")
 
 
 def _sign(reason: Reason) -> str:
-    return "✗" if reason.severity == "error" else "!"
+    return {"error": "✗", "warning": "!"}.get(reason.severity, "·")
 
 
 def _coloured(word: str, text: str) -> str:

@@ -81,7 +81,7 @@ class Authority:
     """A CA key with its certificate, in memory."""
 
     def __init__(self, pool: PoolId, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self._pool = pool
+        self.pool = pool
         self._key = key
         self.certificate = certificate
 
@@ -149,7 +149,7 @@ class Authority:
 
         Serial numbers are random (159 bits), so that a restored or copied authority never repeats one.
         """
-        addresses = [x509.UniformResourceIdentifier(f"p2pfs://{self._pool}/{node}")]
+        addresses = [x509.UniformResourceIdentifier(f"p2pfs://{self.pool}/{node}")]
         addresses += [x509.UniformResourceIdentifier(f"p2pfs-role:{role}") for role in sorted(set(roles))]
         both_ends = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         certificate = (

@@ -3,7 +3,6 @@
 The only place that knows all constructors. Called by `daemon`.
 """
 
-import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Final
 
 from p2pfs.coordinator.audits import Audits
 from p2pfs.coordinator.authority import Authority
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.care import Care
 from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.dialability import Dialability, Probe
@@ -31,6 +31,7 @@ from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
@@ -92,6 +93,8 @@ async def compose(
     listeners = Listeners(clock.monotonic)
     dialability = Dialability(probe, clock)
 
+    backups = Backups.load(database, clock, settings.backup_interval)
+
     def addresses() -> Sequence[str]:
         return record.addresses
 
@@ -118,7 +121,13 @@ async def compose(
     noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
-    deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
+    deletions = Deletions(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        waiting=database.read(void_copies.peers_pending),
+        clock=clock,
+    )
     audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)
     leaving = Leaving(
         database=database, roster=roster, reservations=promised, deletions=deletions, jobs=jobs, clock=clock
@@ -154,13 +163,14 @@ async def compose(
         deletions=deletions,
         jobs=jobs,
         pool_clock=pool_clock,
-        covered_s=lambda: math.inf,
+        covered_s=backups.covered_s,
         grace_s=settings.purge_grace,
         latest_s=settings.purge_latest,
         quiet_load=settings.quiet_load,
         clock=clock,
     )
-    for desk in (care, deletions, audits, inventory):
+    scrubs = Scrubs(roster, jobs)
+    for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
     return Services(
         roster=roster,
@@ -184,6 +194,7 @@ async def compose(
             signer=signer,
             orders=orders,
             noticed=noticed,
+            scrubs=scrubs,
             dialability=dialability,
             clock=clock,
         ),
@@ -208,14 +219,19 @@ async def compose(
             roster=roster,
             reservations=promised,
             copies=copies,
+            jobs=jobs,
+            pool_clock=pool_clock,
             addresses=addresses,
             clock=clock,
+            backups=backups,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
+        backups=backups,
         orders=orders,
         leaving=leaving,
         jobs=jobs,
+        pool_clock=pool_clock,
         workers=(care, leaving, audits, purge, jobs),
     )
 

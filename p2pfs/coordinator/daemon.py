@@ -15,17 +15,23 @@ import msgspec
 import trio
 
 from p2pfs import exitcodes
+from p2pfs.coordinator.backup import Backup
+from p2pfs.coordinator.backup_chain import Sealing
+from p2pfs.coordinator.backup_peers import BackupPeers
 from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
+from p2pfs.coordinator.recovery import signing_key
+from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
-from p2pfs.meta.database import Database, open_database
+from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
+from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
@@ -34,7 +40,9 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
+from p2pfs.runtime.parts import PartFiles
 from p2pfs.runtime.worker import Worker
+from p2pfs.types import Role
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 
 LAST_RESORT_S: Final = 15.0
@@ -135,7 +143,12 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             certificate,
             *services.workers,
         ]
-        async with trio.open_nursery() as nursery:
+        own = Endpoint(record.node, Role.COORDINATOR, tuple(record.addresses))
+        client = Client(dialling, record.pool, clock=clock, revocations=revocations, relay=own)
+        backup = backup_worker(home, settings, database, services, client=client, secrets=secrets, clock=clock)
+        if backup is not None:
+            workers.append(backup)
+        async with client, trio.open_nursery() as nursery:
             for one in workers:
                 nursery.start_soon(worker.run, one)
             nursery.start_soon(_drop_revoked, services.membership, server)
@@ -145,6 +158,39 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             services.relay.stop()
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
+
+
+def backup_worker(
+    home: NodeHome,
+    settings: Settings,
+    database: ThreadedDatabase,
+    services: Services,
+    *,
+    client: Client,
+    secrets: PoolSecrets,
+    clock: Clock,
+) -> Backup | None:
+    """The worker that backs up; None where nobody could read what it made."""
+    files, record = CoordinatorFiles(home), home.record()
+    recovery = files.load_recovery()
+    services.backups.has_kit = recovery is not None
+    if recovery is None:
+        return None
+    unsent = PartFiles(files.unsent, is_durable=False)
+    unsent.clear()  # whatever is there, nothing leads on from it
+    backups = services.backups
+    return Backup(
+        home,
+        settings,
+        Sealing(record.pool, recovery.key, signing_key(secrets)),
+        database=database,
+        backups=backups,
+        peers=BackupPeers(
+            record.node, client=client, roster=services.roster, backups=backups, files=unsent, clock=clock
+        ),
+        files=unsent,
+        clock=clock,
+    )
 
 
 @contextlib.asynccontextmanager

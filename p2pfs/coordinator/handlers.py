@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
+from p2pfs.coordinator.backups import Backups
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.orders import OrderBook
+from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
@@ -25,6 +27,7 @@ from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
+from p2pfs.wire.backups import Confirm
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
 from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, Listen, PoolMap, RenewRequest
@@ -49,9 +52,11 @@ class Services:
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
+    backups: Backups
     orders: OrderBook
     leaving: Leaving
     jobs: Jobs
+    pool_clock: PoolClock
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
@@ -66,6 +71,7 @@ class Services:
             "nodes": self._nodes,
             "invite": self._invite,
             "revoke": self._revoke,
+            "confirm": self._confirm,
             "create_volume": self._create_volume,
             "volumes": self._volumes,
             "volume_slots": self._volume_slots,
@@ -132,6 +138,12 @@ class Services:
     async def _revoke(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
         return Response.of(await self.membership.revoke(request.parameters["node"]))
+
+    async def _confirm(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        what = (await request.message(Confirm)).what
+        await (self.pool_clock.confirm() if what == "clock" else self.backups.confirm(what))
+        return Response()
 
     # ---- volumes ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +222,7 @@ class Services:
         number, action = request.parameters["job"], request.parameters["action"]
         if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
             raise NotFound("there is no such job or action")
-        return Response.of(await self.jobs.act(int(number), JobAction(action)))
+        return Response.of(await self.jobs.act(int(number), JobAction(action), self.roster.name_of))
 
     # ---- the relay --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sqlite3
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,10 @@ from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import Authority, key_pem, new_key, to_pem
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.invites import parse_name, parse_zone
+from p2pfs.coordinator.recovery import Recovery, make_kit
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.errors import Invalid, Unavailable, UserError
+from p2pfs.format.kits import Kit
 from p2pfs.meta import members
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import InlineDatabase
@@ -31,7 +33,7 @@ from p2pfs.runtime import config
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome, NodeRecord
-from p2pfs.types import NodeId, PeerNumber, PoolId, Role
+from p2pfs.types import NODE_ROLES, NodeId, PeerNumber, PoolId
 
 POOL_NAME: Final = "pool_name"
 """The setting that holds it."""
@@ -47,11 +49,13 @@ def initialise(
     addresses: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     clock: Clock | None = None,
+    hand_over: Callable[[Kit], None] | None = None,
 ) -> NodeHome:
     """Make a pool whose coordinator lives at `path`, and return that home.
 
     `name` is `owner@machine`; `addresses` is what others dial (empty: the setting `advertise`, else worked out from the
-    setting `listen`); `settings` by configuration name, as people write them, are kept in config.toml.
+    setting `listen`); `settings` by configuration name, as people write them, are kept in config.toml. `hand_over` gets
+    the recovery kit before anything counts, and nothing here keeps it: without, no backup of this pool can be read.
 
     Raises:
         UserError: A node lives there already (ALREADY_INITIALISED), an argument cannot be meant (BAD_CONFIGURATION), or
@@ -71,7 +75,7 @@ def initialise(
     except (Invalid, Unavailable) as error:
         raise UserError(str(error), exitcodes.BAD_CONFIGURATION) from None
     pool, node_id = PoolId(secrets.token_hex(16)), NodeId(secrets.token_hex(16))
-    node = members.Node(node_id, name, owner, zone, frozenset(Role), capacity_limit=0, joined_s=clock.time())
+    node = members.Node(node_id, name, owner, zone, NODE_ROLES, capacity_limit=0, joined_s=clock.time())
     authority = Authority.create(pool, node.joined_s)
     leftovers = _Leftovers(path)
     try:
@@ -79,8 +83,10 @@ def initialise(
         with home.lock("coordinator"):
             home.require_vacant()
             made = _create(home, node, authority, pool_name=pool_name, lifetime_s=loaded.certificate_lifetime)
-            _write_configuration(home, given)
+            write_configuration(home, given)
             record = _record(pool, node, made.peer, dialled)
+            if hand_over is not None:
+                hand_over(made.kit)
             home.create(record, ca=authority.pem, certificate=made.certificate, key=made.key)
     except BaseException:
         if not home.exists():
@@ -96,29 +102,32 @@ class _Made:
     peer: PeerNumber
     certificate: bytes
     key: bytes = field(repr=False)
+    kit: Kit
 
 
 def _create(home: NodeHome, node: members.Node, authority: Authority, *, pool_name: str, lifetime_s: float) -> _Made:
     """Everything below coordinator/."""
-    files, key = CoordinatorFiles(home), new_key()
-    files.create(authority, PoolSecrets.create())
+    files, key, secrets = CoordinatorFiles(home), new_key(), PoolSecrets.create()
+    files.create(authority, secrets)
     for stale in files.directory.glob(files.database.name + "*"):  # of an attempt that was killed
         stale.unlink()
 
-    def fill(connection: sqlite3.Connection) -> tuple[PeerNumber, bytes]:
+    def fill(connection: sqlite3.Connection) -> tuple[PeerNumber, bytes, Kit, Recovery]:
         rows.write(connection, POOL_NAME, value=pool_name)
         number = membership.enrol(connection, node)
         issued = membership.issue_recorded(
             connection, authority, node, key=key.public_key(), now_s=node.joined_s, lifetime_s=lifetime_s
         )
-        return number, issued.der
+        kit, recovery = make_kit(connection, authority, secrets, coordinator=node.id, now_s=node.joined_s)
+        return number, issued.der, kit, recovery
 
     database = InlineDatabase(files.database)
     try:
-        number, certificate = database.write_now(fill)
+        number, certificate, kit, recovery = database.write_now(fill)
     finally:
         database.close()
-    return _Made(number, to_pem(certificate), key_pem(key))
+    write_durably(files.recovery, recovery.encode(), 0o600)
+    return _Made(number, to_pem(certificate), key_pem(key), kit)
 
 
 def _record(pool: PoolId, node: members.Node, peer: PeerNumber, addresses: list[str]) -> NodeRecord:
@@ -135,7 +144,7 @@ def _record(pool: PoolId, node: members.Node, peer: PeerNumber, addresses: list[
     )
 
 
-def _write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
+def write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
     """Keep what was given beside what somebody may have put there before."""
     if not given:
         return

@@ -19,11 +19,12 @@ from typing import Final
 
 from p2pfs.coordinator.deletions import Deletions
 from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
 from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Misuse
 from p2pfs.format.inventory import BUCKETS
-from p2pfs.meta import inventory
+from p2pfs.meta import chunks_index, inventory
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import PeerNumber
@@ -49,6 +50,17 @@ class _Round:
     lost: int = 0
     adopted: int = 0
     orphans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """What the last round with a peer counted: chunks and bytes of their files by the index, and by how much what the
+    peer told differs."""
+
+    time_s: float
+    chunks: int
+    bytes: int
+    drift_bytes: int
 
 
 class Inventory:
@@ -79,6 +91,7 @@ class Inventory:
         self._rounds: dict[PeerNumber, _Round] = {}
         self._done_s: dict[PeerNumber, float] = {}  # monotonic, when the last round ended
         self._as_of: dict[PeerNumber, tuple[int, int]] = {}  # (appearances, run) that round was of
+        self.recounts: dict[PeerNumber, Recount] = {}
 
     def waits(self, peer: PeerNumber) -> bool:
         going = self._rounds.get(peer)
@@ -102,13 +115,8 @@ class Inventory:
             if going is None:
                 return
             try:
-                if isinstance(order, Digest) and isinstance(result, Digested):
-                    await self._compare(peer, going, result)
-                elif isinstance(order, ListBucket) and isinstance(result, Listed):
-                    await self._reconcile(peer, going, order, result)
-                else:
-                    self._end(peer, going, error="the peer could not tell what it holds")
-            except Misuse as error:
+                await self._take_over(peer, going, order, result)
+            except Misuse as error:  # refused, it would only be told again
                 self._end(peer, going, error=str(error))
             going.in_hand = False  # not before: the next part is asked for when this one was taken over
 
@@ -123,6 +131,14 @@ class Inventory:
 
     # ---- a round ----------------------------------------------------------------------------------------------------
 
+    async def _take_over(self, peer: PeerNumber, going: _Round, order: Order, result: Result) -> None:
+        if isinstance(order, Digest) and isinstance(result, Digested):
+            await self._compare(peer, going, result)
+        elif isinstance(order, ListBucket) and isinstance(result, Listed):
+            await self._reconcile(peer, going, order, result)
+        else:
+            self._end(peer, going, error="the peer could not tell what it holds")
+
     async def _compare(self, peer: PeerNumber, going: _Round, told: Digested) -> None:
         if len(told.digests) != BUCKETS:
             raise Misuse(f"an inventory has {BUCKETS} digests")
@@ -130,15 +146,19 @@ class Inventory:
         going.has_digests = True
         going.buckets = [bucket for bucket in range(BUCKETS) if known[bucket] != told.digests[bucket]]
         if not going.buckets:
+            await self._recount(peer)
             self._end(peer, going)
             return
         self._jobs.open(JobKind.RECOUNT, self._subject(peer)).set(done=0, total=len(going.buckets))
 
     async def _reconcile(self, peer: PeerNumber, going: _Round, order: ListBucket, told: Listed) -> None:
         _check(order, told)
+        if told.more and not told.entries:
+            return  # everything it was about to list is gone: asked again
         last = (told.entries[-1].volume, told.entries[-1].chunk) if told.more else None
         part = inventory.Part(order.bucket, order.after, last, told.settled_seq)
-        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() - self._orphan_grace_s
+        ahead_s = self._roster.peers[peer].clock_ahead_s or 0.0  # the ages are by the peer's clock
+        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() + ahead_s - self._orphan_grace_s
         now_s = self._clock.time()
 
         def reconcile(connection: sqlite3.Connection) -> inventory.Differences:
@@ -158,7 +178,26 @@ class Inventory:
             going.buckets.pop(0)
             job.advanced(1, 0)
         if not going.buckets:
+            await self._recount(peer)
             self._end(peer, going)
+
+    async def _recount(self, number: PeerNumber) -> None:
+        """Compare the bytes of the index with those the peer last told, now that both name the same chunks. What is
+        stored or deleted at this moment makes them differ, too."""
+        chunks, size = await self._database.scan(lambda connection: chunks_index.used_by(connection, number))
+        peer = self._roster.peers[number]
+        counted = size + chunks * CHUNK_OVERHEAD_BYTES
+        found = self.recounts[number] = Recount(self._clock.time(), chunks, counted, peer.used - counted)
+        job = self._jobs.open(JobKind.RECOUNT, self._subject(number))
+        job.set(done=chunks, total=chunks, done_bytes=counted, total_bytes=counted)
+        if found.drift_bytes:
+            _log.info(
+                "peer %s counts %+d bytes beyond the %d of its %d chunks in the index",
+                peer.node.name,
+                found.drift_bytes,
+                counted,
+                chunks,
+            )
 
     def _end(self, peer: PeerNumber, going: _Round, *, error: str = "") -> None:
         del self._rounds[peer]
@@ -193,7 +232,7 @@ class Inventory:
 def _check(order: ListBucket, told: Listed) -> None:
     """Whether a listing can be one. Raises Misuse."""
     keys = [(entry.volume, entry.chunk) for entry in told.entries]
-    if len(keys) > MOST_LISTED or (told.more and not keys):
+    if len(keys) > MOST_LISTED:
         raise Misuse("a listing has an impossible length")
     if any(len(chunk) != 32 or chunk[0] != order.bucket or not 0 <= volume < 1 << 63 for volume, chunk in keys):
         raise Misuse("a listing names an impossible chunk")

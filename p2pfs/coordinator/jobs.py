@@ -75,6 +75,10 @@ class Job:
             self.row.error = reason
             self._touch()
 
+    def lately(self) -> float:
+        """Bytes a second; 0 when nothing was done for a while."""
+        return self.rate if self.clock.monotonic() - self._counted_s <= 3 * _RATE_OVER_S else 0.0
+
     def _measure(self) -> None:
         now_s = self.clock.monotonic()
         passed_s = now_s - self._counted_s
@@ -166,8 +170,8 @@ class Jobs:
         ordered = sorted(self._jobs.values(), key=lambda job: (job.is_over, -job.row.id))
         return [_info(job, name) for job in ordered]
 
-    async def act(self, number: int, action: JobAction) -> JobInfo:
-        """Pause, resume, cancel or retry.
+    async def act(self, number: int, action: JobAction, name: Callable[[str], str] = str) -> JobInfo:
+        """Pause, resume, cancel or retry; `name` as of `listed`.
 
         Raises:
             NotFound: There is no such job (any more).
@@ -177,16 +181,16 @@ class Jobs:
         if job is None:
             raise NotFound(f"there is no job {number}: `p2pfs jobs` lists them")
         handler = self._acts.get((job.row.kind, action))
-        if job.is_over and action is not JobAction.RETRY:
+        if job.is_over:
             raise Invalid(f"job {number} is over: {job.row.state.value}")
         if action is JobAction.CANCEL and handler is None:
             raise Invalid(f"{job.row.kind.value} keeps the pool's promises and cannot be cancelled: pause it instead")
-        if job.is_over and (job.row.state is JobState.DONE or handler is None):
-            raise Invalid(f"job {number} is {job.row.state.value}: there is nothing to try again")
+        if action is JobAction.RETRY and handler is None:
+            raise Invalid(f"{job.row.kind.value} tries again by itself")
         self._move(job, action)
         if handler is not None:
             await handler(job)
-        return _info(job, str)
+        return _info(job, name)
 
     def _move(self, job: Job, action: JobAction) -> None:
         if action is JobAction.CANCEL:
@@ -232,7 +236,7 @@ def _key(job: Job) -> tuple[JobKind, str]:
 def _info(job: Job, name: Callable[[str], str]) -> JobInfo:
     row = job.row
     left = row.total_bytes - row.done_bytes
-    goes_on = row.state is JobState.RUNNING
+    rate = job.lately() if row.state is JobState.RUNNING else 0.0
     return JobInfo(
         row.id,
         row.kind.value,
@@ -242,8 +246,8 @@ def _info(job: Job, name: Callable[[str], str]) -> JobInfo:
         total=row.total,
         done_bytes=row.done_bytes,
         total_bytes=row.total_bytes,
-        rate=round(job.rate) if goes_on else 0.0,
-        left_s=left / job.rate if goes_on and job.rate > 0 and left > 0 else None,
+        rate=round(rate),
+        left_s=left / rate if rate > 0 and left > 0 else None,
         started_s=row.started_s,
         ended_s=row.ended_s,
         error=row.error,

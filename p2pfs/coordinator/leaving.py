@@ -112,9 +112,11 @@ class Leaving:
 
         Raises:
             NotFound: No such peer.
-            Invalid: It is up.
+            Invalid: It is up, or has left.
         """
         peer = self._peer(identity, node)
+        if peer.state is PeerState.LEFT:
+            raise Invalid(f"{peer.node.name} has left already: nothing depends on it")
         if peer.is_reachable:
             raise Invalid(
                 f"{peer.node.name} is {peer.state.value}: drain it, or stop it first if it shall be forgotten"

@@ -20,6 +20,7 @@ from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
+from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
@@ -42,6 +43,8 @@ MAX_CORRUPT: Final = 10_000
 _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
+_LEAST_PAUSE_S: Final = 0.01
+"""Less than a tick before somebody counts as silent, a clock would stand still however often it is asked."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class Pulse:
         signer: TokenSigner,
         orders: OrderBook,
         noticed: Noticed,
+        scrubs: Scrubs,
         dialability: Dialability,
         clock: Clock,
     ) -> None:
@@ -69,6 +73,7 @@ class Pulse:
         self._signer = signer
         self._orders = orders
         self._noticed = noticed
+        self._scrubs = scrubs
         self._dialability = dialability
         self._clock = clock
 
@@ -87,6 +92,7 @@ class Pulse:
         now_s = self._clock.monotonic()
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(peer.number, heartbeat.put_seq)
+        self._scrubs.heard(peer, heartbeat.scrub)
         if change is not None:
             _tell(change)
         is_news = moved or change is not None or peer.has_appeared
@@ -113,7 +119,7 @@ class Pulse:
         """Until somebody may have been silent for too long."""
         now_s, patience = self._clock.monotonic(), self._roster.patience
         pauses = [next_check_s(now_s - peer.heard_s, patience) for peer in self._roster.members()]
-        await trio.sleep(min([_PAUSE_S, *pauses]))
+        await trio.sleep(max(_LEAST_PAUSE_S, min([_PAUSE_S, *pauses])))
 
     def _answer(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatAnswer:
         revocations = self._roster.revocations

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from p2pfs.types import Health, PeerState
+from p2pfs.types import GONE_STATES, Health, PeerState
+from p2pfs.wire.jobs import ENDED, JobInfo, JobState
 from p2pfs.wire.membership import Resources
 
 NEARLY_FULL: Final = 0.10
@@ -17,14 +18,16 @@ NEARLY_FULL: Final = 0.10
 EXPIRY_WARNING_S: Final = 14 * 86400
 """Nodes renew a month ahead: one with less than this left has failed to for a fortnight."""
 CLOCK_WARNING_S: Final = 60.0
+NOTE: Final = "info"
+"""The severity of what is worth saying and no fault."""
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why the pool is not healthy. `code` is stable, `message` is for people."""
+    """Why the pool is not healthy, or what is worth knowing though it is. `code` is stable, `message` is for people."""
 
     code: str
     message: str
-    severity: str  # "warning" | "error"
+    severity: str  # "info" | "warning" | "error"
 
 
 class PoolReport(msgspec.Struct, frozen=True):
@@ -73,6 +76,8 @@ class PeerReport(msgspec.Struct, frozen=True):
     certificate_expires_s: float  # UTC; 0: unknown
     version: str
     resources: Resources | None
+    leaving: bool = False  # being drained, whether it answers or not
+    away_until_s: float = 0.0  # UTC; it said that it would be silent until then; 0: it said nothing
 
 
 class VolumeReport(msgspec.Struct, frozen=True):
@@ -86,12 +91,40 @@ class VolumeReport(msgspec.Struct, frozen=True):
 
 
 class ChunksReport(msgspec.Struct, frozen=True):
-    """`by_copies` counts the copies on peers that are up or suspect; `lost` have none there, now."""
+    """`by_copies` counts the copies on peers that answer (up, draining, suspect); `lost` have none there, now. `away`
+    of the under-replicated are so only because peers are away as they said."""
 
     total: int
     under_replicated: int
     lost: int
     by_copies: dict[str, int]
+    away: int = 0
+
+
+class BackupReport(msgspec.Struct, frozen=True):
+    """How much would be lost with the coordinator's disk: `age_s`, None before the first backup of this run. `holders`
+    are peers whose backup is not too old, of `wanted`."""
+
+    age_s: float | None
+    generation: str  # sixteen hexadecimal digits; empty before the first
+    number: int  # of the newest part
+    holders: int
+    wanted: int
+    bytes: int
+    shrank: bool  # a backup before a much smaller one is kept apart
+    has_kit: bool
+    stale_s: float  # the age from which on it is too old
+
+
+class RestoredReport(msgspec.Struct, frozen=True):
+    """What the last restore lost: everything after `state_s`. Copies on peers that the index does not know are counted
+    while `orphans_suspended`: bytes as disks count."""
+
+    state_s: float  # UTC
+    restored_s: float  # UTC
+    unknown_chunks: int
+    unknown_bytes: int
+    orphans_suspended: bool
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -102,37 +135,64 @@ class StatusReport(msgspec.Struct, frozen=True):
     peers: list[PeerReport]
     volumes: list[VolumeReport]
     chunks: ChunksReport
-    jobs: list[dict[str, str]] = []
+    jobs: list[JobInfo] = []  # those that go on
+    backup: BackupReport | None = None
+    restored: RestoredReport | None = None  # None: it never was
 
 
-def count_chunks(by_copies: Mapping[int, int], wanted: int) -> ChunksReport:
-    """The chunk line from how many chunks have how many readable copies."""
+def count_chunks(by_copies: Mapping[int, int], wanted: int, with_away: Mapping[int, int] | None = None) -> ChunksReport:
+    """The chunk line from how many chunks have how many readable copies; `with_away`: if peers that are away were
+    here."""
+    short = _short(by_copies, wanted)
     return ChunksReport(
         total=sum(by_copies.values()),
-        under_replicated=sum(count for copies, count in by_copies.items() if 0 < copies < wanted),
+        under_replicated=short,
         lost=by_copies.get(0, 0),
         by_copies={str(copies): by_copies[copies] for copies in sorted(by_copies)},
+        away=max(0, short - _short(with_away, wanted)) if with_away is not None else 0,
     )
 
 
+def _short(by_copies: Mapping[int, int], wanted: int) -> int:
+    return sum(count for copies, count in by_copies.items() if 0 < copies < wanted)
+
+
 def judge(
-    pool: PoolReport, coordinator: CoordinatorReport, *, peers: Sequence[PeerReport], chunks: ChunksReport, now_s: float
+    pool: PoolReport,
+    coordinator: CoordinatorReport,
+    *,
+    peers: Sequence[PeerReport],
+    chunks: ChunksReport,
+    now_s: float,
+    backup: BackupReport | None = None,
+    restored: RestoredReport | None = None,
+    jobs: Sequence[JobInfo] = (),
+    clock_doubt: str = "",
 ) -> tuple[Health, list[Reason]]:
-    """Health in one word, and every reason it is not `healthy`; errors first."""
+    """Health in one word, and every reason it is not `healthy`, errors first; notes follow and do not count.
+
+    `clock_doubt` says why the coordinator's clock is not to be trusted; "" when it is.
+    """
+    members = [peer for peer in peers if peer.state not in GONE_STATES]
     reasons = [
-        *_about_membership(pool, [peer for peer in peers if peer.state != PeerState.REVOKED]),
+        *_about_membership(pool, members, now_s),
         *_about_chunks(chunks),
         *_about_room(pool),
-        *_about_certificates(coordinator, peers, now_s),
-        *(_clock_differs(peer) for peer in peers if abs(peer.clock_ahead_s or 0) > CLOCK_WARNING_S),
+        *_about_certificates(coordinator, members, now_s),
+        *_about_clocks(members, clock_doubt),
+        *_about_jobs(jobs),
+        *_about_backup(backup, coordinator.uptime_s),
+        *_about_restore(restored),
     ]
-    reasons.sort(key=lambda reason: reason.severity != Health.ERROR)
-    if not reasons:
-        return Health.HEALTHY, []
-    return Health(reasons[0].severity), reasons
+    reasons.sort(key=lambda reason: _ORDER.index(reason.severity))
+    worst = reasons[0].severity if reasons else NOTE
+    return Health.HEALTHY if worst == NOTE else Health(worst), reasons
 
 
-def _about_membership(pool: PoolReport, members: Sequence[PeerReport]) -> Iterator[Reason]:
+_ORDER: Final = (Health.ERROR.value, Health.WARNING.value, NOTE)
+
+
+def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: float) -> Iterator[Reason]:
     if not members:
         yield _error("NO_PEERS", "no peer has joined yet: nothing can be stored; see `p2pfs invite` and `p2pfs join`")
         return
@@ -141,23 +201,30 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport]) -> Iterat
             yield _warning("PEER_DOWN", f"peer {peer.name} has not been heard of for {_age(peer.silent_s)}")
         elif peer.state == PeerState.SUSPECT:
             yield _warning("PEER_SUSPECT", f"peer {peer.name} has been silent for {_age(peer.silent_s)}")
-    reachable = sum(peer.state in (PeerState.UP, PeerState.SUSPECT) for peer in members)
-    needed = min(pool.min_replicas, len(members))
+        elif peer.state == PeerState.AWAY:
+            left_s = max(0.0, peer.away_until_s - now_s)
+            yield _note("PEER_AWAY", f"peer {peer.name} is away, as it said, for {_age(left_s)} more")
+        if peer.leaving:
+            yield _note("PEER_DRAINING", f"peer {peer.name} is leaving: what depends on it is being copied elsewhere")
+    staying = [peer for peer in members if not peer.leaving]
+    reachable = sum(peer.state in (PeerState.UP, PeerState.SUSPECT) for peer in staying)
+    needed = min(pool.min_replicas, len(staying))
     if reachable < needed:
-        yield _error("TOO_FEW_PEERS_UP", f"only {reachable} of {len(members)} peers answer: writing needs {needed}")
-    if len(members) == 1:
+        yield _error("TOO_FEW_PEERS_UP", f"only {reachable} of {len(staying)} peers answer: writing needs {needed}")
+    if len(staying) == 1:
         yield _warning("ONE_PEER_ONLY", "the pool has one peer: every chunk has a single copy")
-    elif len(members) < pool.replicas:
+    elif len(staying) < pool.replicas:
         yield _warning(
-            "FEWER_PEERS_THAN_REPLICAS", f"{len(members)} peers cannot hold the {pool.replicas} copies that are wanted"
+            "FEWER_PEERS_THAN_REPLICAS", f"{len(staying)} peers cannot hold the {pool.replicas} copies that are wanted"
         )
 
 
 def _about_chunks(chunks: ChunksReport) -> Iterator[Reason]:
     if chunks.lost:
         yield _error("CHUNKS_LOST", f"{chunks.lost} chunks have no copy on any peer that answers")
-    if chunks.under_replicated:
-        yield _warning("CHUNKS_UNDER_REPLICATED", f"{chunks.under_replicated} chunks have fewer copies than wanted")
+    short = chunks.under_replicated - chunks.away
+    if short:
+        yield _warning("CHUNKS_UNDER_REPLICATED", f"{short} chunks have fewer copies than wanted")
 
 
 def _about_room(pool: PoolReport) -> Iterator[Reason]:
@@ -169,7 +236,7 @@ def _about_room(pool: PoolReport) -> Iterator[Reason]:
 
 def _about_certificates(coordinator: CoordinatorReport, peers: Sequence[PeerReport], now_s: float) -> Iterator[Reason]:
     dated = [(coordinator.name, coordinator.certificate_expires_s)]
-    dated += [(peer.name, peer.certificate_expires_s) for peer in peers if peer.state != PeerState.REVOKED]
+    dated += [(peer.name, peer.certificate_expires_s) for peer in peers]
     for name, expires_s in dated:
         left_s = expires_s - now_s
         if expires_s and left_s < 0:
@@ -178,9 +245,63 @@ def _about_certificates(coordinator: CoordinatorReport, peers: Sequence[PeerRepo
             yield _warning("CERTIFICATE_EXPIRES", f"the certificate of {name} expires in {_age(left_s)}")
 
 
-def _clock_differs(peer: PeerReport) -> Reason:
-    way = "ahead" if (peer.clock_ahead_s or 0) > 0 else "behind"
-    return _warning("CLOCK_DIFFERS", f"the clock of peer {peer.name} is {_age(abs(peer.clock_ahead_s or 0))} {way}")
+def _about_backup(backup: BackupReport | None, uptime_s: float) -> Iterator[Reason]:
+    if backup is None:
+        return
+    if backup.shrank:
+        yield _warning(
+            "BACKUP_SHRANK",
+            "the last backup is much smaller than the one before, which is kept apart:"
+            " see what is missing, then `p2pfs coordinator confirm backup`",
+        )
+    if uptime_s < backup.stale_s:  # it has only begun
+        return
+    if not backup.has_kit:
+        yield _warning("NO_BACKUP", "there is no recovery kit to seal backups to: run `p2pfs coordinator kit`")
+    elif backup.age_s is None:
+        yield _warning("NO_BACKUP", "nothing of the coordinator is on any other machine: its disk must not fail")
+    elif backup.age_s > backup.stale_s:
+        yield _warning("BACKUP_OLD", f"the coordinator's last backup is {_age(backup.age_s)} old")
+    elif backup.holders < backup.wanted:
+        yield _warning(
+            "BACKUP_FEW_HOLDERS", f"only {backup.holders} of {backup.wanted} peers have the coordinator's backup"
+        )
+
+
+def _about_restore(restored: RestoredReport | None) -> Iterator[Reason]:
+    if restored is None or not restored.orphans_suspended:
+        return
+    lost_s = restored.restored_s - restored.state_s
+    yield _warning(
+        "RESTORED",
+        f"restored from a backup {_age(lost_s)} old: {restored.unknown_chunks} copies of {restored.unknown_bytes} bytes"
+        " on peers came later and are kept until `p2pfs coordinator confirm orphans`",
+    )
+
+
+def _about_clocks(peers: Sequence[PeerReport], doubt: str) -> Iterator[Reason]:
+    if doubt:
+        yield _error(
+            "CLOCK_IN_DOUBT", f"nothing is purged: {doubt}; if it is right, say so: p2pfs coordinator confirm clock"
+        )
+    for peer in peers:
+        ahead_s = peer.clock_ahead_s or 0.0
+        if abs(ahead_s) > CLOCK_WARNING_S:
+            way = "ahead" if ahead_s > 0 else "behind"
+            yield _warning("CLOCK_DIFFERS", f"the clock of peer {peer.name} is {_age(abs(ahead_s))} {way}")
+
+
+def _about_jobs(jobs: Sequence[JobInfo]) -> Iterator[Reason]:
+    for job in jobs:
+        name = f"job {job.id}, {job.kind}" + (f" of {job.subject}" if job.subject else "")
+        if job.state == JobState.PAUSED:
+            yield _note("JOB_PAUSED", f"{name}, is held back; it goes on with: p2pfs jobs resume {job.id}")
+        elif job.error and job.state not in ENDED:
+            yield _warning("JOB_STUCK", f"{name}, does not get on: {job.error}")
+
+
+def _note(code: str, message: str) -> Reason:
+    return Reason(code, message, NOTE)
 
 
 def _warning(code: str, message: str) -> Reason:

@@ -13,11 +13,15 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.backups import Backups, indexed
+from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.report import (
     ChunksReport,
     CoordinatorReport,
     PeerReport,
     PoolReport,
+    RestoredReport,
     StatusReport,
     VolumeReport,
     count_chunks,
@@ -29,7 +33,8 @@ from p2pfs.meta import chunks_index, members, sessions, settings, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
-from p2pfs.types import NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
+from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
+from p2pfs.wire.jobs import ENDED, JobInfo
 from p2pfs.wire.volumes import VolumeInfo
 
 FRESH_S: Final = 1.0
@@ -41,10 +46,12 @@ class Counts:
     """What only the database knows."""
 
     by_copies: dict[int, int]
+    with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
     volumes: list[VolumeInfo]
     sessions: int
     incarnation: int
     expires_s: dict[NodeId, float]  # when each node's newest certificate ends
+    indexed: dict[PeerNumber, tuple[int, int]] | None  # after a restore, until it is confirmed: copies, bytes
 
 
 class Status:
@@ -59,8 +66,11 @@ class Status:
         roster: Roster,
         reservations: Reservations,
         copies: Copies,
+        jobs: Jobs,
+        pool_clock: PoolClock,
         addresses: Callable[[], Sequence[str]],
         clock: Clock,
+        backups: Backups,
         sessions_alive: Callable[[], float],
     ) -> None:
         self._coordinator = coordinator
@@ -70,11 +80,14 @@ class Status:
         self._roster = roster
         self._reservations = reservations
         self._copies = copies
+        self._jobs = jobs
+        self._pool_clock = pool_clock
         self._addresses = addresses
         self._clock = clock
+        self._backups = backups
         self._counting = trio.Lock()
         self._counts: Counts | None = None
-        self._counted: tuple[float, frozenset[PeerNumber]] = (0.0, frozenset())  # when, with which peers reachable
+        self._counted: tuple[float, _Peers] = (0.0, (frozenset(), frozenset()))  # when, and with which peers
 
     async def report(self, identity: Identity) -> StatusReport:
         """The pool as the asker may see it: volumes of its owner only, unless it is an admin."""
@@ -83,33 +96,74 @@ class Status:
         chunks = self._chunks(counts)
         peers = [self._peer(peer, counts) for _, peer in sorted(self._roster.peers.items()) if peer.addresses]
         pool, coordinator = self._pool(peers, counts), self._describe_self(counts)
-        health, reasons = judge(pool, coordinator, peers=peers, chunks=chunks, now_s=self._clock.time())
+        backup, restored = self._backups.report(), self._restored(peers, counts)
+        jobs = self._going_on()
+        health, reasons = judge(
+            pool,
+            coordinator,
+            peers=peers,
+            chunks=chunks,
+            now_s=self._clock.time(),
+            backup=backup,
+            restored=restored,
+            jobs=jobs,
+            clock_doubt=self._pool_clock.reason,
+        )
         seen = [
             VolumeReport(volume_name(VolumeId(volume.volume)), volume.name, volume.owner, volume.files, volume.bytes)
             for volume in counts.volumes
             if Role.ADMIN in identity.roles or volume.owner == node.owner
         ]
-        return StatusReport(health.value, reasons, pool, coordinator, peers=peers, volumes=seen, chunks=chunks)
+        return StatusReport(
+            health.value,
+            reasons,
+            pool,
+            coordinator,
+            peers=peers,
+            volumes=seen,
+            chunks=chunks,
+            jobs=jobs,
+            backup=backup,
+            restored=restored,
+        )
+
+    def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
+        """What the last restore lost. What peers have beyond the index is counted from their heartbeats, so it is only
+        about right while something is written."""
+        restored = self._backups.restored
+        if restored is None:
+            return None
+        copies = size = 0
+        for peer in peers if counts.indexed is not None else ():
+            known_copies, known_bytes = (counts.indexed or {}).get(PeerNumber(peer.number), (0, 0))
+            copies += max(0, peer.chunks - known_copies)
+            size += max(0, peer.used - known_bytes)
+        return RestoredReport(restored.state_s, restored.restored_s, copies, size, counts.indexed is not None)
+
+    def _going_on(self) -> list[JobInfo]:
+        return [job for job in self._jobs.listed(self._roster.name_of) if job.state not in ENDED]
 
     async def _count(self) -> Counts:
-        """Counts no older than FRESH_S, and made with the peers that are reachable now."""
+        """Counts no older than FRESH_S, and made with the peers that are reachable, or away, now."""
         async with self._counting:
-            reachable = self._roster.reachable()
+            members = self._roster.members()
+            away = frozenset(peer.number for peer in members if peer.state is PeerState.AWAY)
+            peers = self._roster.reachable(), away
             now_s = self._clock.monotonic()
             made_s, made_with = self._counted
-            if self._counts is None or now_s - made_s >= FRESH_S or made_with != reachable:
+            if self._counts is None or now_s - made_s >= FRESH_S or made_with != peers:
                 alive_until_s = self._sessions_alive()
-                self._counts = await self._database.scan(lambda connection: count(connection, reachable, alive_until_s))
-                self._counted = (now_s, reachable)
+                self._counts = await self._database.scan(lambda connection: count(connection, *peers, alive_until_s))
+                self._counted = (now_s, peers)
             return self._counts
 
     def _chunks(self, counts: Counts) -> ChunksReport:
         wanted, _ = self._reservations.copies_wanted()
-        return count_chunks(counts.by_copies, wanted)
+        return count_chunks(counts.by_copies, wanted, counts.with_away)
 
     def _pool(self, peers: Sequence[PeerReport], counts: Counts) -> PoolReport:
         total, writable = self._reservations.space(self._coordinator)
-        counted = [peer for peer in peers if peer.state != PeerState.REVOKED]
+        counted = [peer for peer in peers if peer.state not in GONE_STATES]
         return PoolReport(
             self._roster.pool,
             self._pool_name,
@@ -155,13 +209,25 @@ class Status:
             certificate_expires_s=counts.expires_s.get(node.id, 0.0),
             version=peer.version,
             resources=peer.resources,
+            leaving=peer.is_leaving,
+            away_until_s=peer.away_until_s,
         )
 
 
-def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber], alive_until_s: float) -> Counts:
+_Peers = tuple[frozenset[PeerNumber], frozenset[PeerNumber]]
+"""Reachable ones, and those that are away as they said."""
+
+
+def count(
+    connection: sqlite3.Connection,
+    reachable: frozenset[PeerNumber],
+    away: frozenset[PeerNumber],
+    alive_until_s: float,
+) -> Counts:
     """Everything the database must be asked, in one snapshot."""
     return Counts(
         chunks_index.counts(connection, reachable),
+        chunks_index.counts(connection, reachable | away) if away else None,
         volumes.volumes(connection),
         sessions=sum(session.expires_s >= alive_until_s for session in sessions.sessions(connection)),
         incarnation=settings.incarnation(connection),
@@ -170,6 +236,7 @@ def count(connection: sqlite3.Connection, reachable: frozenset[PeerNumber], aliv
             for node in members.nodes(connection)
             if node.revoked_s is None
         },
+        indexed=indexed(connection) if settings.number(connection, settings.ORPHANS_STAY) else None,
     )
 
 

@@ -16,20 +16,25 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import quote
 
 import trio
 
-from p2pfs.errors import Corrupt, Unavailable
+from p2pfs.errors import Unavailable
 from p2pfs.meta import schema
+from p2pfs.meta.pages import Image, PageLog
+from p2pfs.meta.sqlite_errors import DiskFailed, mapped, pool_error
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 MAX_GROUP: Final = 128
 """Most writes in one transaction, so that the first of them does not wait for ever."""
+MAX_CHANGED: Final = 20_000
+"""Rows changed in one transaction beyond which no other write joins it: what they dirty stays in memory so long."""
 MAX_WAITING: Final = 4096
 """Most writes queued; further callers wait before they queue."""
 SCAN_DEADLINE_S: Final = 60.0
@@ -42,6 +47,9 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = OFF",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -32768",  # KiB
+    # Nothing goes to the -wal file before the commit. Up to some version after 3.40, SQLite loses the checksums of what
+    # is committed after a savepoint was undone that had spilled: after a crash these commits would be gone.
+    "PRAGMA cache_spill = OFF",
     "PRAGMA wal_autocheckpoint = 4000",  # pages: 16 MiB
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA busy_timeout = 5000",  # ms; only other processes can be in the way
@@ -116,10 +124,14 @@ class ThreadedDatabase:
     def __init__(self, path: Path) -> None:
         self._path = path
         _create_private(path)
-        with _mapped():
+        with mapped():
             self._writer = _migrated(path)
+            self._writer.execute("PRAGMA wal_autocheckpoint = 0")  # the thread does it, see `pages`
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
+            schema.version_of(self._reader)
+            self._opened = _identities(path)
+        self.pages = PageLog(path)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._room = trio.Semaphore(MAX_WAITING)
         self._scans = trio.CapacityLimiter(1)
@@ -157,6 +169,13 @@ class ThreadedDatabase:
         """See Database."""
         return await trio.to_thread.run_sync(_scan, self._path, question, limiter=self._scans)
 
+    async def begin_image(self) -> Image | None:
+        """The file as it is now, until `pages.end_image`; None when a long reader is in the way. See `pages`."""
+        self.pages.want_image()
+        for _ in range(2):  # the second is done after all that the thread does after the first
+            await self.write(lambda _connection: None)
+        return self.pages.take_image()
+
     async def aclose(self) -> None:
         """Do what is queued, end the thread and close. A thread stuck in a failing disk is left to the process's end.
 
@@ -168,6 +187,7 @@ class ThreadedDatabase:
         await self._ended.wait()
         self._writer.close()
         self._reader.close()
+        self.pages.close()
 
     # ---- in the writer thread ---------------------------------------------------------------------------------------
 
@@ -180,7 +200,15 @@ class ThreadedDatabase:
             group: list[_Write] = []
             going = self._transact(first, group)
             self._call(_deliver, group)
+            self._checkpoint()
         self._call(self._ended.set)
+
+    def _checkpoint(self) -> None:
+        """After those who wait were answered."""
+        try:
+            self.pages.after_commit(self._writer)
+        except Exception:  # a bug or a failing disk must not end the thread; the -wal file grows meanwhile
+            _log.exception("the database's change log could not be copied into it")
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(trio.RunFinishedError):  # the loop ended without aclose: nobody waits any more
@@ -193,10 +221,11 @@ class ThreadedDatabase:
         try:
             if self._failure is not None:
                 raise self._failure
-            with _mapped():
+            with mapped():
                 self._writer.execute("BEGIN IMMEDIATE")
+                changed = self._writer.total_changes
                 _run_savepoint(self._writer, first)
-                while len(group) < MAX_GROUP:
+                while len(group) < MAX_GROUP and self._writer.total_changes - changed < MAX_CHANGED:
                     try:
                         following = self._queue.get_nowait()
                     except queue.Empty:
@@ -207,10 +236,22 @@ class ThreadedDatabase:
                     group.append(following)
                     _run_savepoint(self._writer, following)
                 self._writer.execute("COMMIT")
+            self._require_files()
             self.commits += 1
         except Exception as error:  # a bug too must not end the thread: everybody would wait for ever
             self._undo(group, error)
         return going
+
+    def _require_files(self) -> None:
+        """What was committed is in the files that a restart will find. Raises DiskFailed."""
+        try:
+            if _identities(self._path) == self._opened:
+                return
+        except OSError as error:
+            _log.error("the database %s has been removed while it was in use: %s", self._path, error.strerror)
+        else:
+            _log.error("the database %s has been replaced while it was in use", self._path)
+        raise DiskFailed("the database's files have been removed or replaced: nothing can be kept any more")
 
     def _undo(self, group: list[_Write], error: Exception) -> None:
         """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
@@ -222,7 +263,7 @@ class ThreadedDatabase:
                 self._writer.execute("ROLLBACK")
         except sqlite3.Error:
             self._failure = error
-        if isinstance(error, _DiskFailed):
+        if isinstance(error, DiskFailed):
             self._failure = error
 
 
@@ -233,7 +274,7 @@ class InlineDatabase:
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             _create_private(path)
-        with _mapped():
+        with mapped():
             self._connection = _migrated(path)
 
     async def write(
@@ -248,7 +289,7 @@ class InlineDatabase:
 
     def write_now(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """`write` without an event loop."""
-        with _mapped():
+        with mapped():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 result = change(self._connection)
@@ -273,10 +314,6 @@ class InlineDatabase:
         self._connection.close()
 
 
-class _DiskFailed(Unavailable):
-    """An I/O error, as opposed to a full disk."""
-
-
 def _create_private(path: Path) -> None:
     """An empty file that only its owner reads; SQLite gives its journal files the same mode."""
     try:
@@ -285,9 +322,17 @@ def _create_private(path: Path) -> None:
         raise Unavailable(f"the database {path} cannot be opened: {error.strerror}") from error
 
 
+def _identities(path: Path) -> tuple[tuple[int, int], ...]:
+    """Which files the database and its log are. OSError when one has no name any more."""
+    states = (os.stat(path), os.stat(f"{path}-wal"))
+    return tuple((state.st_dev, state.st_ino) for state in states)
+
+
 def _connect(path: Path | None) -> sqlite3.Connection:
+    """Never makes the file: one that has vanished is not an empty one."""
     connection = sqlite3.connect(
-        path if path is not None else ":memory:",
+        f"file:{quote(str(path.absolute()))}?mode=rw" if path is not None else ":memory:",
+        uri=True,
         isolation_level=None,
         check_same_thread=False,  # made in the loop, used in one thread at a time
         cached_statements=512,
@@ -312,7 +357,7 @@ def _migrated(path: Path | None) -> sqlite3.Connection:
 
 
 def _snapshot(connection: sqlite3.Connection, question: Callable[[sqlite3.Connection], T]) -> T:
-    with _mapped():
+    with mapped():
         connection.execute("BEGIN")
         try:
             return question(connection)
@@ -321,7 +366,7 @@ def _snapshot(connection: sqlite3.Connection, question: Callable[[sqlite3.Connec
 
 
 def _scan(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
-    with _mapped():
+    with mapped():
         connection = _connect(path)
         deadline = time.monotonic() + SCAN_DEADLINE_S
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _SCAN_STEPS)
@@ -348,7 +393,7 @@ def _run_savepoint(connection: sqlite3.Connection, write: _Write) -> None:
         if not connection.in_transaction:
             raise
         connection.execute("ROLLBACK TO change")
-        write.error = _pool_error(error) if isinstance(error, sqlite3.Error) else error
+        write.error = pool_error(error) if isinstance(error, sqlite3.Error) else error
     connection.execute("RELEASE change")
 
 
@@ -361,26 +406,3 @@ def _deliver(group: list[_Write]) -> None:
                 write.committed(write.result)
             except Exception:  # a bug must not take the event loop along
                 _log.exception("what was committed could not be told")
-
-
-@contextlib.contextmanager
-def _mapped() -> Iterator[None]:
-    """sqlite3's errors as ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _pool_error(error) from error
-
-
-def _pool_error(error: sqlite3.Error) -> BaseException:
-    """What an error of the library means to callers; one that can only be a bug stays what it is."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Corrupt(f"the database is damaged: {error}")
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-        return _DiskFailed(f"the database's disk fails: {error}")
-    if code == sqlite3.SQLITE_FULL:
-        return Unavailable("the coordinator's disk is full")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_LOCKED):
-        return Unavailable(f"the database cannot be used now: {error}")
-    return error

@@ -11,6 +11,10 @@ INCARNATION: Final = "incarnation"
 """A pool before its last restore; rises at each restore, 1 at first."""
 REPLICAS: Final = "replicas"
 """Copies wanted of each chunk; what `members.room` divides by."""
+RESTORED: Final = "restored"
+"""coordinator.backups.Restored of the last restore."""
+BACKUPS: Final = "backups"
+"""list[coordinator.backups.Generation]: what was begun and may still be kept somewhere."""
 MAP_VERSION: Final = "map_version"
 ORPHANS_STAY: Final = "orphans_stay"
 """1 after a restore, until an admin confirms: chunks that the index does not know may be what the backup lacks."""
@@ -37,6 +41,11 @@ def write(connection: sqlite3.Connection, key: str, *, value: Any) -> None:  # n
         "INSERT INTO setting (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, codec.encode(value)),
     )
+
+
+def remove(connection: sqlite3.Connection, key: str) -> None:
+    """Unset `key`."""
+    connection.execute("DELETE FROM setting WHERE key = ?", (key,))
 
 
 def raise_by_one(connection: sqlite3.Connection, key: str) -> int:

@@ -3,7 +3,8 @@
 The rules, in this order (P5: copy, verify, commit the location, and only later delete):
 
 1. Fewer than `wanted` copies on peers that stay → copy it to the best peers with room. A copy on a silent peer counts
-   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left.
+   for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left,
+   unless the silence was announced (`is_away`).
 2. A peer that holds a copy leaves → the others are audited, unless `wanted` were proved since they last appeared.
 3. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.
@@ -39,6 +40,7 @@ class Keeper:
     is_leaving: bool
     takes: bool  # it can be asked to take a copy, if it has room
     appearances: int  # a copy is proved while it was shown since the last of them
+    is_away: bool = False  # silent as it said it would be
 
     @property
     def number(self) -> PeerNumber:
@@ -87,11 +89,7 @@ def need(
     readable = [copy for copy in known if keepers[copy.peer].is_readable]
     staying = [copy for copy in known if not keepers[copy.peer].is_leaving]
     is_last = len(readable) <= 1 < wanted
-    safe = [
-        copy.peer
-        for copy in staying
-        if keepers[copy.peer].is_readable or (keepers[copy.peer].is_expected and not is_last)
-    ]
+    safe = [copy.peer for copy in staying if _counts(keepers[copy.peer], is_last)]
     missing = wanted - len(safe) - len(coming)
     if missing > 0:
         taken = {copy.peer for copy in known} | set(coming)
@@ -106,6 +104,11 @@ def need(
     if len(present) > wanted:
         return _trim(present, keepers, placed, wanted)
     return _move(present, known, keepers, placed, wanted=wanted, room=room)
+
+
+def _counts(keeper: Keeper, is_last: bool) -> bool:
+    """Whether a copy there need not be made again, where at most one can be read (`is_last`) or more."""
+    return keeper.is_readable or (keeper.is_expected and (keeper.is_away or not is_last))
 
 
 def _copy(

@@ -54,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     renew_after: Duration = 60 * 86400.0  # age at which a node asks for a new certificate
     session_lifetime: Duration = 60.0  # a mount unheard for so long is over
     reservation_lifetime: Duration = 600.0
+    backup_interval: Duration = 5.0  # how often what changed is sent to the peers that keep backups
+    backup_image: Duration = 86400.0  # how often a backup begins anew with the whole database
+    backup_keep: Duration = 14 * 86400.0
     # A volume.
     small_file: Size = 16 * KIB  # files up to this size live in the metadata
     dedup: Switch = True
@@ -69,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
     repair_rate: Rate = 64 * MIB  # bytes a second this peer copies from others at most; None: as fast as it can
+    away_for: Duration = 8 * 3600.0  # said when the machine sleeps or shuts down; 0: nothing is said
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
     relay: RelayMode = "auto"  # be reached through the coordinator; auto: when it finds that nobody can dial this peer
@@ -220,6 +224,8 @@ def _check(settings: Settings) -> None:
         "reservation_lifetime",
         "certificate_lifetime",
         "stop_timeout",
+        "backup_interval",
+        "backup_image",
         "scrub_period",
     ):
         if getattr(settings, name) <= 0:

@@ -13,10 +13,11 @@ from p2pfs.errors import NoSpace, Unavailable
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = True) -> None:
     """Replace `path` by `data`.
 
-    Durability: on return content and name are on stable storage.
+    Durability: on return content and name are on stable storage; without `sync` only a crash of this process leaves the
+    old or the new content for certain.
 
     Raises:
         NoSpace: The disk is full; the old file is untouched.
@@ -29,11 +30,13 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
         try:
             os.fchmod(fd, mode)
             _write_all(fd, data)
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.replace(temporary, path)
-        sync_directory(path.parent)
+        if sync:
+            sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in _FULL:

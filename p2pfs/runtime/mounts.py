@@ -101,6 +101,12 @@ def find(mount_point: Path) -> MountRecord | None:
     return None
 
 
+def known() -> list[MountRecord]:
+    """All records of this user's mounts, whether or not their processes still live."""
+    found = [_read(path) for directory in _directories() if directory.is_dir() for path in directory.glob("*.json")]
+    return [record for record in found if record is not None]
+
+
 def find_above(path: Path) -> MountRecord | None:
     """The record of the nearest mount that holds `path`."""
     return next((record for above in (path, *path.parents) if (record := find(above))), None)

@@ -239,11 +239,12 @@ class Filesystem:
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a
         file without its data where there was one with."""
-        moved = [self.tree.known(parent, name)]
+        # names are forgotten when news may have been missed, unsaved bytes are not
+        moved = [self.tree.known(parent, name) or await self.tree.lookup(parent, name)]
         if flags & wire.RENAME_EXCHANGE:
-            moved.append(self.tree.known(new_parent, new_name))
+            moved.append(self.tree.known(new_parent, new_name) or await self.tree.lookup(new_parent, new_name))
         for inode in moved:
-            if inode is not None and inode.is_dirty:
+            if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
 

@@ -1,6 +1,8 @@
 """Jobs on the wire: background work of the pool that people see, hold back and try again.
 
-running ⇄ paused        running → done | failed | cancelled        failed ──retry──▶ running
+running ⇄ paused        running | paused → done | failed | cancelled
+
+Retrying does what failed in a job that goes on at once instead of later; a paused one goes on. Over is over.
 """
 
 import enum

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
-from p2pfs.types import KIB, MIB, SEALED_CHUNK_BYTES, NodeId, Role
+from p2pfs.types import KIB, MIB, NODE_ROLES, SEALED_CHUNK_BYTES, NodeId, Role
+from p2pfs.wire.backups import MAX_PART_BYTES
 
-ANYONE: Final = frozenset(Role)
-"""Every role; a valid certificate of the pool is still required."""
+ANYONE: Final = NODE_ROLES
+"""Every role of a node; a valid certificate of the pool is still required."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -47,6 +48,7 @@ COORDINATOR_ROUTES: Final = (
     Route("nodes", "GET", "/nodes", ANYONE),
     Route("invite", "POST", "/invites", _ADMIN),
     Route("revoke", "POST", "/nodes/{node}/revoke", _ADMIN),
+    Route("confirm", "POST", "/confirmations", _ADMIN),
     Route("create_volume", "POST", "/volumes", _MOUNT),
     Route("volumes", "GET", "/volumes", frozenset({Role.CLIENT, Role.ADMIN})),
     Route("volume_slots", "GET", "/volumes/{volume}/slots", _MOUNT, members=True),
@@ -71,10 +73,17 @@ COORDINATOR_ROUTES: Final = (
     Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
 
+_COORDINATOR: Final = frozenset({Role.COORDINATOR})
+_RESTORING: Final = frozenset({Role.COORDINATOR, Role.RECOVERY})
+
 PEER_ROUTES: Final = (
     Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
     Route("get_chunk", "GET", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
+    Route("put_backup", "PUT", "/backups/{generation}/{number}", _COORDINATOR, body_limit=MAX_PART_BYTES),
+    Route("get_backup", "GET", "/backups/{generation}/{number}", _RESTORING),
+    Route("backups", "GET", "/backups", _RESTORING),
+    Route("superseded", "POST", "/backups/superseded", _COORDINATOR),
     Route("health", "GET", "/health", ANYONE),
 )
 

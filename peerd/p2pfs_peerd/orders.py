@@ -17,6 +17,7 @@ from p2pfs.chunks.peers import PeerStores
 from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.runtime.rates import RateLimit
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 from p2pfs.wire import codec, failures
 from p2pfs.wire.membership import PoolMap
@@ -52,6 +53,7 @@ TRANSFER_S: Final = 60.0
 """For a chunk from one source."""
 _ASK_S: Final = 10.0
 _AFTER_FAILURE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
 """A row of failures must not become a storm of questions."""
 _NOT_HERE: Final = (NotFound, Corrupt)
 
@@ -107,14 +109,16 @@ class OrderRunner:
     async def run(self) -> None:
         """Ask, work, tell."""
         async with trio.open_nursery() as nursery:
+            pauses = backoff(_AFTER_FAILURE_S, _LONGEST_PAUSE_S)
             while True:
                 await self._awake.wait()
                 self._awake = trio.Event()
                 try:
                     await self._exchange(nursery)
+                    pauses = backoff(_AFTER_FAILURE_S, _LONGEST_PAUSE_S)
                 except PoolError as error:
                     log.info("cannot get or report work: %s", error)
-                    await trio.sleep(_AFTER_FAILURE_S)
+                    await trio.sleep(next(pauses))
                 if self._results:
                     self._awake.set()
                 if self._failing:

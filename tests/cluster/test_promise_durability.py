@@ -10,17 +10,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import durable_writer
 import pytest
 from durable_writer import Promises
-from pools import DemoPool, demo_pool
+from pools import demo_pool
+from written import writing
 
 pytestmark = pytest.mark.l5
 
@@ -30,46 +26,6 @@ SEED = int(os.environ.get("P2PFS_SEED", "1"))
 PEERS = 3
 SETTINGS = {"heartbeat": "500ms"}  # parts that come back are heard of soon
 PARTS = ("coordinator", *(f"peer-{number}" for number in range(1, PEERS + 1)))
-
-
-class Writer:
-    """The writing process and what it was promised."""
-
-    def __init__(self, directory: Path, manifest: Path, seed: str) -> None:
-        self._manifest = manifest
-        self.process = subprocess.Popen([sys.executable, durable_writer.__file__, str(directory), str(manifest), seed])
-
-    def promises(self) -> Promises:
-        return Promises(self._manifest)
-
-    def until(self, count: int) -> Promises:
-        """Wait until so many versions are done."""
-        return self.wait(lambda promises: promises.done >= count)
-
-    def wait(self, wanted: Callable[[Promises], bool], within_s: float = 60.0) -> Promises:
-        limit = time.monotonic() + within_s
-        while True:
-            promises = self.promises()
-            if wanted(promises):
-                return promises
-            assert self.process.poll() is None, f"the writer has ended: {promises.ended}"
-            assert time.monotonic() < limit, f"only {promises.done} versions are done"
-            time.sleep(0.005)
-
-    def wait_end(self) -> Promises:
-        """After the mount was killed: every call fails, so it ends by itself."""
-        self.process.wait(30)
-        return self.promises()
-
-
-@contextmanager
-def writing(pool: DemoPool, name: str, seed: str) -> Iterator[Writer]:
-    writer = Writer(pool.mount / name, pool.root / f"{name}.manifest", seed)
-    try:
-        yield writer
-    finally:
-        writer.process.kill()
-        writer.process.wait(30)
 
 
 def test_what_was_promised_outlives_a_killed_mount_a_lost_peer_and_every_cache(tmp_path: Path) -> None:

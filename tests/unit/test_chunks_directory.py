@@ -1,5 +1,6 @@
 """The directory store beyond the conformance suite: damage, trash, slow disks, restarts."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from bits import flipped
 from plugins.checklogs import Claims
 from sealed import OTHER_VOLUME, VOLUME, sealed
 
+from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
@@ -544,3 +546,50 @@ def test_a_clock_that_was_wrong_does_not_keep_the_trash_behind_it() -> None:
     assert [entry.name for entry in ledger.expired(15, 100)] == ["10"]
     assert [entry.name for entry in ledger.expired(1e9, 1)] == ["9999999"]
     assert ledger.usage(0).trash == 100
+
+
+# ---- the disk is emptied under it -----------------------------------------------------------------------------------
+
+
+async def test_receipts_after_the_store_was_deleted_are_newer_than_all_before(tmp_path: Path) -> None:
+    clock, chunk = FakeClock(), sealed(1, 70_000)
+    seqs = []
+    for _ in range(3):
+        store = await opened(tmp_path / "chunks", clock=clock)
+        seqs.append((await store.put(VOLUME, chunk.id, [chunk.data]))[0].put_seq)
+        shutil.rmtree(tmp_path / "chunks")
+        clock.advance(1)
+    assert seqs == sorted(set(seqs))
+    assert max(seqs) < 1 << 63
+
+
+async def test_a_lost_claim_never_goes_below_the_chunks_that_are_there(tmp_path: Path) -> None:
+    clock, chunks = FakeClock(), [sealed(number, 70_000) for number in (1, 2)]
+    (first,) = await (await opened(tmp_path, clock=clock)).put(VOLUME, chunks[0].id, [chunks[0].data])
+    (tmp_path / "put_seq").unlink()
+    clock.set_time(0.0)  # and the clock is wrong
+    (second,) = await (await opened(tmp_path, clock=clock)).put(VOLUME, chunks[1].id, [chunks[1].data])
+    assert second.put_seq > first.put_seq
+
+
+@pytest.mark.parametrize("what", [".", "temp", f"{VOLUME:016x}"])
+async def test_a_store_that_is_emptied_while_it_runs_goes_on(what: str, tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("are gone: made anew", count=1)
+    root = tmp_path / "chunks"
+    store, chunks = await opened(root), [sealed(number, 70_000) for number in (1, 2)]
+    (first,) = await store.put(VOLUME, chunks[0].id, [chunks[0].data])
+    shutil.rmtree(root / what)
+    with pytest.raises(Unavailable, match="No such file"):
+        await store.put(VOLUME, chunks[1].id, [chunks[1].data])
+    (second,) = await store.put(VOLUME, chunks[1].id, [chunks[1].data])
+    assert second.put_seq > first.put_seq
+    assert bytes(await store.get(VOLUME, chunks[1].id, chunks[1].size, runs.whole(chunks[1].size))) == chunks[1].data
+
+
+async def test_what_a_store_that_is_gone_holds_cannot_be_told(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "chunks")
+    shutil.rmtree(tmp_path / "chunks")
+    with pytest.raises(Unavailable, match="listing"):
+        await store.digests()
+    with pytest.raises(Unavailable, match="listing"):
+        await store.listed(0)

@@ -478,3 +478,19 @@ async def test_any_holder_is_enough_for_has(autojump_clock: trio.testing.MockClo
         pool.fault(DEAD, 2)
         with pytest.raises(PoolError):
             await pool.store.has(VOLUME, chunk.id)
+
+
+async def test_a_silent_peer_is_written_to_again_once_it_answers_a_probe(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Without any read: a mount that only writes would otherwise go round it for ever."""
+    async with pool_of(3) as pool:
+        chunks = [chunk for seed in range(40) if (pool.placed(chunk := sealed(seed)))[0] == PeerNumber(1)]
+        pool.fault(DEAD, 1)
+        assert (await pool.write(chunks[0]))[0] == {2, 3}
+        pool.fault(None, 1)
+        assert (await pool.write(chunks[1]))[0] == {2, 3}
+        await trio.sleep(16)
+        await pool.write(chunks[2])
+        await trio.sleep(1)
+        assert 1 in (await pool.write(chunks[3]))[0]

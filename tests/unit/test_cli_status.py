@@ -38,7 +38,13 @@ def _report(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a JSON
         "peers": [peer, peer | {"name": "bob@nas", "state": "down"}],
         "volumes": [{"id": "0" * 16, "name": "photos", "owner": "anna", "files": 12, "bytes": 5 << 20}],
         "chunks": {"total": 1030, "under_replicated": 6, "lost": 1, "by_copies": {"0": 1, "1": 6, "2": 1023}},
-        "jobs": [{"kind": "repair", "state": "running"}],
+        "jobs": [
+            {
+                "id": 7, "kind": "repair", "subject": "", "state": "running", "done": 1, "total": 4,
+                "done_bytes": 1 << 20, "total_bytes": 4 << 20, "rate": 1e6, "left_s": 3.0, "started_s": 1.0,
+                "ended_s": None, "error": "",
+            },
+        ],
     } | changes  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from p2pfs.net.client import Endpoint, joining_client
 from p2pfs.net.identity import client_context, identity_of
 from p2pfs.net.tls import TlsStream
 from p2pfs.runtime.clocks import SystemClock
-from p2pfs.types import ROOT_INODE, NodeId, Role, VolumeId
+from p2pfs.types import NODE_ROLES, ROOT_INODE, NodeId, Role, VolumeId
 from p2pfs.wire.membership import (
     Heartbeat,
     HeartbeatAnswer,
@@ -178,7 +178,7 @@ async def test_the_coordinator_renews_its_own_certificate(tmp_path: Path) -> Non
         loaded = x509.load_pem_x509_certificate(after)
         assert loaded.public_key() == x509.load_pem_x509_certificate(before).public_key()
         identity = identity_of(loaded.public_bytes(Encoding.DER))
-        assert identity.roles == frozenset(Role)
+        assert identity.roles == NODE_ROLES
         async with pool.client() as client:  # with the new files
             await client.call(pool.endpoint, "GET", "/map", None, PoolMap)
 
@@ -192,10 +192,20 @@ async def test_addresses_that_are_taken_are_a_clear_mistake(tmp_path: Path) -> N
         assert caught.value.exit_code == exitcodes.BUSY
 
 
-async def test_a_home_that_is_no_coordinator_cannot_run_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["ca.key", "secrets.json", "meta.sqlite"])
+async def test_a_home_that_is_no_coordinator_cannot_run_one(missing: str, tmp_path: Path) -> None:
     home = new_pool(tmp_path)
-    (tmp_path / "coordinator" / "ca.key").unlink()
-    with pytest.raises(UserError, match=r"ca\.key"):
+    (tmp_path / "coordinator" / missing).unlink()
+    with pytest.raises(UserError, match=missing):
+        async with open_coordinator(home, home.settings()):
+            pass
+    assert not (tmp_path / "coordinator" / missing).exists()
+
+
+async def test_an_empty_database_is_none(tmp_path: Path) -> None:
+    home = new_pool(tmp_path)
+    os.truncate(tmp_path / "coordinator" / "meta.sqlite", 0)
+    with pytest.raises(UserError, match="empty"):
         async with open_coordinator(home, home.settings()):
             pass
 

@@ -17,7 +17,7 @@ from p2pfs.meta.database import InlineDatabase
 from p2pfs.net.advertising import advertised
 from p2pfs.net.identity import Credentials, client_context, identity_of
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import Role
+from p2pfs.types import NODE_ROLES
 
 pytestmark = pytest.mark.l0
 
@@ -28,12 +28,12 @@ def test_the_first_node_has_every_role_and_knows_itself(tmp_path: Path) -> None:
     )
     record = home.record()
     assert (record.name, record.owner, record.zone) == ("anna@server", "anna", "home")
-    assert set(record.roles) == set(Role)
+    assert set(record.roles) == set(NODE_ROLES)
     assert record.coordinator == record.node
     assert record.addresses == ["192.0.2.7:9470"]
     database = InlineDatabase(CoordinatorFiles(home).database)
     node = database.read(lambda connection: members.node(connection, record.node))
-    assert (node.name, node.owner, node.roles) == ("anna@server", "anna", frozenset(Role))
+    assert (node.name, node.owner, node.roles) == ("anna@server", "anna", NODE_ROLES)
     assert database.read(lambda connection: members.peer(connection, record.peer)).node == record.node
     assert database.read(lambda connection: settings.read(connection, POOL_NAME, str)) == "club"
     database.close()
@@ -110,7 +110,7 @@ def test_a_mistake_leaves_nothing_behind(
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("step", ["_create", "_write_configuration", "_record"])
+@pytest.mark.parametrize("step", ["_create", "write_configuration", "_record"])
 @pytest.mark.parametrize("there_before", [False, True])
 def test_a_failure_at_any_step_leaves_nothing_behind_and_another_try_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, there_before: bool

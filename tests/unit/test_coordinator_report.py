@@ -5,6 +5,7 @@ import pytest
 
 from p2pfs.coordinator.report import CoordinatorReport, PeerReport, PoolReport, count_chunks, judge
 from p2pfs.types import GIB, Health
+from p2pfs.wire.jobs import JobInfo
 
 pytestmark = pytest.mark.l0
 
@@ -38,6 +39,10 @@ def peer(number: int, state: str = "up", **more: object) -> PeerReport:
     return msgspec.structs.replace(report, **more)
 
 
+def job(state: str = "running", error: str = "") -> JobInfo:
+    return JobInfo(7, "repair", "", state, 1, 5, 10, 50, 0.0, None, started_s=NOW, ended_s=None, error=error)
+
+
 PEERS = [peer(1), peer(2), peer(3)]
 
 
@@ -58,6 +63,36 @@ CASES = {
     "revoked": ({"peers": [*PEERS, peer(4, "revoked")]}, "healthy", []),
     "none": ({"peers": []}, "error", ["NO_PEERS"]),
     "only revoked": ({"peers": [peer(4, "revoked")]}, "error", ["NO_PEERS"]),
+    "left": ({"peers": [*PEERS, peer(4, "left", certificate_expires_s=NOW - 1)]}, "healthy", []),
+    "lost for good": ({"peers": [*PEERS, peer(4, "lost", clock_ahead_s=999.0)]}, "healthy", []),
+    "away": ({"peers": [*PEERS, peer(4, "away", away_until_s=NOW + 60)]}, "healthy", ["PEER_AWAY"]),
+    "draining": ({"peers": [*PEERS, peer(4, "draining", leaving=True)]}, "healthy", ["PEER_DRAINING"]),
+    "draining, and silent": (
+        {"peers": [*PEERS, peer(4, "down", leaving=True)]},
+        "warning",
+        ["PEER_DOWN", "PEER_DRAINING"],
+    ),
+    "too few stay": (
+        {"peers": [peer(1), peer(2), peer(3, "draining", leaving=True)]},
+        "warning",
+        ["FEWER_PEERS_THAN_REPLICAS", "PEER_DRAINING"],
+    ),
+    "nobody else can be written to": (
+        {"peers": [peer(1), peer(2, "away"), peer(3, "draining", leaving=True), peer(4, "away")]},
+        "error",
+        ["TOO_FEW_PEERS_UP", "PEER_AWAY", "PEER_DRAINING", "PEER_AWAY"],
+    ),
+    "short as announced": ({"chunks": count_chunks({3: 5, 2: 2}, 3, {3: 7})}, "healthy", []),
+    "shorter than announced": (
+        {"chunks": count_chunks({3: 5, 2: 2}, 3, {3: 6, 2: 1})},
+        "warning",
+        ["CHUNKS_UNDER_REPLICATED"],
+    ),
+    "stuck": ({"jobs": [job(error="no room")]}, "warning", ["JOB_STUCK"]),
+    "over": ({"jobs": [job(state="failed", error="no room")]}, "healthy", []),
+    "held back": ({"jobs": [job(state="paused", error="no room")]}, "healthy", ["JOB_PAUSED"]),
+    "at work": ({"jobs": [job()]}, "healthy", []),
+    "clock in doubt": ({"clock_doubt": "the clock went back"}, "error", ["CLOCK_IN_DOUBT"]),
     "one": ({"peers": [peer(1)]}, "warning", ["ONE_PEER_ONLY"]),
     "two": ({"peers": PEERS[:2]}, "warning", ["FEWER_PEERS_THAN_REPLICAS"]),
     "too few up": (

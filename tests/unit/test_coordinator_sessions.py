@@ -13,7 +13,7 @@ from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
 from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
-from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound, TooLarge
+from p2pfs.errors import Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, questions, sessions
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
@@ -212,9 +212,10 @@ async def test_a_commit_needs_min_replicas_genuine_receipts(tmp_path: Path) -> N
         make = mount.make(b"file")
         await mount.apply(make)
         genuine = p.stored(VOLUME, 1, [one.peer, two.peer])
+        for chunk in (p.stored(VOLUME, 1, [one.peer]), p.stored(VOLUME, 1, [one.peer, one.peer])):
+            with pytest.raises(Gone):
+                await mount.apply(commit(make.inode, chunk))
         for chunk in (
-            p.stored(VOLUME, 1, [one.peer]),
-            p.stored(VOLUME, 1, [one.peer, one.peer]),
             p.stored(VolumeId(8), 1, [one.peer, two.peer]),
             msgspec.structs.replace(genuine, receipts=[genuine.receipts[0], p.receipt(two.peer, VOLUME, bytes(32))]),
         ):
@@ -482,8 +483,9 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         await p.peers(2)
         await mounted(p)
         report = json.loads(status.encode(await p.services.status.report(p.identity())))
-        assert set(report) == {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
-        assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies"}
+        first = {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
+        assert set(report) == first | {"backup", "restored"}
+        assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies", "away"}
         assert set(report["reasons"][0]) == {"code", "message", "severity"}
         assert report["volumes"] == [
             {"id": "0000000000000007", "name": "photos", "owner": "anna", "files": 1, "bytes": 0}

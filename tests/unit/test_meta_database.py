@@ -405,3 +405,27 @@ async def test_telling_that_fails_takes_nobody_along(tmp_path: Path, claim_logs:
     async with open_database(tmp_path / "db") as db:
         await db.write(put("a", 1), committed=fail)
         assert db.read(get("a")) == 1
+
+
+@pytest.mark.parametrize("gone", ["db", "db-wal"])
+async def test_nothing_is_accepted_once_the_file_is_gone(gone: str, tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("has been removed while it was in use", count=1)
+    async with open_database(tmp_path / "db") as db:
+        await db.write(put("a", 1))
+        (tmp_path / gone).unlink()
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="removed or replaced"):
+                await db.write(put("a", 2))
+        with pytest.raises(Unavailable):
+            await db.scan(get("a"))
+        assert (tmp_path / "db").exists() == (gone != "db"), "a question made an empty database"
+
+
+async def test_nothing_is_accepted_once_the_file_is_another(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("has been replaced while it was in use", count=1)
+    async with open_database(tmp_path / "db") as db:
+        await db.write(put("a", 1))
+        (tmp_path / "db").rename(tmp_path / "kept")
+        (tmp_path / "db").touch()
+        with pytest.raises(Unavailable, match="removed or replaced"):
+            await db.write(put("a", 2))
