@@ -243,7 +243,7 @@ class ThreadedDatabase:
         return going
 
     def _require_files(self) -> None:
-        """What was committed is in the files that a restart will find. Raises _DiskFailed."""
+        """What was committed is in the files that a restart will find. Raises DiskFailed."""
         try:
             if _identities(self._path) == self._opened:
                 return
@@ -251,7 +251,7 @@ class ThreadedDatabase:
             _log.error("the database %s has been removed while it was in use: %s", self._path, error.strerror)
         else:
             _log.error("the database %s has been replaced while it was in use", self._path)
-        raise _DiskFailed("the database's files have been removed or replaced: nothing can be kept any more")
+        raise DiskFailed("the database's files have been removed or replaced: nothing can be kept any more")
 
     def _undo(self, group: list[_Write], error: Exception) -> None:
         """Nothing of the group was committed: all of it gets `error`. A failing disk ends writing for good, because
