@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Misuse
 from p2pfs.format.inventory import BUCKETS
 from p2pfs.meta import chunks_index, inventory
