@@ -24,6 +24,7 @@ from p2pfs.net.identity import Credentials, identity_of, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import SessionId, VolumeId
+from p2pfs.wire.backups import Held
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 
@@ -253,3 +254,28 @@ async def test_a_coordinator_that_answers_is_not_replaced(tmp_path: Path) -> Non
         with pytest.raises(Denied, match="still answers"):
             await restore.expect_no_coordinator(addresses)
         await restore.expect_no_coordinator([pool.keepers[0].address])  # a peer is none
+
+
+def holds(keeper: Keeper, *held: Held) -> None:
+    """Let a peer say that it has these too."""
+    truly = keeper.backups._held
+    keeper.backups._held = lambda: [*truly(), *held]  # type: ignore[method-assign]
+
+
+async def test_a_peer_that_damages_the_newest_backup_brings_no_older_one_back(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        older, newer = await filled(pool)
+        liar = pool.keepers[0]
+        damage(liar, newer, 0)
+        found = await pool.find(liar)  # the others are known from the older backup only
+        assert (found.generation, value(found, "step")) == (newer, str(STEPS - 1))
+        assert older < newer
+
+
+async def test_backups_that_were_made_up_do_not_keep_a_restore_busy(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        _, newer = await filled(pool)
+        holds(pool.keepers[0], *(Held(newer + 1 + at, 1 << 40, 1 << 39, 1) for at in range(500)))
+        found = await pool.find()
+        assert (found.generation, value(found, "step")) == (newer, str(STEPS - 1))
+        assert len(pool.said) < 30
