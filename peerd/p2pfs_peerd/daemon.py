@@ -261,7 +261,8 @@ class Peerd:
     async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
-        self._store.limit(answer.capacity)
+        # Never above what the owner offers: what the trash may lose a day is a share of this.
+        self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))
         if answer.revocations is not None:
             if self._revocations.update(answer.revocations):
                 self.server.drop_revoked()

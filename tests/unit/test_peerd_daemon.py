@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from chunk_pool import TokenMaker
@@ -17,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 from wired import everything
 
 from p2pfs.chunks.remote import RemoteStore
-from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, Denied, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -209,6 +210,20 @@ async def test_the_pool_limits_what_a_peer_keeps(tmp_path: Path) -> None:
         run.coordinator.capacity = GIB
         await run.coordinator.beats(2)
         await run.store.put(VOLUME, chunk.id, [chunk.data])
+
+
+async def test_a_coordinator_cannot_widen_what_the_trash_may_lose_a_day(tmp_path: Path) -> None:
+    chunk, more = sealed(1, 70_000), sealed(2, 70_000)
+    room = 160_000  # for two, and a quarter of it is less than one
+    async with running(tmp_path, msgspec.structs.replace(SETTINGS, capacity=room, early_purge=0.25)) as run:
+        run.coordinator.capacity = 1 << 60
+        await run.coordinator.beats(2)
+        for each in (chunk, sealed(3, 70_000)):
+            (receipt,) = await run.store.put(VOLUME, each.id, [each.data])
+            await run.peerd._store.delete(VOLUME, each.id, receipt.put_seq)
+        with pytest.raises(NoSpace):
+            await run.store.put(VOLUME, more.id, [more.data])
+        assert run.peerd._store.usage().purge_bound
 
 
 async def test_a_revoked_node_is_cut_off_with_the_next_heartbeat(tmp_path: Path) -> None:
