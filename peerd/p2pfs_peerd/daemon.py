@@ -16,7 +16,7 @@ import trio
 from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
-from p2pfs.errors import Corrupt, NoSpace, PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, Misuse, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -62,7 +62,9 @@ class Signer:
         self._key: ReceiptKey | None = None
 
     def trust(self, key: bytes) -> None:
-        """Take over the key."""
+        """Take over the key. Raises Misuse: later nobody could say whose fault it is."""
+        if len(key) != 32:
+            raise Misuse("the coordinator's receipt key is none")
         self._key = ReceiptKey(self._record.pool, self._record.peer, key)
 
     def sign(self, volume: VolumeId, chunk: ChunkId, size: int, put_seq: int) -> Receipt:
@@ -266,7 +268,7 @@ class Peerd:
         if answer.revocations is not None:
             if self._revocations.update(answer.revocations):
                 self.server.drop_revoked()
-            self._unsaved = answer.revocations
+            self._unsaved = self._revocations.listed()
         elif not self._app.is_open:
             self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
         self._app.is_open = True

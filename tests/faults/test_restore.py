@@ -14,6 +14,7 @@ from p2pfs.coordinator.backup.restore import Restore
 from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.init import initialise
+from p2pfs.coordinator.membership import all_revoked
 from p2pfs.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, UserError
 from p2pfs.format.kits import Kit
 from p2pfs.meta import members, sessions, volumes
@@ -232,6 +233,8 @@ async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tm
                 database.read(lambda connection: sessions.session(connection, SessionId(session)))
             _, serials = database.read(members.revoked)
             assert set(serials) == {one.serial for one in old}
+            # Peers that know of any number of revocations that the backup does not know of must hear of these.
+            assert database.read(all_revoked).version > 1_000_000
         finally:
             database.close()
         with pytest.raises(UserError) as caught:

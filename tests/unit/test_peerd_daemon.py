@@ -1,5 +1,6 @@
 """A whole peer daemon in this process, with a coordinator that only hears heartbeats."""
 
+import math
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -51,6 +52,7 @@ class Coordinator:
     maker: TokenMaker
     heartbeats: list[Heartbeat] = field(default_factory=list)
     capacity: int = GIB
+    receipt_key: bytes = bytes(32)
     revocations: Revocations | None = None
     refuse: PoolError | None = None
     is_dialable: bool = True
@@ -65,7 +67,14 @@ class Coordinator:
         if self.refuse is not None:
             raise self.refuse
         answer = HeartbeatAnswer(
-            1, 1, bytes(32), self.maker.public, self.capacity, 0.05, self.revocations, is_dialable=self.is_dialable
+            1,
+            1,
+            self.receipt_key,
+            self.maker.public,
+            self.capacity,
+            0.05,
+            self.revocations,
+            is_dialable=self.is_dialable,
         )
         return Response.of(answer)
 
@@ -251,6 +260,15 @@ async def test_without_keys_it_serves_but_stores_nothing(tmp_path: Path, claim_l
         await run.store.put(VOLUME, chunk.id, [chunk.data])
 
 
+async def test_a_receipt_key_that_is_none_ends_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("does not take this peer's heartbeat: the coordinator's receipt key is none", count=1)
+    async with running(tmp_path) as run:
+        run.coordinator.receipt_key = b"short"
+        await run.coordinator.beats(2)
+        (receipt,) = await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])  # signed with the last one that was good
+        assert receipt.peer == 1
+
+
 async def test_a_capacity_that_is_set_is_what_is_offered(tmp_path: Path) -> None:
     async with running(tmp_path, Settings(listen="127.0.0.1:0", heartbeat=0.05, capacity=5000, reserve=0)) as run:
         assert run.coordinator.heartbeats[-1].capacity == 5000
@@ -293,7 +311,7 @@ def test_the_answer_of_a_coordinator_is_bounded() -> None:
     """A silly interval neither floods the coordinator nor silences the peer."""
     from p2pfs_peerd.heartbeat import bounded
 
-    assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9)] == [0.05, 0.05, 5.0, 300.0]
+    assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9, math.nan)] == [0.05, 0.05, 5.0, 300.0, 0.05]
 
 
 async def test_a_peer_that_starts_again_remembers_who_was_revoked(tmp_path: Path, claim_logs: Claims) -> None:

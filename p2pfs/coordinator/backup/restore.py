@@ -181,13 +181,13 @@ class Restore:
         return newest == found.generation and most <= found.number
 
     def _having(self, generation: int, number: int) -> list[Source]:
-        """Who says it has this part, the quickest first."""
+        """Who says it has this part; last who made others up, or kept us waiting for seconds."""
         having = (
             source
             for source in self._sources.values()
             if generation in source.held and source.held[generation].parts > number
         )
-        return sorted(having, key=lambda source: (source.lies, source.took_s))
+        return sorted(having, key=lambda source: (source.lies, int(source.took_s)))
 
     async def _take(self, generation: int) -> Found | None:
         """Fetch and rebuild what can be had of a generation; None when it cannot be restored."""
