@@ -3,9 +3,11 @@
 Pooling and retrying are the client's (`net.client`). It sets no deadlines but the one for dialling.
 """
 
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -173,8 +175,29 @@ _RELAY_FACTOR = 3
 """To be relayed takes a connection to the coordinator first, and the peer's end of it."""
 
 
+_NAMES_AT_ONCE = 16
+_asks_for_names: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("asks for names", default=False)
+
+
+class _Names(trio.abc.HostnameResolver):
+    """Asks for names in threads of its own: whoever tells addresses may run a name server that does not answer, and a
+    thread that waits for it cannot be ended."""
+
+    def __init__(self) -> None:
+        self._threads = trio.CapacityLimiter(_NAMES_AT_ONCE)
+
+    async def getaddrinfo(self, *args: Any) -> Any:  # noqa: ANN401 - as socket.getaddrinfo
+        return await trio.to_thread.run_sync(socket.getaddrinfo, *args, abandon_on_cancel=True, limiter=self._threads)
+
+    async def getnameinfo(self, *args: Any) -> Any:  # noqa: ANN401 - as socket.getnameinfo
+        return await trio.to_thread.run_sync(socket.getnameinfo, *args, abandon_on_cancel=True, limiter=self._threads)
+
+
 async def connect_by_tcp(host: str, port: int) -> trio.abc.Stream:
     """The network as it is."""
+    if not _asks_for_names.get():
+        trio.socket.set_custom_hostname_resolver(_Names())
+        _asks_for_names.set(True)
     return await trio.open_tcp_stream(host, port)
 
 

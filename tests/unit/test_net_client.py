@@ -1,7 +1,10 @@
 """The client's own behaviour: whom it accepts, what it retries, what it keeps, how it ends; httpx and joining."""
 
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +16,7 @@ from wired import HANDLERS, client_of, connector, memory_server, serving
 from p2pfs import errors
 from p2pfs.net.addresses import bound_addresses, format_address, open_listeners, parse_address
 from p2pfs.net.client import Client, Endpoint, joining_client
+from p2pfs.net.dialled import connect_by_tcp
 from p2pfs.net.identity import Revocations, load_credentials
 from p2pfs.net.server import Request, Response
 from p2pfs.net.tls import TlsStream
@@ -450,3 +454,25 @@ async def test_a_port_in_use_or_an_address_of_elsewhere_is_a_users_mistake() -> 
         await open_listeners("192.0.2.1:0")
     for listener in listeners:
         await listener.aclose()
+
+
+async def test_names_that_nobody_answers_for_keep_no_threads_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, real = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *rest: Any) -> Any:  # noqa: ANN401
+        if isinstance(host, bytes):  # not what trio tries first, in case it is written in digits
+            answers.wait(30)
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return real(host, *rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(connect_by_tcp, f"h{number}.evil.example", 1)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(5):
+                assert await trio.to_thread.run_sync(lambda: 1) == 1
+            nursery.cancel_scope.cancel()
+    finally:
+        answers.set()
