@@ -483,7 +483,7 @@ def test_coordinator_bit_flips(matrix: Matrix) -> None:
             matrix.pool.kill(COORDINATOR)
         writer.process.kill()
         shutil.copytree(directory, directory.with_name("kept"))
-        for _ in range(32):
+        for _ in range(300):
             flip(directory / "meta.sqlite", chance, start=PAGE)
         matrix.pool.kill("mount")
         matrix.pool.clear_dead_mount()
