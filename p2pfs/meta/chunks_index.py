@@ -101,9 +101,13 @@ def _require(connection: sqlite3.Connection, number: int, wanted_min: int) -> No
 
 
 def _copies(connection: sqlite3.Connection, number: int) -> int:
-    return int(
-        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}", (number,)).fetchone()[0]
-    )
+    """Copies on peers that stay: what is named from now on must not depend on one that is about to be let go."""
+    row = connection.execute(
+        "SELECT count(*) FROM replica r JOIN peer p ON p.number = r.peer"
+        f" WHERE r.chunk = ? AND NOT p.leaving AND p.state NOT IN ({_GONE_SQL})",
+        (number,),
+    ).fetchone()
+    return int(row[0])
 
 
 # ---- replicas -------------------------------------------------------------------------------------------------------

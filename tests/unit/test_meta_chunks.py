@@ -291,3 +291,12 @@ async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: 
         await hand.commit(inode, 1, extents=[extent(0, 2, 2)], chunks=[new_chunk(2, 1, 2)])
     await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 3)])
     assert sorted((await hand.namespace.locate([chunk_id(1)]))[0].holders) == [1, 3]
+
+
+async def test_copies_on_a_peer_that_leaves_do_not_count_for_commits(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    database.write_now(lambda c: members.set_leaving(c, PeerNumber(2), leaving=True))
+    with pytest.raises(Gone, match="on 1 peers"):
+        await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 1, 2: 1, 3: 1}
