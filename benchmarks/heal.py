@@ -7,8 +7,8 @@ A demo pool of five peers holds N GiB, both copies of everything included. Then,
 
 idle    what the coordinator and the peers use of a processor while nothing is to be done
 kill    SIGKILL of one peer for good, until every chunk has all its copies again on the others
-drain   `peer drain` of another one, until it is let go. Meanwhile chunks are counted by the coordinator (`status`), and a
-        sample of them as files on the peers' disks without asking anybody: none may ever have fewer copies than wanted
+drain   `peer drain` of another one, until it is let go. Meanwhile copies are counted by the coordinator (`status`), and
+        for a sample of chunks as files on the peers' disks, without asking anybody: never one fewer than wanted
 read    everything, through a mount with empty caches, compared by hash
 
 One line each, and the same as JSON in DIRECTORY/heal.json. Exit status 1 when anything was short or wrong.
@@ -161,7 +161,8 @@ def idle(pool: HealPool) -> dict[str, Any]:
     before = pool.cpu_s()
     time.sleep(IDLE_S)  # what is measured is that nothing happens
     used = {part: 100 * (after - before[part]) / IDLE_S for part, after in pool.cpu_s().items()}
-    return {"coordinator_percent": used["coordinator"], "peer_percent": max(used[part] for part in pool.parts)}
+    peers = [percent for part, percent in used.items() if part in pool.parts]
+    return {"coordinator_percent": used["coordinator"], "peer_percent": max(peers)}
 
 
 def kill(pool: HealPool, victim: str) -> dict[str, Any]:

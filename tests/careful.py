@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from coordination import Pool, volume_message
 
-from p2pfs.coordinator.audits import Audits
-from p2pfs.coordinator.care import Care
-from p2pfs.coordinator.leaving import Leaving
-from p2pfs.coordinator.purge import Purge
+from p2pfs.coordinator.upkeep.audits import Audits
+from p2pfs.coordinator.upkeep.care import Care
+from p2pfs.coordinator.upkeep.leaving import Leaving
+from p2pfs.coordinator.upkeep.purge import Purge
 from p2pfs.format import chunk as chunks
 from p2pfs.format import inventory
 from p2pfs.meta import chunks_index, void_copies

@@ -13,9 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pfs.coordinator.backups import Backups, indexed
-from p2pfs.coordinator.jobs import Jobs
-from p2pfs.coordinator.pool_clock import PoolClock
+from p2pfs.coordinator.backup.state import Backups, indexed
 from p2pfs.coordinator.report import (
     ChunksReport,
     CoordinatorReport,
@@ -29,6 +27,8 @@ from p2pfs.coordinator.report import (
 )
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.meta import chunks_index, members, sessions, settings, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity

@@ -3,6 +3,7 @@
 `Space` is what the writer asks; `ReservedSpace` keeps tokens from the coordinator and hands them to the peers' stores.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -20,6 +21,9 @@ SETTLING_S: Final = 7.0
 """A heartbeat and a little: how long a pool that looks full is asked again before a writer is told."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
+
+MISSED_S: Final = 5.0
+"""A peer that a chunk belongs on but that promised nothing may have room by now, or be new: ask again after so long."""
 
 Reserver = Callable[[int, list[int]], Awaitable[list[Token]]]
 """(room_bytes, returned token ids) → one token for each peer with room. Raises NoSpace, CoordinatorAway."""
@@ -67,6 +71,8 @@ class ReservedSpace:
         self._left: dict[PeerNumber, int] = {}
         self._promised = 0
         self._room = FIRST_ROOM
+        self._missed = False  # a token of a peer that gave none
+        self._renewed_s = -math.inf
         self._lock = trio.Lock()
 
     def _covered(self) -> int:
@@ -98,9 +104,9 @@ class ReservedSpace:
                     raise
 
     def _is_short(self, size: int) -> bool:
-        """Whether some peer's token is nearly used up or `size` is not covered. One peer is enough: when others are
-        away, the copies must go to just that one."""
-        if self._covered() < _sealed(size):
+        """Whether some peer's token is nearly used up or lacking, or `size` is not covered. One peer is enough: when
+        others are away, the copies must go to just that one."""
+        if self._covered() < _sealed(size) or (self._missed and self._now_s() >= self._renewed_s + MISSED_S):
             return True
         return any(left < min(LOW_ROOM, self._tokens[peer].room_bytes // 4) for peer, left in self._left.items())
 
@@ -113,6 +119,7 @@ class ReservedSpace:
         # what this mount stored counts twice, as stored and as promised, until the peers' next heartbeats
         spent = any(left < self._tokens[peer].room_bytes for peer, left in self._left.items())
         until = trio.current_time() + (SETTLING_S if spent else 0.0)
+        self._missed, self._renewed_s = False, self._now_s()
         while True:
             try:
                 tokens = await self._reserve(room, returned)
@@ -132,6 +139,7 @@ class ReservedSpace:
     def token(self, peer: PeerNumber, size: int) -> Token | None:
         """A token of that peer with room for `size` bytes, now counted as used; None: treat the peer as full."""
         token = self._tokens.get(peer)
+        self._missed = self._missed or token is None
         if token is None or self._left[peer] < size or token.expires_s <= self._now_s():
             return None
         self._left[peer] -= size

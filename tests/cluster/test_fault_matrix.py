@@ -72,6 +72,8 @@ SETTINGS = {
 DISKS = {SMALL: "peer-3/chunks", "coordinator": "coordinator", "mount": "mount/cache"}
 """What of each part is on a file system of its own, so that it can be full."""
 GROUPS = (VICTIM, "coordinator", "mount")
+PAGE = 4096
+"""Of the database; the first says what tables there are, and damage there keeps the coordinator from starting."""
 WITHIN_S = 60.0
 _UNTIL_S = 0.05
 PAUSE_S = 0.25
@@ -481,9 +483,8 @@ def test_coordinator_bit_flips(matrix: Matrix) -> None:
             matrix.pool.kill(COORDINATOR)
         writer.process.kill()
         shutil.copytree(directory, directory.with_name("kept"))
-        size = (directory / "meta.sqlite").stat().st_size
-        for _ in range(size // 2048):  # two in each page
-            flip(directory / "meta.sqlite", chance, start=100)
+        for _ in range(32):
+            flip(directory / "meta.sqlite", chance, start=PAGE)
         matrix.pool.kill("mount")
         matrix.pool.clear_dead_mount()
         matrix.pool.empty_caches()
@@ -494,6 +495,7 @@ def test_coordinator_bit_flips(matrix: Matrix) -> None:
             assert not [line for line in wrong if " is not " in line], "wrong bytes"
             matrix.pool.kill("mount")
             matrix.pool.clear_dead_mount()
+        with contextlib.suppress(OSError):
             matrix.pool.kill(COORDINATOR)
         flip_all(directory / "meta.sqlite", 16)  # the words that make it a database
         refusal = matrix.pool.p2pfs("demo", "start", "--root", str(matrix.pool.root), expect=None)

@@ -10,10 +10,10 @@ from careful import SIZE, VOLUME, careful
 from coordination import pool
 from plugins.checklogs import Claims
 
-from p2pfs.coordinator import audits as audits_module
-from p2pfs.coordinator import backlog as backlog_module
-from p2pfs.coordinator.care import SURVEY_EVERY_S
-from p2pfs.coordinator.jobs import Jobs
+from p2pfs.coordinator.upkeep import audits as audits_module
+from p2pfs.coordinator.upkeep import backlog as backlog_module
+from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
+from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import FakeClock
@@ -269,7 +269,7 @@ async def test_a_pool_that_always_changes_is_still_gone_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever makes the pool change at each heartbeat must not keep the survey at the beginning of the index."""
-    monkeypatch.setattr("p2pfs.coordinator.care.SLICE", 2)
+    monkeypatch.setattr("p2pfs.coordinator.upkeep.care.SLICE", 2)
     async with pool(tmp_path) as p:
         c = await careful(p, 4)
         await c.settle()

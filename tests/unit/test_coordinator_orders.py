@@ -9,7 +9,7 @@ from careful import VOLUME, careful, chunk_id
 from coordination import pool
 from plugins.checklogs import Claims
 
-from p2pfs.coordinator.orders import LONGEST_S, MOST_IN_HAND
+from p2pfs.coordinator.upkeep.orders import LONGEST_S, MOST_IN_HAND
 from p2pfs.errors import Misuse, Unavailable
 from p2pfs.format import inventory as format_inventory
 from p2pfs.meta import chunks_index, inventory, void_copies

@@ -5,7 +5,7 @@ import trio
 
 from p2pfs.errors import CoordinatorAway, NoSpace
 from p2pfs.types import MIB, PeerNumber
-from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, ReservedSpace
+from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, ReservedSpace
 from p2pfs.wire.chunks import Token
 
 pytestmark = pytest.mark.l0
@@ -112,3 +112,19 @@ async def test_a_pool_without_room_is_no_space_at_once() -> None:
         await space.promise(MIB)
     with pytest.raises(NoSpace):
         await space.cover(MIB)
+
+
+async def test_a_peer_that_is_new_or_has_room_again_is_soon_used() -> None:
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    space = coordinator.space()
+    await space.promise(MIB)
+    assert space.token(THREE, MIB) is None
+    coordinator.rooms[THREE] = 1 << 40
+    await space.cover(MIB)
+    assert len(coordinator.asked) == 1, "a full peer must not make every chunk wait for the coordinator"
+    coordinator.now_s += MISSED_S
+    await space.cover(MIB)
+    assert space.token(THREE, MIB) is not None
+    coordinator.now_s += MISSED_S
+    await space.cover(MIB)
+    assert len(coordinator.asked) == 2, "nobody is missed any more"

@@ -21,15 +21,15 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.audits import Audits
-from p2pfs.coordinator.backlog import Backlog, Task
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Job, Jobs
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.audits import Audits
+from p2pfs.coordinator.upkeep.backlog import Backlog, Task
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Job, Jobs
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database

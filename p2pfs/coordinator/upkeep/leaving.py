@@ -13,11 +13,11 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Job, Jobs
 from p2pfs.coordinator.liveness import state_after
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.errors import Denied, Invalid, NotFound
 from p2pfs.meta import chunks_index, members, plans, void_copies, volumes
 from p2pfs.meta.database import Database
