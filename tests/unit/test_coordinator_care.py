@@ -13,7 +13,11 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
-from p2pfs.types import PeerState
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.placement.care import Urgency
+from p2pfs.runtime.clocks import FakeClock
+from p2pfs.types import PeerNumber, PeerState
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.orders import Audit, Failed, Order, Result, Stored, Transfer
 
@@ -433,3 +437,13 @@ async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
         await c.settle()
         assert c.having(chunk) == c.holders(chunk)
         assert len(c.having(chunk)) == 2
+
+
+async def test_moves_leave_room_for_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "MOST", 5)
+    clock, target = FakeClock(), PeerNumber(2)
+    backlog = backlog_module.Backlog(Jobs(InlineDatabase(), clock), clock, str)
+    moves = [backlog_module.Task(number, SIZE, target, Urgency.REBALANCE, 3) for number in range(9)]
+    for task in [*moves, backlog_module.Task(99, SIZE, target, Urgency.REPAIR, 1)]:
+        backlog.add(task)
+    assert [task.number for task in backlog.take(target, 2, moves=1)] == [99, 0]
