@@ -16,7 +16,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration
 
 if TYPE_CHECKING:
-    from p2pfs.coordinator.restore import Found
+    from p2pfs.coordinator.backup.restore import Found
     from p2pfs.format.kits import Kit
     from p2pfs.runtime.home import NodeRecord
 
@@ -45,7 +45,7 @@ def restore(kit: str | None, peers: tuple[str, ...], overrides: dict[str, str], 
     home.require_vacant()
     opened = read_kit(kit)
     was_there = home.path.exists()
-    from p2pfs.coordinator.restored_home import discard
+    from p2pfs.coordinator.backup.restored_home import discard
 
     try:
         home.prepare()
@@ -58,7 +58,7 @@ def restore(kit: str | None, peers: tuple[str, ...], overrides: dict[str, str], 
 
 
 def _restore(home: NodeHome, kit: "Kit", peers: tuple[str, ...], overrides: dict[str, str], yes: bool) -> int:
-    from p2pfs.coordinator import restored_home
+    from p2pfs.coordinator.backup import restored_home
 
     directory = home.path / "restore"
     directory.mkdir(mode=0o700, exist_ok=True)
@@ -85,8 +85,8 @@ def _restore(home: NodeHome, kit: "Kit", peers: tuple[str, ...], overrides: dict
 def _find(kit: "Kit", directory: Path, peers: tuple[str, ...]) -> "Found":
     import trio
 
-    from p2pfs.coordinator.restore import Restore
-    from p2pfs.coordinator.restored_home import record_of
+    from p2pfs.coordinator.backup.restore import Restore
+    from p2pfs.coordinator.backup.restored_home import record_of
     from p2pfs.runtime.clocks import SystemClock
 
     def say(text: str) -> None:
@@ -161,7 +161,7 @@ def kit(kit_file: Path | None, yes: bool, home: NodeHome) -> int:
     handing.require_new()
     if not yes and not click.confirm("Backups made from now on open with the new kit only. Go on?"):
         return exitcodes.FAILED
-    from p2pfs.coordinator.renewed_kit import renew_kit
+    from p2pfs.coordinator.backup.renewed_kit import renew_kit
 
     try:
         with home.lock("coordinator"):

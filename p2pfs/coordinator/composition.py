@@ -8,34 +8,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from p2pfs.coordinator.audits import Audits
 from p2pfs.coordinator.authority import Authority
-from p2pfs.coordinator.backups import Backups
-from p2pfs.coordinator.care import Care
-from p2pfs.coordinator.deletions import Deletions
+from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
-from p2pfs.coordinator.inventory import Inventory
-from p2pfs.coordinator.jobs import Jobs
-from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.ledger import Ledger, Promise
 from p2pfs.coordinator.liveness import Patience
 from p2pfs.coordinator.membership import Membership, all_revoked
-from p2pfs.coordinator.noticed import Noticed
-from p2pfs.coordinator.orders import OrderBook
-from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
-from p2pfs.coordinator.purge import Purge
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Roster
-from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.coordinator.upkeep.audits import Audits
+from p2pfs.coordinator.upkeep.care import Care
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.inventory import Inventory
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.leaving import Leaving
+from p2pfs.coordinator.upkeep.noticed import Noticed
+from p2pfs.coordinator.upkeep.orders import OrderBook
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
+from p2pfs.coordinator.upkeep.purge import Purge
+from p2pfs.coordinator.upkeep.scrubs import Scrubs
 from p2pfs.coordinator.volumes import Volumes
 from p2pfs.meta import jobs as job_rows
 from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
@@ -121,7 +121,13 @@ async def compose(
     noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
-    deletions = Deletions(database, clock, database.read(void_copies.peers_pending))
+    deletions = Deletions(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        waiting=database.read(void_copies.peers_pending),
+        clock=clock,
+    )
     audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)
     leaving = Leaving(
         database=database, roster=roster, reservations=promised, deletions=deletions, jobs=jobs, clock=clock
@@ -214,6 +220,7 @@ async def compose(
             reservations=promised,
             copies=copies,
             jobs=jobs,
+            inventory=inventory,
             pool_clock=pool_clock,
             addresses=addresses,
             clock=clock,

@@ -15,16 +15,16 @@ import msgspec
 import trio
 
 from p2pfs import exitcodes
-from p2pfs.coordinator.backup import Backup
-from p2pfs.coordinator.backup_chain import Sealing
-from p2pfs.coordinator.backup_peers import BackupPeers
+from p2pfs.coordinator.backup.chain import Sealing
+from p2pfs.coordinator.backup.peers import BackupPeers
+from p2pfs.coordinator.backup.recovery import signing_key
+from p2pfs.coordinator.backup.worker import Backup
 from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
-from p2pfs.coordinator.recovery import signing_key
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError

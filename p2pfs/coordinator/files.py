@@ -9,7 +9,7 @@ from typing import Final
 
 from p2pfs import exitcodes
 from p2pfs.coordinator.authority import Authority
-from p2pfs.coordinator.recovery import Recovery
+from p2pfs.coordinator.backup.recovery import Recovery
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.errors import Corrupt, UserError
 from p2pfs.runtime.files import sync_directory, write_durably

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator import status
-from p2pfs.coordinator.backups import Backups
+from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.dialability import Dialability
-from p2pfs.coordinator.jobs import Jobs
-from p2pfs.coordinator.leaving import Leaving
 from p2pfs.coordinator.membership import Membership
-from p2pfs.coordinator.orders import OrderBook
-from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.leaving import Leaving
+from p2pfs.coordinator.upkeep.orders import OrderBook
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.volumes import Volumes, parse_volume
 from p2pfs.errors import NotFound
 from p2pfs.net.identity import Identity

@@ -19,9 +19,9 @@ from typing import Final
 from p2pfs import exitcodes
 from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import Authority, key_pem, new_key, to_pem
+from p2pfs.coordinator.backup.recovery import Recovery, make_kit
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.invites import parse_name, parse_zone
-from p2pfs.coordinator.recovery import Recovery, make_kit
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.errors import Invalid, Unavailable, UserError
 from p2pfs.format.kits import Kit

@@ -16,12 +16,12 @@ import trio
 
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
-from p2pfs.coordinator.noticed import Noticed
-from p2pfs.coordinator.orders import OrderBook
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
-from p2pfs.coordinator.scrubs import Scrubs
 from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.coordinator.upkeep.noticed import Noticed
+from p2pfs.coordinator.upkeep.orders import OrderBook
+from p2pfs.coordinator.upkeep.scrubs import Scrubs
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
 from p2pfs.meta import chunks_index, members
 from p2pfs.meta.database import Database

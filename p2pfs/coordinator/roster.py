@@ -196,8 +196,8 @@ class Roster:
         peer.heard_s = now_s
         if before is not PeerState.LEFT:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
-        if before is PeerState.AWAY:
-            peer.away_until_s = 0.0
+        if before is PeerState.AWAY or (peer.run and heartbeat.run != peer.run):
+            peer.away_until_s = 0.0  # it was silent, or started anew so soon that nobody noticed: it is back
         peer.has_appeared = peer.has_appeared or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks

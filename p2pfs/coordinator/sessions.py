@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Denied, Misuse
 from p2pfs.meta import engine, open_inodes, reaper
 from p2pfs.meta import sessions as rows

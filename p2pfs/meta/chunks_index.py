@@ -17,7 +17,6 @@ from typing import Final
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import void_copies
 from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
-from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
 WHOLE_COPIES: Final = 1
@@ -51,8 +50,8 @@ def refer(
     `new` carries verified receipts; without it the chunk must be known.
 
     Raises:
-        Gone: It is not stored (any more): put it again.
-        Misuse: It is of another size, or on fewer than `wanted_min` peers.
+        Gone: It is not stored (any more), or on fewer than `wanted_min` peers: put it again.
+        Misuse: It is of another size.
     """
     row = connection.execute(
         "SELECT number, size, refs FROM chunk WHERE volume = ? AND id = ?", (volume, chunk)
@@ -67,7 +66,7 @@ def refer(
             raise Misuse(f"the chunk has {size} bytes, not {new.size}")
         _add_replicas(connection, number, volume, new=new)
     if new is not None or refs == 0:  # content already committed needs no new proof
-        _require(connection, number, volume, new=new, wanted_min=wanted_min)
+        _require(connection, number, wanted_min)
     connection.execute("UPDATE chunk SET refs = refs + ?, doomed_s = NULL WHERE number = ?", (times, number))
     return int(number)
 
@@ -89,37 +88,26 @@ def _add(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, ref
     )
     number = cursor.lastrowid or 0
     _add_replicas(connection, number, volume, new=new)
-    _require(connection, number, volume, new=new, wanted_min=wanted_min)
+    _require(connection, number, wanted_min)
     return number
 
 
-def _require(
-    connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk | None, wanted_min: int
-) -> None:
-    """Enough copies for a commit to name the chunk. Raises Gone when some were deleted since, Misuse."""
+def _require(connection: sqlite3.Connection, number: int, wanted_min: int) -> None:
+    """Enough copies for a commit to name the chunk. Raises Gone: its receipts may be of copies that were deleted, or of
+    peers that left, or the mount's map of the pool was old."""
     copies = _copies(connection, number)
-    if copies >= wanted_min:
-        return
-    if new is None or any(_is_void(connection, volume, new.chunk, receipt) for receipt in new.receipts):
-        raise Gone("too few copies of the chunk are left: store it again")
-    raise Misuse(f"a chunk is on {copies} peers, {wanted_min} are needed")
-
-
-def _is_void(connection: sqlite3.Connection, volume: VolumeId, chunk: bytes, receipt: Receipt) -> bool:
-    """Whether the copy that a receipt proved is known to be gone."""
-    return (
-        connection.execute(
-            "SELECT 1 FROM void_copy WHERE peer = ? AND volume = ? AND id = ? AND put_seq >= ?",
-            (receipt.peer, volume, chunk, receipt.put_seq),
-        ).fetchone()
-        is not None
-    )
+    if copies < wanted_min:
+        raise Gone(f"the chunk is on {copies} peers, {wanted_min} are needed: store it again")
 
 
 def _copies(connection: sqlite3.Connection, number: int) -> int:
-    return int(
-        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}", (number,)).fetchone()[0]
-    )
+    """Copies on peers that stay: what is named from now on must not depend on one that is about to be let go."""
+    row = connection.execute(
+        "SELECT count(*) FROM replica r JOIN peer p ON p.number = r.peer"
+        f" WHERE r.chunk = ? AND NOT p.leaving AND p.state NOT IN ({_GONE_SQL})",
+        (number,),
+    ).fetchone()
+    return int(row[0])
 
 
 # ---- replicas -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """What the index says a peer holds, summed up and compared with what the peer lists. Inside the caller's transaction;
-called by `p2pfs.coordinator.inventory`.
+called by `p2pfs.coordinator.upkeep.inventory`.
 """
 
 import sqlite3

@@ -1,4 +1,4 @@
-"""Rows of jobs: what background work there was and is. Inside the caller's transaction; called by coordinator.jobs."""
+"""Rows of jobs: what background work there was and is. Inside the transaction of coordinator.upkeep.jobs."""
 
 import sqlite3
 from collections.abc import Iterable

@@ -280,7 +280,7 @@ class MemoryRules(MemoryState):
             if chunk in fresh:
                 self._add_holders(batch, fresh[chunk])
                 if len(self._chunks[chunk].holders) < self.wanted_min:
-                    raise Misuse("too few peers hold the chunk")
+                    raise Gone("too few peers hold the chunk")
             elif chunk not in self._chunks:
                 raise Gone("the chunk is not stored")
 

@@ -109,6 +109,22 @@ def take_off(
     return True
 
 
+def revive(connection: sqlite3.Connection, peer: PeerNumber, *, volume: VolumeId, chunk: ChunkId, put_seq: int) -> bool:
+    """Count a copy again, unproved, that the peer has not been told to delete yet. False when it is not to be deleted
+    any more, or the chunk is not there."""
+    gone = connection.execute(
+        "DELETE FROM void_copy WHERE peer = ?1 AND volume = ?2 AND id = ?3 AND put_seq = ?4 AND pending"
+        " AND EXISTS (SELECT 1 FROM chunk WHERE volume = ?2 AND id = ?3)",
+        (peer, volume, chunk, put_seq),
+    )
+    connection.execute(
+        "INSERT INTO replica (chunk, part, peer, put_seq, proved) SELECT number, 0, ?1, ?4, -1 FROM chunk"
+        " WHERE ?5 AND volume = ?2 AND id = ?3 ON CONFLICT (chunk, part, peer) DO NOTHING",
+        (peer, volume, chunk, put_seq, gone.rowcount),
+    )
+    return bool(gone.rowcount)
+
+
 def _gathered(rows: Iterable[tuple[int, int, bytes, int, int | None, int, int]]) -> list[Surveyed]:
     """Rows of one chunk each copy → chunks."""
     found: list[Surveyed] = []

@@ -6,7 +6,7 @@ still carry it. Inside the caller's transaction; called by `chunks_index`, `surv
 
 import math
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 
@@ -30,11 +30,43 @@ def add(
     )
 
 
-def pending(connection: sqlite3.Connection, peer: PeerNumber, *, limit: int) -> list[tuple[VolumeId, ChunkId, int]]:
-    """(volume, chunk, put_seq) of copies the peer must delete."""
+def pending(
+    connection: sqlite3.Connection, peer: PeerNumber, *, limit: int, readable: Collection[PeerNumber], wanted: int
+) -> list[tuple[VolumeId, ChunkId, int]]:
+    """(volume, chunk, put_seq) of copies the peer must delete, but not of chunks that are named and by now have fewer
+    than `wanted` copies on `readable` peers: others were lost since the copy was taken off the index."""
     return connection.execute(
-        "SELECT volume, id, put_seq FROM void_copy WHERE peer = ? AND pending LIMIT ?", (peer, limit)
+        "SELECT v.volume, v.id, v.put_seq FROM void_copy v LEFT JOIN chunk c ON c.volume = v.volume AND c.id = v.id"
+        " WHERE v.peer = ? AND v.pending AND (c.number IS NULL OR c.refs = 0 OR (SELECT count(*) FROM replica r"
+        f" WHERE r.chunk = c.number AND r.peer IN ({_listed(readable)})) >= ?) LIMIT ?",
+        (peer, wanted, limit),
     ).fetchall()
+
+
+def pending_of(
+    connection: sqlite3.Connection, chunks: Iterable[tuple[VolumeId, ChunkId]], *, peers: Collection[PeerNumber]
+) -> list[tuple[PeerNumber, VolumeId, ChunkId, int]]:
+    """(peer, volume, chunk, put_seq) of copies of these chunks that `peers` have yet to delete."""
+    found = []
+    for volume, chunk in chunks:
+        rows = connection.execute(
+            "SELECT peer, volume, id, put_seq FROM void_copy"
+            f" WHERE peer IN ({_listed(peers)}) AND volume = ? AND id = ? AND pending",
+            (volume, chunk),
+        )
+        found += rows.fetchall()
+    return found
+
+
+def count_pending(connection: sqlite3.Connection, peer: PeerNumber) -> int:
+    """How many copies the peer must delete."""
+    row = connection.execute("SELECT count(*) FROM void_copy WHERE peer = ? AND pending", (peer,)).fetchone()
+    return int(row[0])
+
+
+def _listed(peers: Collection[PeerNumber]) -> str:
+    """An SQL list; numbers only, so nothing to quote."""
+    return ",".join(str(int(peer)) for peer in sorted(peers))
 
 
 def count(connection: sqlite3.Connection, peer: PeerNumber, *, most: int) -> int:
@@ -70,10 +102,9 @@ def forget(connection: sqlite3.Connection, *, before_s: float, limit: int = 1000
 
 def forget_peers(connection: sqlite3.Connection, peers: Collection[PeerNumber], *, limit: int = 1000) -> int:
     """Drop rows of peers that are gone for good; how many."""
-    numbers = ",".join(str(int(peer)) for peer in peers)
     return connection.execute(
         "DELETE FROM void_copy WHERE (peer, volume, id) IN"
-        f" (SELECT peer, volume, id FROM void_copy WHERE peer IN ({numbers}) LIMIT ?)",
+        f" (SELECT peer, volume, id FROM void_copy WHERE peer IN ({_listed(peers)}) LIMIT ?)",
         (limit,),
     ).rowcount
 

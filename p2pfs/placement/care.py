@@ -10,7 +10,7 @@ The rules, in this order (P5: copy, verify, commit the location, and only later 
    to exist since their peers last appeared; those that have not are audited first.
 4. As many as wanted, but elsewhere than rendezvous hashing has them → copy it where it belongs; rule 3 does the rest.
 
-Called by `p2pfs.coordinator.care`, by plans and by simulations.
+Called by `p2pfs.coordinator.upkeep.care`, by plans and by simulations.
 """
 
 import enum

@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
     repair_rate: Rate = 64 * MIB  # bytes a second this peer copies from others at most; None: as fast as it can
+    away_for: Duration = 8 * 3600.0  # said when the machine sleeps or shuts down; 0: nothing is said
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day
     relay: RelayMode = "auto"  # be reached through the coordinator; auto: when it finds that nobody can dial this peer

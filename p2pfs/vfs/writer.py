@@ -148,6 +148,7 @@ class Writer:
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
         """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""
         pause = 0.5
+        gone_until = math.inf  # from when on receipts that prove nothing any more are the program's trouble too
         while freeze in inode.frozen:
             try:
                 await self._upload(inode, freeze)
@@ -163,7 +164,10 @@ class Writer:
                 log.info("inode %d: storing is delayed: %s", inode.id, error)
                 if isinstance(error, Gone | Misuse):  # the receipts are void: put the chunks again
                     self._unsaved.forget_uploads(freeze)
-                if not (self._limits.hard and isinstance(error, Unavailable)):
+                    gone_until = min(gone_until, trio.current_time() + self._limits.io_timeout_s)
+                if isinstance(error, Gone) and trio.current_time() < gone_until:
+                    pass  # a peer left, or a chunk was purged, between its storing and now
+                elif not (self._limits.hard and isinstance(error, Unavailable)):
                     inode.fail(error)
             except Exception:  # a bug met by one file must not cost the unsaved bytes of all others
                 log.exception("inode %d: storing failed unexpectedly", inode.id)

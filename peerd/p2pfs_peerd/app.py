@@ -11,7 +11,7 @@ from typing import Final
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.protocol import Blocks
-from p2pfs.errors import Invalid, Misuse, NotFound, Unavailable
+from p2pfs.errors import Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.types import KIB, SEALED_CHUNK_BYTES, ChunkId, VolumeId
@@ -38,6 +38,8 @@ class PeerApp:
         self._turns = Turns()
         self.is_open = True
         """Whether chunks are taken and given; not while it is unknown who is revoked."""
+        self.is_leaving = False
+        """No new chunks are taken: a mount whose map is old goes to another peer."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """By route name."""
@@ -51,6 +53,8 @@ class PeerApp:
     async def put(self, request: Request) -> Response:
         """Receive in place, hash on the way, store, sign."""
         self._expect_open()
+        if self.is_leaving:
+            raise NoSpace("this peer is leaving the pool")
         volume, chunk = _named(request)
         size = request.content_length
         runs.expect_chunk(size)

@@ -3,9 +3,10 @@
 Wiring only. `run` is what the command line calls; `serve` is the same within somebody else's trio (tests).
 """
 
+import functools
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,13 +30,15 @@ from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.rates import RateLimit
-from p2pfs.types import ChunkId, Role, VolumeId
+from p2pfs.types import GONE_STATES, ChunkId, PeerState, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
+from p2pfs_peerd import control, sleep
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
+from p2pfs_peerd.farewell import Farewell
 from p2pfs_peerd.heartbeat import MOST_ADDRESSES, Pulse
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.relay import RelayListener
@@ -48,6 +51,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN: Final = ":9471"
 _TRASH_EVERY_S: Final = 3600.0
+_LEAVING: Final = GONE_STATES | {PeerState.DRAINING}
 
 
 class Signer:
@@ -149,6 +153,7 @@ class Peerd:
             clock=clock,
         )
         self._orders: OrderRunner | None = None
+        self._farewell: Farewell | None = None
         self.addresses: list[str] = []
 
     async def serve(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -179,7 +184,9 @@ class Peerd:
                 rate=RateLimit(self._settings.repair_rate, self._clock),
                 scrub=self.scrubber,
             )
+            self._farewell = Farewell(client, self._coordinator(), self._record.node)
             background.start_soon(self._orders.run)
+            background.start_soon(control.serve, self._home.path / "run" / "peer.sock", self._store)
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
             background.start_soon(self._renew, client)
@@ -192,6 +199,16 @@ class Peerd:
                 await self.server.emptied()  # of those too that came through the relay
             finally:
                 background.cancel_scope.cancel()
+
+    async def away(self, for_s: float) -> None:
+        """Say that this peer will be silent for so long; 0: it is back. Raises PoolError."""
+        if self._farewell is not None:
+            await self._farewell.away(for_s)
+
+    async def leave(self) -> None:
+        """Be drained; returns when this peer has left. See `Farewell.leave`."""
+        if self._farewell is not None:
+            await self._farewell.leave()
 
     def _offered(self) -> int:
         """For chunks and backups together."""
@@ -252,6 +269,9 @@ class Peerd:
         elif not self._app.is_open:
             self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
         self._app.is_open = True
+        self._app.is_leaving = answer.state in _LEAVING
+        if self._farewell is not None:
+            self._farewell.hear(answer.state)
         if answer.has_orders and self._orders is not None:
             self._orders.wake(map_version=answer.map_version)
         await self._remember()
@@ -333,15 +353,19 @@ async def _listeners(listen: str) -> list[trio.SocketListener]:
         return await open_listeners(":0")
 
 
-async def serve(home: NodeHome, settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then stop gracefully."""
+async def serve(home: NodeHome, settings: Settings, *, drains: bool = False) -> None:
+    """Run until SIGTERM or SIGINT, then stop gracefully. `drains`: leave the pool before, unless told twice."""
     peerd = await assemble(home, settings)
     async with inspectable(), trio.open_nursery() as nursery:
         addresses = await nursery.start(peerd.serve)
         log.info("peer %d of pool %s serves at %s", home.record().peer, home.record().pool, ", ".join(addresses))
         notify("READY=1")
+        if settings.away_for:
+            nursery.start_soon(sleep.watch, peerd.away, settings.away_for)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await anext(signals)
+            if drains:
+                await _leave(peerd, signals)
         notify("STOPPING=1")
         log.info("stopping")
         process.end_within(settings.stop_timeout + 5)  # the last resort, also against threads stuck in a dead disk
@@ -349,7 +373,21 @@ async def serve(home: NodeHome, settings: Settings) -> None:
         nursery.cancel_scope.cancel()
 
 
-def run(home: NodeHome, settings: Settings) -> int:
+async def _leave(peerd: Peerd, signals: AsyncIterator[int]) -> None:
+    """Until the peer has left, or another signal comes."""
+    async with trio.open_nursery() as leaving:
+
+        async def leave() -> None:
+            await peerd.leave()
+            leaving.cancel_scope.cancel()
+
+        leaving.start_soon(leave)
+        await anext(signals)
+        log.warning("told to stop again: this peer goes before everything on it was copied")
+        leaving.cancel_scope.cancel()
+
+
+def run(home: NodeHome, settings: Settings, *, drains: bool = False) -> int:
     """The process of `p2pfs peer start`.
 
     Raises:
@@ -357,7 +395,7 @@ def run(home: NodeHome, settings: Settings) -> int:
     """
     with home.lock("peer"):
         try:
-            trio.run(serve, home, settings)
+            trio.run(functools.partial(serve, home, settings, drains=drains))
         except (PoolError, BaseExceptionGroup) as caught:
             error = _first(caught)
             if isinstance(error, PoolError) and not isinstance(error, UserError):

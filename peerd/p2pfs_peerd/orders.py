@@ -17,9 +17,9 @@ from p2pfs.chunks.peers import PeerStores
 from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.runtime.rates import RateLimit
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 from p2pfs.wire import codec, failures
-from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.orders import (
     MOST_RESULTS,
@@ -53,8 +53,17 @@ TRANSFER_S: Final = 60.0
 """For a chunk from one source."""
 _ASK_S: Final = 10.0
 _AFTER_FAILURE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
 """A row of failures must not become a storm of questions."""
 _NOT_HERE: Final = (NotFound, Corrupt)
+
+
+class _OwnDisk(Exception):
+    """A chunk could not be stored here, which is no source's fault."""
+
+    def __init__(self, reason: PoolError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Scrubbing(Protocol):
@@ -100,14 +109,16 @@ class OrderRunner:
     async def run(self) -> None:
         """Ask, work, tell."""
         async with trio.open_nursery() as nursery:
+            pauses = backoff(_AFTER_FAILURE_S, _LONGEST_PAUSE_S)
             while True:
                 await self._awake.wait()
                 self._awake = trio.Event()
                 try:
                     await self._exchange(nursery)
+                    pauses = backoff(_AFTER_FAILURE_S, _LONGEST_PAUSE_S)
                 except PoolError as error:
                     log.info("cannot get or report work: %s", error)
-                    await trio.sleep(_AFTER_FAILURE_S)
+                    await trio.sleep(next(pauses))
                 if self._results:
                     self._awake.set()
                 if self._failing:
@@ -174,29 +185,32 @@ class OrderRunner:
             last: PoolError = Unavailable("the chunk has no source that this peer knows")
             for source in order.sources:
                 try:
-                    return await self._copy(order, PeerNumber(source))
+                    body = await self._fetch(order, PeerNumber(source))
+                    return await self._keep(order, body)
+                except _OwnDisk as error:
+                    return _failed(order, error.reason, missing)  # another source makes no room here
                 except PoolError as error:
                     last = error
                     if isinstance(error, _NOT_HERE):
                         missing.append(source)
         return _failed(order, last, missing)
 
-    async def _copy(self, order: Transfer, source: PeerNumber) -> Stored:
+    async def _fetch(self, order: Transfer, source: PeerNumber) -> memoryview:
         store = self._peers(source)
         if store is None:
             self._map = None  # perhaps it is older than the order
             raise Unavailable(f"peer {source} is not in the map")
-        volume, chunk = VolumeId(order.volume), ChunkId(order.chunk)
-        body = await store.get(volume, chunk, order.size, runs.whole(order.size))
-        receipt = await self._keep(volume, chunk, body)
-        return Stored(order.order, order.volume, order.chunk, order.size, receipt)
+        return await store.get(VolumeId(order.volume), ChunkId(order.chunk), order.size, runs.whole(order.size))
 
-    async def _keep(self, volume: VolumeId, chunk: ChunkId, body: memoryview) -> Receipt:
-        """Store what a source sent. Raises Corrupt when it is something else."""
+    async def _keep(self, order: Transfer, body: memoryview) -> Stored:
+        """Store what a source sent. Raises Corrupt when it is something else, _OwnDisk."""
         try:
-            return (await self._store.put(volume, chunk, [body]))[0]
+            (receipt,) = await self._store.put(VolumeId(order.volume), ChunkId(order.chunk), [body])
         except Misuse:
             raise Corrupt("the source sent other bytes than those of the chunk") from None
+        except PoolError as error:
+            raise _OwnDisk(error) from error
+        return Stored(order.order, order.volume, order.chunk, order.size, receipt)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ import pytest
 from backup_pool import BackupPool, Keeper, backup_pool, value
 
 from p2pfs import exitcodes
-from p2pfs.coordinator import restored_home
+from p2pfs.coordinator.backup import restored_home
+from p2pfs.coordinator.backup.renewed_kit import renew_kit
+from p2pfs.coordinator.backup.restore import Restore
 from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.init import initialise
-from p2pfs.coordinator.renewed_kit import renew_kit
-from p2pfs.coordinator.restore import Restore
 from p2pfs.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, UserError
 from p2pfs.format.kits import Kit
 from p2pfs.meta import members, sessions, volumes

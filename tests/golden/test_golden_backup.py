@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from p2pfs.coordinator.recovery import signing_key
+from p2pfs.coordinator.backup.recovery import signing_key
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.format.backups import FIRST, check_part, decode_part, open_part, part_hash, verify_key
 from p2pfs.format.kits import box_key, decode_kit, encode_kit, tls_key

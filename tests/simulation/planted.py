@@ -12,8 +12,8 @@ from unittest import mock
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.files import ChunkFiles
 from p2pfs.chunks.pages import write_file
-from p2pfs.coordinator import care
-from p2pfs.coordinator.care import Care
+from p2pfs.coordinator.upkeep import care
+from p2pfs.coordinator.upkeep.care import Care
 from p2pfs.meta import chunks_index, sessions, survey
 from p2pfs.placement.care import Held, Need, Urgency
 from p2pfs.types import ChunkId, PeerNumber, SessionId, VolumeId

@@ -49,7 +49,7 @@ from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import ReservedSpace
 from p2pfs.vfs.uploads import LateCopies
-from p2pfs.wire.membership import HeartbeatAnswer, PoolMap
+from p2pfs.wire.membership import HeartbeatAnswer, PoolMap, Scrub, ScrubState
 from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.app import PeerApp
@@ -82,6 +82,7 @@ SETTINGS = Settings(
     trash_keep=1800.0,
     small_file=SMALL_FILE,
 )
+NO_SCRUB = Scrub(ScrubState.IDLE.value, 0, 0, 0, 0, 0.0, 0.0, 0)
 TIDY_S = 600.0
 """How often a peer empties its trash of what is old enough."""
 _SECRETS = PoolSecrets(b"r" * 32, b"t" * 32)
@@ -211,8 +212,8 @@ class SimPeer:
 
         pulse = Pulse(
             client, self._coordinator, store=store, root=self.disk.root,
-            addresses=[f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, revocations=revocations,
-            hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
+            addresses=lambda: [f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, scrub=lambda: NO_SCRUB,
+            revocations=revocations, hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.run)

@@ -41,7 +41,8 @@ def _report(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a JSON
         "jobs": [
             {
                 "id": 7, "kind": "repair", "subject": "", "state": "running", "done": 1, "total": 4,
-                "done_bytes": 1 << 20, "total_bytes": 4 << 20, "rate": 1e6, "left_s": 3.0, "started_s": 1.0, "ended_s": None, "error": "",
+                "done_bytes": 1 << 20, "total_bytes": 4 << 20, "rate": 1e6, "left_s": 3.0, "started_s": 1.0,
+                "ended_s": None, "error": "",
             },
         ],
     } | changes  # fmt: skip

@@ -11,9 +11,9 @@ import trio.testing
 from backup_pool import BackupPool, backup_pool, value
 from plugins.checklogs import Claims
 
-from p2pfs.coordinator import backup as module
 from p2pfs.coordinator.authority import key_pem, to_pem
-from p2pfs.coordinator.backups import Generation, superseded
+from p2pfs.coordinator.backup import worker as module
+from p2pfs.coordinator.backup.state import Generation, superseded
 from p2pfs.errors import Conflict, Denied, Exists, Invalid, Misuse, NotFound
 from p2pfs.format.backups import decode_part
 from p2pfs.meta.pages import Image

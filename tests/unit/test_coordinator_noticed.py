@@ -2,8 +2,8 @@
 
 import pytest
 
-from p2pfs.coordinator import noticed
-from p2pfs.coordinator.noticed import LATE_S, Noticed
+from p2pfs.coordinator.upkeep import noticed
+from p2pfs.coordinator.upkeep.noticed import LATE_S, Noticed
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ChunkId, VolumeId
 

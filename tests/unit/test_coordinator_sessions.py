@@ -13,7 +13,7 @@ from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
 from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
-from p2pfs.errors import Denied, Exists, Fenced, Invalid, Misuse, NotFound, TooLarge
+from p2pfs.errors import Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, questions, sessions
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
@@ -212,9 +212,10 @@ async def test_a_commit_needs_min_replicas_genuine_receipts(tmp_path: Path) -> N
         make = mount.make(b"file")
         await mount.apply(make)
         genuine = p.stored(VOLUME, 1, [one.peer, two.peer])
+        for chunk in (p.stored(VOLUME, 1, [one.peer]), p.stored(VOLUME, 1, [one.peer, one.peer])):
+            with pytest.raises(Gone):
+                await mount.apply(commit(make.inode, chunk))
         for chunk in (
-            p.stored(VOLUME, 1, [one.peer]),
-            p.stored(VOLUME, 1, [one.peer, one.peer]),
             p.stored(VolumeId(8), 1, [one.peer, two.peer]),
             msgspec.structs.replace(genuine, receipts=[genuine.receipts[0], p.receipt(two.peer, VOLUME, bytes(32))]),
         ):

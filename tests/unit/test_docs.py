@@ -107,6 +107,8 @@ def test_commands_in_the_readme_are_commands() -> None:
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
     command: click.Command = cli
     while isinstance(command, click.Group):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, words
         command, words = found, words[1:]
@@ -120,7 +122,7 @@ def leaves(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]
         assert command is not None
         if isinstance(command, click.Group):
             yield from leaves(command, f"{name} {word}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{name} {word}", command
 
 

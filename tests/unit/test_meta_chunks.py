@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
-from p2pfs.errors import Gone, Misuse
+from p2pfs.errors import Gone
 from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import ChunkId, NodeId, PeerNumber
@@ -92,9 +92,13 @@ def purge(database: InlineDatabase, before: float = 1e12) -> chunks_index.Purged
     return database.write_now(lambda c: chunks_index.purge(c, doomed_before_s=before, now_s=200.0))
 
 
-def pending(database: InlineDatabase, peer: int) -> list[tuple[int, bytes, int]]:
-    """What the peer must delete."""
-    return database.read(lambda c: void_copies.pending(c, PeerNumber(peer), limit=10))
+def pending(
+    database: InlineDatabase, peer: int, readable: tuple[int, ...] = (), wanted: int = 0
+) -> list[tuple[int, bytes, int]]:
+    """What the peer may be told to delete while these can be read."""
+    return database.read(
+        lambda c: void_copies.pending(c, PeerNumber(peer), limit=10, readable=peers(*readable), wanted=wanted)
+    )
 
 
 async def test_a_purged_chunk_must_be_stored_again(database: InlineDatabase, hand: Hand) -> None:
@@ -164,6 +168,41 @@ async def test_a_surplus_copy_is_taken_off_only_while_enough_others_are_proved(
     assert not take_off({1: 0, 2: 1, 3: 0})
 
 
+async def test_a_copy_off_the_index_stays_while_others_are_missing(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    keep = {PeerNumber(1): 0, PeerNumber(2): 0}
+    assert database.write_now(lambda c: survey.take_off(c, 1, peer=PeerNumber(3), keep=keep, wanted=2, now_s=5.0))
+    assert pending(database, 3, readable=(1, 2, 3), wanted=2) == [(V, chunk_id(1), 1)]
+    assert pending(database, 3, readable=(1, 3), wanted=2) == []  # 2 is silent
+    database.write_now(
+        lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2), now_s=6.0)
+    )
+    assert pending(database, 3, readable=(1, 2, 3), wanted=2) == []  # 2 has lost it
+    await hand.unlink(b"1", inode)
+    while reap(database):
+        pass
+    assert pending(database, 3, readable=(1,), wanted=2) == [(V, chunk_id(1), 1)]  # nobody names it
+
+
+async def test_a_copy_that_nobody_was_told_to_delete_counts_again(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    keep = {PeerNumber(1): 0, PeerNumber(2): 0}
+    database.write_now(lambda c: survey.take_off(c, 1, peer=PeerNumber(3), keep=keep, wanted=2, now_s=5.0))
+    found = database.read(lambda c: void_copies.pending_of(c, [(V, ChunkId(chunk_id(1)))], peers=peers(1, 3)))
+    assert found == [(3, V, chunk_id(1), 1)]
+    revive = lambda put_seq: database.write_now(  # noqa: E731
+        lambda c: survey.revive(c, PeerNumber(3), volume=V, chunk=ChunkId(chunk_id(1)), put_seq=put_seq)
+    )
+    assert not revive(2)
+    assert revive(1)
+    assert not revive(1)
+    (chunk,) = database.read(lambda c: survey.after(c, 0))
+    assert [(copy.peer, copy.proved) for copy in chunk.copies] == [(1, 0), (2, 0), (3, -1)]
+    assert pending(database, 3) == []
+
+
 async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase, hand: Hand) -> None:
     inode = await hand.make(b"1")
     chunks = [new_chunk(1, 1, 2, 3), new_chunk(2, 1, 2), new_chunk(3, 2, 3), new_chunk(4, 1, 2)]
@@ -222,7 +261,7 @@ async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: Inlin
     for put_seq in (1, 5):
         add(newer_chunk(1, 2, put_seq))
         assert holders() == {1: 1}
-    with pytest.raises(Gone, match="too few copies"):
+    with pytest.raises(Gone, match="on 1 peers"):
         await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 1, 2)])
     add(newer_chunk(1, 2, 6))
     assert holders() == {1: 1, 2: 6}
@@ -246,9 +285,18 @@ async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: 
     assert place.holders == [1]
     page = await hand.namespace.extents(inode, 0)  # type: ignore[arg-type]
     assert [place.holders for place in page.places] == [[1]]
-    with pytest.raises(Misuse, match="on 1 peers"):
+    with pytest.raises(Gone, match="on 1 peers"):
         await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 1)])
-    with pytest.raises(Misuse, match="on 1 peers"):  # revoked while its receipts were already checked
+    with pytest.raises(Gone, match="on 1 peers"):  # revoked while its receipts were already checked
         await hand.commit(inode, 1, extents=[extent(0, 2, 2)], chunks=[new_chunk(2, 1, 2)])
     await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 3)])
     assert sorted((await hand.namespace.locate([chunk_id(1)]))[0].holders) == [1, 3]
+
+
+async def test_copies_on_a_peer_that_leaves_do_not_count_for_commits(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    database.write_now(lambda c: members.set_leaving(c, PeerNumber(2), leaving=True))
+    with pytest.raises(Gone, match="on 1 peers"):
+        await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 1, 2: 1, 3: 1}

@@ -130,7 +130,7 @@ def test_a_recalled_answer_has_the_inline_data_it_had(database: InlineDatabase, 
 def test_a_misused_batch_is_neither_applied_nor_remembered(database: InlineDatabase, session: SessionId) -> None:
     for wrong in (
         SetAttributes(2, 9, uid=1 << 63),
-        Commit(2, 0, 1, b"h", 1, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1)]),
+        Commit(2, 0, 1, b"h", 1, extents=[extent(0, 1, 1)], chunks=[new_chunk(1), new_chunk(2)]),
         SetAttributes(1 << 64, 9, uid=1),
     ):
         with pytest.raises(Misuse):

@@ -18,8 +18,8 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Corrupt
 from p2pfs.format.chunk import check_audit
 from p2pfs.format.ranges import block_count, plain_size

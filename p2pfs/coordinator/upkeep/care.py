@@ -21,15 +21,15 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.audits import Audits
-from p2pfs.coordinator.backlog import Backlog, Task
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Job, Jobs
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.audits import Audits
+from p2pfs.coordinator.upkeep.backlog import Backlog, Task
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Job, Jobs
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
@@ -153,7 +153,9 @@ class Care:
         if self._backlog.wants_more or (not self._backlog.waiting and self._is_to_be_certain()):
             self.survey()
             return Progress.BUSY
-        if not self._audits.is_busy and not self._jobs.is_paused(JobKind.TRIM):
+        # Not while copies are on their way: each that arrives may make another surplus.
+        is_over = not self._backlog.waiting and not self._audits.is_busy
+        if is_over and not self._jobs.is_paused(JobKind.TRIM):
             self._jobs.finish(JobKind.TRIM)
         return Progress.IDLE
 
@@ -206,6 +208,7 @@ class Care:
     async def _consider(self, chunks: Sequence[Surveyed], *, counts: bool) -> None:
         """Put each chunk where it has to wait, and take off what is surplus."""
         drops: list[tuple[Surveyed, PeerNumber]] = []
+        short: list[Surveyed] = []
         for chunk in chunks:
             if self._noticed.expects(chunk.volume, chunk.id):
                 continue
@@ -217,6 +220,8 @@ class Care:
                 continue
             if found.stuck:
                 self._backlog.stuck(found.urgency, found.stuck)
+            if found.urgency is not Urgency.REBALANCE:
+                short.append(chunk)
             leaving = tuple(self._leaving(chunk))
             for target in found.targets:
                 self._backlog.add(Task(chunk.number, chunk.size, target, found.urgency, found.copies, leaving))
@@ -224,6 +229,7 @@ class Care:
                 self._audits.ask(peer, chunk.volume, chunk.id, size=chunk.size)
             if found.drop is not None:
                 drops.append((chunk, found.drop))
+        self._noticed.tell(await self._deletions.revive([(chunk.volume, chunk.id) for chunk in short]))
         if drops and not self._jobs.is_paused(JobKind.TRIM):
             await self._take_off(drops)
 

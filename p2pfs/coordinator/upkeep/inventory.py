@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Jobs
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
-from p2pfs.coordinator.noticed import Noticed
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Misuse
 from p2pfs.format.inventory import BUCKETS
 from p2pfs.meta import chunks_index, inventory
@@ -32,6 +32,7 @@ from p2pfs.wire.jobs import JobKind, JobState
 from p2pfs.wire.orders import MOST_LISTED, Digest, Digested, Listed, Order, Result
 from p2pfs.wire.orders import List as ListBucket
 
+MOST_EMPTY: Final = 3
 AGAIN_S: Final = 600.0
 """After so long a round that came to no end is tried again."""
 
@@ -47,6 +48,7 @@ class _Round:
     after: tuple[int, bytes] | None = None  # the last entry seen of the first of them
     has_digests: bool = False
     in_hand: bool = False
+    empty: int = 0  # listings in a row of nothing, with more behind
     lost: int = 0
     adopted: int = 0
     orphans: int = 0
@@ -153,11 +155,16 @@ class Inventory:
 
     async def _reconcile(self, peer: PeerNumber, going: _Round, order: ListBucket, told: Listed) -> None:
         _check(order, told)
-        if told.more and not told.entries:
-            return  # everything it was about to list is gone: asked again
+        if told.more and not told.entries:  # everything it was about to list is gone: asked again
+            going.empty += 1
+            if going.empty > MOST_EMPTY:
+                raise Misuse("a listing has no end")
+            return
+        going.empty = 0
         last = (told.entries[-1].volume, told.entries[-1].chunk) if told.more else None
         part = inventory.Part(order.bucket, order.after, last, told.settled_seq)
-        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() - self._orphan_grace_s
+        ahead_s = self._roster.peers[peer].clock_ahead_s or 0.0  # the ages are by the peer's clock
+        orphaned_before_s = -math.inf if self._orphans_stay() else self._clock.time() + ahead_s - self._orphan_grace_s
         now_s = self._clock.time()
 
         def reconcile(connection: sqlite3.Connection) -> inventory.Differences:

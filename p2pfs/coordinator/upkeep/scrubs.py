@@ -6,8 +6,8 @@ A peer scrubs by itself and remembers by itself how far it is; here is only its 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from p2pfs.coordinator.jobs import Job, Jobs
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.types import NodeId, PeerNumber
 from p2pfs.wire.jobs import JobAction, JobKind, JobState
 from p2pfs.wire.membership import Scrub, ScrubState

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pfs.coordinator.jobs import Job, Jobs
+from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import PeerNumber

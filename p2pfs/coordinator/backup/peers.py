@@ -12,8 +12,8 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.backup_chain import Chain
-from p2pfs.coordinator.backups import HOLDERS, Backups, Holder, superseded
+from p2pfs.coordinator.backup.chain import Chain
+from p2pfs.coordinator.backup.state import HOLDERS, Backups, Holder, superseded
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.errors import NoSpace, PoolError
 from p2pfs.net.client import Client, Endpoint

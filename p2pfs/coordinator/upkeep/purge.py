@@ -14,10 +14,10 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.deletions import Deletions
-from p2pfs.coordinator.jobs import Jobs
-from p2pfs.coordinator.pool_clock import PoolClock
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.meta import chunks_index, void_copies
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock

@@ -14,9 +14,9 @@ from typing import Final
 
 import trio
 
-from p2pfs.coordinator.backup_chain import Chain, Sealing
-from p2pfs.coordinator.backup_peers import BackupPeers
-from p2pfs.coordinator.backups import Backups
+from p2pfs.coordinator.backup.chain import Chain, Sealing
+from p2pfs.coordinator.backup.peers import BackupPeers
+from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.roster import Peer
 from p2pfs.errors import PoolError, Unavailable

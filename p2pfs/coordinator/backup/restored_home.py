@@ -18,11 +18,11 @@ import msgspec
 from p2pfs import exitcodes
 from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import NODE_LIFETIME_S, Authority, key_pem, new_key, to_pem
-from p2pfs.coordinator.backups import Restored
+from p2pfs.coordinator.backup.restore import Found
+from p2pfs.coordinator.backup.state import Restored
 from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.init import write_configuration
-from p2pfs.coordinator.restore import Found
 from p2pfs.errors import Corrupt, Invalid, Unavailable, UserError
 from p2pfs.format.kits import Kit
 from p2pfs.meta import members, sessions

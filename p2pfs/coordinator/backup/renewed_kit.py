@@ -3,8 +3,8 @@
 import sqlite3
 from collections.abc import Callable
 
+from p2pfs.coordinator.backup.recovery import make_kit, withdraw
 from p2pfs.coordinator.files import CoordinatorFiles
-from p2pfs.coordinator.recovery import make_kit, withdraw
 from p2pfs.format.kits import Kit
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.runtime.files import write_durably

@@ -1,0 +1,134 @@
+"""A desk of `orders`: tells peers which copies to delete. The rows of `meta.void_copies` say which; they were written
+in the transaction that stopped counting the copy, so a copy is deleted only after nobody counts on it any more.
+
+Between that transaction and the order much may happen: the peer was away, other copies were lost. So an order is given
+only while the chunk has all its copies on peers that can be read, or nobody names it; and `care` may have a copy back
+that nobody was told to delete yet.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Roster
+from p2pfs.meta import survey, void_copies
+from p2pfs.meta.database import Database
+from p2pfs.runtime.clocks import Clock
+from p2pfs.types import ChunkId, PeerNumber, VolumeId
+from p2pfs.wire.orders import Delete, Deleted, Order, Result
+
+AT_ONCE: Final = 200
+"""Deletions one peer has in hand."""
+HELD_BACK_S: Final = 30.0
+"""Until what could not be ordered is looked at again."""
+
+
+class Deletions:
+    """Copies that must go. `waiting` counts them by peer."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        waiting: Mapping[PeerNumber, int],
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._clock = clock
+        self.waiting = Counter(waiting)
+        self._in_hand: dict[PeerNumber, set[tuple[int, bytes]]] = {}
+        self._quiet_until_s: dict[PeerNumber, float] = {}  # monotonic
+
+    def added(self, copies: Mapping[PeerNumber, int]) -> None:
+        """So many more were committed."""
+        self.waiting.update(copies)
+        for peer in copies:
+            self._quiet_until_s.pop(peer, None)
+
+    async def revive(self, chunks: Iterable[tuple[VolumeId, ChunkId]]) -> list[tuple[VolumeId, ChunkId]]:
+        """Count copies again, unproved, that are to be deleted and can be read, unless a peer was told already; the
+        chunks that have one more."""
+        readable = [peer for peer in self._roster.reachable() if self.waiting[peer]]
+        if not readable:
+            return []
+        found = self._database.read(lambda connection: void_copies.pending_of(connection, chunks, peers=readable))
+        free = [row for row in found if (row[1], row[2]) not in self._in_hand.get(row[0], ())]
+        if not free:
+            return []
+        for peer, volume, chunk, _ in free:  # no checkpoint until here: nobody orders them meanwhile
+            self._in_hand.setdefault(peer, set()).add((volume, chunk))
+
+        def revive(connection: sqlite3.Connection) -> list[tuple[PeerNumber, VolumeId, ChunkId, int]]:
+            return [
+                (peer, volume, chunk, put_seq)
+                for peer, volume, chunk, put_seq in free
+                if survey.revive(connection, peer, volume=volume, chunk=chunk, put_seq=put_seq)
+            ]
+
+        try:
+            revived = await self._database.write(revive)
+        finally:
+            for peer, volume, chunk, _ in free:
+                self._in_hand[peer].discard((volume, chunk))
+        self.waiting.subtract(peer for peer, *_ in revived)
+        return [(volume, chunk) for _, volume, chunk, _ in revived]
+
+    def forget(self, peer: PeerNumber) -> None:
+        """The peer is gone for good: nobody tells it anything."""
+        self.waiting.pop(peer, None)
+        self._in_hand.pop(peer, None)
+
+    def waits(self, peer: PeerNumber) -> bool:
+        is_quiet = self._clock.monotonic() < self._quiet_until_s.get(peer, 0.0)
+        return not is_quiet and self.waiting[peer] > len(self._in_hand.get(peer, ()))
+
+    def take(self, peer: PeerNumber, room: int, numbers: Iterator[int]) -> Sequence[Order]:
+        if not self.waits(peer):
+            return []
+        held = self._in_hand.setdefault(peer, set())
+        wanted, _ = self._reservations.copies_wanted()
+        readable = self._roster.reachable()
+        rows = self._database.read(
+            lambda c: void_copies.pending(c, peer, limit=AT_ONCE, readable=readable, wanted=wanted)
+        )
+        if len(rows) < AT_ONCE:  # what was counted is an estimate: a row may have been settled otherwise
+            self.waiting[peer] = self._database.read(lambda c: void_copies.count_pending(c, peer))
+        orders = [
+            Delete(next(numbers), volume, chunk, put_seq)
+            for volume, chunk, put_seq in rows
+            if (volume, chunk) not in held
+        ]
+        held.update((order.volume, order.chunk) for order in orders)
+        if not orders:
+            self._quiet_until_s[peer] = self._clock.monotonic() + HELD_BACK_S
+        return orders
+
+    async def settle(self, peer: PeerNumber, ended: Sequence[tuple[Order, Result]]) -> None:
+        done = [order for order, result in ended if isinstance(order, Delete) and isinstance(result, Deleted)]
+        now_s = self._clock.time()
+
+        def settle(connection: sqlite3.Connection) -> None:
+            for order in done:
+                void_copies.deleted(
+                    connection,
+                    peer,
+                    volume=VolumeId(order.volume),
+                    chunk=ChunkId(order.chunk),
+                    put_seq=order.put_seq,
+                    now_s=now_s,
+                )
+
+        if done:
+            await self._database.write(settle)
+            self.waiting[peer] = max(0, self.waiting[peer] - len(done))
+        self.lost(peer, [order for order, _ in ended])
+
+    def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
+        held = self._in_hand.get(peer, set())
+        held.difference_update((order.volume, order.chunk) for order in orders if isinstance(order, Delete))

@@ -1,0 +1,74 @@
+"""The daemon's Unix socket in its home, for commands of the same user: one JSON request a connection, one line back.
+
+{"op": "trash"} → {"trash": BYTES}
+{"op": "empty_trash"} → {"removed": CHUNKS, "freed": BYTES} or {"error": "…"}
+"""
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.errors import PoolError
+from p2pfs.runtime import mounts
+
+log = logging.getLogger(__name__)
+
+_REQUEST_BYTES: Final = 4096
+_REQUEST_S: Final = 10.0
+
+
+async def serve(path: Path, store: DirectoryStore) -> None:
+    """Answer until cancelled. Without the socket the peer does all the same."""
+    try:
+        listening = mounts.listen(path)
+    except OSError as error:
+        log.info("commands of this machine cannot reach this daemon: %s", error)
+        return
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async with stream:
+                reply = await _answer(await _request(stream), store)
+                await stream.send_all(json.dumps(reply).encode() + b"\n")
+
+    try:
+        await trio.serve_listeners(answer, [trio.SocketListener(trio.socket.from_stdlib_socket(listening))])
+    finally:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+async def _answer(request: str, store: DirectoryStore) -> dict[str, object]:
+    before = store.usage().trash
+    if request == "trash":
+        return {"trash": before}
+    if request != "empty_trash":
+        return {"error": "this request is not known"}
+    try:
+        removed = await store.empty_trash(0)
+    except PoolError as error:
+        return {"error": str(error)}
+    log.info("emptied the trash of %d chunks by command", removed)
+    return {"removed": removed, "freed": before - store.usage().trash}
+
+
+async def _request(stream: trio.SocketStream) -> str:
+    data = b""
+    with trio.move_on_after(_REQUEST_S):
+        while b"\n" not in data and len(data) < _REQUEST_BYTES:
+            part = await stream.receive_some(_REQUEST_BYTES)
+            if not part:
+                break
+            data += part
+    try:
+        return str(json.loads(data)["op"])
+    except (ValueError, TypeError, KeyError):
+        return ""

@@ -1,0 +1,34 @@
+"""Peers that go: who is back, and whom an admin may not give up: who answers, or has left (it would be a member when it
+is heard)."""
+
+from pathlib import Path
+
+import pytest
+from coordination import pool
+
+from p2pfs.errors import Invalid
+from p2pfs.types import PeerState
+
+pytestmark = pytest.mark.l0
+
+
+async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+        peer = p.services.roster.members()[0]
+        await p.beat(joined.node, run=1)  # about to go
+        assert peer.away_until_s > 0
+        await p.beat(joined.node, run=2)
+        assert peer.away_until_s == 0
+
+
+@pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])
+async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        peer = p.services.roster.members()[0]
+        p.services.roster.settle(peer, state=state, is_leaving=state is PeerState.DRAINING)
+        with pytest.raises(Invalid):
+            await p.services.leaving.forget(p.identity(), peer.node.id)
+        assert peer.state is state

@@ -1,0 +1,320 @@
+"""Who was given what, and what peers may do to that: repeat, contradict, hoard, lie."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from careful import VOLUME, careful, chunk_id
+from coordination import pool
+from plugins.checklogs import Claims
+
+from p2pfs.coordinator.upkeep.orders import LONGEST_S, MOST_IN_HAND
+from p2pfs.errors import Misuse, Unavailable
+from p2pfs.format import inventory as format_inventory
+from p2pfs.meta import chunks_index, inventory, void_copies
+from p2pfs.types import Role
+from p2pfs.wire.namespace import AddReplicas, NewChunk
+from p2pfs.wire.orders import (
+    MOST_RESULTS,
+    Audit,
+    Deleted,
+    Digest,
+    Digested,
+    Entry,
+    Failed,
+    List,
+    Listed,
+    Order,
+    Report,
+    Result,
+    Stored,
+    Transfer,
+)
+
+pytestmark = [pytest.mark.l2, pytest.mark.trio]
+
+
+async def test_a_result_told_twice_at_once_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
+) -> None:
+    """The first report waits for the disk; its peer gives up waiting and tells the same again."""
+    claim_logs("differed: 1 chunks lost", count=1)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        peer = c.peers[1]
+        del peer.chunks[chunk]  # so that there is something to list, and to mend
+        while not any(isinstance(order, List) for order in peer.seen):
+            await c.exchange(peer)
+        write, go_on = p.database.write, trio.Event()
+
+        async def slow(change: object, **more: object) -> object:
+            await go_on.wait()
+            return await write(change, **more)  # type: ignore[arg-type]
+
+        report = Report(list(peer.results), [], 12)
+        caller = p.identity(peer.node, [Role.PEER])
+        monkeypatch.setattr(p.database, "write", slow)
+        given = []
+        async with trio.open_nursery() as nursery:
+
+            async def tell() -> None:
+                given.extend((await p.services.orders.exchange(caller, report)).orders)
+
+            nursery.start_soon(tell)
+            nursery.start_soon(tell)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        monkeypatch.setattr(p.database, "write", write)
+        assert not [order for order in given if isinstance(order, List)]
+        assert c.holders(chunk) == {2}
+
+
+async def test_a_result_that_could_not_be_committed_is_taken_when_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        await c.pass_time(30)
+        await c.work()
+        target = c.peers[3]
+        while not any(isinstance(order, Transfer) for order in await c.exchange(target)):
+            pass
+        results, write = list(target.results), p.database.write
+
+        async def full(*_: object, **__: object) -> None:
+            raise Unavailable("the disk is full")
+
+        monkeypatch.setattr(p.database, "write", full)
+        with pytest.raises(Unavailable):
+            await c.exchange(target)
+        monkeypatch.setattr(p.database, "write", write)
+        assert c.holders(chunk) == {1, 2}
+        target.results = results
+        await c.exchange(target)
+        assert c.holders(chunk) == {1, 2, 3}
+
+
+async def test_nobody_hoards_orders(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        for number in range(80):
+            await c.store(number, [1, 2])
+        await c.pass_time(30)
+        await c.work()
+        greedy = c.peers[3]
+        greedy.does = lambda order: None
+        held: list[Order] = []
+        for _ in range(30):
+            report = Report([], [order.order for order in held], 64)
+            held += (await p.services.orders.exchange(p.identity(greedy.node, [Role.PEER]), report)).orders
+        assert sum(isinstance(order, Transfer) for order in held) == 64
+        assert len(held) < MOST_IN_HAND + 100
+        p.clock.advance(LONGEST_S + 1)
+        await c.beat()
+        report = Report([], [order.order for order in held], 64)
+        again = (await p.services.orders.exchange(p.identity(greedy.node, [Role.PEER]), report)).orders
+        assert not {order.order for order in again} & {order.order for order in held}
+
+
+@pytest.mark.parametrize(
+    "report", [Report([Failed(1, "x", "")] * (MOST_RESULTS + 1), [], 0), Report([], [], 65), Report([], [], -1)]
+)
+async def test_a_report_has_limits(tmp_path: Path, report: Report) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 1)
+        with pytest.raises(Misuse):
+            await p.services.orders.exchange(p.identity(c.peers[1].node, [Role.PEER]), report)
+
+
+async def test_a_result_of_another_kind_does_nothing(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+
+        def confused(order: Order) -> Result | None:
+            if isinstance(order, Transfer):
+                return Deleted(order.order, VOLUME, chunk, 1 << 60)
+            if isinstance(order, Digest):
+                return Failed(order.order, "Unavailable", "")
+            return Digested(order.order, [])
+
+        for peer in c.peers.values():
+            peer.does = confused
+        await c.pass_time(30)
+        await c.settle()
+        assert c.holders(chunk) == c.having(chunk) == {1, 2}
+
+
+async def test_audits_find_who_lies_and_do_not_accuse_who_was_told_to_delete(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("has not got 1 chunks", count=1)
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        await c.settle()
+        honest, liar = (c.peers[at] for at in sorted(c.holders(chunk)))
+        before = p.services.roster.peers[honest.number].appearances
+        await c.audits.work()
+        while not any(isinstance(order, Audit) for order in honest.seen):
+            await c.exchange(honest)
+        # While it shows the copy, the copy is taken off the index and the peer deletes it.
+        audit = next(order for order in honest.seen if isinstance(order, Audit))
+        await p.database.write(
+            lambda connection: chunks_index.drop_replica(connection, VOLUME, chunk=chunk, peer=honest.number, now_s=1.0)
+        )
+        honest.results = [Failed(audit.order, "NotFound", "deleted")]
+        await c.exchange(honest)
+        assert p.services.roster.peers[honest.number].appearances == before
+        liar.chunks.clear()
+        await c.exchange(liar)
+        await c.exchange(liar)
+        assert c.holders(chunk) == set()
+        assert p.services.roster.peers[liar.number].appearances == before + 1
+
+
+async def test_an_audit_that_failed_says_nothing_of_a_copy_that_came_since(tmp_path: Path) -> None:
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 2)
+        chunk = await c.store(1, [1, 2])
+        await c.settle()
+        peer = c.peers[1]
+        await c.audits.work()
+        while not any(isinstance(order, Audit) for order in peer.seen):
+            await c.exchange(peer)
+        audit = next(order for order in peer.seen if isinstance(order, Audit))
+        new = p.receipt(peer.number, VOLUME, chunk, size=1000, put_seq=peer.put(chunk))
+        await c.batch(AddReplicas([NewChunk(chunk, 1000, [new])]))
+        peer.results = [Failed(audit.order, "NotFound", "it was not here then")]
+        await c.exchange(peer)
+        assert c.holders(chunk) == {1, 2}
+
+
+# ---- inventory ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_inventory_finds_what_was_lost_and_what_nobody_needs(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("differed: 1 chunks lost, 0 found, 1 orphans", count=1)
+    async with pool(tmp_path, orphan_grace="1h") as p:
+        c = await careful(p, 3)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(5)]
+        await c.settle()
+        peer = c.peers[1]
+        del peer.chunks[chunks[0]]
+        orphan = chunk_id(99)
+        peer.chunks[orphan] = 1
+
+        def old(order: Order) -> Result | None:
+            if not isinstance(order, List):
+                return None
+            entries = [Entry(VOLUME, one.chunk, 1000, one.put_seq, 0) for one in c.entries(peer, order.bucket)]
+            return Listed(order.order, peer.put_seq, entries, more=False)
+
+        peer.does = old
+        p.clock.advance(86400.0)
+        await c.beat()
+        await c.settle()
+        assert orphan not in peer.chunks
+        assert all(c.having(chunk) == c.holders(chunk) == {1, 2, 3} for chunk in chunks)
+
+
+async def test_a_chunk_put_while_it_was_listed_is_not_lost(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2, 3])
+        seq = c.peers[1].put_seq
+        number = c.peers[1].number
+        part = inventory.Part(chunk[0], None, None, settled_seq=seq - 1)
+
+        def reconcile(settled: inventory.Part, entries: list[Entry] | None = None) -> inventory.Differences:
+            return inventory.reconcile(
+                p.database._connection, number, part=settled, entries=entries or [], orphaned_before_s=1e12, now_s=1.0
+            )
+
+        assert reconcile(part).lost == []
+        assert reconcile(inventory.Part(chunk[0], (VOLUME, chunk), None, seq)).lost == []
+        assert reconcile(inventory.Part(chunk[0], None, (VOLUME, bytes([chunk[0]])), seq)).lost == []
+        assert reconcile(inventory.Part((chunk[0] + 1) % 256, None, None, seq)).lost == []
+        assert reconcile(inventory.Part(chunk[0], None, None, seq)).lost == [(VOLUME, chunk)]
+        # Listed before it was found to be lost: the listing brings nothing back, a newer PUT does.
+        assert reconcile(part, [Entry(VOLUME, chunk, 1000, seq, 0)]).adopted == []
+        assert reconcile(part, [Entry(VOLUME, chunk, 999, seq + 1, 0)]).adopted == []
+        p.database._connection.execute("DELETE FROM void_copy")
+        assert reconcile(part, [Entry(VOLUME, chunk, 1000, seq + 1, 0)]).adopted == [(VOLUME, chunk)]
+
+
+async def test_a_peer_that_lists_what_does_not_exist_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
+) -> None:
+    claim_logs("orphans", count=1)
+    monkeypatch.setattr(inventory, "MOST_VOID", 50)
+    async with pool(tmp_path, orphan_grace="1h") as p:
+        c = await careful(p, 2)
+        liar, pages = c.peers[1], 0
+
+        def lies(order: Order) -> Result | None:
+            nonlocal pages
+            if isinstance(order, Digest):
+                return Digested(order.order, [bytes(31) + b"\1"] + [format_inventory.EMPTY] * 255)
+            if not isinstance(order, List):
+                return None
+            pages += 1
+            ids = [bytes([order.bucket, pages]) + at.to_bytes(30, "big") for at in range(100)]
+            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=pages < 5)
+
+        liar.does = lies
+        await c.settle()
+        assert pages == 5
+        assert p.database.read(lambda connection: void_copies.count(connection, liar.number, most=999)) == 50
+
+
+@pytest.mark.parametrize("how", ["order", "bucket", "length", "digests"])
+async def test_a_listing_that_cannot_be_ends_the_round(tmp_path: Path, claim_logs: Claims, how: str) -> None:
+    if how != "digests":  # it had not begun
+        claim_logs("recount of .* failed", count=1)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 2)
+        liar, ask = c.peers[1], 0
+
+        def lies(order: Order) -> Result | None:
+            nonlocal ask
+            if isinstance(order, Digest):
+                ask += 1
+                many = [format_inventory.EMPTY] * 255
+                return Digested(order.order, many if how == "digests" else [*many, bytes(31) + b"\1"])
+            if not isinstance(order, List):
+                return None
+            ids = {
+                "order": [b"\xff" * 32, b"\xff" + bytes(31)],
+                "bucket": [bytes(32)],
+                "length": [b"\xff"],
+            }[how]
+            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=False)
+
+        liar.does = lies
+        await c.settle()
+        assert ask == 1
+        await c.pass_time(590)
+        await c.settle()
+        assert ask == 1
+        liar.does = lambda _: None
+        await c.pass_time(20)
+        await c.settle()
+        assert [order for order in liar.seen if isinstance(order, Digest)][1:]
+
+
+async def test_a_peer_whose_receipts_are_its_own_gets_no_say_over_others(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        chunk = await c.store(1, [1, 2, 3])
+        await c.settle()
+        (outsider,) = set(c.peers) - c.holders(chunk)
+        peer = c.peers[outsider]
+        await p.beat(peer.node, corrupt=[(VOLUME, chunk)])
+        peer.results = [Stored(at, VOLUME, chunk, 1000, p.receipt(peer.number, VOLUME, chunk)) for at in range(100)]
+        await c.exchange(peer)
+        assert len(c.holders(chunk)) == 3
+        assert outsider not in c.holders(chunk)
