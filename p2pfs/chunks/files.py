@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 _STRIPES: Final = 64
 _CLOCK_SHIFT: Final = 24
-"""A store whose claim is lost numbers PUTs from UTC seconds, shifted by so much: above any run that began earlier,
-unless it took 16 million PUTs a second."""
+"""A store numbers PUTs from the UTC seconds of its start, shifted by so much: above any run that began earlier, unless
+it took 16 million PUTs a second."""
 
 Select = Callable[[int], Blocks]
 """Sealed size of the chunk → the run wanted."""
@@ -91,9 +91,10 @@ class ChunkFiles:
             self._direct = allows_direct(self._disk, self.root / "temp")
             has_claim = self._sequence.load()
             highest = self._count_live(with_headers=not has_claim)
-            # Without a claim nobody knows what receipts were given for chunks that went with it. Those that are void
-            # must stay below new ones, or no copy of such a chunk here would ever count again.
-            self._sequence.start_above(highest if has_claim else max(highest, int(self._now()) << _CLOCK_SHIFT))
+            # A claim may be lost, as old as the backup the disk was restored from, or another peer's whose disk this
+            # was. Receipts that are void must stay below new ones all the same, or no copy of such a chunk here would
+            # ever count again. Where the clock is behind, the claim and the chunks are what is known.
+            self._sequence.start_above(max(highest, int(self._now()) << _CLOCK_SHIFT))
             for entry in sorted(map(_trashed, os.scandir(self.root / "trash")), key=lambda entry: entry.deleted_s):
                 self.ledger.trashed(entry, was_live=False)
             self.quarantine.load(lambda volume, chunk: self._path(volume, chunk).exists())

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from p2pfs.coordinator.dialability import Dialability
-from p2pfs.coordinator.liveness import REACHABLE, next_check_s
+from p2pfs.coordinator.liveness import next_check_s
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
@@ -109,8 +109,7 @@ class Pulse:
         changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
         for change in changes:
             _tell(change)
-            if change.after not in REACHABLE:
-                self._orders.silent(change.peer.number)
+        self._orders.silence()
         if changes:
             await self._keep_states(changes)
         return Progress.IDLE
@@ -132,7 +131,7 @@ class Pulse:
             interval_s=self._roster.patience.heartbeat_s,
             revocations=revocations if revocations.version > heartbeat.revocations_version else None,
             coordinator_clock_s=self._clock.time(),
-            has_orders=peer.is_member and self._orders.waits(peer.number),
+            has_orders=peer.is_member and self._orders.call(peer.number),
             state=peer.state.value,
             is_dialable=self._dialability.heard(peer),
         )

@@ -49,6 +49,7 @@ class Peer:
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
     run: int = 0  # the daemon's, as its last heartbeat said
+    is_deaf: bool = False  # told of orders, it does not come for them: an older version, or it hangs
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
     @property
@@ -59,6 +60,11 @@ class Peer:
     @property
     def is_reachable(self) -> bool:
         return self.is_member and self.state in REACHABLE
+
+    @property
+    def is_heeding(self) -> bool:
+        """Comes for its orders, as far as is known."""
+        return self.is_reachable and not self.is_deaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +244,12 @@ class Roster:
         """An admin, or the end of a drain, decided what the peer is from now on; its silence counts again at once."""
         peer.state, peer.is_leaving = state, is_leaving
         self._touch()
+
+    def heed(self, peer: Peer, *, is_deaf: bool) -> None:
+        """Whether the peer comes for its orders."""
+        if peer.is_deaf != is_deaf:
+            peer.is_deaf = is_deaf
+            self._touch()
 
     def appear(self, peer: Peer, appearances: int) -> None:
         """What the peer holds is to be proved anew; the number comes from `meta.members.appear`."""

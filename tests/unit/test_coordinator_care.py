@@ -358,6 +358,65 @@ async def test_a_peer_does_not_leave_because_of_copies_that_are_not_there(tmp_pa
         assert all(c.having(chunk) >= {1, 3} for chunk in chunks)
 
 
+async def test_a_peer_leaves_once_those_who_came_back_have_shown_their_copies(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        for number in range(40):
+            await c.store(number, [1, 2])
+        await c.settle()
+        await c.pass_time(100, 1)
+        await c.beat()  # it is back, and what it holds is not proved
+        await c.settle()
+        await p.services.leaving.drain(p.identity(), c.peers[2].node)
+        for _ in range(10):  # the copies are made before it shows anything: only showing is left
+            await c.work()
+            await c.exchange(c.peers[3])
+        await c.settle()
+        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_a_peer_that_does_not_come_for_its_orders_holds_nobody_up(
+    comes_back: bool, tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, repair_delay="1m") as p:
+        c = await careful(p, 5)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(10)]
+        await c.settle()
+        at_first = [4 in c.having(chunk) for chunk in chunks]
+        await c.pass_time(200, 1)
+        for _ in range(10):  # peer 4 beats its heart, and that is all it does
+            await c.work()
+            for at in (2, 3, 5):
+                await c.exchange(c.peers[at])
+            await c.pass_time(20, 1)
+        assert all(len(c.having(chunk) - {1}) >= 3 for chunk in chunks)
+        assert [4 in c.having(chunk) for chunk in chunks] == at_first
+        assert p.services.roster.peers[c.peers[4].number].is_deaf
+        if comes_back:
+            await c.exchange(c.peers[4])
+            assert not p.services.roster.peers[c.peers[4].number].is_deaf
+
+
+async def test_a_revoked_peer_has_nothing_more_to_show(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("revoked", count=1)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(20)]
+        await c.settle()
+        for chunk in chunks:
+            c.audits.ask(c.peers[2].number, VOLUME, chunk, size=SIZE)
+        assert any(isinstance(order, Audit) for order in await c.exchange(c.peers[2]))
+        assert c.audits.is_busy
+        await p.services.membership.revoke(c.peers[2].node)
+        await p.services.pulse.work()
+        assert not c.audits.is_busy
+
+
 async def test_who_stays_after_all_has_no_job_any_more(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         c = await careful(p, 4)
