@@ -103,8 +103,8 @@ def _require(connection: sqlite3.Connection, number: int, wanted_min: int) -> No
 def _copies(connection: sqlite3.Connection, number: int) -> int:
     """Copies on peers that stay: what is named from now on must not depend on one that is about to be let go."""
     row = connection.execute(
-        "SELECT count(*) FROM replica r JOIN peer p ON p.number = r.peer"
-        f" WHERE r.chunk = ? AND NOT p.leaving AND p.state NOT IN ({_GONE_SQL})",
+        f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}"
+        " AND NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.leaving)",
         (number,),
     ).fetchone()
     return int(row[0])
