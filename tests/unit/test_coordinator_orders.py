@@ -301,7 +301,7 @@ async def test_a_peer_that_lists_what_does_not_exist_fills_no_disk(
         assert p.database.read(lambda connection: void_copies.count(connection, liar.number, most=999)) == 50
 
 
-@pytest.mark.parametrize("how", ["order", "bucket", "length", "endless", "digests"])
+@pytest.mark.parametrize("how", ["order", "bucket", "length", "endless", "settled", "digests"])
 async def test_a_listing_that_cannot_be_ends_the_round(tmp_path: Path, claim_logs: Claims, how: str) -> None:
     if how != "digests":  # it had not begun
         claim_logs("recount of .* failed", count=1)
@@ -322,8 +322,10 @@ async def test_a_listing_that_cannot_be_ends_the_round(tmp_path: Path, claim_log
                 "bucket": [bytes(32)],
                 "length": [b"\xff"],
                 "endless": [],
+                "settled": [],
             }[how]
-            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=how == "endless")
+            settled = 1 << 63 if how == "settled" else 1
+            return Listed(order.order, settled, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=how == "endless")
 
         liar.does = lies
         await c.settle()
