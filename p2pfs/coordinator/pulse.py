@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from p2pfs.coordinator.dialability import Dialability
-from p2pfs.coordinator.liveness import next_check_s
+from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
@@ -218,7 +218,8 @@ def _check_figures(told: Resources | Scrub) -> None:
 def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
     # The peer may have been revoked, forgotten or let go since this was decided by its silence or its voice.
     known = members.peer(connection, number).state
-    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT):
+    is_settled = known is PeerState.LOST and state not in REACHABLE  # only its voice brings it back
+    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT) and not is_settled:
         members.set_peer_state(connection, number, state=state, now_s=now_s)
 
 

@@ -156,6 +156,7 @@ class ThreadedDatabase:
 
     async def begin_image(self) -> Image | None:
         """The file as it is now, until `pages.end_image`; None when a long reader is in the way. See `pages`."""
+        self.pages.drop_image()
         self.pages.want_image()
         for _ in range(2):  # the second is done after all that the thread does after the first
             await self.write(lambda _connection: None)

@@ -277,7 +277,8 @@ CREATE TABLE void_copy (            -- copies that are gone or must go: receipts
 CREATE INDEX void_copy_pending ON void_copy (peer) WHERE pending;
 CREATE INDEX void_copy_since ON void_copy (since_s) WHERE NOT pending;
 INSERT INTO void_copy
-    SELECT d.peer, c.volume, c.id, d.put_seq, 0, 0 FROM damaged_copy d JOIN chunk c ON c.number = d.chunk;
+    SELECT d.peer, c.volume, c.id, d.put_seq, 0, CAST(strftime('%s', 'now') AS REAL)
+    FROM damaged_copy d JOIN chunk c ON c.number = d.chunk; -- since when was not kept; mounts may carry their receipts
 DROP TABLE damaged_copy;
 
 CREATE TABLE job (                  -- background work, for people to see and to hold back

@@ -10,7 +10,7 @@ from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_
 from p2pfs.errors import Gone
 from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import ChunkId, NodeId, PeerNumber
+from p2pfs.types import ChunkId, NodeId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import NewChunk
 
 pytestmark = pytest.mark.l0
@@ -96,8 +96,25 @@ def pending(
     database: InlineDatabase, peer: int, readable: tuple[int, ...] = (), wanted: int = 0
 ) -> list[tuple[int, bytes, int]]:
     """What the peer may be told to delete while these can be read."""
+    found, behind = look(database, peer, void_copies.FIRST, look_at=1000, readable=readable, wanted=wanted)
+    assert behind == void_copies.FIRST
+    return found
+
+
+def look(
+    database: InlineDatabase,
+    peer: int,
+    after: tuple[int, bytes],
+    *,
+    look_at: int,
+    readable: tuple[int, ...],
+    wanted: int,
+) -> tuple[list[tuple[VolumeId, ChunkId, int]], tuple[int, bytes]]:
+    """One step of that."""
     return database.read(
-        lambda c: void_copies.pending(c, PeerNumber(peer), limit=10, readable=peers(*readable), wanted=wanted)
+        lambda c: void_copies.pending(
+            c, PeerNumber(peer), after=after, limit=10, look_at=look_at, readable=peers(*readable), wanted=wanted
+        )
     )
 
 
@@ -175,6 +192,9 @@ async def test_a_copy_off_the_index_stays_while_others_are_missing(database: Inl
     assert database.write_now(lambda c: survey.take_off(c, 1, peer=PeerNumber(3), keep=keep, wanted=2, now_s=5.0))
     assert pending(database, 3, readable=(1, 2, 3), wanted=2) == [(V, chunk_id(1), 1)]
     assert pending(database, 3, readable=(1, 3), wanted=2) == []  # 2 is silent
+    found, behind = look(database, 3, void_copies.FIRST, look_at=1, readable=(1, 3), wanted=2)
+    assert (found, behind) == ([], (V, chunk_id(1)))  # however many are held back, each step is short
+    assert look(database, 3, behind, look_at=1, readable=(1, 3), wanted=2) == ([], void_copies.FIRST)
     database.write_now(
         lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2), now_s=6.0)
     )
