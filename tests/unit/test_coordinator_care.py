@@ -14,12 +14,14 @@ from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
 from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.errors import Unavailable
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import FakeClock
-from p2pfs.types import PeerNumber, PeerState
+from p2pfs.types import PeerNumber, PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.orders import Audit, Failed, Order, Result, Stored, Transfer
+from p2pfs.wire.plans import PlanKind, PlanRequest
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -506,3 +508,44 @@ async def test_moves_leave_room_for_repairs(monkeypatch: pytest.MonkeyPatch) -> 
     for task in [*moves, backlog_module.Task(99, SIZE, target, Urgency.REPAIR, 1)]:
         backlog.add(task)
     assert [task.number for task in backlog.take(target, 2, moves=1)] == [99, 0]
+
+
+async def test_what_a_peer_says_of_its_failure_is_one_short_line(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, repair_delay="1m") as p:
+        c = await careful(p, 4)
+        await c.store(1, [1, 2, 3])
+        await c.settle()
+        for peer in c.peers.values():
+            peer.does = lambda order: (
+                Failed(order.order, "Unavailable", "\x1b[2J\n" + "x" * 4_000_000)
+                if isinstance(order, Transfer)
+                else None
+            )
+        await c.pass_time(200, 1)
+        await c.settle()
+        (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
+        assert job.error
+        assert job.error.isprintable()
+        assert len(job.error) <= 500
+
+
+async def test_one_asker_has_one_plan_made_at_a_time(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        answers: list[object] = []
+        request = PlanRequest(PlanKind.DRAIN, [c.peers[1].node])
+
+        async def ask(at: int) -> None:
+            try:
+                answers.append(await c.leaving.plan(p.identity(c.peers[at].node, [Role.PEER]), request))
+            except Unavailable:
+                answers.append(None)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask, 2)
+            nursery.start_soon(ask, 3)
+        assert len([answer for answer in answers if answer]) == 2
+        await ask(2)
+        assert answers[-1]

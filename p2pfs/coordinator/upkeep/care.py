@@ -42,6 +42,7 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.events import first_of
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GroupId, PeerNumber, PeerState, VolumeId
+from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import NewChunk
 from p2pfs.wire.orders import Failed, Order, Result, Stored, Transfer
@@ -363,7 +364,7 @@ class Care:
         return result.receipt.peer == peer
 
     def _failed(self, peer: PeerNumber, order: Transfer, result: Result) -> None:
-        reason = result.message if isinstance(result, Failed) else "the receipt does not verify"
+        reason = failures.shown(result.message) if isinstance(result, Failed) else "the receipt does not verify"
         task = self._backlog.failed(order.order, reason)
         self._report([task.number] if task else [])  # perhaps to another peer
         known = set(order.sources)

@@ -18,13 +18,13 @@ from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
-from p2pfs.errors import Denied, Invalid, NotFound
+from p2pfs.errors import Denied, Invalid, NotFound, Unavailable
 from p2pfs.meta import chunks_index, members, plans, void_copies, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GONE_STATES, MIB, PeerNumber, PeerState, Role, volume_name
+from p2pfs.types import GONE_STATES, MIB, NodeId, PeerNumber, PeerState, Role, volume_name
 from p2pfs.wire.jobs import JobAction, JobKind, JobState
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import MOST_FILES, FilesAtRisk, PlanAnswer, PlanKind, PlanRequest
@@ -61,6 +61,7 @@ class Leaving:
         self._clock = clock
         self._ready: set[PeerNumber] = set()
         self._cleared: set[PeerNumber] = set()  # gone, and without rows
+        self._planning: set[NodeId] = set()
         self._wake = trio.Event()
         jobs.on(JobKind.DRAIN, JobAction.CANCEL, self._cancelled)
 
@@ -241,8 +242,18 @@ class Leaving:
 
         Raises:
             Invalid, NotFound: No such plan or peer.
+            Unavailable: The asker's last question is not answered yet: each is a long scan, and scans wait in a row.
         """
         self._roster.member(identity.node)
+        if identity.node in self._planning:
+            raise Unavailable("your last question is still being looked into: ask again when it is answered")
+        self._planning.add(identity.node)
+        try:
+            return await self._plan(identity, request)
+        finally:
+            self._planning.discard(identity.node)
+
+    async def _plan(self, identity: Identity, request: PlanRequest) -> PlanAnswer:
         if request.kind not in set(PlanKind) or not 1 <= len(request.nodes) <= 1000:
             raise Invalid("a plan is to stop, drain or lose one peer or more")
         peers = [self._named(node) for node in dict.fromkeys(request.nodes)]
