@@ -64,12 +64,16 @@ class Audits:
         self._waiting: dict[PeerNumber, dict[tuple[VolumeId, ChunkId], _Asked]] = {}
         self._in_hand: dict[int, _Asked] = {}
         self._overflowed: set[PeerNumber] = set()
+        self.shown = 0
+        """Copies that were shown because somebody asked for it."""
 
     def ask(self, peer: PeerNumber, volume: VolumeId, chunk: bytes, *, size: int, is_random: bool = False) -> None:
         """Have the peer show this copy; once is enough."""
         waiting = self._waiting.setdefault(peer, {})
         key = volume, ChunkId(chunk)
-        if key in waiting:
+        known = waiting.get(key)
+        if known is not None:
+            waiting[key] = replace(known, is_random=known.is_random and is_random)
             return
         if len(waiting) >= MOST:
             self._overflowed.add(peer)
@@ -78,8 +82,9 @@ class Audits:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something waits to be shown."""
-        return bool(self._in_hand) or any(self._waiting.values())
+        """Whether something waits to be shown by somebody who can be asked."""
+        peers = self._roster.peers
+        return bool(self._in_hand) or any(waiting and peers[at].is_reachable for at, waiting in self._waiting.items())
 
     # ---- the worker -------------------------------------------------------------------------------------------------
 
@@ -131,12 +136,13 @@ class Audits:
                 (proved if verdict else lost).append(asked)
         if proved or lost:
             await self._commit(peer, proved, lost)
-            self._noticed.tell((asked.volume, asked.chunk) for asked in (*proved, *lost))
+            self.shown += sum(not asked.is_random for asked in proved)
         self.lost(peer, [order for order, _ in ended])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
-        for order in orders:
-            self._in_hand.pop(order.order, None)
+        """Whatever came of them, also nothing: who waits for a proof looks again, and may ask once more."""
+        asked = [self._in_hand.pop(order.order, None) for order in orders]
+        self._noticed.tell((one.volume, one.chunk) for one in asked if one is not None)
 
     async def _commit(self, number: PeerNumber, proved: Sequence[_Asked], lost: Sequence[_Asked]) -> None:
         now_s = self._clock.time()

@@ -98,7 +98,7 @@ class Care:
         self._again = False  # when it has, it is to begin anew
         self._surveyed_s = -math.inf
         self._stale_s = math.inf  # when silence will have lasted so long that copies count no more
-        self._done_then = 0  # copies made before the last survey began
+        self._done_then = (0, 0)  # copies made and shown before the last survey began
         self._depend: Counter[PeerNumber] = Counter()  # chunks that need what each leaving peer holds, in this survey
         for kind in (JobKind.REPAIR, JobKind.DRAIN, JobKind.REBALANCE):
             jobs.on(kind, JobAction.RETRY, self._retried)
@@ -112,7 +112,7 @@ class Care:
             self._again = True
             return
         self._at, self._again = 0, False
-        self._done_then = self._backlog.done
+        self._done_then = (self._backlog.done, self._audits.shown)
         self._backlog.begin_survey()
         self._depend.clear()
 
@@ -150,18 +150,19 @@ class Care:
                 self._end_survey()
             return Progress.BUSY
         self._backlog.settle()
-        if self._backlog.wants_more or (not self._backlog.waiting and self._is_to_be_certain()):
-            self.survey()
-            return Progress.BUSY
         # Not while copies are on their way: each that arrives may make another surplus.
         is_over = not self._backlog.waiting and not self._audits.is_busy
+        if self._backlog.wants_more or (is_over and self._is_to_be_certain()):
+            self.survey()
+            return Progress.BUSY
         if is_over and not self._jobs.is_paused(JobKind.TRIM):
             self._jobs.finish(JobKind.TRIM)
         return Progress.IDLE
 
     def _is_to_be_certain(self) -> bool:
         """Whether somebody who wants to leave may be able to, by now."""
-        return self._backlog.done != self._done_then and any(one.is_leaving for one in self._keepers.values())
+        done = (self._backlog.done, self._audits.shown)
+        return done != self._done_then and any(one.is_leaving for one in self._keepers.values())
 
     async def wait(self) -> None:
         """Until the pool changes, a chunk is noticed, a pause ends, or it was long ago."""
