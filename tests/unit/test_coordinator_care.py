@@ -485,6 +485,56 @@ async def test_audits_that_do_not_fit_are_asked_for_when_there_is_room(
         assert all(len(c.having(chunk)) == 3 for chunk in chunks)
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_peer_leaves_although_an_audit_came_to_nothing(
+    is_lost: bool, tmp_path: Path, claim_logs: Claims
+) -> None:
+    """Lost, as by a restart of who was to show its copy, or failed for another reason than the copy. And when it comes
+    to something at last, that is what the drain waited for: nothing is copied after it."""
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        await c.pass_time(40)
+        await c.settle()
+        stays, leaver = (c.peers[at] for at in sorted(c.holders(chunk)))
+        await c.pass_time(100, stays.at)
+        await c.beat()
+        await p.services.leaving.drain(p.identity(), leaver.node)
+        failed: list[Order] = []
+
+        def fails_once(order: Order) -> Result | None:
+            if isinstance(order, Audit) and not failed:
+                failed.append(order)
+                return Failed(order.order, "Unavailable", "the disk does not answer")
+            return None
+
+        stays.does = fails_once
+        for _ in range(5):
+            await c.work()
+            for peer in c.peers.values():
+                await c.exchange(peer)
+            if is_lost:
+                stays.results = [result for result in stays.results if not isinstance(result, Failed)]
+        assert failed
+        await c.settle()
+        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert len(c.having(chunk) - {leaver.at}) == 2
+
+
+async def test_what_a_silent_peer_was_to_show_keeps_no_job_open(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, repair_delay="1m") as p:
+        c = await careful(p, 4)
+        chunk = await c.store(1, [1, 2, 3])
+        await c.settle()
+        await c.pass_time(200, 1)
+        c.audits.ask(c.peers[1].number, VOLUME, chunk, size=SIZE)
+        p.services.jobs.open(JobKind.TRIM)
+        await c.settle()
+        assert c.jobs()["trim"] == "done"
+
+
 async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
     async with pool(tmp_path, replicas="2") as p:
         c = await careful(p, 3)
