@@ -63,6 +63,10 @@ STRETCHED: Final = (
 """(module, constant, value), seconds mostly: how often somebody looks whether there is something to do."""
 
 
+_EXPLAINED: Final = ("nothing is purged: ",)
+"""Errors that faults explain: clocks are turned."""
+
+
 class PoolTime(trio.abc.Clock):
     """Time that passes only while nothing can run, and then at once to whatever is due next. As MockClock's autojump,
     without a turn of the event loop for each jump."""
@@ -91,8 +95,11 @@ class Bugs(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
         if record.exc_info:
-            self.found.append(record.getMessage() + "\n" + logging.Formatter().formatException(record.exc_info))
+            self.found.append(text + "\n" + logging.Formatter().formatException(record.exc_info))
+        elif not text.startswith(_EXPLAINED):
+            self.found.append(text)
 
 
 class _Aloud(logging.Handler):
@@ -120,7 +127,7 @@ def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
         for function, seeded in _secrets(random.Random(f"secrets {seed}")).items():
             stack.enter_context(mock.patch.object(secrets, function, seeded))
         stack.enter_context(mock.patch.object(Inventory, "digests", _digests))
-        stack.enter_context(mock.patch.object(p2pfs.chunks.writing, "backoff", lambda *_: backoff(1.0, 15.0)))
+        stack.enter_context(mock.patch.object(p2pfs.chunks.writing, "backoff", _backoff))
         for module, name, seconds in STRETCHED:
             stack.enter_context(mock.patch.object(module, name, seconds))
         random.seed(seed)
@@ -187,6 +194,11 @@ async def in_the_loop(
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def _backoff(*_: float) -> Iterator[float]:
+    """For a flight that finds nobody: in a long trouble its tries are most of what happens."""
+    return backoff(1.0, 15.0)
 
 
 async def _digests(inventory: Inventory) -> list[bytes]:

@@ -192,6 +192,12 @@ class SimDisk(Disk):
             file.write(bytes((byte ^ 1 << self._chance.randrange(8),)))
         self._valid.pop(path, None)
 
+    def vanish(self, copy: Copy) -> None:
+        """A live copy is gone behind its store's back."""
+        path = self.path(copy)
+        path.unlink(missing_ok=True)
+        self._valid.pop(path, None)
+
     def wipe(self) -> None:
         """The disk is replaced by an empty one."""
         shutil.rmtree(self.root, ignore_errors=True)
