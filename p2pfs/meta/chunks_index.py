@@ -289,6 +289,12 @@ def purge(connection: sqlite3.Connection, *, doomed_before_s: float, now_s: floa
     return Purged(len(rows), freed, dict(copies))
 
 
+def restart_grace(connection: sqlite3.Connection, *, now_s: float) -> None:
+    """Begin every delay anew: what was written down of time before may be of a clock that was wrong."""
+    connection.execute("UPDATE chunk SET doomed_s = ? WHERE doomed_s IS NOT NULL", (now_s,))
+    void_copies.restart(connection, now_s=now_s)
+
+
 def doomed(connection: sqlite3.Connection, *, before_s: float) -> tuple[int, int]:
     """(chunks, their bytes) of what nothing has named since then. A scan."""
     row = connection.execute(

@@ -123,6 +123,11 @@ def forget(connection: sqlite3.Connection, *, before_s: float, limit: int = 1000
     ).rowcount
 
 
+def restart(connection: sqlite3.Connection, *, now_s: float) -> None:
+    """Remember all rows as if they had been settled now."""
+    connection.execute("UPDATE void_copy SET since_s = ? WHERE NOT pending", (now_s,))
+
+
 def forget_peers(connection: sqlite3.Connection, peers: Collection[PeerNumber], *, limit: int = 1000) -> int:
     """Drop rows of peers that are gone for good; how many."""
     return connection.execute(

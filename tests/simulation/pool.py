@@ -69,12 +69,12 @@ KEYS = VolumeKeys.derive(bytes(range(32)))
 SMALL_FILE = 128
 """Bytes up to which a file lives in the metadata: nearly everything becomes chunks."""
 SETTINGS = Settings(
-    heartbeat=60.0,
-    suspect=180.0,
-    down=600.0,
+    heartbeat=120.0,
+    suspect=360.0,
+    down=720.0,
     repair_delay=900.0,
-    session_lifetime=300.0,
-    audit_interval=300.0,
+    session_lifetime=480.0,
+    audit_interval=400.0,
     inventory_interval=3600.0,
     orphan_grace=3600.0,
     purge_grace=600.0,
@@ -85,6 +85,8 @@ SETTINGS = Settings(
 NO_SCRUB = Scrub(ScrubState.IDLE.value, 0, 0, 0, 0, 0.0, 0.0, 0)
 TIDY_S = 600.0
 """How often a peer empties its trash of what is old enough."""
+_WAITED_FOR = 0.3
+"""Share of commits that take time before, and after: every wait costs the run more than the commit."""
 _SECRETS = PoolSecrets(b"r" * 32, b"t" * 32)
 _COORDINATOR, _FIRST_PEER, _FIRST_CLIENT = 1, 100, 1000
 
@@ -106,14 +108,16 @@ class LifeDatabase:
         self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
     ) -> T:
         async with self._turn:
-            await trio.sleep(0.001 * self._chance.random())
+            if self._chance.random() < _WAITED_FOR:
+                await trio.sleep(0.001 * self._chance.random())
             self._expect_life()
             result = self._inner.write_now(change)
-            with trio.CancelScope(shield=True):  # the writer's thread goes on whoever is cancelled
-                await trio.sleep(0.001 * self._chance.random())
+            if self._chance.random() < _WAITED_FOR:
+                with trio.CancelScope(shield=True):  # the writer's thread goes on whoever is cancelled
+                    await trio.sleep(0.001 * self._chance.random())
             if committed is not None:
                 committed(result)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return result
 
     def read(self, question: Callable[[sqlite3.Connection], T]) -> T:

@@ -1,15 +1,19 @@
 """The index of chunks: references, doom, purging, replicas, and the reaper."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
 from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
+from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.errors import Gone
 from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
+from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ChunkId, NodeId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import NewChunk
 
@@ -320,3 +324,18 @@ async def test_copies_on_a_peer_that_leaves_do_not_count_for_commits(database: I
         await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
     await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
     assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 1, 2: 1, 3: 1}
+
+
+async def test_what_a_wrong_clock_doomed_waits_its_time_once_the_clock_is_confirmed(
+    database: InlineDatabase, hand: Hand
+) -> None:
+    one = await hand.make(b"1")
+    await hand.commit(one, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    await hand.unlink(b"1", one)
+    while reap(database, now_s=-400 * 86400.0):
+        pass
+    clock = FakeClock(1000.0)
+    await PoolClock(database, cast("Roster", None), clock).confirm()
+
+    assert purge(database, 1000.0).chunks == 0
+    assert purge(database, 1000.5).chunks == 1

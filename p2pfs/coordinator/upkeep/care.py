@@ -30,7 +30,7 @@ from p2pfs.coordinator.upkeep.backlog import Backlog, Task
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.coordinator.upkeep.noticed import Noticed
-from p2pfs.errors import Misuse
+from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
 from p2pfs.meta.survey import Surveyed
@@ -358,7 +358,7 @@ class Care:
         new = _new_chunk(order, result)
         try:
             self._receipts.verify(VolumeId(order.volume), new)
-        except Misuse as error:
+        except (Gone, Misuse) as error:
             _log.warning("peer %d: %s", peer, error)
             return False
         return result.receipt.peer == peer

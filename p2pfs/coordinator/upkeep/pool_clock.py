@@ -12,7 +12,7 @@ import statistics
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
-from p2pfs.meta import settings
+from p2pfs.meta import chunks_index, settings
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
 
@@ -62,8 +62,11 @@ class PoolClock:
         return "" if self._ahead() is not None else "no peer is heard that could tell the time"
 
     async def confirm(self) -> None:
-        """An admin says that the clock is right as it is."""
-        await self._keep("", self._clock.time())
+        """An admin says that the clock is right as it is. What waits to be purged waits from now on: when it was doomed
+        may have been told by the wrong clock."""
+        now_s = self._clock.time()
+        await self._database.write(lambda connection: chunks_index.restart_grace(connection, now_s=now_s))
+        await self._keep("", now_s)
 
     def _was_set(self, now_s: float) -> bool:
         """Whether the clock has jumped lately: what peers said of it before says nothing about it now."""
