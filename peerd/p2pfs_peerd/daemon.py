@@ -135,7 +135,7 @@ class Peerd:
         self._clock = clock
         self._root = chunk_root(home)
         self._backups = Backups(
-            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve
+            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve, clock=clock
         )
         self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home

@@ -1,5 +1,6 @@
 """The coordinator's backups: what peers get and when, what is kept, what status says."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -292,6 +293,27 @@ async def test_a_peer_keeps_the_newest_two_whatever_it_is_told(tmp_path: Path) -
             message = Superseded([(number, 0) for number in numbers])
             await client.call(endpoint, "POST", "/backups/superseded", message, list[Held])
         assert sorted(keeper.files.rows()) == numbers[-2:]
+
+
+async def test_two_backups_made_at_once_do_not_supersede_what_is_a_day_old(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        await pool.pass_time(3600)
+        keeper = pool.keepers[0]
+        (settled,) = keeper.files.rows()
+        begun_s = pool.clock.time() - 90_000
+        os.utime(keeper.part(settled, 0), (begun_s, begun_s))
+        garbage, kept = keeper.part(settled, 0).read_bytes(), keeper.backups._files
+        for number in (settled + 1, settled + 2):
+            kept.keep(number, 0, garbage, is_state=True)
+            os.utime(keeper.part(number, 0), (pool.clock.time(), pool.clock.time()))
+        async with coordinator_of(pool) as (client, endpoint):
+            message = Superseded([(settled, 0), (settled + 1, 0), (settled + 2, 0)])
+            await client.call(endpoint, "POST", "/backups/superseded", message, list[Held])
+            assert sorted(keeper.files.rows()) == [settled, settled + 1, settled + 2]
+            for number in (settled + 1, settled + 2):  # once there is a later one that old, it need not stay
+                os.utime(keeper.part(number, 0), (begun_s, begun_s))
+            await client.call(endpoint, "POST", "/backups/superseded", message, list[Held])
+        assert sorted(keeper.files.rows()) == [settled + 1, settled + 2]
 
 
 async def test_a_peer_neither_replaces_nor_takes_what_is_not_in_its_place(tmp_path: Path) -> None:
