@@ -111,7 +111,7 @@ class Roster:
             peer.offered, peer.used, peer.trash, peer.chunks = row.capacity, row.used, row.trash, row.chunks
             peer.resources, peer.version = row.resources, row.version
             peer.is_leaving, peer.away_until_s = row.is_leaving, row.away_until_s
-            peer.appearances = row.appearances
+            peer.appearances, peer.run = row.appearances, row.run
             if row.state in (PeerState.DOWN, PeerState.AWAY):
                 peer.heard_s, peer.state = self.started_s - self.patience.down_s, row.state
             elif row.state in GONE_STATES:

@@ -83,6 +83,7 @@ class Peer:
     is_leaving: bool = False  # being drained
     away_until_s: float = 0.0
     appearances: int = 0  # see `appear`
+    run: int = 0  # of the daemon, as it said last
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def withdraw_invites(connection: sqlite3.Connection, node_id: NodeId) -> int:
 _PEER = (
     "SELECT p.number, p.node, n.name, n.owner, n.zone, n.capacity_limit, p.addresses, p.capacity, p.used, p.trash,"
     " p.chunks, p.state, p.state_s, p.seen_s, p.clock_s, p.version, p.resources, p.leaving, p.away_until_s,"
-    " p.appearances"
+    " p.appearances, p.run"
     " FROM peer p JOIN node n ON n.id = p.node"
 )
 
@@ -309,7 +310,7 @@ def record_heartbeat(
     """Keep what a peer says of itself; `capacity` is what the pool lets it offer. Its state is not touched."""
     connection.execute(
         "UPDATE peer SET addresses = ?, capacity = ?, used = ?, trash = ?, chunks = ?, seen_s = ?, clock_s = ?,"
-        " version = ?, resources = ? WHERE number = ?",
+        " version = ?, resources = ?, run = ? WHERE number = ?",
         (
             codec.encode(heartbeat.addresses),
             capacity,
@@ -320,6 +321,7 @@ def record_heartbeat(
             heartbeat.clock_s,
             heartbeat.version,
             codec.encode(heartbeat.resources),
+            heartbeat.run,
             number,
         ),
     )
@@ -371,6 +373,7 @@ def _peer(row: Sequence[Any]) -> Peer:
         is_leaving=bool(row[17]),
         away_until_s=row[18],
         appearances=row[19],
+        run=row[20],
     )
 
 
