@@ -178,7 +178,7 @@ def check(heartbeat: Heartbeat) -> None:
         Misuse: They are not.
     """
     figures = (heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1)
-    if not all(0 <= figure <= _MAX_BYTES for figure in figures):
+    if not all(0 <= figure <= _MAX_BYTES for figure in figures) or not 0 <= heartbeat.run < 1 << 63:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")

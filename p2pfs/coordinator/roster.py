@@ -24,7 +24,7 @@ CAPACITY_STEP: Final = 0.1
 """Relative change of a peer's offer below which the map keeps the old figure: placement must not follow every breath of
 a shared disk. Room is always counted with the latest figures."""
 _ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
-"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
+"""Who is heard after one of these, or started anew, has appeared: nobody knows what became of its disk meanwhile."""
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class Roster:
             peer.offered, peer.used, peer.trash, peer.chunks = row.capacity, row.used, row.trash, row.chunks
             peer.resources, peer.version = row.resources, row.version
             peer.is_leaving, peer.away_until_s = row.is_leaving, row.away_until_s
-            peer.appearances = row.appearances
+            peer.appearances, peer.run = row.appearances, row.run
             if row.state in (PeerState.DOWN, PeerState.AWAY):
                 peer.heard_s, peer.state = self.started_s - self.patience.down_s, row.state
             elif row.state in GONE_STATES:
@@ -202,9 +202,10 @@ class Roster:
         peer.heard_s = now_s
         if before is not PeerState.LEFT:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
-        if before is PeerState.AWAY or (peer.run and heartbeat.run != peer.run):
-            peer.away_until_s = 0.0  # it was silent, or started anew so soon that nobody noticed: it is back
-        peer.has_appeared = peer.has_appeared or before in _ABSENT
+        is_anew = peer.run != 0 and heartbeat.run != peer.run  # so soon, perhaps, that nobody noticed its silence
+        if before is PeerState.AWAY or is_anew:
+            peer.away_until_s = 0.0  # it is back
+        peer.has_appeared = peer.has_appeared or is_anew or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
         peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run

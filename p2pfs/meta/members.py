@@ -82,6 +82,7 @@ class Peer:
     is_leaving: bool = False  # being drained
     away_until_s: float = 0.0
     appearances: int = 0  # see `appear`
+    run: int = 0  # of the daemon, as it said last
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def withdraw_invites(connection: sqlite3.Connection, node_id: NodeId) -> int:
 _PEER = (
     "SELECT p.number, p.node, n.name, n.owner, n.zone, n.capacity_limit, p.addresses, p.capacity, p.used, p.trash,"
     " p.chunks, p.state, p.state_s, p.seen_s, p.clock_s, p.version, p.resources, p.leaving, p.away_until_s,"
-    " p.appearances"
+    " p.appearances, p.run"
     " FROM peer p JOIN node n ON n.id = p.node"
 )
 
@@ -308,7 +309,7 @@ def record_heartbeat(
     """Keep what a peer says of itself; `capacity` is what the pool lets it offer. Its state is not touched."""
     connection.execute(
         "UPDATE peer SET addresses = ?, capacity = ?, used = ?, trash = ?, chunks = ?, seen_s = ?, clock_s = ?,"
-        " version = ?, resources = ? WHERE number = ?",
+        " version = ?, resources = ?, run = ? WHERE number = ?",
         (
             codec.encode(heartbeat.addresses),
             capacity,
@@ -319,6 +320,7 @@ def record_heartbeat(
             heartbeat.clock_s,
             heartbeat.version,
             codec.encode(heartbeat.resources),
+            heartbeat.run,
             number,
         ),
     )
@@ -370,4 +372,5 @@ def _peer(row: Sequence[Any]) -> Peer:
         is_leaving=bool(row[17]),
         away_until_s=row[18],
         appearances=row[19],
+        run=row[20],
     )

@@ -260,6 +260,7 @@ _CARE: Final = """
 ALTER TABLE peer ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;     -- 1: it is being drained
 ALTER TABLE peer ADD COLUMN away_until_s REAL NOT NULL DEFAULT 0;   -- it said that it would be silent until then
 ALTER TABLE peer ADD COLUMN appearances INTEGER NOT NULL DEFAULT 0; -- how often it came back, or was found to have lied
+ALTER TABLE peer ADD COLUMN run INTEGER NOT NULL DEFAULT 0;         -- the daemon's, last heard; 0: unknown
 
 ALTER TABLE replica ADD COLUMN proved INTEGER NOT NULL DEFAULT 0;   -- peer.appearances at the last receipt or audit
 

@@ -20,7 +20,7 @@ from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import PeerNumber, PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
-from p2pfs.wire.orders import Audit, Failed, Order, Result, Stored, Transfer
+from p2pfs.wire.orders import Audit, Delete, Failed, Order, Result, Stored, Transfer
 from p2pfs.wire.plans import PlanKind, PlanRequest
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
@@ -402,6 +402,42 @@ async def test_a_peer_that_does_not_come_for_its_orders_holds_nobody_up(
         if comes_back:
             await c.exchange(c.peers[4])
             assert not p.services.roster.peers[c.peers[4].number].is_deaf
+
+
+async def test_who_was_started_anew_shows_its_copies_before_surplus_goes(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("has not got|the inventory of peer")
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for peer in c.peers.values():
+            await p.beat(peer.node, run=1)
+        chunk = await c.store(1, [1, 2, 3, 4])  # one more than wanted
+        copies: list[int] = []
+
+        def counts(order: Order) -> None:
+            if isinstance(order, Delete) and order.chunk in c.peers[3].chunks | c.peers[4].chunks:
+                copies.append(len(c.having(chunk)))
+
+        for at in (1, 2):  # with empty disks, and sooner than anybody could notice their silence
+            c.peers[at].chunks.clear()
+            await p.beat(c.peers[at].node, run=2)
+        c.peers[3].does = c.peers[4].does = counts
+        await c.pass_time(31)
+        await c.settle()
+        assert len(c.having(chunk)) == 3
+        assert min(copies, default=4) > 3, "a copy was taken away because of one that was not there"
+
+
+async def test_no_job_of_a_peer_outlives_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        jobs, leaver = p.services.jobs, c.peers[2]
+        for kind in (JobKind.SCRUB, JobKind.RECOUNT):
+            jobs.open(kind, leaver.node)
+        await p.services.leaving.drain(p.identity(), leaver.node)
+        await c.settle()
+        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert not jobs.going_on(JobKind.SCRUB)
+        assert not jobs.current(JobKind.RECOUNT, leaver.node)
 
 
 async def test_a_revoked_peer_has_nothing_more_to_show(tmp_path: Path, claim_logs: Claims) -> None:

@@ -231,9 +231,17 @@ class Leaving:
         dropped = await self._database.write(clear)
         if not dropped:
             self._cleared.update(numbers)
-            for number in numbers:
-                self._deletions.forget(number)
+            for one in gone:
+                self._deletions.forget(one.number)
+                for kind in (JobKind.RECOUNT, JobKind.SCRUB):
+                    self._end_of(kind, one)
         return bool(dropped)
+
+    def _end_of(self, kind: JobKind, peer: Peer) -> None:
+        """Work on a peer that is gone comes to no end of its own."""
+        job = self._jobs.current(kind, peer.node.id)
+        if job is not None:
+            self._jobs.end(job, JobState.CANCELLED, f"the peer is {peer.state.value}")
 
     # ---- plans ------------------------------------------------------------------------------------------------------
 
