@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from p2pfs.types import GONE_STATES, Health, PeerState
-from p2pfs.wire.jobs import ENDED, JobInfo, JobState
+from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
 from p2pfs.wire.membership import Resources
 
 NEARLY_FULL: Final = 0.10
@@ -298,6 +298,8 @@ def _about_jobs(jobs: Sequence[JobInfo]) -> Iterator[Reason]:
         name = f"job {job.id}, {job.kind}" + (f" of {job.subject}" if job.subject else "")
         if job.state == JobState.PAUSED:
             yield _note("JOB_PAUSED", f"{name}, is held back; it goes on with: p2pfs jobs resume {job.id}")
+        elif job.kind == JobKind.PURGE:
+            continue  # what it waits for is a quiet hour, as it should, or a clock, which has a reason of its own
         elif job.error and job.state not in ENDED:
             yield _warning("JOB_STUCK", f"{name}, does not get on: {job.error}")
 

@@ -23,6 +23,8 @@ from p2pfs.wire.membership import Heartbeat, NodeInfo, PeerInfo, PoolMap, Resour
 CAPACITY_STEP: Final = 0.1
 """Relative change of a peer's offer below which the map keeps the old figure: placement must not follow every breath of
 a shared disk. Room is always counted with the latest figures."""
+FORMER_RUNS: Final = 16
+"""Of a peer's daemon that are remembered."""
 _ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
 """Who is heard after one of these, or started anew, has appeared: nobody knows what became of its disk meanwhile."""
 
@@ -49,6 +51,7 @@ class Peer:
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
     run: int = 0  # the daemon's, as its last heartbeat said
+    former: tuple[int, ...] = ()  # the last few runs before it
     is_deaf: bool = False  # told of orders, it does not come for them: an older version, or it hangs
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
@@ -197,7 +200,15 @@ class Roster:
     # ---- life -------------------------------------------------------------------------------------------------------
 
     def report(self, peer: Peer, heartbeat: Heartbeat, *, now_s: float, time_s: float) -> tuple[Change | None, bool]:
-        """Take in a heartbeat: (change of state or None, whether addresses or capacity changed)."""
+        """Take in a heartbeat: (change of state or None, whether addresses or capacity changed).
+
+        Raises:
+            Denied: It is of a daemon that a later one has followed: somebody copied the peer's home and started both.
+        """
+        if heartbeat.run in peer.former:
+            raise Denied(f"another daemon has started as {peer.node.name} since, perhaps from a copy of its home")
+        if peer.run and heartbeat.run != peer.run:
+            peer.former = (*peer.former, peer.run)[-FORMER_RUNS:]
         before, limit = peer.state, peer.node.capacity_limit
         peer.heard_s = now_s
         if before is not PeerState.LEFT:

@@ -20,6 +20,7 @@ from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import PeerNumber, PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
+from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.orders import Audit, Delete, Failed, Order, Result, Stored, Transfer
 from p2pfs.wire.plans import PlanKind, PlanRequest
 
@@ -569,6 +570,25 @@ async def test_what_a_silent_peer_was_to_show_keeps_no_job_open(tmp_path: Path, 
         p.services.jobs.open(JobKind.TRIM)
         await c.settle()
         assert c.jobs()["trim"] == "done"
+
+
+async def test_equal_content_stored_elsewhere_again_leaves_no_surplus(tmp_path: Path) -> None:
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 4)
+        chunk = await c.store(1, [1, 2])
+        await c.settle()
+        held = sorted(c.holders(chunk))
+        elsewhere = min(set(c.peers) - set(held))
+        receipts = [
+            p.receipt(c.peers[at].number, VOLUME, chunk, size=SIZE, put_seq=c.peers[at].put(chunk))
+            for at in (held[0], elsewhere)
+        ]
+        await c.batch(AddReplicas([NewChunk(chunk, SIZE, receipts)]))
+        assert len(c.holders(chunk)) == 3
+        await c.pass_time(40)
+        await c.settle()
+        assert len(c.holders(chunk)) == 2
+        assert c.having(chunk) == c.holders(chunk)
 
 
 async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:

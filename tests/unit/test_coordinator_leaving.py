@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from coordination import pool
 
-from p2pfs.errors import Invalid
+from p2pfs.errors import Denied, Invalid
 from p2pfs.types import NodeId, PeerState
 
 pytestmark = pytest.mark.l0
@@ -21,6 +21,18 @@ async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path)
         assert peer.away_until_s > 0
         await p.beat(joined.node, run=2)
         assert peer.away_until_s == 0
+
+
+async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path) -> None:
+    """Each would be taken for what the other holds, and chunks be copied back and forth without end."""
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer = p.services.roster.members()[0]
+        await p.beat(joined.node, run=2, used=5)
+        with pytest.raises(Denied, match="another daemon"):
+            await p.beat(joined.node, run=1)
+        await p.beat(joined.node, run=2, used=6)
+        assert (peer.run, peer.used) == (2, 6)
 
 
 @pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])
