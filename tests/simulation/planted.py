@@ -14,8 +14,9 @@ from p2pfs.chunks.files import ChunkFiles
 from p2pfs.chunks.pages import write_file
 from p2pfs.coordinator.upkeep import care
 from p2pfs.coordinator.upkeep.care import Care
+from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.purge import Purge
-from p2pfs.meta import chunks_index, sessions, survey
+from p2pfs.meta import chunks_index, sessions, survey, void_copies
 from p2pfs.placement.care import Held, Need, Urgency
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, SessionId, VolumeId
@@ -115,8 +116,9 @@ def _early_location() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _early_delete() -> Iterator[None]:
-    """A copy that lies where it does not belong is deleted when the better one is ordered, before that is committed."""
-    real_need, real_take_off = care.need, survey.take_off
+    """A copy that lies where it does not belong is deleted when the better one is ordered, before that is committed;
+    and nothing that would still save it looks: neither whoever hands deletions out nor whoever has copies back."""
+    real_need, real_take_off, real_pending = care.need, survey.take_off, void_copies.pending
 
     def need(held: Sequence[Held], **more: Any) -> Need | None:  # noqa: ANN401
         found = real_need(held, **more)
@@ -127,7 +129,15 @@ def _early_delete() -> Iterator[None]:
     def take_off(connection: sqlite3.Connection, number: int, **more: Any) -> bool:  # noqa: ANN401
         return real_take_off(connection, number, **(more | {"wanted": 0}))
 
-    with mock.patch.object(care, "need", need), mock.patch.object(survey, "take_off", take_off):
+    def pending(connection: sqlite3.Connection, peer: PeerNumber, **more: Any) -> Any:  # noqa: ANN401
+        return real_pending(connection, peer, **(more | {"wanted": 0}))
+
+    with (
+        mock.patch.object(care, "need", need),
+        mock.patch.object(survey, "take_off", take_off),
+        mock.patch.object(void_copies, "pending", pending),
+        mock.patch.object(Deletions, "revive", mock.AsyncMock(return_value=[])),
+    ):
         yield
 
 

@@ -245,7 +245,7 @@ def main() -> int:
             if not options.keep_going:
                 print(*result.journal, sep="\n")
                 break
-        elif sys.stderr.isatty() or count % 100 == 0:
+        elif sys.stderr.isatty() or count % 20 == 0:
             print(f"{count} seeds, {count / (time.monotonic() - began):.1f}/s", end="\n", file=sys.stderr, flush=True)
     took_s = max(time.monotonic() - began, 1e-9)
     weeks = simulated_s / WEEK_S
