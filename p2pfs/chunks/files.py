@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.damage import Damaged, checked, damage_or
 from p2pfs.chunks.disk import Disk, allows_direct, mapped
 from p2pfs.chunks.hashcache import HashCache
 from p2pfs.chunks.header import HEADER_BYTES, Header, check_blocks, pack, unpack
@@ -39,8 +40,8 @@ log = logging.getLogger(__name__)
 
 _STRIPES: Final = 64
 _CLOCK_SHIFT: Final = 24
-"""A store whose claim is lost numbers PUTs from UTC seconds, shifted by so much: above any run that began earlier,
-unless it took 16 million PUTs a second."""
+"""A store numbers PUTs from the UTC seconds of its start, shifted by so much: above any run that began earlier, unless
+it took 16 million PUTs a second."""
 
 Select = Callable[[int], Blocks]
 """Sealed size of the chunk → the run wanted."""
@@ -91,9 +92,10 @@ class ChunkFiles:
             self._direct = allows_direct(self._disk, self.root / "temp")
             has_claim = self._sequence.load()
             highest = self._count_live(with_headers=not has_claim)
-            # Without a claim nobody knows what receipts were given for chunks that went with it. Those that are void
-            # must stay below new ones, or no copy of such a chunk here would ever count again.
-            self._sequence.start_above(highest if has_claim else max(highest, int(self._now()) << _CLOCK_SHIFT))
+            # A claim may be lost, as old as the backup the disk was restored from, or another peer's whose disk this
+            # was. Receipts that are void must stay below new ones all the same, or no copy of such a chunk here would
+            # ever count again. Where the clock is behind, the claim and the chunks are what is known.
+            self._sequence.start_above(max(highest, int(self._now()) << _CLOCK_SHIFT))
             for entry in sorted(map(_trashed, os.scandir(self.root / "trash")), key=lambda entry: entry.deleted_s):
                 self.ledger.trashed(entry, was_live=False)
             self.quarantine.load(lambda volume, chunk: self._path(volume, chunk).exists())
@@ -305,7 +307,7 @@ class ChunkFiles:
                 raise NotFound("no such chunk here") from None
             try:
                 yield fd
-            except _Damaged as damage:
+            except Damaged as damage:
                 self._set_aside_if_same(path, fd, volume, chunk)
                 raise Corrupt(str(damage)) from damage
             finally:
@@ -327,21 +329,21 @@ class ChunkFiles:
         try:
             memory = self._pool.lend(stop - start)
             page, data = read_data(self._disk, fd, memory, start, stop, with_header=known is None)
-            hashes = known or _checked(page, volume, chunk, size).hashes
+            hashes = known or checked(page, volume, chunk, size).hashes
             if known is None and not anew:
                 self._hashes.put(volume, chunk, size, hashes)
             check_blocks(hashes[run.first : run.first + run.count], block_hashes(data))
         except (Corrupt, OSError) as error:
             self._hashes.drop(volume, chunk)
-            raise _damage_or(error) from error
+            raise damage_or(error) from error
         return size, hashes, data
 
     def _expect_header(self, fd: int, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
-        """The header, which must be that of this chunk and of this size. Raises _Damaged if it is not."""
+        """The header, which must be that of this chunk and of this size. Raises Damaged if it is not."""
         try:
-            return _checked(self._page(fd), volume, chunk, size)
+            return checked(self._page(fd), volume, chunk, size)
         except (Corrupt, OSError) as error:
-            raise _damage_or(error) from error
+            raise damage_or(error) from error
 
     def _header_at(self, path: Path) -> Header | None:
         """The header in a file that is there; None if it is damaged."""
@@ -376,27 +378,6 @@ class ChunkFiles:
         self.quarantine.take(path, volume, chunk)
         self.ledger.lost(length)
         self.quarantine.trim()
-
-
-class _Damaged(Exception):
-    """What was read of a file proves that it is not what was stored."""
-
-
-def _damage_or(error: Corrupt | OSError) -> Exception:
-    """Damage; a bad sector is damage too and not weather. Other failures of the disk stay what they are."""
-    if isinstance(error, Corrupt):
-        return _Damaged(str(error))
-    if error.errno == errno.EIO:
-        return _Damaged("the disk cannot read the chunk file")
-    return error
-
-
-def _checked(page: memoryview, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
-    """The header in its page. Raises Corrupt unless it is that of this chunk."""
-    header = unpack(page)
-    if (header.volume, header.chunk, header.size) != (volume, chunk, size):
-        raise Corrupt("the file holds another chunk than its name and length say")
-    return header
 
 
 def _size_of(path: Path) -> int | None:

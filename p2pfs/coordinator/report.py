@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from p2pfs.types import GONE_STATES, Health, PeerState
-from p2pfs.wire.jobs import ENDED, JobInfo, JobState
+from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
 from p2pfs.wire.membership import Resources
 
 NEARLY_FULL: Final = 0.10
@@ -78,6 +78,8 @@ class PeerReport(msgspec.Struct, frozen=True):
     resources: Resources | None
     leaving: bool = False  # being drained, whether it answers or not
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then; 0: it said nothing
+    recounted_s: float = 0.0  # UTC; when its chunks were last compared with the index; 0: not since the start
+    drift: int = 0  # bytes that it counted beyond the index then; what is written meanwhile is among them
 
 
 class VolumeReport(msgspec.Struct, frozen=True):
@@ -296,6 +298,8 @@ def _about_jobs(jobs: Sequence[JobInfo]) -> Iterator[Reason]:
         name = f"job {job.id}, {job.kind}" + (f" of {job.subject}" if job.subject else "")
         if job.state == JobState.PAUSED:
             yield _note("JOB_PAUSED", f"{name}, is held back; it goes on with: p2pfs jobs resume {job.id}")
+        elif job.kind == JobKind.PURGE:
+            continue  # what it waits for is a quiet hour, as it should, or a clock, which has a reason of its own
         elif job.error and job.state not in ENDED:
             yield _warning("JOB_STUCK", f"{name}, does not get on: {job.error}")
 

@@ -17,7 +17,7 @@ from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Denied, Misuse
-from p2pfs.meta import engine, open_inodes, reaper
+from p2pfs.meta import chunks_index, engine, open_inodes, reaper
 from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -25,7 +25,7 @@ from p2pfs.meta.sessions import Outcome, Session
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import InodeId, NodeId, PeerNumber, SessionId, VolumeId
+from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
@@ -200,11 +200,11 @@ class Sessions:
             Misuse: The batch breaks the protocol, is too large, or a receipt is not genuine.
         """
         engine.check(batch.operations)
-        accepted: list[NewChunk] = []
+        accepted: list[tuple[VolumeId, NewChunk]] = []
 
         def verify(volume: VolumeId, chunk: NewChunk) -> None:
             self._receipts.verify(volume, chunk)
-            accepted.append(chunk)
+            accepted.append((volume, chunk))
 
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
@@ -226,8 +226,8 @@ class Sessions:
 
         outcome = await self._database.write(change, committed=tell)  # others are told even if the sender is gone
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
-            self._settle(session, accepted)
-            self._notice(session, accepted)
+            self._settle(session, [chunk for _, chunk in accepted])
+            self._notice(accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)
 
@@ -269,12 +269,20 @@ class Sessions:
             await self._database.write(lambda connection: reaper.reap(connection, now_s=now_s, limit=_REAP_ROWS))
         )
 
-    def _notice(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
-        """Copies that came late, or did not come at all, are looked after."""
+    def _notice(self, accepted: Sequence[tuple[VolumeId, NewChunk]]) -> None:
+        """Copies that came late, did not come at all, or are more than there should be are looked after. What the index
+        has counts, not what came now: equal content may be elsewhere, too."""
         wanted, _ = self._reservations.copies_wanted()
-        short = [chunk for chunk in accepted if len({receipt.peer for receipt in chunk.receipts}) != wanted]
-        if short:
-            self._noticed.expect((self._row(session).volume, chunk.chunk) for chunk in short)
+
+        def uneven(connection: sqlite3.Connection) -> list[tuple[VolumeId, bytes]]:
+            return [
+                (volume, new.chunk)
+                for volume, new in accepted
+                if len(chunks_index.holders(connection, volume, chunk=ChunkId(new.chunk))) != wanted
+            ]
+
+        if accepted:
+            self._noticed.expect(self._database.read(uneven))
 
     def _settle(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
         self._reservations.stored(

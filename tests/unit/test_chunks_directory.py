@@ -563,6 +563,19 @@ async def test_receipts_after_the_store_was_deleted_are_newer_than_all_before(tm
     assert max(seqs) < 1 << 63
 
 
+async def test_receipts_after_an_older_disk_came_back_are_newer_than_all_before(tmp_path: Path) -> None:
+    """As from a backup, or another peer's: its claim knows nothing of what was given since."""
+    clock, chunk = FakeClock(), sealed(1, 70_000)
+    await (await opened(tmp_path / "chunks", clock=clock)).put(VOLUME, chunk.id, [chunk.data])
+    shutil.copytree(tmp_path / "chunks", tmp_path / "older")
+    clock.advance(1)
+    store = await opened(tmp_path / "chunks", clock=clock)
+    given = [(await store.put(VOLUME, chunk.id, [chunk.data]))[0].put_seq for _ in range(3)]
+    clock.advance(1)
+    (receipt,) = await (await opened(tmp_path / "older", clock=clock)).put(VOLUME, chunk.id, [chunk.data])
+    assert receipt.put_seq > max(given)
+
+
 async def test_a_lost_claim_never_goes_below_the_chunks_that_are_there(tmp_path: Path) -> None:
     clock, chunks = FakeClock(), [sealed(number, 70_000) for number in (1, 2)]
     (first,) = await (await opened(tmp_path, clock=clock)).put(VOLUME, chunks[0].id, [chunks[0].data])

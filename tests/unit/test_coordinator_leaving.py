@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from coordination import pool
 
-from p2pfs.errors import Invalid
-from p2pfs.types import PeerState
+from p2pfs.errors import Denied, Invalid
+from p2pfs.types import NodeId, PeerState
 
 pytestmark = pytest.mark.l0
 
@@ -23,6 +23,18 @@ async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path)
         assert peer.away_until_s == 0
 
 
+async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path) -> None:
+    """Each would be taken for what the other holds, and chunks be copied back and forth without end."""
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer = p.services.roster.members()[0]
+        await p.beat(joined.node, run=2, used=5)
+        with pytest.raises(Denied, match="another daemon"):
+            await p.beat(joined.node, run=1)
+        await p.beat(joined.node, run=2, used=6)
+        assert (peer.run, peer.used) == (2, 6)
+
+
 @pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])
 async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
@@ -32,3 +44,14 @@ async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_pa
         with pytest.raises(Invalid):
             await p.services.leaving.forget(p.identity(), peer.node.id)
         assert peer.state is state
+
+
+async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_appeared(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+    for run, appearances in ((1, 0), (2, 1), (2, 1)):
+        async with pool(tmp_path) as p:
+            await p.beat(joined.node, run=run)
+            peer = p.services.roster.peer_of(NodeId(joined.node))
+            assert peer is not None
+            assert peer.appearances == appearances

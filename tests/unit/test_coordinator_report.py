@@ -39,8 +39,8 @@ def peer(number: int, state: str = "up", **more: object) -> PeerReport:
     return msgspec.structs.replace(report, **more)
 
 
-def job(state: str = "running", error: str = "") -> JobInfo:
-    return JobInfo(7, "repair", "", state, 1, 5, 10, 50, 0.0, None, started_s=NOW, ended_s=None, error=error)
+def job(state: str = "running", error: str = "", kind: str = "repair") -> JobInfo:
+    return JobInfo(7, kind, "", state, 1, 5, 10, 50, 0.0, None, started_s=NOW, ended_s=None, error=error)
 
 
 PEERS = [peer(1), peer(2), peer(3)]
@@ -89,6 +89,7 @@ CASES = {
         ["CHUNKS_UNDER_REPLICATED"],
     ),
     "stuck": ({"jobs": [job(error="no room")]}, "warning", ["JOB_STUCK"]),
+    "for a quiet hour": ({"jobs": [job(error="waiting for a quiet hour", kind="purge")]}, "healthy", []),
     "over": ({"jobs": [job(state="failed", error="no room")]}, "healthy", []),
     "held back": ({"jobs": [job(state="paused", error="no room")]}, "healthy", ["JOB_PAUSED"]),
     "at work": ({"jobs": [job()]}, "healthy", []),

@@ -64,6 +64,8 @@ class Audits:
         self._waiting: dict[PeerNumber, dict[tuple[VolumeId, ChunkId], _Asked]] = {}
         self._in_hand: dict[int, _Asked] = {}
         self._overflowed: set[PeerNumber] = set()
+        self.shown = 0
+        """Copies that were asked for, not by chance, and are known by now to be there or not."""
 
     def ask(self, peer: PeerNumber, volume: VolumeId, chunk: bytes, *, size: int, is_random: bool = False) -> None:
         """Have the peer show this copy; once is enough."""
@@ -78,12 +80,16 @@ class Audits:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something waits to be shown."""
-        return bool(self._in_hand) or any(self._waiting.values())
+        """Whether something waits to be shown by a peer that comes for its orders."""
+        return bool(self._in_hand) or any(
+            waiting and self._roster.peers[peer].is_heeding for peer, waiting in self._waiting.items()
+        )
 
     # ---- the worker -------------------------------------------------------------------------------------------------
 
     async def work(self) -> Progress:
+        for gone in [number for number in self._waiting if not self._roster.peers[number].is_member]:
+            del self._waiting[gone]
         for peer in self._roster.members():
             if peer.is_reachable:
                 start = secrets.randbelow(1 << 62)
@@ -131,6 +137,7 @@ class Audits:
                 (proved if verdict else lost).append(asked)
         if proved or lost:
             await self._commit(peer, proved, lost)
+            self.shown += sum(not asked.is_random for asked in (*proved, *lost))
             self._noticed.tell((asked.volume, asked.chunk) for asked in (*proved, *lost))
         self.lost(peer, [order for order, _ in ended])
 

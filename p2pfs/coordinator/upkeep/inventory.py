@@ -255,5 +255,5 @@ def _check(order: ListBucket, told: Listed) -> None:
     behind = [order.after or (-1, b""), *keys]
     if any(earlier >= later for earlier, later in zip(behind, keys, strict=False)):
         raise Misuse("a listing is out of order")
-    if any(not 0 <= entry.put_seq < 1 << 63 for entry in told.entries):
+    if any(not 0 <= put_seq < 1 << 63 for put_seq in (told.settled_seq + 1, *(one.put_seq for one in told.entries))):
         raise Misuse("a listing has an impossible put_seq")

@@ -1,7 +1,7 @@
 """Peers that go: for a while (away), in peace (drain), or for good (forget). And what that would mean (plans).
 
-    drain: DRAINING ─▶ `care` copies what depends on it ─▶ a survey finds nothing more ─▶ checked once more in the
-           transaction that lets it go ─▶ LEFT ─▶ its rows are dropped, a thousand at a time
+    drain: DRAINING ─▶ `care` copies what depends on it ─▶ a survey finds nothing more ─▶ looked at once more
+           ─▶ LEFT ─▶ its rows are dropped, a thousand at a time
 
 Nothing is deleted on the disk of a peer that has left: it is no member, and its owner may remove the directory.
 """
@@ -180,37 +180,42 @@ class Leaving:
     async def work(self) -> Progress:
         self._wake = trio.Event()
         for number in list(self._ready):
-            self._ready.discard(number)
-            await self._let_go(self._roster.peers[number])
+            peer = self._roster.peers[number]
+            if not peer.is_leaving or await self._let_go(peer):
+                self._ready.discard(number)  # otherwise it is looked at again with the next survey, or in a minute
         return Progress.BUSY if await self._clear() else Progress.IDLE
 
     async def wait(self) -> None:
         with trio.move_on_after(_EVERY_S):
             await self._wake.wait()
 
-    async def _let_go(self, peer: Peer) -> None:
-        """Unless something depends on it after all."""
+    async def _let_go(self, peer: Peer) -> bool:
+        """False: something depends on it after all. Between the look and the change nothing new can come to depend on
+        it, because copies on a leaving peer do not count for a commit."""
         now_s, number = self._clock.time(), peer.number
         staying = [one for one in self._roster.members() if not one.is_leaving]
         others = [one.number for one in staying if one.is_reachable]
         wanted, _ = self._reservations.copies_wanted()
         wanted = min(wanted, len(staying))
 
+        found = await self._database.scan(
+            lambda c: plans.dependence(c, [number], others=others, readable=others, wanted=wanted, only_proved=True)
+        )
+        if found.short:
+            return False
+
         def let_go(connection: sqlite3.Connection) -> bool:
-            row = members.peer(connection, number)
-            found = plans.dependence(
-                connection, [number], others=others, readable=others, wanted=wanted, only_proved=True
-            )
-            if not row.is_leaving or found.short:
+            if not members.peer(connection, number).is_leaving:
                 return False
             members.set_leaving(connection, number, leaving=False)
             members.set_peer_state(connection, number, state=PeerState.LEFT, now_s=now_s)
             return True
 
-        if peer.is_leaving and await self._database.write(let_go):
+        if await self._database.write(let_go):
             self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
             self._jobs.finish(JobKind.DRAIN, peer.node.id)
             _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
+        return True
 
     async def _clear(self) -> bool:
         """Drop some rows of peers that are gone; whether there may be more."""
@@ -226,9 +231,17 @@ class Leaving:
         dropped = await self._database.write(clear)
         if not dropped:
             self._cleared.update(numbers)
-            for number in numbers:
-                self._deletions.forget(number)
+            for one in gone:
+                self._deletions.forget(one.number)
+                for kind in (JobKind.RECOUNT, JobKind.SCRUB):
+                    self._end_of(kind, one)
         return bool(dropped)
+
+    def _end_of(self, kind: JobKind, peer: Peer) -> None:
+        """Work on a peer that is gone comes to no end of its own."""
+        job = self._jobs.current(kind, peer.node.id)
+        if job is not None:
+            self._jobs.end(job, JobState.CANCELLED, f"the peer is {peer.state.value}")
 
     # ---- plans ------------------------------------------------------------------------------------------------------
 
