@@ -12,8 +12,8 @@ from tests.simulation.run import Result, explore, simulate
 
 pytestmark = pytest.mark.l3
 
-SEEDS: Final = int(os.environ.get("P2PFS_SIMULATION_SEEDS", "40"))
-"""How many seeds are always tried: half a minute of two cores that have nothing else to do."""
+SEEDS: Final = int(os.environ.get("P2PFS_SIMULATION_SEEDS", "24"))
+"""How many seeds are always tried: a quarter of a minute of two cores that have nothing else to do."""
 SECONDS: Final = float(os.environ.get("P2PFS_SIMULATION_S", "0"))
 """How long others are tried after them; by command: `python -m tests.simulation.run --seeds 0-9999`."""
 FIRST_SEED: Final = int(os.environ.get("P2PFS_SEED", "0"))
