@@ -90,14 +90,16 @@ class Pulse:
             raise Denied(f"{node.name} is no peer")
         check(heartbeat)
         now_s = self._clock.monotonic()
+        was_away_s = peer.away_until_s
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(peer.number, heartbeat.put_seq)
         self._scrubs.heard(peer, heartbeat.scrub)
         if change is not None:
             _tell(change)
-        is_news = moved or change is not None or peer.has_appeared
+        is_back = was_away_s > 0 and not peer.away_until_s
+        is_news = moved or change is not None or peer.has_appeared or is_back
         if is_news or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
-            await self._keep(peer, heartbeat, change)
+            await self._keep(peer, heartbeat, is_back=is_back)
             peer.kept_s = now_s
             self._roster.member(identity.node)  # it may have been revoked meanwhile
         return self._answer(peer, heartbeat)
@@ -136,15 +138,15 @@ class Pulse:
             is_dialable=self._dialability.heard(peer),
         )
 
-    async def _keep(self, peer: Peer, heartbeat: Heartbeat, change: Change | None) -> None:
+    async def _keep(self, peer: Peer, heartbeat: Heartbeat, *, is_back: bool) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
-        away_until_s = peer.away_until_s
         is_new = peer.has_appeared
 
         def keep(connection: sqlite3.Connection) -> tuple[int, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
             _set_state(connection, number, state=state, now_s=now_s)
-            members.set_away(connection, number, until_s=away_until_s)
+            if is_back:  # only then: somebody may be announcing it at this moment
+                members.set_away(connection, number, until_s=0.0)
             dropped = sum(
                 chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt

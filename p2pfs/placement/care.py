@@ -4,7 +4,7 @@ The rules, in this order (P5: copy, verify, commit the location, and only later 
 
 1. Fewer than `wanted` copies on peers that stay → copy it to the best peers with room. A copy on a silent peer counts
    for a while (`is_expected`), so that machines which come and go cause no storm; not when one readable copy is left,
-   unless the silence was announced (`is_away`).
+   unless the silence was announced (`is_away`), for a day at most.
 2. A peer that holds a copy leaves → the others are audited, unless `wanted` were proved since they last appeared.
 3. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.

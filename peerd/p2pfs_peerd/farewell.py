@@ -7,6 +7,7 @@ import trio
 
 from p2pfs.errors import Denied, Invalid, PoolError
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.runtime.events import first_of
 from p2pfs.types import NodeId, PeerState
 from p2pfs.wire.membership import AwayRequest, NodeInfo
 
@@ -24,9 +25,15 @@ class Farewell:
         self._coordinator = coordinator
         self._node = node
         self._left = trio.Event()
+        self._stays = trio.Event()
+        self._is_draining = False
 
     def hear(self, state: str) -> None:
         """What the coordinator says this peer is."""
+        if state == PeerState.DRAINING:
+            self._is_draining = True
+        elif self._is_draining and state == PeerState.UP:
+            self._stays.set()
         if state != PeerState.LEFT:
             if self._left.is_set():
                 self._left = trio.Event()
@@ -39,8 +46,8 @@ class Farewell:
         await self._tell("away", AwayRequest(for_s))
 
     async def leave(self) -> None:
-        """Ask to be drained and return when the coordinator has let go, or refuses to. The daemon must go on serving
-        meanwhile. Cancellation: the drain goes on at the coordinator."""
+        """Ask to be drained and return when the coordinator has let go, refuses to, or an admin wants the peer to stay.
+        The daemon must go on serving meanwhile. Cancellation: the drain goes on at the coordinator."""
         while True:
             try:
                 await self._tell("drain", None)
@@ -52,7 +59,9 @@ class Farewell:
                 log.info("cannot ask to be drained yet: %s", error)
                 await trio.sleep(_PAUSE_S)
         log.info("draining: what depends on this peer is being copied elsewhere")
-        await self._left.wait()
+        await first_of(self._left, self._stays)
+        if not self._left.is_set():
+            log.warning("this peer was told to stay: it stops all the same, and its copies are missed")
 
     async def _tell(self, action: str, message: AwayRequest | None) -> None:
         path = f"/peers/{self._node}/{action}"

@@ -1,6 +1,7 @@
 """The index of chunks: references, doom, purging, replicas, and the reaper."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -335,7 +336,7 @@ async def test_what_a_wrong_clock_doomed_waits_its_time_once_the_clock_is_confir
     while reap(database, now_s=-400 * 86400.0):
         pass
     clock = FakeClock(1000.0)
-    await PoolClock(database, cast("Roster", None), clock).confirm()
+    await PoolClock(database, cast("Roster", SimpleNamespace(members=list)), clock).confirm()
 
     assert purge(database, 1000.0).chunks == 0
     assert purge(database, 1000.5).chunks == 1

@@ -32,7 +32,7 @@ from p2pfs.wire.orders import Audit, Audited, Failed, Order, Result
 
 MOST: Final = 10_000
 """Audits that wait for one peer; when these are done, a survey asks for those that did not fit."""
-AT_ONCE: Final = 8
+AT_ONCE: Final = 24
 _LOST: Final = frozenset({"NotFound", "Corrupt"})
 """A peer that answers with one of these has not got the chunk; other failures are weather."""
 
@@ -135,6 +135,8 @@ class Audits:
             verdict = _judge(order, result)
             if verdict is not None:
                 (proved if verdict else lost).append(asked)
+            elif not asked.is_random:
+                self._noticed.expect([(asked.volume, asked.chunk)])  # weather: looked at again a little later
         if proved or lost:
             await self._commit(peer, proved, lost)
             self.shown += sum(not asked.is_random for asked in (*proved, *lost))

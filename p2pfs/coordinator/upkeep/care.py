@@ -24,24 +24,24 @@ import trio
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
-from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.upkeep.audits import Audits
 from p2pfs.coordinator.upkeep.backlog import Backlog, Task
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
+from p2pfs.coordinator.upkeep.keepers import changes_in_s, keeper
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
 from p2pfs.meta.survey import Surveyed
 from p2pfs.placement import rendezvous
-from p2pfs.placement.candidates import Candidate
 from p2pfs.placement.care import Held, Keeper, Need, Urgency, need
 from p2pfs.placement.groups import group_of
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.events import first_of
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GroupId, PeerNumber, PeerState, VolumeId
+from p2pfs.types import GroupId, PeerNumber, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import NewChunk
@@ -197,7 +197,7 @@ class Care:
         keepers = {peer.number: keeper(peer, now_s, time_s, patience_s) for peer in members}
         silent = [peer for peer in members if not peer.is_reachable and keepers[peer.number].is_expected]
         self._stale_s = min(
-            (now_s + expected_for_s(peer, now_s, time_s, patience_s) for peer in silent), default=math.inf
+            (now_s + changes_in_s(peer, now_s, time_s, patience_s) for peer in silent), default=math.inf
         )
         self._as_of = self._roster.version
         if keepers == self._keepers and self._surveyed_s > -math.inf:
@@ -216,6 +216,9 @@ class Care:
         for chunk in chunks:
             if self._noticed.expects(chunk.volume, chunk.id):
                 continue
+            for copy in chunk.copies:  # what was found on a peer, or taken back, has yet to be shown
+                if copy.proved < 0 and copy.peer in self._keepers and self._keepers[copy.peer].is_readable:
+                    self._audits.ask(copy.peer, chunk.volume, chunk.id, size=chunk.size)
             found = self._need(chunk)
             if counts:
                 self._count(chunk, found)
@@ -371,26 +374,6 @@ class Care:
         for source in result.sources if isinstance(result, Failed) else ():
             if source in known:
                 self._audits.ask(PeerNumber(source), VolumeId(order.volume), order.chunk, size=order.size)
-
-
-def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper:
-    """A member as `placement.care` judges it."""
-    return Keeper(
-        Candidate(peer.number, peer.node.owner, peer.node.zone, peer.capacity),
-        is_readable=peer.is_reachable,
-        is_expected=expected_for_s(peer, now_s, time_s, patience_s) > 0,
-        is_leaving=peer.is_leaving,
-        takes=peer.state is PeerState.UP and not peer.is_deaf,
-        appearances=peer.appearances + peer.has_appeared,  # nothing is proved yet while the database does not know
-        is_away=peer.state is PeerState.AWAY,
-    )
-
-
-def expected_for_s(peer: Peer, now_s: float, time_s: float, patience_s: float) -> float:
-    """For how long the copies of a silent peer still count: `patience_s` of silence, or until it said it would be back
-    and as long again as the patience."""
-    heard = patience_s - (now_s - peer.heard_s)
-    return max(heard, peer.away_until_s - time_s + patience_s) if peer.away_until_s else heard
 
 
 def _staying(keepers: Mapping[PeerNumber, Keeper]) -> list[Keeper]:

@@ -191,30 +191,32 @@ class Leaving:
 
     async def _let_go(self, peer: Peer) -> bool:
         """False: something depends on it after all. Between the look and the change nothing new can come to depend on
-        it, because copies on a leaving peer do not count for a commit."""
+        it, because copies on a leaving peer do not count for a commit; and nothing that others lost."""
         now_s, number = self._clock.time(), peer.number
         staying = [one for one in self._roster.members() if not one.is_leaving]
         others = [one.number for one in staying if one.is_reachable]
         wanted, _ = self._reservations.copies_wanted()
-        wanted = min(wanted, len(staying))
-
+        wanted, as_of = min(wanted, len(staying)), self._roster.version
         found = await self._database.scan(
             lambda c: plans.dependence(c, [number], others=others, readable=others, wanted=wanted, only_proved=True)
         )
-        if found.short:
+        if found.short or self._roster.version != as_of:
             return False
 
         def let_go(connection: sqlite3.Connection) -> bool:
             if not members.peer(connection, number).is_leaving:
                 return False
+            if plans.lost_since(connection, number, since_s=now_s):
+                return False
             members.set_leaving(connection, number, leaving=False)
             members.set_peer_state(connection, number, state=PeerState.LEFT, now_s=now_s)
             return True
 
-        if await self._database.write(let_go):
-            self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
-            self._jobs.finish(JobKind.DRAIN, peer.node.id)
-            _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
+        if not await self._database.write(let_go):
+            return False
+        self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
+        self._jobs.finish(JobKind.DRAIN, peer.node.id)
+        _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
         return True
 
     async def _clear(self) -> bool:
