@@ -113,7 +113,9 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._over.wait(0.1):
+            over = False
+            while not over:
+                over = self._over.wait(0.1)  # and a last look after the end
                 self._look()
                 self.passes += 1
         except (OSError, PoolError, UserError, ValueError, KeyError) as error:

@@ -84,7 +84,7 @@ class BackupPool:
         credentials = self.keep_credentials(name, to_pem(answer.certificate), key_pem(key))
         root = self.directory / name / "backups"
         root.parent.mkdir()
-        backups = Backups(root, record.pool, offered=lambda: offered, reserve=0)
+        backups = Backups(root, record.pool, offered=lambda: offered, reserve=0, clock=self.clock)
         handlers = backups.handlers()
         server = Server(PEER_ROUTES, handlers, context=server_context(credentials), pool=record.pool, clock=self.clock)
         keeper = Keeper(NodeId(answer.node), root, backups, server, credentials)

@@ -178,7 +178,7 @@ class Careful:
 
     async def settle(self, *, rounds: int = 60) -> int:
         """Let everybody work until nothing is left to do; how many orders that took."""
-        count = 0
+        count = sum([len(await self.exchange(peer)) for peer in self.peers.values() if self.is_up(peer)])
         for _ in range(rounds):
             await self.work()
             told = any(peer.results for peer in self.peers.values() if self.is_up(peer))

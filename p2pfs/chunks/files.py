@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.damage import Damaged, checked, damage_or
 from p2pfs.chunks.disk import Disk, allows_direct, mapped
 from p2pfs.chunks.hashcache import HashCache
 from p2pfs.chunks.header import HEADER_BYTES, Header, check_blocks, pack, unpack
@@ -306,7 +307,7 @@ class ChunkFiles:
                 raise NotFound("no such chunk here") from None
             try:
                 yield fd
-            except _Damaged as damage:
+            except Damaged as damage:
                 self._set_aside_if_same(path, fd, volume, chunk)
                 raise Corrupt(str(damage)) from damage
             finally:
@@ -328,21 +329,21 @@ class ChunkFiles:
         try:
             memory = self._pool.lend(stop - start)
             page, data = read_data(self._disk, fd, memory, start, stop, with_header=known is None)
-            hashes = known or _checked(page, volume, chunk, size).hashes
+            hashes = known or checked(page, volume, chunk, size).hashes
             if known is None and not anew:
                 self._hashes.put(volume, chunk, size, hashes)
             check_blocks(hashes[run.first : run.first + run.count], block_hashes(data))
         except (Corrupt, OSError) as error:
             self._hashes.drop(volume, chunk)
-            raise _damage_or(error) from error
+            raise damage_or(error) from error
         return size, hashes, data
 
     def _expect_header(self, fd: int, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
-        """The header, which must be that of this chunk and of this size. Raises _Damaged if it is not."""
+        """The header, which must be that of this chunk and of this size. Raises Damaged if it is not."""
         try:
-            return _checked(self._page(fd), volume, chunk, size)
+            return checked(self._page(fd), volume, chunk, size)
         except (Corrupt, OSError) as error:
-            raise _damage_or(error) from error
+            raise damage_or(error) from error
 
     def _header_at(self, path: Path) -> Header | None:
         """The header in a file that is there; None if it is damaged."""
@@ -377,27 +378,6 @@ class ChunkFiles:
         self.quarantine.take(path, volume, chunk)
         self.ledger.lost(length)
         self.quarantine.trim()
-
-
-class _Damaged(Exception):
-    """What was read of a file proves that it is not what was stored."""
-
-
-def _damage_or(error: Corrupt | OSError) -> Exception:
-    """Damage; a bad sector is damage too and not weather. Other failures of the disk stay what they are."""
-    if isinstance(error, Corrupt):
-        return _Damaged(str(error))
-    if error.errno == errno.EIO:
-        return _Damaged("the disk cannot read the chunk file")
-    return error
-
-
-def _checked(page: memoryview, volume: VolumeId, chunk: ChunkId, size: int) -> Header:
-    """The header in its page. Raises Corrupt unless it is that of this chunk."""
-    header = unpack(page)
-    if (header.volume, header.chunk, header.size) != (volume, chunk, size):
-        raise Corrupt("the file holds another chunk than its name and length say")
-    return header
 
 
 def _size_of(path: Path) -> int | None:

@@ -220,6 +220,7 @@ async def compose(
             reservations=promised,
             copies=copies,
             jobs=jobs,
+            inventory=inventory,
             pool_clock=pool_clock,
             addresses=addresses,
             clock=clock,

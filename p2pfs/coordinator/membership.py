@@ -20,7 +20,7 @@ from p2pfs.coordinator.ledger import Ledger
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Denied, Exists, Invalid, NotFound
 from p2pfs.format.invites import Invite, encode_invite
-from p2pfs.meta import members, sessions
+from p2pfs.meta import members, sessions, settings
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.members import Certificate, Node
@@ -41,6 +41,7 @@ from p2pfs.wire.membership import (
 
 MAX_CERTIFICATES: Final = 50
 """Most certificates of one node within a day: each is a row for ever."""
+_COUNT_BITS: Final = 40  # of a version of the revocations: above them is the incarnation
 _DAY_S: Final = 86400.0
 
 _log = logging.getLogger(__name__)
@@ -272,9 +273,11 @@ def issue_recorded(
 
 
 def all_revoked(connection: sqlite3.Connection) -> Revocations:
-    """Everything revoked so far. Nothing is ever taken back, so that their number serves as version."""
+    """Everything revoked so far. Nothing is ever taken back, so that their number serves as version: above all those
+    before a restore, of which some may be lost. Peers that know them must hear of the restored coordinator's."""
     nodes, serials = members.revoked(connection)
-    return Revocations(len(nodes) + len(serials), list(nodes), serials)
+    before = (settings.incarnation(connection) - 1) << _COUNT_BITS
+    return Revocations(before + len(nodes) + len(serials), list(nodes), serials)
 
 
 def _new_node(invite: members.Invite, now_s: float) -> Node:

@@ -109,8 +109,7 @@ class Pulse:
         changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
         for change in changes:
             _tell(change)
-            if change.after not in REACHABLE:
-                self._orders.silent(change.peer.number)
+        self._orders.silence()
         if changes:
             await self._keep_states(changes)
         return Progress.IDLE
@@ -132,7 +131,7 @@ class Pulse:
             interval_s=self._roster.patience.heartbeat_s,
             revocations=revocations if revocations.version > heartbeat.revocations_version else None,
             coordinator_clock_s=self._clock.time(),
-            has_orders=peer.is_member and self._orders.waits(peer.number),
+            has_orders=peer.is_member and self._orders.call(peer.number),
             state=peer.state.value,
             is_dialable=self._dialability.heard(peer),
         )
@@ -179,7 +178,7 @@ def check(heartbeat: Heartbeat) -> None:
         Misuse: They are not.
     """
     figures = (heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1)
-    if not all(0 <= figure <= _MAX_BYTES for figure in figures):
+    if not all(0 <= figure <= _MAX_BYTES for figure in figures) or not 0 <= heartbeat.run < 1 << 63:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")
@@ -219,7 +218,8 @@ def _check_figures(told: Resources | Scrub) -> None:
 def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
     # The peer may have been revoked, forgotten or let go since this was decided by its silence or its voice.
     known = members.peer(connection, number).state
-    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT):
+    is_settled = known is PeerState.LOST and state not in REACHABLE  # only its voice brings it back
+    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT) and not is_settled:
         members.set_peer_state(connection, number, state=state, now_s=now_s)
 
 

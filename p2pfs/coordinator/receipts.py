@@ -11,7 +11,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from p2pfs.errors import Misuse
+from p2pfs.errors import Gone, Misuse
 from p2pfs.types import SEALED_CHUNK_BYTES, TAG_BYTES, ChunkId, NodeId, PeerNumber, PoolId, VolumeId
 from p2pfs.wire.chunks import Receipt, receipt_message
 from p2pfs.wire.namespace import NewChunk
@@ -44,7 +44,8 @@ class ReceiptChecker:
         """Accept a chunk whose receipts are all true; how many are needed is the engine's to count.
 
         Raises:
-            Misuse: A receipt is not that peer's or names a stranger, or id or size are impossible.
+            Gone: A receipt names a peer that was put out meanwhile, or a stranger.
+            Misuse: A receipt is not that peer's, or id or size are impossible.
         """
         if len(chunk.chunk) != CHUNK_ID_BYTES or not TAG_BYTES < chunk.size <= SEALED_CHUNK_BYTES:
             raise Misuse("a commit names a chunk of impossible id or size")
@@ -54,7 +55,7 @@ class ReceiptChecker:
     def _check(self, volume: VolumeId, chunk: NewChunk, receipt: Receipt) -> None:
         key = self._keys.get(receipt.peer)
         if key is None:
-            raise Misuse(f"a receipt names peer {receipt.peer}, which is not a peer of this pool")
+            raise Gone(f"a receipt names peer {receipt.peer}, which is no peer of this pool (any more): store it again")
         if not 0 <= receipt.put_seq <= MAX_PUT_SEQ:
             raise Misuse("a receipt has an impossible put_seq")
         message = receipt_message(

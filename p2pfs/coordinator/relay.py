@@ -30,6 +30,8 @@ MAX_SPARES: Final = 8
 MAX_SPLICES: Final = 256
 MAX_SPLICES_PER_NODE: Final = 64
 """As peer or as dialler."""
+MAX_SPLICES_PER_PAIR: Final = 16
+"""So that one dialler does not keep all others from a peer; two mounts of one node keep eight connections each."""
 LISTEN_S: Final = 25.0
 """Then a waiting peer is answered, and asks again: so both ends and whatever translates addresses see it alive."""
 PATIENCE_S: Final = 2.0
@@ -69,6 +71,7 @@ class Relay:
         idle_s: float = IDLE_S,
         most: int = MAX_SPLICES,
         most_per_node: int = MAX_SPLICES_PER_NODE,
+        most_per_pair: int = MAX_SPLICES_PER_PAIR,
     ) -> None:
         self._roster = roster
         self._listen_s = listen_s
@@ -76,10 +79,12 @@ class Relay:
         self._idle_s = idle_s
         self._most = most
         self._most_per_node = most_per_node
+        self._most_per_pair = most_per_pair
         self._spares: dict[NodeId, list[_Spare]] = {}  # the newest last, which is the likeliest to live
         self._diallers: dict[NodeId, trio.lowlevel.ParkingLot] = {}  # those who wait for a spare of this node
         self._splices: dict[trio.CancelScope, None] = {}
         self._per_node: Counter[NodeId] = Counter()
+        self._per_pair: Counter[tuple[NodeId, NodeId]] = Counter()  # (dialler, peer)
         self._is_stopping = False
         self.moved_bytes = 0  # since the start, both ways
 
@@ -204,10 +209,12 @@ class Relay:
         if self._is_stopping:
             raise Unavailable("the coordinator stops")
 
-    def _expect_room(self, *nodes: NodeId) -> None:
+    def _expect_room(self, caller: NodeId, target: NodeId) -> None:
         if len(self._splices) >= self._most:
             raise Unavailable(f"the coordinator relays {self._most} connections already")
-        for node in nodes:
+        if self._per_pair[caller, target] >= self._most_per_pair:
+            raise Unavailable(f"{self._most_per_pair} connections between these two nodes are relayed already")
+        for node in (caller, target):
             if self._per_node[node] >= self._most_per_node:
                 raise Unavailable(f"{self._most_per_node} connections of node {node} are relayed already")
 
@@ -217,6 +224,7 @@ class Relay:
         self._expect_work()
         self._expect_room(caller, target)
         self._per_node.update((caller, target))
+        self._per_pair[caller, target] += 1
         with trio.CancelScope() as scope:
             self._splices[scope] = None
             try:
@@ -225,6 +233,8 @@ class Relay:
                 del self._splices[scope]
                 self._per_node.subtract((caller, target))
                 self._per_node += Counter()  # forgets zeros
+                self._per_pair[caller, target] -= 1
+                self._per_pair += Counter()
 
     def _count(self, size: int) -> None:
         self.moved_bytes += size

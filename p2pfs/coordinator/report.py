@@ -78,6 +78,8 @@ class PeerReport(msgspec.Struct, frozen=True):
     resources: Resources | None
     leaving: bool = False  # being drained, whether it answers or not
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then; 0: it said nothing
+    recounted_s: float = 0.0  # UTC; when its chunks were last compared with the index; 0: not since the start
+    drift: int = 0  # bytes that it counted beyond the index then; what is written meanwhile is among them
 
 
 class VolumeReport(msgspec.Struct, frozen=True):

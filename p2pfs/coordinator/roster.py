@@ -26,7 +26,7 @@ a shared disk. Room is always counted with the latest figures."""
 FORMER_RUNS: Final = 16
 """Of a peer's daemon that are remembered."""
 _ABSENT: Final = frozenset({PeerState.DOWN, PeerState.AWAY, PeerState.LOST})
-"""Who is heard after one of these has appeared: nobody knows what became of its disk meanwhile."""
+"""Who is heard after one of these, or started anew, has appeared: nobody knows what became of its disk meanwhile."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,8 @@ class Peer:
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
     run: int = 0  # the daemon's, as its last heartbeat said
-    former: tuple[int, ...] = ()  # the last few before it
+    former: tuple[int, ...] = ()  # the last few runs before it
+    is_deaf: bool = False  # told of orders, it does not come for them: an older version, or it hangs
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
     @property
@@ -62,6 +63,11 @@ class Peer:
     @property
     def is_reachable(self) -> bool:
         return self.is_member and self.state in REACHABLE
+
+    @property
+    def is_heeding(self) -> bool:
+        """Comes for its orders, as far as is known."""
+        return self.is_reachable and not self.is_deaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ class Roster:
             peer.offered, peer.used, peer.trash, peer.chunks = row.capacity, row.used, row.trash, row.chunks
             peer.resources, peer.version = row.resources, row.version
             peer.is_leaving, peer.away_until_s = row.is_leaving, row.away_until_s
-            peer.appearances = row.appearances
+            peer.appearances, peer.run = row.appearances, row.run
             if row.state in (PeerState.DOWN, PeerState.AWAY):
                 peer.heard_s, peer.state = self.started_s - self.patience.down_s, row.state
             elif row.state in GONE_STATES:
@@ -208,9 +214,10 @@ class Roster:
         peer.heard_s = now_s
         if before is not PeerState.LEFT:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
-        if before is PeerState.AWAY or (peer.run and heartbeat.run != peer.run):
-            peer.away_until_s = 0.0  # it was silent, or started anew so soon that nobody noticed: it is back
-        peer.has_appeared = peer.has_appeared or before in _ABSENT
+        is_anew = peer.run != 0 and heartbeat.run != peer.run  # so soon, perhaps, that nobody noticed its silence
+        if before is PeerState.AWAY or is_anew:
+            peer.away_until_s = 0.0  # it is back
+        peer.has_appeared = peer.has_appeared or is_anew or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
         peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run
@@ -250,6 +257,12 @@ class Roster:
         """An admin, or the end of a drain, decided what the peer is from now on; its silence counts again at once."""
         peer.state, peer.is_leaving = state, is_leaving
         self._touch()
+
+    def heed(self, peer: Peer, *, is_deaf: bool) -> None:
+        """Whether the peer comes for its orders."""
+        if peer.is_deaf != is_deaf:
+            peer.is_deaf = is_deaf
+            self._touch()
 
     def appear(self, peer: Peer, appearances: int) -> None:
         """What the peer holds is to be proved anew; the number comes from `meta.members.appear`."""

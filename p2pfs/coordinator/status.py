@@ -27,6 +27,7 @@ from p2pfs.coordinator.report import (
 )
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Peer, Roster
+from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.meta import chunks_index, members, sessions, settings, volumes
@@ -67,6 +68,7 @@ class Status:
         reservations: Reservations,
         copies: Copies,
         jobs: Jobs,
+        inventory: Inventory,
         pool_clock: PoolClock,
         addresses: Callable[[], Sequence[str]],
         clock: Clock,
@@ -81,6 +83,7 @@ class Status:
         self._reservations = reservations
         self._copies = copies
         self._jobs = jobs
+        self._inventory = inventory
         self._pool_clock = pool_clock
         self._addresses = addresses
         self._clock = clock
@@ -190,7 +193,7 @@ class Status:
         )
 
     def _peer(self, peer: Peer, counts: Counts) -> PeerReport:
-        node = peer.node
+        node, recount = peer.node, self._inventory.recounts.get(peer.number)
         return PeerReport(
             peer.number,
             node.id,
@@ -211,6 +214,8 @@ class Status:
             resources=peer.resources,
             leaving=peer.is_leaving,
             away_until_s=peer.away_until_s,
+            recounted_s=recount.time_s if recount else 0.0,
+            drift=recount.drift_bytes if recount else 0,
         )
 
 

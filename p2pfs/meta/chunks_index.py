@@ -101,9 +101,13 @@ def _require(connection: sqlite3.Connection, number: int, wanted_min: int) -> No
 
 
 def _copies(connection: sqlite3.Connection, number: int) -> int:
-    return int(
-        connection.execute(f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}", (number,)).fetchone()[0]
-    )
+    """Copies on peers that stay: what is named from now on must not depend on one that is about to be let go."""
+    row = connection.execute(
+        f"SELECT count(*) FROM replica r WHERE r.chunk = ? AND {COUNTS}"
+        " AND NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.leaving)",
+        (number,),
+    ).fetchone()
+    return int(row[0])
 
 
 # ---- replicas -------------------------------------------------------------------------------------------------------
@@ -283,6 +287,12 @@ def purge(connection: sqlite3.Connection, *, doomed_before_s: float, now_s: floa
         copies.update(peer for peer, _ in held)
         freed += size * len(held)
     return Purged(len(rows), freed, dict(copies))
+
+
+def restart_grace(connection: sqlite3.Connection, *, now_s: float) -> None:
+    """Begin every delay anew: what was written down of time before may be of a clock that was wrong."""
+    connection.execute("UPDATE chunk SET doomed_s = ? WHERE doomed_s IS NOT NULL", (now_s,))
+    void_copies.restart(connection, now_s=now_s)
 
 
 def doomed(connection: sqlite3.Connection, *, before_s: float) -> tuple[int, int]:

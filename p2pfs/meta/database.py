@@ -11,7 +11,6 @@ mean is `schema`'s business; nothing above `p2pfs.meta` sees a connection outsid
 
 import contextlib
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -19,12 +18,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import quote
 
 import trio
 
 from p2pfs.errors import Unavailable
 from p2pfs.meta import schema
+from p2pfs.meta.connections import connect, create_private, identities, migrated, snapshot
 from p2pfs.meta.pages import Image, PageLog
 from p2pfs.meta.sqlite_errors import DiskFailed, mapped, pool_error
 
@@ -40,20 +39,6 @@ MAX_WAITING: Final = 4096
 SCAN_DEADLINE_S: Final = 60.0
 _CLOSE_DEADLINE_S: Final = 10.0
 _SCAN_STEPS: Final = 10_000  # virtual machine instructions between looks at the clock: about a millisecond
-_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # a commit is on the disk when it returns
-    "PRAGMA secure_delete = ON",  # what is deleted is overwritten
-    "PRAGMA foreign_keys = OFF",
-    "PRAGMA temp_store = MEMORY",
-    "PRAGMA cache_size = -32768",  # KiB
-    # Nothing goes to the -wal file before the commit. Up to some version after 3.40, SQLite loses the checksums of what
-    # is committed after a savepoint was undone that had spilled: after a crash these commits would be gone.
-    "PRAGMA cache_spill = OFF",
-    "PRAGMA wal_autocheckpoint = 4000",  # pages: 16 MiB
-    "PRAGMA journal_size_limit = 67108864",
-    "PRAGMA busy_timeout = 5000",  # ms; only other processes can be in the way
-)
 
 
 class Database(Protocol):
@@ -123,14 +108,14 @@ class ThreadedDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _create_private(path)
+        create_private(path)
         with mapped():
-            self._writer = _migrated(path)
+            self._writer = migrated(path)
             self._writer.execute("PRAGMA wal_autocheckpoint = 0")  # the thread does it, see `pages`
-            self._reader = _connect(path)
+            self._reader = connect(path)
             self._reader.execute("PRAGMA query_only = ON")
             schema.version_of(self._reader)
-            self._opened = _identities(path)
+            self._opened = identities(path)
         self.pages = PageLog(path)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._room = trio.Semaphore(MAX_WAITING)
@@ -163,7 +148,7 @@ class ThreadedDatabase:
 
     def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
-        return _snapshot(self._reader, question)
+        return snapshot(self._reader, question)
 
     async def scan(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
@@ -171,6 +156,7 @@ class ThreadedDatabase:
 
     async def begin_image(self) -> Image | None:
         """The file as it is now, until `pages.end_image`; None when a long reader is in the way. See `pages`."""
+        self.pages.drop_image()
         self.pages.want_image()
         for _ in range(2):  # the second is done after all that the thread does after the first
             await self.write(lambda _connection: None)
@@ -245,7 +231,7 @@ class ThreadedDatabase:
     def _require_files(self) -> None:
         """What was committed is in the files that a restart will find. Raises DiskFailed."""
         try:
-            if _identities(self._path) == self._opened:
+            if identities(self._path) == self._opened:
                 return
         except OSError as error:
             _log.error("the database %s has been removed while it was in use: %s", self._path, error.strerror)
@@ -273,9 +259,9 @@ class InlineDatabase:
 
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
-            _create_private(path)
+            create_private(path)
         with mapped():
-            self._connection = _migrated(path)
+            self._connection = migrated(path)
 
     async def write(
         self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
@@ -302,7 +288,7 @@ class InlineDatabase:
 
     def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
-        return _snapshot(self._connection, question)
+        return snapshot(self._connection, question)
 
     async def scan(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """See Database."""
@@ -314,65 +300,14 @@ class InlineDatabase:
         self._connection.close()
 
 
-def _create_private(path: Path) -> None:
-    """An empty file that only its owner reads; SQLite gives its journal files the same mode."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise Unavailable(f"the database {path} cannot be opened: {error.strerror}") from error
-
-
-def _identities(path: Path) -> tuple[tuple[int, int], ...]:
-    """Which files the database and its log are. OSError when one has no name any more."""
-    states = (os.stat(path), os.stat(f"{path}-wal"))
-    return tuple((state.st_dev, state.st_ino) for state in states)
-
-
-def _connect(path: Path | None) -> sqlite3.Connection:
-    """Never makes the file: one that has vanished is not an empty one."""
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw" if path is not None else ":memory:",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,  # made in the loop, used in one thread at a time
-        cached_statements=512,
-    )
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrated(path: Path | None) -> sqlite3.Connection:
-    connection = _connect(path)
-    try:
-        schema.migrate(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _snapshot(connection: sqlite3.Connection, question: Callable[[sqlite3.Connection], T]) -> T:
-    with mapped():
-        connection.execute("BEGIN")
-        try:
-            return question(connection)
-        finally:
-            connection.execute("COMMIT")
-
-
 def _scan(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
     with mapped():
-        connection = _connect(path)
+        connection = connect(path)
         deadline = time.monotonic() + SCAN_DEADLINE_S
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _SCAN_STEPS)
         try:
             connection.execute("PRAGMA query_only = ON")
-            return _snapshot(connection, question)
+            return snapshot(connection, question)
         finally:
             connection.close()
 

@@ -120,7 +120,7 @@ def answer(
 ) -> Any:  # noqa: ANN401 - the message that belongs to the question
     """The message that answers a question. Raises what the question says, and Misuse.
 
-    `room` is (total, free) bytes after replication; None takes what the peers' rows say (`members.room`).
+    `room` is (total, free) bytes after replication; None takes what the peers' rows say (`room.room`).
     """
     try:
         if isinstance(question, GetSpace):

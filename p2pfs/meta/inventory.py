@@ -34,6 +34,7 @@ class Differences:
     lost: list[tuple[VolumeId, ChunkId]] = field(default_factory=list)
     adopted: list[tuple[VolumeId, ChunkId]] = field(default_factory=list)
     orphans: int = 0
+    strangers: int = 0  # chunks listed that the index does not know, orphans or not yet
 
 
 def digests(connection: sqlite3.Connection, peer: PeerNumber) -> list[bytes]:
@@ -80,7 +81,9 @@ def reconcile(
             connection, volume, chunk=chunk, size=entry.size, peer=peer, put_seq=entry.put_seq
         ):
             found.adopted.append((volume, chunk))
-        elif entry.stored_s < orphaned_before_s and room > found.orphans:
+            continue
+        found.strangers += void_s is None
+        if entry.stored_s < orphaned_before_s and room > found.orphans:
             void_copies.add(
                 connection, peer, volume=volume, chunk=chunk, put_seq=entry.put_seq, pending=True, now_s=now_s
             )

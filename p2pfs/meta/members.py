@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pfs.errors import Exists, NotFound
-from p2pfs.meta import settings
 from p2pfs.types import NodeId, PeerNumber, PeerState, Role
 from p2pfs.wire import codec
 from p2pfs.wire.membership import Heartbeat, Resources
@@ -83,6 +82,7 @@ class Peer:
     is_leaving: bool = False  # being drained
     away_until_s: float = 0.0
     appearances: int = 0  # see `appear`
+    run: int = 0  # of the daemon, as it said last
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def withdraw_invites(connection: sqlite3.Connection, node_id: NodeId) -> int:
 _PEER = (
     "SELECT p.number, p.node, n.name, n.owner, n.zone, n.capacity_limit, p.addresses, p.capacity, p.used, p.trash,"
     " p.chunks, p.state, p.state_s, p.seen_s, p.clock_s, p.version, p.resources, p.leaving, p.away_until_s,"
-    " p.appearances"
+    " p.appearances, p.run"
     " FROM peer p JOIN node n ON n.id = p.node"
 )
 
@@ -309,7 +309,7 @@ def record_heartbeat(
     """Keep what a peer says of itself; `capacity` is what the pool lets it offer. Its state is not touched."""
     connection.execute(
         "UPDATE peer SET addresses = ?, capacity = ?, used = ?, trash = ?, chunks = ?, seen_s = ?, clock_s = ?,"
-        " version = ?, resources = ? WHERE number = ?",
+        " version = ?, resources = ?, run = ? WHERE number = ?",
         (
             codec.encode(heartbeat.addresses),
             capacity,
@@ -320,6 +320,7 @@ def record_heartbeat(
             heartbeat.clock_s,
             heartbeat.version,
             codec.encode(heartbeat.resources),
+            heartbeat.run,
             number,
         ),
     )
@@ -371,33 +372,5 @@ def _peer(row: Sequence[Any]) -> Peer:
         is_leaving=bool(row[17]),
         away_until_s=row[18],
         appearances=row[19],
+        run=row[20],
     )
-
-
-# ---- room -----------------------------------------------------------------------------------------------------------
-
-
-def usable(rooms: Iterable[int], copies: int) -> int:
-    """Bytes that fit `copies` times into `rooms`, no two copies in one room.
-
-    The k largest rooms hold at most one copy each; the others must hold the remaining copies between them.
-    """
-    ordered = sorted((max(room, 0) for room in rooms), reverse=True)
-    if copies < 1 or len(ordered) < copies:
-        return 0
-    rest, best = sum(ordered), None
-    for taken in range(copies):
-        bound = rest // (copies - taken)
-        best = bound if best is None else min(best, bound)
-        rest -= ordered[taken]
-    return best or 0
-
-
-def room(connection: sqlite3.Connection) -> tuple[int, int]:
-    """(total, free) bytes of user data the reachable peers can hold after replication: what statfs shows."""
-    rows = connection.execute(
-        "SELECT capacity, capacity - used FROM peer WHERE state IN (?, ?)",
-        (PeerState.UP.value, PeerState.SUSPECT.value),
-    ).fetchall()
-    copies = max(1, min(settings.number(connection, settings.REPLICAS, default=3), len(rows)))
-    return usable((row[0] for row in rows), copies), usable((row[1] for row in rows), copies)

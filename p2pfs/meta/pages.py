@@ -154,6 +154,11 @@ class PageLog:
 
     # ---- in other threads -------------------------------------------------------------------------------------------
 
+    def drop_image(self) -> None:
+        """Forget an image that was begun for somebody who failed before taking it: it would be older than what was
+        collected since, and hold checkpoints up for ever."""
+        self._image, self._is_held = None, False
+
     def want_image(self) -> None:
         """Let the writer thread begin an image after its next commit; see `ThreadedDatabase.image`."""
         self._is_image_wanted = True

@@ -4,7 +4,8 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Misuse, NotDirectory, NotFound, TooLarge
-from p2pfs.meta import chunks_index, cuts, inodes, members
+from p2pfs.meta import chunks_index, cuts, inodes
+from p2pfs.meta import room as rooms
 from p2pfs.types import INDICES_PER_RANGE, MIB, Kind, VolumeId
 from p2pfs.wire.namespace import (
     Attributes,
@@ -116,7 +117,7 @@ def space(connection: sqlite3.Connection, volume: VolumeId, room: tuple[int, int
     row = connection.execute("SELECT inodes FROM volume WHERE id = ?", (volume,)).fetchone()
     if row is None:
         raise NotFound("there is no such volume")
-    total, free = members.room(connection) if room is None else room
+    total, free = rooms.room(connection) if room is None else room
     return Space(total, free, row[0])
 
 

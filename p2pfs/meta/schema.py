@@ -260,6 +260,7 @@ _CARE: Final = """
 ALTER TABLE peer ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;     -- 1: it is being drained
 ALTER TABLE peer ADD COLUMN away_until_s REAL NOT NULL DEFAULT 0;   -- it said that it would be silent until then
 ALTER TABLE peer ADD COLUMN appearances INTEGER NOT NULL DEFAULT 0; -- how often it came back, or was found to have lied
+ALTER TABLE peer ADD COLUMN run INTEGER NOT NULL DEFAULT 0;         -- the daemon's, last heard; 0: unknown
 
 ALTER TABLE replica ADD COLUMN proved INTEGER NOT NULL DEFAULT 0;   -- peer.appearances at the last receipt or audit
 
@@ -277,7 +278,8 @@ CREATE TABLE void_copy (            -- copies that are gone or must go: receipts
 CREATE INDEX void_copy_pending ON void_copy (peer) WHERE pending;
 CREATE INDEX void_copy_since ON void_copy (since_s) WHERE NOT pending;
 INSERT INTO void_copy
-    SELECT d.peer, c.volume, c.id, d.put_seq, 0, 0 FROM damaged_copy d JOIN chunk c ON c.number = d.chunk;
+    SELECT d.peer, c.volume, c.id, d.put_seq, 0, CAST(strftime('%s', 'now') AS REAL)
+    FROM damaged_copy d JOIN chunk c ON c.number = d.chunk; -- since when was not kept; mounts may carry their receipts
 DROP TABLE damaged_copy;
 
 CREATE TABLE job (                  -- background work, for people to see and to hold back

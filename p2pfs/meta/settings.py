@@ -10,7 +10,7 @@ from p2pfs.wire import codec
 INCARNATION: Final = "incarnation"
 """A pool before its last restore; rises at each restore, 1 at first."""
 REPLICAS: Final = "replicas"
-"""Copies wanted of each chunk; what `members.room` divides by."""
+"""Copies wanted of each chunk; what `room.room` divides by."""
 RESTORED: Final = "restored"
 """coordinator.backup.state.Restored of the last restore."""
 BACKUPS: Final = "backups"

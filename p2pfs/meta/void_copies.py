@@ -7,8 +7,12 @@ still carry it. Inside the caller's transaction; called by `chunks_index`, `surv
 import math
 import sqlite3
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
+
+FIRST: Final = (-1, b"")
+"""Comes before every (volume, chunk)."""
 
 
 def add(
@@ -31,16 +35,35 @@ def add(
 
 
 def pending(
-    connection: sqlite3.Connection, peer: PeerNumber, *, limit: int, readable: Collection[PeerNumber], wanted: int
-) -> list[tuple[VolumeId, ChunkId, int]]:
-    """(volume, chunk, put_seq) of copies the peer must delete, but not of chunks that are named and by now have fewer
-    than `wanted` copies on `readable` peers: others were lost since the copy was taken off the index."""
-    return connection.execute(
-        "SELECT v.volume, v.id, v.put_seq FROM void_copy v LEFT JOIN chunk c ON c.volume = v.volume AND c.id = v.id"
-        " WHERE v.peer = ? AND v.pending AND (c.number IS NULL OR c.refs = 0 OR (SELECT count(*) FROM replica r"
-        f" WHERE r.chunk = c.number AND r.peer IN ({_listed(readable)})) >= ?) LIMIT ?",
-        (peer, wanted, limit),
-    ).fetchall()
+    connection: sqlite3.Connection,
+    peer: PeerNumber,
+    *,
+    after: tuple[int, bytes],
+    limit: int,
+    look_at: int,
+    readable: Collection[PeerNumber],
+    wanted: int,
+) -> tuple[list[tuple[VolumeId, ChunkId, int]], tuple[int, bytes]]:
+    """(volume, chunk, put_seq) of up to `limit` copies the peer must delete, but not of chunks that are named and by
+    now have fewer than `wanted` copies on `readable` peers: others were lost since the copy was taken off the index.
+
+    Begins behind `after`, looks at `look_at` rows at most, and says behind which (volume, chunk) to go on; FIRST: that
+    was the end.
+    """
+    rows = connection.execute(
+        "SELECT v.volume, v.id, v.put_seq, c.number IS NULL OR c.refs = 0 OR (SELECT count(*) FROM replica r"
+        f" WHERE r.chunk = c.number AND r.peer IN ({_listed(readable)})) >= ?"
+        " FROM void_copy v LEFT JOIN chunk c ON c.volume = v.volume AND c.id = v.id"
+        " WHERE v.peer = ? AND v.pending AND (v.volume, v.id) > (?, ?) ORDER BY v.volume, v.id LIMIT ?",
+        (wanted, peer, *after, look_at),
+    )
+    found: list[tuple[VolumeId, ChunkId, int]] = []
+    for seen, (volume, chunk, put_seq, may_go) in enumerate(rows, 1):
+        if may_go:
+            found.append((VolumeId(volume), ChunkId(chunk), put_seq))
+        if seen == look_at or len(found) == limit:
+            return found, (volume, chunk)
+    return found, FIRST
 
 
 def pending_of(
@@ -98,6 +121,11 @@ def forget(connection: sqlite3.Connection, *, before_s: float, limit: int = 1000
         " (SELECT peer, volume, id FROM void_copy WHERE NOT pending AND since_s < ? LIMIT ?)",
         (before_s, limit),
     ).rowcount
+
+
+def restart(connection: sqlite3.Connection, *, now_s: float) -> None:
+    """Remember all rows as if they had been settled now."""
+    connection.execute("UPDATE void_copy SET since_s = ? WHERE NOT pending", (now_s,))
 
 
 def forget_peers(connection: sqlite3.Connection, peers: Collection[PeerNumber], *, limit: int = 1000) -> int:

@@ -193,16 +193,21 @@ class Revocations:
         return f"Revocations(version {self.version}: {len(self.nodes)} nodes, {len(self.serials)} serials)"
 
     def update(self, newer: RevocationList) -> bool:
-        """Take over a list unless it is older than what is known; whether anything changed.
+        """Take over a list unless it is older than what is known; whether anything changed. Who is revoked stays so,
+        whatever the list says: a coordinator restored from a backup has forgotten some.
 
         The caller then tells its servers (`Server.drop_revoked`).
         """
         if newer.version <= self.version:
             return False
         self.version = newer.version
-        self.nodes = frozenset(newer.nodes)
-        self.serials = frozenset(serial.lower().lstrip("0") for serial in newer.serials)
+        self.nodes |= frozenset(newer.nodes)
+        self.serials |= frozenset(serial.lower().lstrip("0") for serial in newer.serials)
         return True
+
+    def listed(self) -> RevocationList:
+        """Everything known, to be kept."""
+        return RevocationList(self.version, sorted(self.nodes), sorted(self.serials))
 
     def revoked(self, identity: Identity) -> bool:
         return identity.node in self.nodes or identity.serial in self.serials

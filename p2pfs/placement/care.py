@@ -137,7 +137,7 @@ def _trim(
     present: Sequence[Held], keepers: Mapping[PeerNumber, Keeper], placed: Sequence[PeerNumber], wanted: int
 ) -> Need:
     by_peer = {copy.peer: copy for copy in present}
-    ranked = _spread([peer for peer in placed if peer in by_peer], [], keepers, len(by_peer))
+    ranked = _ranked(by_peer, keepers, placed)
     kept, surplus = ranked[:wanted], ranked[wanted:]
     unproved = tuple(peer for peer in kept if by_peer[peer].proved != keepers[peer].appearances)
     return Need(Urgency.REBALANCE, len(present), audit=unproved, drop=None if unproved else surplus[-1])
@@ -155,11 +155,19 @@ def _move(
     if len(present) != wanted or len(known) != wanted:  # somebody is silent or leaves: nothing else is moved meanwhile
         return None
     holding = {copy.peer for copy in known}
-    belongs = [peer for peer in placed[:wanted] if peer not in holding]
-    targets = tuple(peer for peer in belongs if keepers[peer].takes and room(peer))[:1]
+    belongs = [peer for peer in placed[:wanted] if peer not in holding and keepers[peer].takes and room(peer)]
+    # Not where rule 3 would take it away again: with a full peer among the first, others may be the better ones.
+    targets = tuple(peer for peer in belongs if peer in _ranked({*holding, peer}, keepers, placed)[:wanted])[:1]
     if not targets:
         return None
     return Need(Urgency.REBALANCE, len(present), tuple(copy.peer for copy in present), targets=targets)
+
+
+def _ranked(
+    holding: Collection[PeerNumber], keepers: Mapping[PeerNumber, Keeper], placed: Sequence[PeerNumber]
+) -> list[PeerNumber]:
+    """Holders, best-placed first."""
+    return _spread([peer for peer in placed if peer in holding], [], keepers, len(holding))
 
 
 def _spread(

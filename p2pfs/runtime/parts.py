@@ -5,6 +5,7 @@ peers, and by the coordinator for what it has yet to send. Blocking, and safe to
 """
 
 import bisect
+import math
 import os
 import shutil
 import threading
@@ -18,6 +19,7 @@ from p2pfs.runtime.files import sync_directory, write_durably
 
 _PART: Final = ".part"
 _STATE: Final = ".state"
+_BLOCK_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class PartFiles:
         self._lock = threading.Lock()
         self._rows: dict[int, Row] = {}
         self.bytes = 0
-        """All files together."""
+        """What all files together take of the disk."""
         try:
             for directory in sorted(root.iterdir()) if root.is_dir() else ():
                 self._load(directory)
@@ -86,7 +88,16 @@ class PartFiles:
                 row.states.append(number)
             self._rows[generation] = row
             self._rows = dict(sorted(self._rows.items()))
-            self.bytes += len(data)
+            self.bytes += _taken(len(data))
+
+    def begun_s(self, generation: int) -> float:
+        """UTC when number 0 came, by this machine's clock; now and in future (infinite) when it is not here."""
+        with self._lock:
+            row = self._rows.get(generation)
+            try:
+                return math.inf if row is None else self._path(generation, 0, row).stat().st_mtime
+            except OSError:
+                return math.inf
 
     def read(self, generation: int, number: int) -> bytes:
         """Raises NotFound, and Unavailable when the disk fails."""
@@ -112,7 +123,7 @@ class PartFiles:
                 while len(row.sizes) > parts:  # from the end, so that no gap is ever left
                     number = len(row.sizes) - 1
                     self._path(generation, number, row).unlink(missing_ok=True)
-                    self.bytes -= row.sizes.pop()
+                    self.bytes -= _taken(row.sizes.pop())
                     if row.states and row.states[-1] == number:
                         row.states.pop()
                 if not row.sizes:
@@ -163,9 +174,14 @@ class PartFiles:
                 path.unlink()
         if row.sizes:
             self._rows[int(directory.name, 16)] = row
-            self.bytes += row.bytes
+            self.bytes += sum(map(_taken, row.sizes))
         else:
             os.rmdir(directory)
+
+
+def _taken(size: int) -> int:
+    """Bytes of the disk that a file of this size takes."""
+    return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def newest_whole(rows: dict[int, Row], count: int) -> Sequence[int]:

@@ -84,9 +84,9 @@ def decode_failure(status: int, body: Buffer) -> errors.PoolError:
     except errors.Misuse:
         failure = Failure("", "")
     kind = _BY_CODE.get(failure.code) or _BY_STATUS.get(status, errors.Unavailable)
-    return kind(_shown(failure.message) or f"the other end answered with status {status}")
+    return kind(shown(failure.message) or f"the other end answered with status {status}")
 
 
-def _shown(message: str) -> str:
+def shown(message: str) -> str:
     """What the other end says as one line that is safe on a terminal and in a log: it may be anybody."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message[:_MOST_SHOWN])

@@ -6,7 +6,7 @@ them. Handlers of four of `wire.routes.PEER_ROUTES`; made by `daemon`.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import trio
 from p2pfs.errors import Misuse, NoSpace
 from p2pfs.format.backups import decode_part
 from p2pfs.net.server import Handler, Request, Response
+from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.parts import PartFiles, newest_whole
 from p2pfs.types import PoolId
 from p2pfs.wire import failures
@@ -24,6 +25,8 @@ SHARE: Final = 0.25
 """Of what is offered, the most that backups take."""
 ALWAYS_KEPT: Final = 2
 """Generations that can be restored and stay whole whatever anybody says."""
+SETTLED_S: Final = 86400.0
+"""The newest generation that began so long ago stays whole, too: a coordinator gone bad can make two others at once."""
 _GENERATION: Final = re.compile(r"[0-9a-f]{16}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
@@ -31,8 +34,9 @@ _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 class Backups:
     """The handlers, and what they keep. `offered` is what the owner offers now, in bytes."""
 
-    def __init__(self, root: Path, pool: PoolId, *, offered: Callable[[], int], reserve: int) -> None:
+    def __init__(self, root: Path, pool: PoolId, *, offered: Callable[[], int], reserve: int, clock: Clock) -> None:
         """Blocking. Raises Unavailable."""
+        self._clock = clock
         self._root = root
         self._pool = pool
         self._offered = offered
@@ -80,11 +84,18 @@ class Backups:
     async def supersede(self, request: Request) -> Response:
         """Let go of what the coordinator does not need any more."""
         message = await request.message(Superseded)
-        stay = newest_whole(self._files.rows(), ALWAYS_KEPT)
+        stay = await trio.to_thread.run_sync(self._stay)
         for generation, parts in message.keep:
             if generation not in stay:
                 await trio.to_thread.run_sync(self._files.cut, generation, max(0, parts), limiter=self._one_by_one)
         return Response.of(self._held())
+
+    def _stay(self) -> Collection[int]:
+        """Generations that stay whole. Blocking."""
+        rows, before_s = self._files.rows(), self._clock.time() - SETTLED_S
+        whole = newest_whole(rows, len(rows))
+        settled = next((one for one in whole if self._files.begun_s(one) <= before_s), None)
+        return {*whole[:ALWAYS_KEPT], *(() if settled is None else (settled,))}
 
     def _held(self) -> list[Held]:
         return [

@@ -16,7 +16,7 @@ import trio
 from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
-from p2pfs.errors import Corrupt, NoSpace, PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, Misuse, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -62,7 +62,9 @@ class Signer:
         self._key: ReceiptKey | None = None
 
     def trust(self, key: bytes) -> None:
-        """Take over the key."""
+        """Take over the key. Raises Misuse: later nobody could say whose fault it is."""
+        if len(key) != 32:
+            raise Misuse("the coordinator's receipt key is none")
         self._key = ReceiptKey(self._record.pool, self._record.peer, key)
 
     def sign(self, volume: VolumeId, chunk: ChunkId, size: int, put_seq: int) -> Receipt:
@@ -133,7 +135,7 @@ class Peerd:
         self._clock = clock
         self._root = chunk_root(home)
         self._backups = Backups(
-            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve
+            home.path / "backups", record.pool, offered=lambda: self._offered(), reserve=settings.reserve, clock=clock
         )
         self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home
@@ -261,11 +263,12 @@ class Peerd:
     async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
-        self._store.limit(answer.capacity)
+        # Never above what the owner offers: what the trash may lose a day is a share of this.
+        self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))
         if answer.revocations is not None:
             if self._revocations.update(answer.revocations):
                 self.server.drop_revoked()
-            self._unsaved = answer.revocations
+            self._unsaved = self._revocations.listed()
         elif not self._app.is_open:
             self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
         self._app.is_open = True

@@ -128,4 +128,4 @@ class Pulse:
 
 def bounded(interval_s: float) -> float:
     """A pace that neither floods the coordinator nor lets it forget this peer."""
-    return min(max(interval_s, 0.05), 300.0)
+    return min(max(0.05, interval_s), 300.0)  # in this order a NaN is the shortest

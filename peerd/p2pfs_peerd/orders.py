@@ -18,7 +18,7 @@ from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import ChunkId, PeerNumber, VolumeId
+from p2pfs.types import MIB, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire import codec, failures
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.orders import (
@@ -51,6 +51,10 @@ ROOM: Final = 12
 """Transfers in hand, so that none of the four waits for the coordinator."""
 TRANSFER_S: Final = 60.0
 """For a chunk from one source."""
+MOST_WORKING: Final = 1000
+"""Orders in hand, twice what a coordinator gives; of what is beyond it is told no word, so that it orders it again."""
+REPORT_BYTES: Final = 2 * MIB
+"""Most bytes of results in one report, but for a single one: far below what the coordinator takes."""
 _ASK_S: Final = 10.0
 _AFTER_FAILURE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -96,6 +100,7 @@ class OrderRunner:
         self._peers = PeerStores(client, self._known_map, lambda _peer, _size: None, timeout_s=TRANSFER_S)
         self._results: list[Result] = []
         self._working: set[int] = set()
+        self._took_s: dict[int, float] = {}  # the last answer of each source: who keeps this peer waiting is asked last
         self._transferring = trio.CapacityLimiter(AT_ONCE)
         self._transfers = 0
         self._failing = False
@@ -127,13 +132,13 @@ class OrderRunner:
 
     async def _exchange(self, nursery: trio.Nursery) -> None:
         """Tell what was done and take what is to be done."""
-        told = self._results[:MOST_RESULTS]
+        told = report_of(self._results)
         report = Report(told, sorted(self._working), max(0, ROOM - self._transfers))
         given = await self._client.call(self._coordinator, "POST", "/orders", report, Orders, timeout_s=_ASK_S)
         del self._results[: len(told)]
         if any(isinstance(order, Transfer) for order in given.orders):
             await self._refresh_map()
-        for order in given.orders:
+        for order in given.orders[: max(0, MOST_WORKING - len(self._working))]:
             self._working.add(order.order)
             self._transfers += isinstance(order, Transfer)
             nursery.start_soon(self._do, order)
@@ -150,6 +155,7 @@ class OrderRunner:
         self._awake.set()
 
     async def _done(self, order: Order) -> Result:
+        _expect_possible(order)
         match order:
             case Transfer():
                 return await self._transfer(order)
@@ -183,7 +189,7 @@ class OrderRunner:
         async with self._transferring:
             await self._rate.take(order.size)
             last: PoolError = Unavailable("the chunk has no source that this peer knows")
-            for source in order.sources:
+            for source in sorted(order.sources, key=lambda source: self._took_s.get(source, 0.0)):
                 try:
                     body = await self._fetch(order, PeerNumber(source))
                     return await self._keep(order, body)
@@ -200,7 +206,11 @@ class OrderRunner:
         if store is None:
             self._map = None  # perhaps it is older than the order
             raise Unavailable(f"peer {source} is not in the map")
-        return await store.get(VolumeId(order.volume), ChunkId(order.chunk), order.size, runs.whole(order.size))
+        began_s = trio.current_time()
+        try:
+            return await store.get(VolumeId(order.volume), ChunkId(order.chunk), order.size, runs.whole(order.size))
+        finally:
+            self._took_s[source] = trio.current_time() - began_s
 
     async def _keep(self, order: Transfer, body: memoryview) -> Stored:
         """Store what a source sent. Raises Corrupt when it is something else, _OwnDisk."""
@@ -222,6 +232,26 @@ class OrderRunner:
     async def _refresh_map(self) -> None:
         if self._map is None or self._map.version < self._map_wanted:
             self._map = await self._client.call(self._coordinator, "GET", "/map", None, PoolMap, timeout_s=_ASK_S)
+
+
+def _expect_possible(order: Order) -> None:
+    """A coordinator gone bad must not end the daemon. Raises Misuse."""
+    if isinstance(order, Transfer | Delete | Audit) and not (len(order.chunk) == 32 and 0 <= order.volume < 1 << 63):
+        raise Misuse("an order names an impossible chunk")
+    if isinstance(order, Transfer):
+        runs.expect_chunk(order.size)
+
+
+def report_of(results: Sequence[Result]) -> list[Result]:
+    """The first of these, as many as one report takes."""
+    told: list[Result] = []
+    size = 0
+    for result in results[:MOST_RESULTS]:
+        size += len(codec.encode(result))
+        if told and size > REPORT_BYTES:
+            break
+        told.append(result)
+    return told
 
 
 def _failed(order: Order, error: PoolError, sources: Sequence[int] = ()) -> Failed:

@@ -150,15 +150,27 @@ class Matrix:
 
     def copies(self) -> Counter[int]:
         """Whole files on the peers' disks, by chunk that is named: how many chunks have how many. Asks nobody."""
-        database = self.pool.root / "coordinator" / "coordinator" / "meta.sqlite"
-        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            chunks = connection.execute("SELECT volume, id FROM chunk WHERE refs > 0").fetchall()
+        chunks = self._rows("SELECT volume, id FROM chunk WHERE refs > 0")
         roots = [self.chunks(f"peer-{number}") for number in range(1, PEERS + 1)]
         paths = [Path(volume_name(volume), chunk.hex()[:2], chunk.hex()[2:]) for volume, chunk in chunks]
         return Counter(
             sum(self._is_whole(root / path, chunk) for root in roots)
             for path, (_, chunk) in zip(paths, chunks, strict=True)
         )
+
+    def receipts(self, part: str) -> tuple[int, int]:
+        """The lowest and the highest put_seq of the copies that the index places on a peer."""
+        ((first, last),) = self._rows(
+            "SELECT coalesce(min(put_seq), 0), coalesce(max(put_seq), 0) FROM replica WHERE peer = ?",
+            self.peer(part)["number"],
+        )
+        return first, last
+
+    def _rows(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        """From the coordinator's database, without asking it."""
+        database = self.pool.root / "coordinator" / "coordinator" / "meta.sqlite"
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return connection.execute(question, values).fetchall()
 
     def _is_whole(self, path: Path, chunk: bytes) -> bool:
         """Whether a peer's file has the bytes of this chunk, by its id alone."""
@@ -371,9 +383,11 @@ def test_peer_store_deleted(matrix: Matrix) -> None:
     matrix.await_healed()
     assert matrix.chunk_files(VICTIM), "it holds nothing any more"
     matrix.pool.kill(VICTIM)
+    _, newest = matrix.receipts(VICTIM)
     shutil.rmtree(matrix.chunks(VICTIM))  # with the numbers of its receipts
     matrix.restart(VICTIM)
     matrix.await_healed()
+    await_that("receipts, all newer than those of what is gone", lambda: matrix.receipts(VICTIM)[0] > newest)
     with matrix.load("peer-deleted-again") as writer:
         matrix.goes_on(writer)
     matrix.await_healed()
@@ -483,7 +497,7 @@ def test_coordinator_bit_flips(matrix: Matrix) -> None:
             matrix.pool.kill(COORDINATOR)
         writer.process.kill()
         shutil.copytree(directory, directory.with_name("kept"))
-        for _ in range(32):
+        for _ in range(300):
             flip(directory / "meta.sqlite", chance, start=PAGE)
         matrix.pool.kill("mount")
         matrix.pool.clear_dead_mount()

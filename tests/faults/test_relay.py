@@ -13,7 +13,7 @@ from sealed import VOLUME, sealed
 
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.coordinator.daemon import open_coordinator
-from p2pfs.coordinator.relay import MAX_SPARES
+from p2pfs.coordinator.relay import MAX_SPARES, MAX_SPLICES_PER_PAIR
 from p2pfs.errors import Denied, NotFound, Unavailable
 from p2pfs.net import client as net_client
 from p2pfs.net.addresses import RELAY
@@ -191,7 +191,7 @@ async def test_a_peer_that_dies_while_it_is_spliced_ends_the_dialler(tmp_path: P
 async def test_splices_are_bounded_for_each_node_and_in_all(tmp_path: Path) -> None:
     async with relayed(tmp_path) as run, run.client() as client:
         held = await client.open(run.endpoint)
-        for name in ("_most", "_most_per_node"):
+        for name in ("_most", "_most_per_node", "_most_per_pair"):
             before = getattr(run.relay, name)
             setattr(run.relay, name, 1)
             async with asking(client, run.pool.endpoint) as connection:
@@ -267,3 +267,19 @@ async def test_a_client_does_not_listen(tmp_path: Path) -> None:
             with pytest.raises(Denied, match="role peer"):
                 await listen(connection, 0)
         assert pool.running.services.relay.spares(node) == 0
+
+
+async def test_one_dialler_does_not_keep_others_from_a_peer(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as run, run.client() as client:
+        greedy, credentials = await run.pool.join("mallory@laptop", Role.CLIENT)
+        assert greedy != run.peer
+        async with run.pool.client(credentials) as mallory:
+            held = [await mallory.open(run.pool.endpoint) for _ in range(MAX_SPLICES_PER_PAIR + 1)]
+            for connection in held[:-1]:
+                assert await connection.upgrade(relay_path(run.peer)) is not None
+                await spares(run, 3)
+            with pytest.raises(Unavailable, match="between these two"):
+                await held[-1].upgrade(relay_path(run.peer))
+            await health(run, client)
+            for connection in held:
+                await connection.aclose()

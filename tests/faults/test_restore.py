@@ -14,6 +14,7 @@ from p2pfs.coordinator.backup.restore import Restore
 from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.init import initialise
+from p2pfs.coordinator.membership import all_revoked
 from p2pfs.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, UserError
 from p2pfs.format.kits import Kit
 from p2pfs.meta import members, sessions, volumes
@@ -24,6 +25,7 @@ from p2pfs.net.identity import Credentials, identity_of, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import SessionId, VolumeId
+from p2pfs.wire.backups import Held
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 
@@ -231,6 +233,8 @@ async def test_the_restored_coordinator_is_the_same_node_in_a_new_incarnation(tm
                 database.read(lambda connection: sessions.session(connection, SessionId(session)))
             _, serials = database.read(members.revoked)
             assert set(serials) == {one.serial for one in old}
+            # Peers that know of any number of revocations that the backup does not know of must hear of these.
+            assert database.read(all_revoked).version > 1_000_000
         finally:
             database.close()
         with pytest.raises(UserError) as caught:
@@ -253,3 +257,28 @@ async def test_a_coordinator_that_answers_is_not_replaced(tmp_path: Path) -> Non
         with pytest.raises(Denied, match="still answers"):
             await restore.expect_no_coordinator(addresses)
         await restore.expect_no_coordinator([pool.keepers[0].address])  # a peer is none
+
+
+def holds(keeper: Keeper, *held: Held) -> None:
+    """Let a peer say that it has these too."""
+    truly = keeper.backups._held
+    keeper.backups._held = lambda: [*truly(), *held]  # type: ignore[method-assign]
+
+
+async def test_a_peer_that_damages_the_newest_backup_brings_no_older_one_back(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        older, newer = await filled(pool)
+        liar = pool.keepers[0]
+        damage(liar, newer, 0)
+        found = await pool.find(liar)  # the others are known from the older backup only
+        assert (found.generation, value(found, "step")) == (newer, str(STEPS - 1))
+        assert older < newer
+
+
+async def test_backups_that_were_made_up_do_not_keep_a_restore_busy(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        _, newer = await filled(pool)
+        holds(pool.keepers[0], *(Held(newer + 1 + at, 1 << 40, 1 << 39, 1) for at in range(500)))
+        found = await pool.find()
+        assert (found.generation, value(found, "step")) == (newer, str(STEPS - 1))
+        assert len(pool.said) < 30

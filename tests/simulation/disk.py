@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -23,6 +24,7 @@ from p2pfs.types import Buffer, ChunkId, VolumeId, volume_name
 from .network import PowerCut
 
 Copy = tuple[VolumeId, ChunkId]
+_WAITED_FOR: Final = 0.125
 
 
 class SimDisk(Disk):
@@ -42,6 +44,7 @@ class SimDisk(Disk):
         self._undo: list[tuple[Path, Path | None, Callable[[], None]]] = []
         self._unsynced: set[int] = set()
         self._valid: dict[Path, bool] = {}
+        self._paths: dict[Copy, Path] = {}
         attic.mkdir(parents=True, exist_ok=True)
 
     # ---- the event loop's side --------------------------------------------------------------------------------------
@@ -51,6 +54,11 @@ class SimDisk(Disk):
         await self.take_time()
         while self.stuck is not None and not self.stuck.is_set():
             await self.stuck.wait()
+
+    def is_slow_now(self) -> bool:
+        """Whether the next piece of work is one that is waited for: one in eight, for waiting is what a run's time
+        goes to."""
+        return self._chance.random() < _WAITED_FOR
 
     async def take_time(self) -> None:
         """What one piece of work takes."""
@@ -184,6 +192,12 @@ class SimDisk(Disk):
             file.write(bytes((byte ^ 1 << self._chance.randrange(8),)))
         self._valid.pop(path, None)
 
+    def vanish(self, copy: Copy) -> None:
+        """A live copy is gone behind its store's back."""
+        path = self.path(copy)
+        path.unlink(missing_ok=True)
+        self._valid.pop(path, None)
+
     def wipe(self) -> None:
         """The disk is replaced by an empty one."""
         shutil.rmtree(self.root, ignore_errors=True)
@@ -194,9 +208,12 @@ class SimDisk(Disk):
     # ---- what is there ----------------------------------------------------------------------------------------------
 
     def path(self, copy: Copy) -> Path:
-        volume, chunk = copy
-        name = chunk.hex()
-        return self.root / volume_name(volume) / name[:2] / name[2:]
+        path = self._paths.get(copy)
+        if path is None:
+            volume, chunk = copy
+            name = chunk.hex()
+            path = self._paths[copy] = self.root / volume_name(volume) / name[:2] / name[2:]
+        return path
 
     def copies(self) -> Iterator[Copy]:
         """Every live chunk file, whatever is in it, in a fixed order."""

@@ -2,6 +2,7 @@
 change bits, peers lie, clocks jump. Drawn by the seed; nothing that destroys copies leaves a chunk without one.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import trio
@@ -9,6 +10,7 @@ import trio
 from p2pfs.errors import PoolError
 
 from .disk import Copy
+from .liar import Liar
 from .network import Host
 from .pool import SimMount, SimPeer
 from .world import World
@@ -23,6 +25,8 @@ class Faults:
         self._power_lost: set[Host] = set()
         self.drained: set[SimPeer] = set()
         self.dead: SimPeer | None = None
+        self.liar: SimPeer | None = None
+        self.revoked: SimPeer | None = None
 
     # ---- life of machines -------------------------------------------------------------------------------------------
 
@@ -64,7 +68,8 @@ class Faults:
             (3, self._lossy),
             (3, self._calm), (2, self._fill), (3, self._empty), (2, self._stick), (3, self._unstick), (3, self._flip),
             (3, self._kill_coordinator), (3, self._drain), (1, self._undrain), (1, self._away), (1, self._turn_clock),
-            (1, self._disk_dies), (2, self._forget), (2, self._kill_mount), (2, self._unmount),
+            (1, self._disk_dies), (2, self._forget), (2, self._kill_mount), (2, self._unmount), (1, self._lie),
+            (1, self._revoke), (1, self._turn_coordinators_clock), (1, self._confirm_clock),
         ]  # fmt: skip
         weights = [weight for weight, _ in kinds]
         result = self.chance.choices([fault for _, fault in kinds], weights)[0]()
@@ -243,7 +248,7 @@ class Faults:
     def _disk_dies(self) -> None:
         """A peer and its disk are gone for good; one a run, and only if every chunk has a copy elsewhere."""
         peer = self._peer()
-        if self.dead is None and all(self._is_spare(peer, copy) for copy in peer.disk.copies()):
+        if self.dead is None and self._is_dispensable(peer):
             self.dead = peer
             self.world.destroyed.update((peer.number, copy[1]) for copy in peer.disk.copies())
             self.world.unreliable.add(peer.number)
@@ -253,6 +258,49 @@ class Faults:
     async def _forget(self) -> None:
         if self.dead is not None:
             await self._asks("forget", self.dead)
+
+    def _lie(self) -> None:
+        """A peer begins to lie; one a run, and only if every chunk has a copy elsewhere."""
+        peer = self._peer()
+        if self.liar is None and self._is_dispensable(peer):
+            self.liar = peer
+            self.world.unreliable.add(peer.number)
+            others = [other for other in self.world.pool.peers if other is not peer]
+            lies = Liar(peer, others, self.chance)
+            self.world.note(f"{peer.host.name} {', '.join(sorted(lies.habits))} from now on")
+
+    async def _revoke(self) -> None:
+        """A peer is put out for ever; one a run, and only if every chunk has a copy elsewhere."""
+        peer, coordinator = self._peer(), self.world.pool.coordinator
+        if self.revoked is not None or not self._is_dispensable(peer) or not coordinator.host.is_up:
+            return
+        self.revoked = peer
+        self.world.unreliable.add(peer.number)
+        with trio.move_on_after(30):
+            assert coordinator.services is not None
+            try:
+                await coordinator.services.membership.revoke(peer.host.identity.node)
+                self.world.note(f"{peer.host.name} is revoked")
+            except PoolError as error:
+                self.world.note(f"revoke {peer.host.name}: {error}")
+
+    def _turn_coordinators_clock(self) -> None:
+        """By so much that no peer's clock agrees, whoever is heard; by less, a pool's clock is right."""
+        clock = self.world.pool.coordinator.host.clock
+        clock.ahead_s += self.chance.choice((-400 * 86400.0, 400 * 86400.0, -100 * 86400.0, 100 * 86400.0))
+        self.world.note(f"the clock of the coordinator is {clock.ahead_s:g} s ahead")
+
+    async def _confirm_clock(self) -> None:
+        """Its clock is set right, and an admin says so."""
+        coordinator = self.world.pool.coordinator
+        if coordinator.host.is_up and coordinator.services is not None:
+            coordinator.host.clock.ahead_s = 0.0
+            with trio.move_on_after(30), contextlib.suppress(PoolError):
+                await coordinator.services.pool_clock.confirm()
+                self.world.note("the clock of the coordinator is confirmed")
+
+    def _is_dispensable(self, peer: SimPeer) -> bool:
+        return all(self._is_spare(peer, copy) for copy in peer.disk.copies())
 
     async def oversleep(self) -> None:
         """A mount's machine sleeps until its session is over, and wakes up."""
@@ -268,6 +316,7 @@ class Faults:
         """Every fault that can end ends."""
         self.relieve()
         await self.start_all()
+        await self._confirm_clock()
 
     def relieve(self) -> None:
         """What runs can work."""

@@ -19,15 +19,18 @@ from .pool import VOLUME
 from .world import Violation, World
 
 _CHUNKS = """
-SELECT c.number, c.id, c.refs, group_concat(r.peer) FROM chunk c LEFT JOIN replica r ON r.chunk = c.number
+SELECT c.id, c.refs, group_concat(r.peer) FROM chunk c LEFT JOIN replica r ON r.chunk = c.number
 GROUP BY c.number
 """
+
+_NOWHERE = "SELECT inode, chunk FROM extent WHERE chunk IS NOT NULL AND chunk NOT IN (SELECT number FROM chunk) LIMIT 1"
 
 
 def check(world: World, load: Load, bugs: Bugs) -> None:
     """Raises Violation."""
     for bug in bugs.found:
         world.violated("bug", bug)
+    world.has_shrunk_lately()
     for promise, text in world.pool.database.read(lambda connection: list(_broken(connection, world, load))):
         world.violated(promise, text)
     if world.violations:
@@ -43,12 +46,14 @@ def check_rows(world: World) -> None:
 def _broken(connection: sqlite3.Connection, world: World, load: Load) -> Iterator[tuple[str, str]]:
     yield from _broken_locations(connection, world)
     yield from _broken_files(connection, load)
+    for inode, chunk in connection.execute(_NOWHERE):
+        yield "P6", f"inode {inode} names chunk row {chunk}, which was purged"
 
 
 def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[tuple[str, str]]:
     minimum, wanted, gone = world.pool.settings.min_replicas, world.wanted(), world.gone(connection)
     seen, world.copies = world.copies, {}
-    for row, identity, refs, joined in connection.execute(_CHUNKS):
+    for identity, refs, joined in connection.execute(_CHUNKS):
         chunk = ChunkId(identity)
         holders = [PeerNumber(int(number)) for number in joined.split(",")] if joined else []
         excused = 0
@@ -57,13 +62,6 @@ def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[
                 excused += 1
             elif number not in gone and not world.pool.peers[number - 1].disk.holds((VOLUME, chunk)):
                 yield "P1", f"chunk {chunk.hex()[:8]} is said to be on peer {number} and is not on its durable storage"
-        for number in world.holders.get(chunk, set()) - set(holders):
-            others = sum(1 for one in holders if world.pool.peers[one - 1] in world.valid(chunk))
-            if others + sum((one, chunk) in world.destroyed for one in holders) >= wanted:
-                world.surplus.add((number, chunk))
-        world.surplus -= {(number, chunk) for number in holders}
-        world.holders[chunk] = set(holders)
-        world.counted.update((row, number) for number in holders)
         if refs:
             now_s = trio.current_time()
             world.named_s[chunk] = now_s

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2pfs.errors import Corrupt, Fenced, Gone, Misuse, NoSpace, NotFound, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Fenced, Gone, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.types import ROOT_INODE, InodeId
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
@@ -21,7 +21,7 @@ from p2pfs.vfs.tree import Owner
 from .pool import Mounted, SimMount
 from .world import World
 
-_WEATHER = (Unavailable, NoSpace, Corrupt, Fenced, Gone)  # what is Gone is stored again by itself
+_WEATHER = (Unavailable, NoSpace, Corrupt, Fenced)
 _OWNER = Owner(1000, 1000)
 _CHANGES = frozenset({"create", "truncate", "rename", "replace", "remove"})
 """What cannot succeed without the coordinator."""
@@ -63,6 +63,7 @@ class Load:
         self.operations = self.refused = 0
         self._names = 0
         self._written: list[bytes] = []
+        self._old: list[bytes] = []  # some of what was written long ago
 
     def start(self) -> None:
         """Begin one random operation on a random mount, if there is one."""
@@ -100,8 +101,9 @@ class Load:
             return  # since it was drawn
         self.operations += 1
         about = f"{mount.host.name}: {name} {', '.join(map(repr, files))}"
-        for file in files:
-            file.busy = name != "read_anew"
+        is_alone = name != "read_anew"
+        for file in files if is_alone else ():
+            file.busy = True
         is_over = name in _CHANGES and self.world.is_over(mounted.namespace.session)
         try:
             await operation(mounted, *files)
@@ -112,11 +114,11 @@ class Load:
             self.refused += 1
             self.world.note(f"{about}: {type(error).__name__}: {error}")
         except PoolError as error:
-            if isinstance(error, Misuse) and "are needed" in str(error):
-                return  # a peer left between receipt and commit: stored again by itself
+            if isinstance(error, Gone) and self.world.has_shrunk_lately():
+                return  # stored again by itself until io_timeout; a mount may take longer to hear who has left
             self.world.violated("P9", f"{about}: nobody else could be the cause of {type(error).__name__}: {error}")
         finally:
-            for file in files:
+            for file in files if is_alone else ():
                 file.busy = False
 
     # ---- operations -------------------------------------------------------------------------------------------------
@@ -153,9 +155,11 @@ class Load:
     def _data(self) -> bytes:
         """Mostly new bytes; now and then what was written before, which is the same chunk once more."""
         if self._written and self.chance.random() < 0.35:
-            return self.chance.choice(self._written)
+            return self.chance.choice(self._old if self._old and self.chance.random() < 0.4 else self._written)
         data = self.chance.randbytes(self._size())
-        self._written = [*self._written[-24:], data]
+        self._written.append(data)
+        if len(self._written) > 24:
+            self._old = [*self._old[-24:], self._written.pop(0)]
         return data
 
     def _size(self) -> int:

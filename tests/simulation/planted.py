@@ -14,8 +14,11 @@ from p2pfs.chunks.files import ChunkFiles
 from p2pfs.chunks.pages import write_file
 from p2pfs.coordinator.upkeep import care
 from p2pfs.coordinator.upkeep.care import Care
-from p2pfs.meta import chunks_index, sessions, survey
+from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.purge import Purge
+from p2pfs.meta import chunks_index, sessions, survey, void_copies
 from p2pfs.placement.care import Held, Need, Urgency
+from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.namespace import Batch
 from p2pfs.wire.orders import Order, Transfer
@@ -113,8 +116,9 @@ def _early_location() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _early_delete() -> Iterator[None]:
-    """A copy that lies where it does not belong is deleted when the better one is ordered, before that is committed."""
-    real_need, real_take_off = care.need, survey.take_off
+    """A copy that lies where it does not belong is deleted when the better one is ordered, before that is committed;
+    and nothing that would still save it looks: neither whoever hands deletions out nor whoever has copies back."""
+    real_need, real_take_off, real_pending = care.need, survey.take_off, void_copies.pending
 
     def need(held: Sequence[Held], **more: Any) -> Need | None:  # noqa: ANN401
         found = real_need(held, **more)
@@ -125,7 +129,15 @@ def _early_delete() -> Iterator[None]:
     def take_off(connection: sqlite3.Connection, number: int, **more: Any) -> bool:  # noqa: ANN401
         return real_take_off(connection, number, **(more | {"wanted": 0}))
 
-    with mock.patch.object(care, "need", need), mock.patch.object(survey, "take_off", take_off):
+    def pending(connection: sqlite3.Connection, peer: PeerNumber, **more: Any) -> Any:  # noqa: ANN401
+        return real_pending(connection, peer, **(more | {"wanted": 0}))
+
+    with (
+        mock.patch.object(care, "need", need),
+        mock.patch.object(survey, "take_off", take_off),
+        mock.patch.object(void_copies, "pending", pending),
+        mock.patch.object(Deletions, "revive", mock.AsyncMock(return_value=[])),
+    ):
         yield
 
 
@@ -138,6 +150,38 @@ def _early_trash() -> Iterator[None]:
         return await real(store, -1.0)
 
     with mock.patch.object(DirectoryStore, "empty_trash", empty):
+        yield
+
+
+@contextlib.contextmanager
+def _racing_purge() -> Iterator[None]:
+    """What is purged is chosen at one time and forgotten at the next, without another look at who names it."""
+    real_work = Purge.work
+    chosen: list[int] = []
+
+    def forget(connection: sqlite3.Connection) -> None:
+        for number in chosen:
+            connection.execute("UPDATE chunk SET refs = 0, doomed_s = 0 WHERE number = ?", (number,))
+        chunks_index.purge(connection, doomed_before_s=1.0, now_s=connection_s, limit=1000)
+
+    connection_s = 0.0
+
+    async def work(purge: Purge) -> Progress:
+        nonlocal connection_s
+        if await purge._pool_clock.doubt():
+            return await real_work(purge)
+        connection_s = purge._clock.time()
+        before_s = connection_s - purge._grace_s
+        if chosen:
+            await purge._database.write(forget)
+        chosen[:] = purge._database.read(
+            lambda connection: [
+                number for (number,) in connection.execute("SELECT number FROM chunk WHERE doomed_s < ?", (before_s,))
+            ]
+        )
+        return Progress.IDLE
+
+    with mock.patch.object(Purge, "work", work):
         yield
 
 
@@ -156,6 +200,7 @@ PLANTED: Final[dict[str, Plant]] = {
     "early-location": Plant(_early_location, ("P1", "P5")),
     "early-delete": Plant(_early_delete, ("P5", "P1")),
     "early-trash": Plant(_early_trash, ("P6",)),
+    "racing-purge": Plant(_racing_purge, ("P6", "P1")),
 }
 
 

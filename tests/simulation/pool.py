@@ -49,7 +49,7 @@ from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import ReservedSpace
 from p2pfs.vfs.uploads import LateCopies
-from p2pfs.wire.membership import HeartbeatAnswer, PoolMap
+from p2pfs.wire.membership import HeartbeatAnswer, PoolMap, Scrub, ScrubState
 from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.app import PeerApp
@@ -69,12 +69,12 @@ KEYS = VolumeKeys.derive(bytes(range(32)))
 SMALL_FILE = 128
 """Bytes up to which a file lives in the metadata: nearly everything becomes chunks."""
 SETTINGS = Settings(
-    heartbeat=60.0,
-    suspect=180.0,
-    down=600.0,
+    heartbeat=120.0,
+    suspect=360.0,
+    down=720.0,
     repair_delay=900.0,
-    session_lifetime=300.0,
-    audit_interval=300.0,
+    session_lifetime=480.0,
+    audit_interval=400.0,
     inventory_interval=3600.0,
     orphan_grace=3600.0,
     purge_grace=600.0,
@@ -82,8 +82,11 @@ SETTINGS = Settings(
     trash_keep=1800.0,
     small_file=SMALL_FILE,
 )
+NO_SCRUB = Scrub(ScrubState.IDLE.value, 0, 0, 0, 0, 0.0, 0.0, 0)
 TIDY_S = 600.0
 """How often a peer empties its trash of what is old enough."""
+_WAITED_FOR = 0.3
+"""Share of commits that take time before, and after: every wait costs the run more than the commit."""
 _SECRETS = PoolSecrets(b"r" * 32, b"t" * 32)
 _COORDINATOR, _FIRST_PEER, _FIRST_CLIENT = 1, 100, 1000
 
@@ -105,14 +108,16 @@ class LifeDatabase:
         self, change: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None
     ) -> T:
         async with self._turn:
-            await trio.sleep(0.001 * self._chance.random())
+            if self._chance.random() < _WAITED_FOR:
+                await trio.sleep(0.001 * self._chance.random())
             self._expect_life()
             result = self._inner.write_now(change)
-            with trio.CancelScope(shield=True):  # the writer's thread goes on whoever is cancelled
-                await trio.sleep(0.001 * self._chance.random())
+            if self._chance.random() < _WAITED_FOR:
+                with trio.CancelScope(shield=True):  # the writer's thread goes on whoever is cancelled
+                    await trio.sleep(0.001 * self._chance.random())
             if committed is not None:
                 committed(result)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return result
 
     def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
@@ -211,8 +216,8 @@ class SimPeer:
 
         pulse = Pulse(
             client, self._coordinator, store=store, root=self.disk.root,
-            addresses=[f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, revocations=revocations,
-            hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
+            addresses=lambda: [f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, scrub=lambda: NO_SCRUB,
+            revocations=revocations, hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.run)

@@ -2,6 +2,7 @@
 excused because a fault destroyed it.
 """
 
+import math
 import random
 import sqlite3
 import zlib
@@ -18,6 +19,7 @@ from .disk import Copy
 from .pool import TIDY_S, VOLUME, SimMount, SimPeer, SimPool
 
 _LINES: Final = 80
+LATE_MAP_S: Final = 3600.0
 
 
 class Violation(Exception):
@@ -40,9 +42,8 @@ class World:
         self.unreliable: set[PeerNumber] = set()  # liars, and peers whose disk died: no copy of theirs counts
         self.step = 0
         self.copies: dict[ChunkId, int] = {}  # valid ones of each chunk that is named, after the last step
-        self.holders: dict[ChunkId, set[PeerNumber]] = {}  # as the index said after the last step
-        self.counted: set[tuple[int, PeerNumber]] = set()  # (chunk row, peer) that the index ever said
-        self.surplus: set[tuple[PeerNumber, ChunkId]] = set()  # taken off the index while there were enough others
+        self._gone: set[PeerNumber] = set()
+        self._shrunk_s = -math.inf
         self.named_s: dict[ChunkId, float] = {}  # when each chunk was last seen to be named
         for peer in pool.peers:
             peer.disk.trashing, peer.disk.purging = partial(self._trashing, peer), partial(self._purging, peer)
@@ -76,9 +77,17 @@ class World:
         return [peer for peer in self.valid(chunk, volume) if peer.number not in gone]
 
     def gone(self, connection: sqlite3.Connection) -> set[PeerNumber]:
-        """Peers whose copies are none any more: they left, or are lost."""
-        rows = connection.execute("SELECT number FROM peer WHERE state IN ('left', 'lost')").fetchall()
+        """Peers whose copies are none any more: they left, are lost, or were put out."""
+        rows = connection.execute("SELECT number FROM peer WHERE state IN ('left', 'lost', 'revoked')").fetchall()
         return {PeerNumber(number) for (number,) in rows}
+
+    def has_shrunk_lately(self) -> bool:
+        """Whether a peer's copies stopped counting within the time in which each mount hears of it."""
+        gone = self.pool.database.read(self.gone)
+        if not gone <= self._gone:
+            self._shrunk_s = trio.current_time()
+        self._gone = gone
+        return trio.current_time() - self._shrunk_s < LATE_MAP_S
 
     def wanted(self) -> int:
         """How many copies there should be, as the coordinator counts members."""
@@ -90,9 +99,7 @@ class World:
         copy = _copy_at(path)
         chunk = copy[1]
         row = self.pool.database.read(
-            lambda connection: connection.execute(
-                "SELECT number FROM chunk WHERE volume = ? AND id = ?", copy
-            ).fetchone()
+            lambda connection: connection.execute("SELECT refs FROM chunk WHERE volume = ? AND id = ?", copy).fetchone()
         )
         if row is None:
             named_s = self.named_s.get(chunk)
@@ -100,14 +107,11 @@ class World:
                 self.violated("P6", f"chunk {chunk.hex()[:8]} on {peer.host.name} is deleted within its grace")
             return
         before = self.members(chunk)
-        # a copy is taken off the index when there are enough others, and deleted when its peer is heard: what a fault
-        # destroyed in between is not the deletion's doing
-        unseen = sum((one.number, chunk) in self.destroyed for one in self.pool.peers)
+        if not row[0] or peer not in before:
+            return
+        # the order was given while there were enough others: what a fault destroyed unseen is not the deletion's doing
+        unseen = sum(self.is_excused(one.number, chunk) for one in self.pool.peers)
         after = [one for one in before if one is not peer]
-        if (row[0], peer.number) not in self.counted:
-            return  # left of an earlier life of the chunk, which was purged
-        if (peer.number, chunk) in self.surplus:
-            return  # decided when it was one too many; its peer may have been away since
         if len(after) + unseen < min(len(before), self.wanted()):
             self.violated(
                 "P5",

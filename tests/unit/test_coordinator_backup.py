@@ -1,5 +1,6 @@
 """The coordinator's backups: what peers get and when, what is kept, what status says."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator.authority import key_pem, to_pem
 from p2pfs.coordinator.backup import worker as module
 from p2pfs.coordinator.backup.state import Generation, superseded
-from p2pfs.errors import Conflict, Denied, Exists, Invalid, Misuse, NotFound
+from p2pfs.errors import Conflict, Denied, Exists, Invalid, Misuse, NotFound, Unavailable
 from p2pfs.format.backups import decode_part
 from p2pfs.meta.pages import Image
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Credentials, Identity, client_context
+from p2pfs.net.server import Request, Response
 from p2pfs.types import KIB, NODE_ROLES, Role
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Held, Superseded, generation, generation_name
@@ -293,6 +295,27 @@ async def test_a_peer_keeps_the_newest_two_whatever_it_is_told(tmp_path: Path) -
         assert sorted(keeper.files.rows()) == numbers[-2:]
 
 
+async def test_two_backups_made_at_once_do_not_supersede_what_is_a_day_old(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        await pool.pass_time(3600)
+        keeper = pool.keepers[0]
+        (settled,) = keeper.files.rows()
+        begun_s = pool.clock.time() - 90_000
+        os.utime(keeper.part(settled, 0), (begun_s, begun_s))
+        garbage, kept = keeper.part(settled, 0).read_bytes(), keeper.backups._files
+        for number in (settled + 1, settled + 2):
+            kept.keep(number, 0, garbage, is_state=True)
+            os.utime(keeper.part(number, 0), (pool.clock.time(), pool.clock.time()))
+        async with coordinator_of(pool) as (client, endpoint):
+            message = Superseded([(settled, 0), (settled + 1, 0), (settled + 2, 0)])
+            await client.call(endpoint, "POST", "/backups/superseded", message, list[Held])
+            assert sorted(keeper.files.rows()) == [settled, settled + 1, settled + 2]
+            for number in (settled + 1, settled + 2):  # once there is a later one that old, it need not stay
+                os.utime(keeper.part(number, 0), (begun_s, begun_s))
+            await client.call(endpoint, "POST", "/backups/superseded", message, list[Held])
+        assert sorted(keeper.files.rows()) == [settled + 1, settled + 2]
+
+
 async def test_a_peer_neither_replaces_nor_takes_what_is_not_in_its_place(tmp_path: Path) -> None:
     async with backup_pool(tmp_path) as pool:
         await pool.pass_time()
@@ -354,3 +377,23 @@ async def coordinator_of(pool: BackupPool) -> AsyncIterator[tuple[Client, Endpoi
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     async with Client(client_context(credentials), pool.kit.pool, clock=pool.clock) as client:
         yield client, Endpoint(keeper.node, Role.PEER, (keeper.address,))
+
+
+async def test_a_peer_that_claims_more_than_it_was_sent_holds_nothing_up(tmp_path: Path) -> None:
+    async with backup_pool(tmp_path, backup_image="1h") as pool:
+        await pool.pass_time()
+        liar = pool.keepers[1]
+
+        async def lie(_request: Request) -> Response:
+            return Response.of([Held(one.number, 1 << 40, 1 << 39, 1) for one in pool.services.backups.generations])
+
+        async def refuse(_request: Request) -> Response:
+            raise Unavailable("not this one")
+
+        liar.server._handlers = {**liar.server._handlers, "backups": lie, "put_backup": refuse}
+        for step in range(30):
+            await pool.write("step", str(step))
+            await pool.pass_time(600)
+        await pool.pass_time()  # it is passed over for a while
+        assert len(pool.worker._chains) == 1
+        assert len(pool.worker._files.rows()) == 1

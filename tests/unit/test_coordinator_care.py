@@ -13,10 +13,16 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
-from p2pfs.types import PeerState
+from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.errors import Unavailable
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.placement.care import Urgency
+from p2pfs.runtime.clocks import FakeClock
+from p2pfs.types import PeerNumber, PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import AddReplicas, NewChunk
-from p2pfs.wire.orders import Audit, Failed, Order, Result, Stored, Transfer
+from p2pfs.wire.orders import Audit, Delete, Failed, Order, Result, Stored, Transfer
+from p2pfs.wire.plans import PlanKind, PlanRequest
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -355,6 +361,101 @@ async def test_a_peer_does_not_leave_because_of_copies_that_are_not_there(tmp_pa
         assert all(c.having(chunk) >= {1, 3} for chunk in chunks)
 
 
+async def test_a_peer_leaves_once_those_who_came_back_have_shown_their_copies(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        for number in range(40):
+            await c.store(number, [1, 2])
+        await c.settle()
+        await c.pass_time(100, 1)
+        await c.beat()  # it is back, and what it holds is not proved
+        await c.settle()
+        await p.services.leaving.drain(p.identity(), c.peers[2].node)
+        for _ in range(10):  # the copies are made before it shows anything: only showing is left
+            await c.work()
+            await c.exchange(c.peers[3])
+        await c.settle()
+        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_a_peer_that_does_not_come_for_its_orders_holds_nobody_up(
+    comes_back: bool, tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, repair_delay="1m") as p:
+        c = await careful(p, 5)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(10)]
+        await c.settle()
+        at_first = [4 in c.having(chunk) for chunk in chunks]
+        await c.pass_time(200, 1)
+        for _ in range(10):  # peer 4 beats its heart, and that is all it does
+            await c.work()
+            for at in (2, 3, 5):
+                await c.exchange(c.peers[at])
+            await c.pass_time(20, 1)
+        assert all(len(c.having(chunk) - {1}) >= 3 for chunk in chunks)
+        assert [4 in c.having(chunk) for chunk in chunks] == at_first
+        assert p.services.roster.peers[c.peers[4].number].is_deaf
+        if comes_back:
+            await c.exchange(c.peers[4])
+            assert not p.services.roster.peers[c.peers[4].number].is_deaf
+
+
+async def test_who_was_started_anew_shows_its_copies_before_surplus_goes(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("has not got|the inventory of peer")
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for peer in c.peers.values():
+            await p.beat(peer.node, run=1)
+        chunk = await c.store(1, [1, 2, 3, 4])  # one more than wanted
+        copies: list[int] = []
+
+        def counts(order: Order) -> None:
+            if isinstance(order, Delete) and order.chunk in c.peers[3].chunks | c.peers[4].chunks:
+                copies.append(len(c.having(chunk)))
+
+        for at in (1, 2):  # with empty disks, and sooner than anybody could notice their silence
+            c.peers[at].chunks.clear()
+            await p.beat(c.peers[at].node, run=2)
+        c.peers[3].does = c.peers[4].does = counts
+        await c.pass_time(31)
+        await c.settle()
+        assert len(c.having(chunk)) == 3
+        assert min(copies, default=4) > 3, "a copy was taken away because of one that was not there"
+
+
+async def test_no_job_of_a_peer_outlives_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        jobs, leaver = p.services.jobs, c.peers[2]
+        for kind in (JobKind.SCRUB, JobKind.RECOUNT):
+            jobs.open(kind, leaver.node)
+        await p.services.leaving.drain(p.identity(), leaver.node)
+        await c.settle()
+        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert not jobs.going_on(JobKind.SCRUB)
+        assert not jobs.current(JobKind.RECOUNT, leaver.node)
+
+
+async def test_a_revoked_peer_has_nothing_more_to_show(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("revoked", count=1)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(20)]
+        await c.settle()
+        for chunk in chunks:
+            c.audits.ask(c.peers[2].number, VOLUME, chunk, size=SIZE)
+        assert any(isinstance(order, Audit) for order in await c.exchange(c.peers[2]))
+        assert c.audits.is_busy
+        await p.services.membership.revoke(c.peers[2].node)
+        await p.services.pulse.work()
+        assert not c.audits.is_busy
+
+
 async def test_who_stays_after_all_has_no_job_any_more(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         c = await careful(p, 4)
@@ -503,3 +604,54 @@ async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
         await c.settle()
         assert c.having(chunk) == c.holders(chunk)
         assert len(c.having(chunk)) == 2
+
+
+async def test_moves_leave_room_for_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "MOST", 5)
+    clock, target = FakeClock(), PeerNumber(2)
+    backlog = backlog_module.Backlog(Jobs(InlineDatabase(), clock), clock, str)
+    moves = [backlog_module.Task(number, SIZE, target, Urgency.REBALANCE, 3) for number in range(9)]
+    for task in [*moves, backlog_module.Task(99, SIZE, target, Urgency.REPAIR, 1)]:
+        backlog.add(task)
+    assert [task.number for task in backlog.take(target, 2, moves=1)] == [99, 0]
+
+
+async def test_what_a_peer_says_of_its_failure_is_one_short_line(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, repair_delay="1m") as p:
+        c = await careful(p, 4)
+        await c.store(1, [1, 2, 3])
+        await c.settle()
+        for peer in c.peers.values():
+            peer.does = lambda order: (
+                Failed(order.order, "Unavailable", "\x1b[2J\n" + "x" * 4_000_000)
+                if isinstance(order, Transfer)
+                else None
+            )
+        await c.pass_time(200, 1)
+        await c.settle()
+        (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
+        assert job.error
+        assert job.error.isprintable()
+        assert len(job.error) <= 500
+
+
+async def test_one_asker_has_one_plan_made_at_a_time(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        answers: list[object] = []
+        request = PlanRequest(PlanKind.DRAIN, [c.peers[1].node])
+
+        async def ask(at: int) -> None:
+            try:
+                answers.append(await c.leaving.plan(p.identity(c.peers[at].node, [Role.PEER]), request))
+            except Unavailable:
+                answers.append(None)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask, 2)
+            nursery.start_soon(ask, 3)
+        assert len([answer for answer in answers if answer]) == 2
+        await ask(2)
+        assert answers[-1]

@@ -8,7 +8,7 @@ from coordination import pool
 from plugins.checklogs import Claims
 
 from p2pfs.errors import Denied, Invalid
-from p2pfs.types import PeerState
+from p2pfs.types import NodeId, PeerState
 
 pytestmark = pytest.mark.l0
 
@@ -51,3 +51,14 @@ async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_pa
         with pytest.raises(Invalid):
             await p.services.leaving.forget(p.identity(), peer.node.id)
         assert peer.state is state
+
+
+async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_appeared(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+    for run, appearances in ((1, 0), (2, 1), (2, 1)):
+        async with pool(tmp_path) as p:
+            await p.beat(joined.node, run=run)
+            peer = p.services.roster.peer_of(NodeId(joined.node))
+            assert peer is not None
+            assert peer.appearances == appearances

@@ -1,5 +1,6 @@
 """Who was given what, and what peers may do to that: repeat, contradict, hoard, lie."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from careful import VOLUME, careful, chunk_id
 from coordination import pool
 from plugins.checklogs import Claims
 
+from p2pfs.coordinator.upkeep import deletions as deletions_module
+from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.orders import LONGEST_S, MOST_IN_HAND
 from p2pfs.errors import Misuse, Unavailable
 from p2pfs.format import inventory as format_inventory
@@ -95,6 +98,33 @@ async def test_a_result_that_could_not_be_committed_is_taken_when_told_again(
         target.results = results
         await c.exchange(target)
         assert c.holders(chunk) == {1, 2, 3}
+
+
+async def test_deletions_are_given_while_earlier_ones_are_in_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletions_module, "AT_ONCE", 2)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 1)
+        slow = c.peers[1]
+        await c.settle()
+
+        def void(connection: sqlite3.Connection) -> None:
+            for number in range(5):
+                void_copies.add(
+                    connection, slow.number, volume=VOLUME, chunk=chunk_id(number), put_seq=1, pending=True, now_s=0
+                )
+
+        p.database.write_now(void)
+        desk = next(desk for desk in p.services.orders._desks if isinstance(desk, Deletions))
+        desk.added({slow.number: 5})
+        given: list[int] = []
+        for _ in range(4):
+            report = Report([], slow.working, 0)
+            orders = (await p.services.orders.exchange(p.identity(slow.node, [Role.PEER]), report)).orders
+            slow.working += [order.order for order in orders]
+            given.append(len(orders))
+        assert given == [2, 2, 1, 0]
 
 
 async def test_nobody_hoards_orders(tmp_path: Path) -> None:
@@ -250,6 +280,7 @@ async def test_a_peer_that_lists_what_does_not_exist_fills_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
 ) -> None:
     claim_logs("orphans", count=1)
+    claim_logs("recount of .* failed", count=2)
     monkeypatch.setattr(inventory, "MOST_VOID", 50)
     async with pool(tmp_path, orphan_grace="1h") as p:
         c = await careful(p, 2)
@@ -263,15 +294,21 @@ async def test_a_peer_that_lists_what_does_not_exist_fills_no_disk(
                 return None
             pages += 1
             ids = [bytes([order.bucket, pages]) + at.to_bytes(30, "big") for at in range(100)]
-            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=pages < 5)
+            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=True)
 
         liar.does = lies
         await c.settle()
-        assert pages == 5
+        assert pages == 1
+        await p.beat(liar.node, put_seq=1, run=77)  # as if it were started anew
+        await c.settle()
+        assert pages == 1
+        await c.pass_time(610)
+        await c.settle()
+        assert pages == 2
         assert p.database.read(lambda connection: void_copies.count(connection, liar.number, most=999)) == 50
 
 
-@pytest.mark.parametrize("how", ["order", "bucket", "length", "endless", "digests"])
+@pytest.mark.parametrize("how", ["order", "bucket", "length", "endless", "settled", "digests"])
 async def test_a_listing_that_cannot_be_ends_the_round(tmp_path: Path, claim_logs: Claims, how: str) -> None:
     if how != "digests":  # it had not begun
         claim_logs("recount of .* failed", count=1)
@@ -292,8 +329,10 @@ async def test_a_listing_that_cannot_be_ends_the_round(tmp_path: Path, claim_log
                 "bucket": [bytes(32)],
                 "length": [b"\xff"],
                 "endless": [],
+                "settled": [],
             }[how]
-            return Listed(order.order, 1, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=how == "endless")
+            settled = 1 << 63 if how == "settled" else 1
+            return Listed(order.order, settled, [Entry(VOLUME, one, 1000, 1, 0) for one in ids], more=how == "endless")
 
         liar.does = lies
         await c.settle()

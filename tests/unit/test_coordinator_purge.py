@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from careful import SIZE, VOLUME, Careful, careful
-from coordination import pool
+from coordination import Pool, pool
 from plugins.checklogs import Claims
 
 from p2pfs.errors import Gone
+from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ChunkId
 from p2pfs.wire.namespace import Commit, ExtentRow, Make, NewChunk
 
@@ -98,6 +99,28 @@ async def test_a_clock_that_was_set_purges_nothing(tmp_path: Path, claim_logs: C
             await c.pass_time(61)
             await c.purge.work()
             assert c.holders(chunk) == set()
+
+
+async def test_a_clock_that_an_admin_confirmed_is_believed_though_peers_still_differ(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("nothing is purged", count=2)
+    clock = FakeClock()
+
+    async def told(p: Pool, c: Careful, behind_s: float) -> str:
+        for peer in c.peers.values():
+            await p.beat(peer.node, clock_s=p.clock.time() - behind_s)
+        return await p.services.pool_clock.doubt()
+
+    async with pool(tmp_path, clock=clock) as p:
+        c = await careful(p, 3)
+        assert "differs" in await told(p, c, 10_000)
+        await p.services.pool_clock.confirm()
+        assert await told(p, c, 10_000) == ""
+        peers = c.peers
+    async with pool(tmp_path, clock=clock) as p:
+        assert await told(p, Careful(p, peers), 10_000) == ""  # also after a restart
+        assert "differs" in await told(p, Careful(p, peers), 20_000)
 
 
 async def test_busy_peers_delay_a_purge_but_not_for_ever(tmp_path: Path) -> None:

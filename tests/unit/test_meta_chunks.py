@@ -1,16 +1,20 @@
 """The index of chunks: references, doom, purging, replicas, and the reaper."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
 from namespaces import VOLUME as V
 from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_chunk
 
+from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.errors import Gone
 from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import ChunkId, NodeId, PeerNumber
+from p2pfs.runtime.clocks import FakeClock
+from p2pfs.types import ChunkId, NodeId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import NewChunk
 
 pytestmark = pytest.mark.l0
@@ -96,8 +100,25 @@ def pending(
     database: InlineDatabase, peer: int, readable: tuple[int, ...] = (), wanted: int = 0
 ) -> list[tuple[int, bytes, int]]:
     """What the peer may be told to delete while these can be read."""
+    found, behind = look(database, peer, void_copies.FIRST, look_at=1000, readable=readable, wanted=wanted)
+    assert behind == void_copies.FIRST
+    return found
+
+
+def look(
+    database: InlineDatabase,
+    peer: int,
+    after: tuple[int, bytes],
+    *,
+    look_at: int,
+    readable: tuple[int, ...],
+    wanted: int,
+) -> tuple[list[tuple[VolumeId, ChunkId, int]], tuple[int, bytes]]:
+    """One step of that."""
     return database.read(
-        lambda c: void_copies.pending(c, PeerNumber(peer), limit=10, readable=peers(*readable), wanted=wanted)
+        lambda c: void_copies.pending(
+            c, PeerNumber(peer), after=after, limit=10, look_at=look_at, readable=peers(*readable), wanted=wanted
+        )
     )
 
 
@@ -175,6 +196,9 @@ async def test_a_copy_off_the_index_stays_while_others_are_missing(database: Inl
     assert database.write_now(lambda c: survey.take_off(c, 1, peer=PeerNumber(3), keep=keep, wanted=2, now_s=5.0))
     assert pending(database, 3, readable=(1, 2, 3), wanted=2) == [(V, chunk_id(1), 1)]
     assert pending(database, 3, readable=(1, 3), wanted=2) == []  # 2 is silent
+    found, behind = look(database, 3, void_copies.FIRST, look_at=1, readable=(1, 3), wanted=2)
+    assert (found, behind) == ([], (V, chunk_id(1)))  # however many are held back, each step is short
+    assert look(database, 3, behind, look_at=1, readable=(1, 3), wanted=2) == ([], void_copies.FIRST)
     database.write_now(
         lambda c: chunks_index.drop_replica(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2), now_s=6.0)
     )
@@ -291,3 +315,27 @@ async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: 
         await hand.commit(inode, 1, extents=[extent(0, 2, 2)], chunks=[new_chunk(2, 1, 2)])
     await hand.commit(inode, 1, extents=[extent(0, 2, 1)], chunks=[new_chunk(1, 3)])
     assert sorted((await hand.namespace.locate([chunk_id(1)]))[0].holders) == [1, 3]
+
+
+async def test_copies_on_a_peer_that_leaves_do_not_count_for_commits(database: InlineDatabase, hand: Hand) -> None:
+    inode = await hand.make(b"1")
+    database.write_now(lambda c: members.set_leaving(c, PeerNumber(2), leaving=True))
+    with pytest.raises(Gone, match="on 1 peers"):
+        await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2, 3)])
+    assert database.read(lambda c: chunks_index.holders(c, V, chunk=chunk_id(1))) == {1: 1, 2: 1, 3: 1}
+
+
+async def test_what_a_wrong_clock_doomed_waits_its_time_once_the_clock_is_confirmed(
+    database: InlineDatabase, hand: Hand
+) -> None:
+    one = await hand.make(b"1")
+    await hand.commit(one, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1)])
+    await hand.unlink(b"1", one)
+    while reap(database, now_s=-400 * 86400.0):
+        pass
+    clock = FakeClock(1000.0)
+    await PoolClock(database, cast("Roster", None), clock).confirm()
+
+    assert purge(database, 1000.0).chunks == 0
+    assert purge(database, 1000.5).chunks == 1

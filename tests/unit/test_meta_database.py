@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,20 @@ from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
-from p2pfs.meta import database, engine, members, open_inodes, schema, settings, volumes
+from p2pfs.meta import (
+    chunks_index,
+    database,
+    engine,
+    members,
+    open_inodes,
+    schema,
+    settings,
+    void_copies,
+    volumes,
+)
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
 from p2pfs.meta.work import Rules, Work
-from p2pfs.types import ROOT_INODE, NodeId
+from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import GetXattrs, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
@@ -363,6 +374,34 @@ def test_attributes_of_the_fourth_version_are_added_up(monkeypatch: pytest.Monke
         before.close()
     db = InlineDatabase(path)
     assert db.read(lambda c: c.execute("SELECT * FROM xattr_sum").fetchall()) == [(1, 2, 2, 12)]
+    db.close()
+
+
+def test_receipts_of_copies_damaged_in_the_fifth_version_stay_void(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:5])
+        before = InlineDatabase(path)
+        before.write_now(
+            lambda c: c.execute(
+                "INSERT INTO chunk (number, volume, id, size, scheme, refs, purging) VALUES (3, 7, ?, 1000, 1, 1, 0)",
+                (b"c" * 32,),
+            )
+        )
+        before.write_now(lambda c: c.execute("INSERT INTO replica (chunk, part, peer, put_seq) VALUES (3, 0, 1, 4)"))
+        before.write_now(lambda c: c.executemany("INSERT INTO damaged_copy VALUES (?, 2, 9)", [(3,), (4,)]))
+        before.close()
+    began_s = time.time() - 1
+    db = InlineDatabase(path)
+    volume, chunk = VolumeId(7), ChunkId(b"c" * 32)
+    assert db.read(lambda c: chunks_index.holders(c, volume, chunk=chunk)) == {1: 4}
+    since_s = db.read(lambda c: void_copies.since(c, PeerNumber(2), volume=volume, chunk=chunk, put_seq=9))
+    assert since_s is not None
+    assert since_s >= began_s  # they are remembered as long as those of any other copy
+    assert db.read(lambda c: void_copies.since(c, PeerNumber(2), volume=volume, chunk=chunk, put_seq=10)) is None
+    assert db.read(void_copies.peers_pending) == {}
     db.close()
 
 

@@ -11,6 +11,7 @@ from p2pfs.errors import Exists, Misuse, NotFound
 from p2pfs.meta import members, reservations, settings, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.members import Certificate, Invite, Node
+from p2pfs.meta.room import usable as usable_bytes
 from p2pfs.types import NodeId, PeerNumber, PeerState, Role, SessionId, VolumeId
 from p2pfs.wire.chunks import Token
 from p2pfs.wire.membership import Heartbeat, Resources
@@ -122,7 +123,7 @@ def test_a_peer_is_what_its_last_heartbeat_said(database: InlineDatabase) -> Non
     ],
 )
 def test_room_after_replication_puts_no_two_copies_in_one_place(rooms: list[int], copies: int, usable: int) -> None:
-    assert members.usable(rooms, copies) == usable
+    assert usable_bytes(rooms, copies) == usable
 
 
 def test_volumes_are_listed_by_owner(database: InlineDatabase) -> None:

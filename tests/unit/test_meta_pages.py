@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 import trio
 from plugins.checklogs import Claims
 
+from p2pfs.errors import Unavailable
 from p2pfs.meta import pages
 from p2pfs.meta.database import ThreadedDatabase, open_database
 from p2pfs.meta.pages import Changes, Image, LogBroken, Rebuild
@@ -126,6 +127,34 @@ async def test_any_history_is_rebuilt_at_each_collection(
         copy.follow(database.pages.collect())
         assert copy.dump() == contents(database)
         assert database.pages.collect() is None
+
+
+async def test_an_image_nobody_took_is_not_handed_out_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance, older, newer = random.Random(1), Copy(tmp_path / "older"), Copy(tmp_path / "newer")
+    async with open_database(tmp_path / "meta.sqlite") as database:
+        await fill(database, chance, 100)
+        async with image_of(database) as image:
+            assert image is not None
+            older.take(image)
+        write, calls = database.write, 0
+
+        async def full(change: Callable[[sqlite3.Connection], object]) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the image was begun by then
+                raise Unavailable("the coordinator's disk is full")
+            return await write(change)
+
+        monkeypatch.setattr(database, "write", full)
+        with pytest.raises(Unavailable):
+            await database.begin_image()
+        monkeypatch.undo()
+        await fill(database, chance, 20)
+        older.follow(database.pages.collect())
+        async with image_of(database) as image:
+            assert image is not None
+            newer.take(image)
+        assert newer.dump() == older.dump() == contents(database)
 
 
 async def test_a_log_leads_on_from_an_older_image_while_a_newer_one_is_made(tmp_path: Path) -> None:

@@ -240,7 +240,10 @@ def test_revocations_only_grow_newer() -> None:
     assert not revocations.update(RevocationList(1, [], []))
     assert revocations.update(RevocationList(3, [], ["00AB"]))
     assert revocations.revoked(identity)
-    assert repr(revocations) == "Revocations(version 3: 0 nodes, 1 serials)"
+    assert repr(revocations) == "Revocations(version 3: 1 nodes, 1 serials)"
+    revocations.update(RevocationList(9, [], ["cd"]))  # of a coordinator that was restored: it has forgotten some
+    assert revocations.revoked(identity)
+    assert revocations.listed() == RevocationList(9, [NODE], ["ab", "cd"])
 
 
 PEERS = Route("x", "GET", "/x", frozenset({Role.PEER}))

@@ -1,11 +1,13 @@
 """A whole peer daemon in this process, with a coordinator that only hears heartbeats."""
 
+import math
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from chunk_pool import TokenMaker
@@ -17,7 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 from wired import everything
 
 from p2pfs.chunks.remote import RemoteStore
-from p2pfs.errors import Corrupt, Denied, PoolError, Unavailable, UserError
+from p2pfs.errors import Corrupt, Denied, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -50,6 +52,7 @@ class Coordinator:
     maker: TokenMaker
     heartbeats: list[Heartbeat] = field(default_factory=list)
     capacity: int = GIB
+    receipt_key: bytes = bytes(32)
     revocations: Revocations | None = None
     refuse: PoolError | None = None
     is_dialable: bool = True
@@ -64,7 +67,14 @@ class Coordinator:
         if self.refuse is not None:
             raise self.refuse
         answer = HeartbeatAnswer(
-            1, 1, bytes(32), self.maker.public, self.capacity, 0.05, self.revocations, is_dialable=self.is_dialable
+            1,
+            1,
+            self.receipt_key,
+            self.maker.public,
+            self.capacity,
+            0.05,
+            self.revocations,
+            is_dialable=self.is_dialable,
         )
         return Response.of(answer)
 
@@ -211,6 +221,20 @@ async def test_the_pool_limits_what_a_peer_keeps(tmp_path: Path) -> None:
         await run.store.put(VOLUME, chunk.id, [chunk.data])
 
 
+async def test_a_coordinator_cannot_widen_what_the_trash_may_lose_a_day(tmp_path: Path) -> None:
+    chunk, more = sealed(1, 70_000), sealed(2, 70_000)
+    room = 160_000  # for two, and a quarter of it is less than one
+    async with running(tmp_path, msgspec.structs.replace(SETTINGS, capacity=room, early_purge=0.25)) as run:
+        run.coordinator.capacity = 1 << 60
+        await run.coordinator.beats(2)
+        for each in (chunk, sealed(3, 70_000)):
+            (receipt,) = await run.store.put(VOLUME, each.id, [each.data])
+            await run.peerd._store.delete(VOLUME, each.id, receipt.put_seq)
+        with pytest.raises(NoSpace):
+            await run.store.put(VOLUME, more.id, [more.data])
+        assert run.peerd._store.usage().purge_bound
+
+
 async def test_a_revoked_node_is_cut_off_with_the_next_heartbeat(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         chunk = sealed(1, 70_000)
@@ -234,6 +258,15 @@ async def test_without_keys_it_serves_but_stores_nothing(tmp_path: Path, claim_l
         run.coordinator.refuse = None
         await run.coordinator.beats(2)
         await run.store.put(VOLUME, chunk.id, [chunk.data])
+
+
+async def test_a_receipt_key_that_is_none_ends_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("does not take this peer's heartbeat: the coordinator's receipt key is none", count=1)
+    async with running(tmp_path) as run:
+        run.coordinator.receipt_key = b"short"
+        await run.coordinator.beats(2)
+        (receipt,) = await run.store.put(VOLUME, CHUNK.id, [CHUNK.data])  # signed with the last one that was good
+        assert receipt.peer == 1
 
 
 async def test_a_capacity_that_is_set_is_what_is_offered(tmp_path: Path) -> None:
@@ -278,7 +311,7 @@ def test_the_answer_of_a_coordinator_is_bounded() -> None:
     """A silly interval neither floods the coordinator nor silences the peer."""
     from p2pfs_peerd.heartbeat import bounded
 
-    assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9)] == [0.05, 0.05, 5.0, 300.0]
+    assert [bounded(value) for value in (0.0, -1.0, 5.0, 1e9, math.nan)] == [0.05, 0.05, 5.0, 300.0, 0.05]
 
 
 async def test_a_peer_that_starts_again_remembers_who_was_revoked(tmp_path: Path, claim_logs: Claims) -> None:

@@ -20,8 +20,10 @@ from p2pfs.net.dialled import Endpoint
 from p2pfs.runtime.clocks import SystemClock
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import MIB, NodeId, PeerNumber, PoolId, Role
+from p2pfs.wire import codec
 from p2pfs.wire.orders import (
     Audit,
+    Audited,
     Delete,
     Deleted,
     Failed,
@@ -35,7 +37,8 @@ from p2pfs.wire.orders import (
     Stored,
     Transfer,
 )
-from p2pfs_peerd.orders import AT_ONCE, ROOM, OrderRunner
+from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs_peerd.orders import AT_ONCE, MOST_WORKING, ROOM, OrderRunner, report_of
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -77,6 +80,7 @@ class Source:
     """What another peer answers when it is asked for a chunk."""
 
     answer: bytes | Exception | None = None  # None: nothing, ever
+    pause: trio.Event | None = None  # it comes only then
     asked: int = 0
     most: int = 0
     at_once: int = 0
@@ -89,6 +93,8 @@ class Source:
             await trio.lowlevel.checkpoint()
             if self.answer is None:
                 await trio.sleep_forever()
+            if self.pause is not None:
+                await self.pause.wait()
             if isinstance(self.answer, Exception):
                 raise self.answer
             assert self.answer is not None
@@ -219,3 +225,64 @@ async def test_the_other_orders(tmp_path: Path) -> None:
         (audited,) = await r.do(Audit(7, VOLUME, chunk.id, chunk.size, 0))
         assert isinstance(audited, Failed)
         assert audited.code == "NotFound"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Delete(1, VOLUME, b"", 5),
+        Delete(1, VOLUME, b"\x12", 5),  # the directory of a bucket
+        Delete(1, -1, bytes(32), 5),
+        Audit(1, VOLUME, bytes(33), 5000, 0),
+        Transfer(1, VOLUME, bytes(32), 1 << 60, [1]),
+        Transfer(1, VOLUME, bytes(32), -1, [1]),
+    ],
+)
+async def test_an_impossible_order_fails_and_ends_nothing(tmp_path: Path, order: Order) -> None:
+    async with rig(tmp_path) as r:
+        (failed,) = await r.do(order)
+        assert isinstance(failed, Failed)
+        assert failed.code == "Misuse"
+
+
+async def test_more_orders_than_anybody_gives_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfs_peerd.orders.MOST_WORKING", 5)
+    chunk = sealed(1, 5000)
+    async with rig(tmp_path) as r:  # the sources never answer
+        r.coordinator.orders += [transfer(chunk, order=number) for number in range(20)]
+        r.runner.wake(map_version=1)
+        await trio.testing.wait_all_tasks_blocked()
+        r.runner.wake(map_version=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(r.coordinator.reports[-1].working) == 5
+
+
+async def test_what_piled_up_is_told_in_reports_that_the_coordinator_takes() -> None:
+    results: list[Result] = [Audited(number, [bytes(32)], bytes(65_552)) for number in range(100)]
+    limit = next(route.body_limit for route in COORDINATOR_ROUTES if route.name == "orders")
+    told: list[Result] = []
+    while len(told) < len(results):
+        some = report_of(results[len(told) :])
+        assert some
+        assert len(codec.encode(Report(some, list(range(MOST_WORKING)), ROOM))) < limit
+        told += some
+    assert told == results
+
+
+async def test_a_source_that_keeps_others_waiting_is_asked_last(tmp_path: Path) -> None:
+    chunk = sealed(1, 5000)
+    async with rig(tmp_path) as r:
+        r.sources[1].answer = Unavailable("after all this time")
+        r.sources[1].pause = trio.Event()
+        r.sources[2].answer = chunk.data
+        r.coordinator.orders.append(transfer(chunk))
+        r.runner.wake(map_version=1)
+        await trio.testing.wait_all_tasks_blocked()
+        r.sources[1].pause.set()
+        with trio.fail_after(5):
+            while not r.coordinator.results:
+                await r.coordinator.told.wait()
+                r.coordinator.told = trio.Event()
+        await r.do(transfer(chunk, order=2))
+        await r.do(transfer(chunk, order=3))
+        assert (r.sources[1].asked, r.sources[2].asked) == (1, 3)

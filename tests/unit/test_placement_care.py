@@ -347,3 +347,18 @@ def test_a_pool_that_is_full_but_for_one_owner_still_keeps_owners_apart_when_it_
     found = ask([1], pool, wanted=2, full=[3])
     assert found is not None
     assert found.targets == (4,)
+
+
+def test_nothing_is_moved_to_where_it_would_be_taken_away_again() -> None:
+    pool = [
+        keeper(1, owner="anna", zone="b"),
+        keeper(2, owner="bert", zone="a"),
+        keeper(3, owner="carl", zone="a"),
+        keeper(4, owner="dora", zone="a"),
+        keeper(5, owner="carl", zone="b"),
+    ]
+    placed = [2, 1, 3, 4, 5]
+    thinned = ask([2, 3, 4, 5], pool, placed=placed)  # once 3 had a copy, its own would be the surplus one
+    assert thinned is not None
+    assert thinned.drop == 3
+    assert ask([2, 4, 5], pool, placed=placed, full=[1]) is None

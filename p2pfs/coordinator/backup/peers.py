@@ -15,7 +15,7 @@ import trio
 from p2pfs.coordinator.backup.chain import Chain
 from p2pfs.coordinator.backup.state import HOLDERS, Backups, Holder, superseded
 from p2pfs.coordinator.roster import Peer, Roster
-from p2pfs.errors import NoSpace, PoolError
+from p2pfs.errors import Misuse, NoSpace, PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.parts import PartFiles
@@ -121,6 +121,8 @@ class BackupPeers:
     async def _supply(self, peer: Peer, *, chains: Sequence[Chain], until_s: float) -> None:
         known = self._of(peer)
         for chain in chains:
+            if known.held is not None and known.held.get(chain.generation, 0) > chain.parts:
+                raise Misuse("it says that it has more of a backup than there is")  # and would count as supplied
             while known.held is not None and (number := known.held.get(chain.generation, 0)) < chain.parts:
                 if self._clock.monotonic() >= until_s:
                     return

@@ -33,6 +33,8 @@ from p2pfs.wire.backups import IMAGE, Content, Held, Part, generation_name, inca
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 60.0
 _STALL_S: Final = 10.0
+MOST_LIES: Final = 3
+"""Backups that a peer says it has and nobody can show the beginning of: beyond these its word counts last."""
 
 Say = Callable[[str], None]
 
@@ -43,6 +45,12 @@ class Source:
 
     endpoint: Endpoint
     held: dict[int, Held]
+    lies: int = 0
+    took_s: float = 0.0  # for the last part
+
+    @property
+    def is_trusted(self) -> bool:
+        return self.lies < MOST_LIES
 
     def __str__(self) -> str:
         return self.endpoint.addresses[0]
@@ -99,7 +107,10 @@ class Restore:
                     self._useless.add(generation)
                     continue
                 known = await trio.to_thread.run_sync(_addresses, found.database)
-                if not await self._ask(known - self._asked) or self._is_newest(found):
+                if not await self._ask(known - self._asked):
+                    return found
+                self._useless.clear()  # those who came may have what the others damaged or made up
+                if self._is_newest(found):
                     return found
 
     async def expect_no_coordinator(self, addresses: Iterable[str]) -> None:
@@ -154,13 +165,14 @@ class Restore:
     # ---- backups ----------------------------------------------------------------------------------------------------
 
     def _newest(self) -> int | None:
+        """The newest one that was not tried, of the peers that are trusted or else of any."""
         told = {
-            number
+            (source.is_trusted, number)
             for source in self._sources.values()
             for number, held in source.held.items()
             if held.last_state >= 0 and number not in self._useless
         }
-        return max(told, default=None)
+        return max(told, default=(False, None))[1]
 
     def _is_newest(self, found: Found) -> bool:
         """Whether nobody says that it has more. Others' word is checked by trying."""
@@ -169,11 +181,13 @@ class Restore:
         return newest == found.generation and most <= found.number
 
     def _having(self, generation: int, number: int) -> list[Source]:
-        return [
+        """Who says it has this part; last who made others up, or kept us waiting for seconds."""
+        having = (
             source
             for source in self._sources.values()
             if generation in source.held and source.held[generation].parts > number
-        ]
+        )
+        return sorted(having, key=lambda source: (source.lies, int(source.took_s)))
 
     async def _take(self, generation: int) -> Found | None:
         """Fetch and rebuild what can be had of a generation; None when it cannot be restored."""
@@ -187,6 +201,9 @@ class Restore:
                 last, state_s = number, part.state_s
             self._parts.keep(generation, number, data, is_state=part.is_state)
             number, previous = number + 1, part_hash(data)
+        if not number:
+            for liar in self._having(generation, 0):
+                liar.lies += 1
         if last < 0:
             self._say(f"backup {generation_name(generation)} is passed over: no peer has all of its image")
             return None
@@ -201,7 +218,7 @@ class Restore:
     async def _fetch(self, generation: int, number: int, previous: bytes) -> tuple[Part, bytes, str] | None:
         """The part, from whichever peer has a valid one."""
         for source in self._having(generation, number):
-            path = f"/backups/{generation_name(generation)}/{number}"
+            path, began_s = f"/backups/{generation_name(generation)}/{number}", trio.current_time()
             try:
                 reply = await self._client.request(source.endpoint, "GET", path, timeout_s=_ANSWER_S, idle_s=_STALL_S)
                 data = bytes(reply.body)
@@ -217,6 +234,8 @@ class Restore:
             except PoolError as error:
                 self._say(f"{source}: part {number} of backup {generation_name(generation)}: {error}")
                 continue
+            finally:
+                source.took_s = trio.current_time() - began_s
             return part, data, str(source)
         return None
 

@@ -123,6 +123,7 @@ def _begin_incarnation(connection: sqlite3.Connection, found: Found, now_s: floa
     for session in sessions.sessions(connection):
         sessions.close_session(connection, session.id)
     connection.execute("DELETE FROM reservation")
+    connection.execute("UPDATE peer SET appearances = appearances + 1")  # which copies were deleted since is not known
     connection.execute("UPDATE volume SET next_id = next_id + ?", (_IDS + randomness.randbelow(_IDS),))
     connection.execute(
         "UPDATE sqlite_sequence SET seq = seq + CASE name WHEN 'peer' THEN ? ELSE ? END", (_PEERS, _ROWS)

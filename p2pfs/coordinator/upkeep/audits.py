@@ -65,15 +65,13 @@ class Audits:
         self._in_hand: dict[int, _Asked] = {}
         self._overflowed: set[PeerNumber] = set()
         self.shown = 0
-        """Copies that were shown because somebody asked for it."""
+        """Copies that were asked for, not by chance, and are known by now to be there or not."""
 
     def ask(self, peer: PeerNumber, volume: VolumeId, chunk: bytes, *, size: int, is_random: bool = False) -> None:
         """Have the peer show this copy; once is enough."""
         waiting = self._waiting.setdefault(peer, {})
         key = volume, ChunkId(chunk)
-        known = waiting.get(key)
-        if known is not None:
-            waiting[key] = replace(known, is_random=known.is_random and is_random)
+        if key in waiting:
             return
         if len(waiting) >= MOST:
             self._overflowed.add(peer)
@@ -82,13 +80,16 @@ class Audits:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something waits to be shown by somebody who can be asked."""
-        peers = self._roster.peers
-        return bool(self._in_hand) or any(waiting and peers[at].is_reachable for at, waiting in self._waiting.items())
+        """Whether something waits to be shown by a peer that comes for its orders."""
+        return bool(self._in_hand) or any(
+            waiting and self._roster.peers[peer].is_heeding for peer, waiting in self._waiting.items()
+        )
 
     # ---- the worker -------------------------------------------------------------------------------------------------
 
     async def work(self) -> Progress:
+        for gone in [number for number in self._waiting if not self._roster.peers[number].is_member]:
+            del self._waiting[gone]
         for peer in self._roster.members():
             if peer.is_reachable:
                 start = secrets.randbelow(1 << 62)
@@ -136,13 +137,13 @@ class Audits:
                 (proved if verdict else lost).append(asked)
         if proved or lost:
             await self._commit(peer, proved, lost)
-            self.shown += sum(not asked.is_random for asked in proved)
+            self.shown += sum(not asked.is_random for asked in (*proved, *lost))
+            self._noticed.tell((asked.volume, asked.chunk) for asked in (*proved, *lost))
         self.lost(peer, [order for order, _ in ended])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
-        """Whatever came of them, also nothing: who waits for a proof looks again, and may ask once more."""
-        asked = [self._in_hand.pop(order.order, None) for order in orders]
-        self._noticed.tell((one.volume, one.chunk) for one in asked if one is not None)
+        for order in orders:
+            self._in_hand.pop(order.order, None)
 
     async def _commit(self, number: PeerNumber, proved: Sequence[_Asked], lost: Sequence[_Asked]) -> None:
         now_s = self._clock.time()

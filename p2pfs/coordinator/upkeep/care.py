@@ -30,7 +30,7 @@ from p2pfs.coordinator.upkeep.backlog import Backlog, Task
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.coordinator.upkeep.noticed import Noticed
-from p2pfs.errors import Misuse
+from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
 from p2pfs.meta.survey import Surveyed
@@ -42,6 +42,7 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.events import first_of
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GroupId, PeerNumber, PeerState, VolumeId
+from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import NewChunk
 from p2pfs.wire.orders import Failed, Order, Result, Stored, Transfer
@@ -98,7 +99,7 @@ class Care:
         self._again = False  # when it has, it is to begin anew
         self._surveyed_s = -math.inf
         self._stale_s = math.inf  # when silence will have lasted so long that copies count no more
-        self._done_then = (0, 0)  # copies made and shown before the last survey began
+        self._done_then = 0  # copies made and shown before the last survey began
         self._depend: Counter[PeerNumber] = Counter()  # chunks that need what each leaving peer holds, in this survey
         for kind in (JobKind.REPAIR, JobKind.DRAIN, JobKind.REBALANCE):
             jobs.on(kind, JobAction.RETRY, self._retried)
@@ -112,7 +113,7 @@ class Care:
             self._again = True
             return
         self._at, self._again = 0, False
-        self._done_then = (self._backlog.done, self._audits.shown)
+        self._done_then = self._done()
         self._backlog.begin_survey()
         self._depend.clear()
 
@@ -150,8 +151,7 @@ class Care:
                 self._end_survey()
             return Progress.BUSY
         self._backlog.settle()
-        # Not while copies are on their way: each that arrives may make another surplus.
-        is_over = not self._backlog.waiting and not self._audits.is_busy
+        is_over = not self._backlog.waiting and not self._audits.is_busy  # each copy that arrives may make a surplus
         if self._backlog.wants_more or (is_over and self._is_to_be_certain()):
             self.survey()
             return Progress.BUSY
@@ -161,8 +161,11 @@ class Care:
 
     def _is_to_be_certain(self) -> bool:
         """Whether somebody who wants to leave may be able to, by now."""
-        done = (self._backlog.done, self._audits.shown)
-        return done != self._done_then and any(one.is_leaving for one in self._keepers.values())
+        return self._done() != self._done_then and any(one.is_leaving for one in self._keepers.values())
+
+    def _done(self) -> int:
+        """What can have brought somebody nearer to leaving: copies made, and copies shown."""
+        return self._backlog.done + self._audits.shown
 
     async def wait(self) -> None:
         """Until the pool changes, a chunk is noticed, a pause ends, or it was long ago."""
@@ -355,13 +358,13 @@ class Care:
         new = _new_chunk(order, result)
         try:
             self._receipts.verify(VolumeId(order.volume), new)
-        except Misuse as error:
+        except (Gone, Misuse) as error:
             _log.warning("peer %d: %s", peer, error)
             return False
         return result.receipt.peer == peer
 
     def _failed(self, peer: PeerNumber, order: Transfer, result: Result) -> None:
-        reason = result.message if isinstance(result, Failed) else "the receipt does not verify"
+        reason = failures.shown(result.message) if isinstance(result, Failed) else "the receipt does not verify"
         task = self._backlog.failed(order.order, reason)
         self._report([task.number] if task else [])  # perhaps to another peer
         known = set(order.sources)
@@ -377,7 +380,7 @@ def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper
         is_readable=peer.is_reachable,
         is_expected=expected_for_s(peer, now_s, time_s, patience_s) > 0,
         is_leaving=peer.is_leaving,
-        takes=peer.state is PeerState.UP,
+        takes=peer.state is PeerState.UP and not peer.is_deaf,
         appearances=peer.appearances + peer.has_appeared,  # nothing is proved yet while the database does not know
         is_away=peer.state is PeerState.AWAY,
     )

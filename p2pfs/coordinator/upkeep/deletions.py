@@ -21,6 +21,8 @@ from p2pfs.wire.orders import Delete, Deleted, Order, Result
 
 AT_ONCE: Final = 200
 """Deletions one peer has in hand."""
+LOOK_AT: Final = 2000
+"""Rows looked at for one report: less than 20 ms, however many are held back."""
 HELD_BACK_S: Final = 30.0
 """Until what could not be ordered is looked at again."""
 
@@ -43,6 +45,7 @@ class Deletions:
         self._clock = clock
         self.waiting = Counter(waiting)
         self._in_hand: dict[PeerNumber, set[tuple[int, bytes]]] = {}
+        self._behind: dict[PeerNumber, tuple[int, bytes]] = {}  # the rows so far were looked at
         self._quiet_until_s: dict[PeerNumber, float] = {}  # monotonic
 
     def added(self, copies: Mapping[PeerNumber, int]) -> None:
@@ -82,6 +85,7 @@ class Deletions:
     def forget(self, peer: PeerNumber) -> None:
         """The peer is gone for good: nobody tells it anything."""
         self.waiting.pop(peer, None)
+        self._behind.pop(peer, None)
         self._in_hand.pop(peer, None)
 
     def waits(self, peer: PeerNumber) -> bool:
@@ -94,10 +98,15 @@ class Deletions:
         held = self._in_hand.setdefault(peer, set())
         wanted, _ = self._reservations.copies_wanted()
         readable = self._roster.reachable()
-        rows = self._database.read(
-            lambda c: void_copies.pending(c, peer, limit=AT_ONCE, readable=readable, wanted=wanted)
+        after = self._behind.get(peer, void_copies.FIRST)
+        rows, behind = self._database.read(
+            lambda c: void_copies.pending(
+                c, peer, after=after, limit=AT_ONCE, look_at=LOOK_AT, readable=readable, wanted=wanted
+            )
         )
-        if len(rows) < AT_ONCE:  # what was counted is an estimate: a row may have been settled otherwise
+        self._behind[peer] = behind
+        is_through = behind == void_copies.FIRST
+        if is_through:  # what was counted is an estimate: a row may have been settled otherwise
             self.waiting[peer] = self._database.read(lambda c: void_copies.count_pending(c, peer))
         orders = [
             Delete(next(numbers), volume, chunk, put_seq)
@@ -105,7 +114,7 @@ class Deletions:
             if (volume, chunk) not in held
         ]
         held.update((order.volume, order.chunk) for order in orders)
-        if not orders:
+        if is_through and not orders:
             self._quiet_until_s[peer] = self._clock.monotonic() + HELD_BACK_S
         return orders
 

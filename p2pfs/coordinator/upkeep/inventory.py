@@ -52,6 +52,7 @@ class _Round:
     lost: int = 0
     adopted: int = 0
     orphans: int = 0
+    strangers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Inventory:
         self._rounds: dict[PeerNumber, _Round] = {}
         self._done_s: dict[PeerNumber, float] = {}  # monotonic, when the last round ended
         self._as_of: dict[PeerNumber, tuple[int, int]] = {}  # (appearances, run) that round was of
+        self._not_before_s: dict[PeerNumber, float] = {}  # monotonic; of those whose last round broke the protocol
         self.recounts: dict[PeerNumber, Recount] = {}
 
     def waits(self, peer: PeerNumber) -> bool:
@@ -119,6 +121,7 @@ class Inventory:
             try:
                 await self._take_over(peer, going, order, result)
             except Misuse as error:  # refused, it would only be told again
+                self._not_before_s[peer] = self._clock.monotonic() + AGAIN_S
                 self._end(peer, going, error=str(error))
             going.in_hand = False  # not before: the next part is asked for when this one was taken over
 
@@ -146,7 +149,9 @@ class Inventory:
             raise Misuse(f"an inventory has {BUCKETS} digests")
         known = await self._database.scan(lambda connection: inventory.digests(connection, peer))
         going.has_digests = True
-        going.buckets = [bucket for bucket in range(BUCKETS) if known[bucket] != told.digests[bucket]]
+        first = int(self._clock.monotonic())  # if this round comes to no end, the next one begins elsewhere
+        buckets = [(first + at) % BUCKETS for at in range(BUCKETS)]
+        going.buckets = [bucket for bucket in buckets if known[bucket] != told.digests[bucket]]
         if not going.buckets:
             await self._recount(peer)
             self._end(peer, going)
@@ -176,8 +181,11 @@ class Inventory:
         going.lost += len(found.lost)
         going.adopted += len(found.adopted)
         going.orphans += found.orphans
+        going.strangers += found.strangers
         self._deletions.added({peer: found.orphans})
         self._noticed.tell((*found.lost, *found.adopted))
+        if going.strangers >= inventory.MOST_VOID:  # each costs the database time, and it may make up more without end
+            raise Misuse("a peer lists too many chunks that nobody knows")
         going.after = last
         job = self._jobs.open(JobKind.RECOUNT, self._subject(peer))
         if not told.more:
@@ -222,6 +230,8 @@ class Inventory:
             )
 
     def _is_due(self, peer: PeerNumber) -> bool:
+        if self._clock.monotonic() < self._not_before_s.get(peer, 0.0):
+            return False
         done_s = self._done_s.get(peer)
         if done_s is None or self._as_of.get(peer) != self._now_of(peer):
             return True
@@ -245,5 +255,5 @@ def _check(order: ListBucket, told: Listed) -> None:
     behind = [order.after or (-1, b""), *keys]
     if any(earlier >= later for earlier, later in zip(behind, keys, strict=False)):
         raise Misuse("a listing is out of order")
-    if any(not 0 <= entry.put_seq < 1 << 63 for entry in told.entries):
+    if any(not 0 <= put_seq < 1 << 63 for put_seq in (told.settled_seq + 1, *(one.put_seq for one in told.entries))):
         raise Misuse("a listing has an impossible put_seq")

@@ -1,7 +1,7 @@
 """Peers that go: for a while (away), in peace (drain), or for good (forget). And what that would mean (plans).
 
-    drain: DRAINING ─▶ `care` copies what depends on it ─▶ a survey finds nothing more ─▶ checked once more in the
-           transaction that lets it go ─▶ LEFT ─▶ its rows are dropped, a thousand at a time
+    drain: DRAINING ─▶ `care` copies what depends on it ─▶ a survey finds nothing more ─▶ looked at once more
+           ─▶ LEFT ─▶ its rows are dropped, a thousand at a time
 
 Nothing is deleted on the disk of a peer that has left: it is no member, and its owner may remove the directory.
 """
@@ -18,13 +18,13 @@ from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
-from p2pfs.errors import Denied, Invalid, NotFound
+from p2pfs.errors import Denied, Invalid, NotFound, Unavailable
 from p2pfs.meta import chunks_index, members, plans, void_copies, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GONE_STATES, MIB, PeerNumber, PeerState, Role, volume_name
+from p2pfs.types import GONE_STATES, MIB, NodeId, PeerNumber, PeerState, Role, volume_name
 from p2pfs.wire.jobs import JobAction, JobKind, JobState
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import MOST_FILES, FilesAtRisk, PlanAnswer, PlanKind, PlanRequest
@@ -61,6 +61,7 @@ class Leaving:
         self._clock = clock
         self._ready: set[PeerNumber] = set()
         self._cleared: set[PeerNumber] = set()  # gone, and without rows
+        self._planning: set[NodeId] = set()
         self._wake = trio.Event()
         jobs.on(JobKind.DRAIN, JobAction.CANCEL, self._cancelled)
 
@@ -179,37 +180,42 @@ class Leaving:
     async def work(self) -> Progress:
         self._wake = trio.Event()
         for number in list(self._ready):
-            self._ready.discard(number)
-            await self._let_go(self._roster.peers[number])
+            peer = self._roster.peers[number]
+            if not peer.is_leaving or await self._let_go(peer):
+                self._ready.discard(number)  # otherwise it is looked at again with the next survey, or in a minute
         return Progress.BUSY if await self._clear() else Progress.IDLE
 
     async def wait(self) -> None:
         with trio.move_on_after(_EVERY_S):
             await self._wake.wait()
 
-    async def _let_go(self, peer: Peer) -> None:
-        """Unless something depends on it after all."""
+    async def _let_go(self, peer: Peer) -> bool:
+        """False: something depends on it after all. Between the look and the change nothing new can come to depend on
+        it, because copies on a leaving peer do not count for a commit."""
         now_s, number = self._clock.time(), peer.number
         staying = [one for one in self._roster.members() if not one.is_leaving]
         others = [one.number for one in staying if one.is_reachable]
         wanted, _ = self._reservations.copies_wanted()
         wanted = min(wanted, len(staying))
 
+        found = await self._database.scan(
+            lambda c: plans.dependence(c, [number], others=others, readable=others, wanted=wanted, only_proved=True)
+        )
+        if found.short:
+            return False
+
         def let_go(connection: sqlite3.Connection) -> bool:
-            row = members.peer(connection, number)
-            found = plans.dependence(
-                connection, [number], others=others, readable=others, wanted=wanted, only_proved=True
-            )
-            if not row.is_leaving or found.short:
+            if not members.peer(connection, number).is_leaving:
                 return False
             members.set_leaving(connection, number, leaving=False)
             members.set_peer_state(connection, number, state=PeerState.LEFT, now_s=now_s)
             return True
 
-        if peer.is_leaving and await self._database.write(let_go):
+        if await self._database.write(let_go):
             self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
             self._jobs.finish(JobKind.DRAIN, peer.node.id)
             _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
+        return True
 
     async def _clear(self) -> bool:
         """Drop some rows of peers that are gone; whether there may be more."""
@@ -225,9 +231,17 @@ class Leaving:
         dropped = await self._database.write(clear)
         if not dropped:
             self._cleared.update(numbers)
-            for number in numbers:
-                self._deletions.forget(number)
+            for one in gone:
+                self._deletions.forget(one.number)
+                for kind in (JobKind.RECOUNT, JobKind.SCRUB):
+                    self._end_of(kind, one)
         return bool(dropped)
+
+    def _end_of(self, kind: JobKind, peer: Peer) -> None:
+        """Work on a peer that is gone comes to no end of its own."""
+        job = self._jobs.current(kind, peer.node.id)
+        if job is not None:
+            self._jobs.end(job, JobState.CANCELLED, f"the peer is {peer.state.value}")
 
     # ---- plans ------------------------------------------------------------------------------------------------------
 
@@ -236,8 +250,18 @@ class Leaving:
 
         Raises:
             Invalid, NotFound: No such plan or peer.
+            Unavailable: The asker's last question is not answered yet: each is a long scan, and scans wait in a row.
         """
         self._roster.member(identity.node)
+        if identity.node in self._planning:
+            raise Unavailable("your last question is still being looked into: ask again when it is answered")
+        self._planning.add(identity.node)
+        try:
+            return await self._plan(identity, request)
+        finally:
+            self._planning.discard(identity.node)
+
+    async def _plan(self, identity: Identity, request: PlanRequest) -> PlanAnswer:
         if request.kind not in set(PlanKind) or not 1 <= len(request.nodes) <= 1000:
             raise Invalid("a plan is to stop, drain or lose one peer or more")
         peers = [self._named(node) for node in dict.fromkeys(request.nodes)]

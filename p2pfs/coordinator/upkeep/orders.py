@@ -2,7 +2,8 @@
 
 Each kind of work has a desk that knows what is to be done; here is only who was given what, so that an order is told
 once, and comes back to its desk when its peer has done it, failed, forgotten it (a restart, a lost answer) or fallen
-silent. In memory: what must not be forgotten is in the database, where the desks find it again.
+silent. A peer that is told of orders and does not come for them is deaf: `care` turns to others. In memory: what must
+not be forgotten is in the database, where the desks find it again.
 
     desk.take ──▶ in hand of a peer ──result──▶ desk.settle
                         └──not `working` on it, silent, too long──▶ desk.lost
@@ -25,6 +26,8 @@ LONGEST_S: Final = 600.0
 """After so long an order counts as lost, whatever its peer says."""
 MOST_IN_HAND: Final = 500
 """A peer with so many orders gets no more before it has told of some."""
+DEAF_S: Final = 60.0
+"""A peer that was told of orders for so long, and did not come, is not waited for: its version may know none."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class OrderBook:
         self._numbers = itertools.count(first_number)
         self._desks: list[Desk] = []
         self._in_hand: dict[PeerNumber, dict[int, _Given]] = {}
+        self._called_s: dict[PeerNumber, float] = {}  # monotonic; since when a peer is told and does not come
 
     def add(self, desk: Desk) -> None:
         """Hand out this kind of work too, after those added before."""
@@ -74,6 +78,19 @@ class OrderBook:
         """Whether there is something for this peer to do."""
         return any(desk.waits(peer) for desk in self._desks)
 
+    def call(self, peer: PeerNumber) -> bool:
+        """Whether a peer that is heard now is to be told to come."""
+        known = self._roster.peers[peer]
+        if not self.waits(peer):
+            if not known.is_deaf:
+                self._called_s.pop(peer, None)
+            return False
+        now_s = self._clock.monotonic()
+        if now_s - self._called_s.setdefault(peer, now_s) > DEAF_S and not known.is_deaf:
+            _log.info("peer %s does not come for its orders: others are given them", known.node.name)
+            self._roster.heed(known, is_deaf=True)
+        return True
+
     async def exchange(self, identity: Identity, report: Report) -> Orders:
         """Take results over and give new orders.
 
@@ -82,6 +99,8 @@ class OrderBook:
             Misuse: The report breaks the protocol.
         """
         peer = self._peer(identity)
+        self._called_s.pop(peer, None)
+        self._roster.heed(self._roster.peers[peer], is_deaf=False)
         if len(report.results) > MOST_RESULTS or not 0 <= report.room <= MOST_ROOM:
             raise Misuse("a report has more in it than there can be")
         held = self._in_hand.setdefault(peer, {})
@@ -110,9 +129,12 @@ class OrderBook:
             held |= taken
             raise
 
-    def silent(self, peer: PeerNumber) -> None:
-        """The peer is down: what it was doing comes back to the desks."""
-        self._forget(peer, list(self._in_hand.get(peer, ())))
+    def silence(self) -> None:
+        """What peers that are down, or gone, were doing comes back to the desks."""
+        for peer in self._in_hand.keys() | self._called_s.keys():
+            if not self._roster.peers[peer].is_reachable:
+                self._called_s.pop(peer, None)
+                self._forget(peer, list(self._in_hand.get(peer, ())))
 
     def _peer(self, identity: Identity) -> PeerNumber:
         node = self._roster.member(identity.node)

@@ -12,7 +12,7 @@ import statistics
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
-from p2pfs.meta import settings
+from p2pfs.meta import chunks_index, settings
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
 
@@ -21,6 +21,8 @@ DOUBT: Final = "clock_doubt"
 """The setting that says why the clock is in doubt; "" or nothing: it is not."""
 LATEST: Final = "clock_latest"
 """The setting that holds the latest time the clock has shown."""
+CONFIRMED: Final = "clock_confirmed"
+"""The setting that says how far peers' clocks were ahead when an admin confirmed this one: that much is no news."""
 _KEEP_EVERY_S: Final = 600.0
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class PoolClock:
         self._clock = clock
         self._reason = database.read(lambda connection: settings.read(connection, DOUBT, str)) or ""
         self._latest_s = database.read(lambda connection: settings.read(connection, LATEST, float)) or 0.0
+        self._confirmed_s = database.read(lambda connection: settings.read(connection, CONFIRMED, float)) or 0.0
         self._kept_s = self._latest_s
         self._seen = clock.time(), clock.monotonic()
         self._settled_s = -math.inf  # monotonic; by then peers were heard since the clock was set
@@ -62,8 +65,17 @@ class PoolClock:
         return "" if self._ahead() is not None else "no peer is heard that could tell the time"
 
     async def confirm(self) -> None:
-        """An admin says that the clock is right as it is."""
-        await self._keep("", self._clock.time())
+        """An admin says that the clock is right as it is, also if it is the peers' that are wrong. What waits to be
+        purged waits from now on: when it was doomed may have been told by the wrong clock."""
+        now_s, ahead_s = self._clock.time(), self._ahead() or 0.0
+
+        def confirm(connection: sqlite3.Connection) -> None:
+            settings.write(connection, CONFIRMED, value=ahead_s)
+            chunks_index.restart_grace(connection, now_s=now_s)
+
+        await self._database.write(confirm)
+        self._confirmed_s = ahead_s
+        await self._keep("", now_s)
 
     def _was_set(self, now_s: float) -> bool:
         """Whether the clock has jumped lately: what peers said of it before says nothing about it now."""
@@ -77,7 +89,7 @@ class PoolClock:
         if now_s < self._latest_s - TOLERANCE_S:
             return "the coordinator's clock went back by more than an hour"
         ahead_s = self._ahead()
-        if ahead_s is not None and abs(ahead_s) > TOLERANCE_S:
+        if ahead_s is not None and min(abs(ahead_s), abs(ahead_s - self._confirmed_s)) > TOLERANCE_S:
             return "the coordinator's clock differs from most peers' by more than an hour"
         return ""
 

@@ -9,6 +9,7 @@ from functools import partial
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.types import NodeId, PeerNumber
+from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind, JobState
 from p2pfs.wire.membership import Scrub, ScrubState
 from p2pfs.wire.orders import Failed, Order, Result, Steer
@@ -59,7 +60,7 @@ class Scrubs:
             if isinstance(order, Steer) and isinstance(result, Failed):
                 job = self._jobs.current(JobKind.SCRUB, self._roster.peers[peer].node.id)
                 if job is not None:
-                    job.stuck(f"the peer did not {order.action} its scrub: {result.message}")
+                    job.stuck(f"the peer did not {order.action} its scrub: {failures.shown(result.message)}")
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
         for order in orders:
