@@ -155,11 +155,19 @@ class DemoPool:
         if not self.coordinator_home.exists():
             from p2pfs.coordinator.init import initialise
 
+            kit = self.root / "recovery-kit"
+            held = [part for part in self.peers() if part.home.exists()]
+            if kit.exists() and held:
+                raise UserError(
+                    f"the coordinator's directory is gone, but its peers are there. Bring it back:"
+                    f" p2pfs coordinator restore --home {self.coordinator_home.path} --kit {kit} --peer HOST:PORT"
+                    f" --set listen={demo_plan.HOST}:{self.plan.coordinator_port}; where a peer is, its log says",
+                    exitcodes.FAILED,
+                )
             say("making the pool")
             address = f"{demo_plan.HOST}:{self.plan.coordinator_port}"
             settings = self.plan.settings | {"listen": address}
             name = f"{OWNER}@coordinator"
-            kit = self.root / "recovery-kit"
             kit.unlink(missing_ok=True)  # of a start that was killed
             initialise(
                 part.home,

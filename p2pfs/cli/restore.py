@@ -73,9 +73,9 @@ def _restore(home: NodeHome, kit: "Kit", peers: tuple[str, ...], overrides: dict
         f"this machine is the coordinator {made.name} now; others will look for it at {', '.join(made.addresses)}"
     )
     click.echo(
-        f"lost is what was committed in the {_age(now_s - found.state_s)} before the disk was: members that joined,"
+        f"lost is what was committed after {_moment(found.state_s)}: members that joined, nodes that were revoked,"
     )
-    click.echo("nodes that were revoked, files that changed. Revoke again, invite again, mount again.")
+    click.echo("files that changed. Revoke again, invite again; unmount what is still mounted, and mount it again.")
     click.echo(
         "next: p2pfs coordinator start, p2pfs status; when nothing is missing: p2pfs coordinator confirm orphans"
     )
@@ -105,12 +105,15 @@ def _find(kit: "Kit", directory: Path, peers: tuple[str, ...]) -> "Found":
 
 
 def _show(found: "Found", record: "NodeRecord") -> None:
-    when = datetime.fromtimestamp(found.state_s, UTC)
     click.echo(f"pool          {record.pool}")
     click.echo(f"coordinator   {record.name} ({record.node})")
     click.echo(f"backup        {found.generation:016x}, part {found.number}, incarnation {found.incarnation}")
-    click.echo(f"its state     {when:%Y-%m-%d %H:%M:%S} UTC, {_age(time.time() - found.state_s)} ago")
+    click.echo(f"its state     {_moment(found.state_s)}, {_age(time.time() - found.state_s)} ago")
     click.echo(f"from          {', '.join(found.sources)}")
+
+
+def _moment(time_s: float) -> str:
+    return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _age(seconds: float) -> str:

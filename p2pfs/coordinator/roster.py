@@ -203,9 +203,10 @@ class Roster:
         """Take in a heartbeat: (change of state or None, whether addresses or capacity changed).
 
         Raises:
-            Denied: It is of a daemon that a later one has followed: somebody copied the peer's home and started both.
+            Denied: It is of a daemon that a later one has followed, which is heard: somebody copied the peer's home and
+                started both.
         """
-        if heartbeat.run in peer.former:
+        if heartbeat.run != peer.run and heartbeat.run in peer.former and peer.is_reachable:
             raise Denied(f"another daemon has started as {peer.node.name} since, perhaps from a copy of its home")
         if peer.run and heartbeat.run != peer.run:
             peer.former = (*peer.former, peer.run)[-FORMER_RUNS:]

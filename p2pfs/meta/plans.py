@@ -46,10 +46,10 @@ def dependence(
 
 
 def lost_since(connection: sqlite3.Connection, peer: PeerNumber, *, since_s: float) -> bool:
-    """Whether another copy of something this peer holds was found to be gone since then."""
+    """Whether another copy of something this peer holds was found to be gone after that time."""
     row = connection.execute(
         "SELECT 1 FROM void_copy v JOIN chunk c ON c.volume = v.volume AND c.id = v.id"
-        " JOIN replica r ON r.chunk = c.number AND r.peer = ? WHERE NOT v.pending AND v.since_s >= ? LIMIT 1",
+        " JOIN replica r ON r.chunk = c.number AND r.peer = ? WHERE NOT v.pending AND v.since_s > ? LIMIT 1",
         (peer, since_s),
     ).fetchone()
     return row is not None

@@ -305,7 +305,7 @@ class Peerd:
                     log.info("emptied the trash of %d chunks", removed)
             except Unavailable as error:
                 log.warning("cannot empty the trash: %s", error)
-            await trio.sleep(_TRASH_EVERY_S)
+            await trio.sleep(min(_TRASH_EVERY_S, max(1.0, self._settings.trash_keep / 10)))
 
 
 def _credentials(home: NodeHome) -> Credentials:

@@ -15,6 +15,7 @@ from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.errors import Unavailable
+from p2pfs.meta import void_copies
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.placement.care import Urgency
 from p2pfs.runtime.clocks import FakeClock
@@ -589,6 +590,17 @@ async def test_equal_content_stored_elsewhere_again_leaves_no_surplus(tmp_path: 
         await c.settle()
         assert len(c.holders(chunk)) == 2
         assert c.having(chunk) == c.holders(chunk)
+
+
+async def test_a_copy_whose_receipt_is_void_is_not_made_again_without_end(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        await c.pass_time(40)
+        void = {"volume": VOLUME, "chunk": chunk, "put_seq": 10_000, "pending": False, "now_s": p.clock.time()}
+        await p.database.write(lambda connection: void_copies.add(connection, c.peers[3].number, **void))
+        await c.settle()
+        assert len([order for order in c.peers[3].seen if isinstance(order, Transfer)]) == 1
 
 
 async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from coordination import pool
+from plugins.checklogs import Claims
 
 from p2pfs.errors import Denied, Invalid
 from p2pfs.types import NodeId, PeerState
@@ -23,8 +24,9 @@ async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path)
         assert peer.away_until_s == 0
 
 
-async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path) -> None:
+async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path, claim_logs: Claims) -> None:
     """Each would be taken for what the other holds, and chunks be copied back and forth without end."""
+    claim_logs("is down", count=1)
     async with pool(tmp_path) as p:
         (joined,) = await p.peers(1, run=1)
         peer = p.services.roster.members()[0]
@@ -33,6 +35,11 @@ async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path)
             await p.beat(joined.node, run=1)
         await p.beat(joined.node, run=2, used=6)
         assert (peer.run, peer.used) == (2, 6)
+        p.clock.advance(100.0)  # that one is stopped
+        await p.services.pulse.work()
+        for _ in range(2):
+            await p.beat(joined.node, run=1)
+        assert (peer.run, peer.state, peer.appearances) == (1, PeerState.UP, 1)
 
 
 @pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])

@@ -231,7 +231,7 @@ async def test_receipts_of_a_revoked_peer_prove_nothing(tmp_path: Path, claim_lo
         mount = await mounted(p)
         make, chunk = mount.make(b"file"), p.stored(VOLUME, 1, [one.peer, two.peer])
         await p.services.membership.revoke(two.node)
-        with pytest.raises(Gone, match="not a peer"):
+        with pytest.raises(Gone):
             await mount.apply(make, commit(make.inode, chunk))
 
 

@@ -135,8 +135,6 @@ class Audits:
             verdict = _judge(order, result)
             if verdict is not None:
                 (proved if verdict else lost).append(asked)
-            elif not asked.is_random:
-                self._noticed.expect([(asked.volume, asked.chunk)])  # weather: looked at again a little later
         if proved or lost:
             await self._commit(peer, proved, lost)
             self.shown += sum(not asked.is_random for asked in (*proved, *lost))

@@ -41,7 +41,7 @@ from p2pfs.placement.groups import group_of
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.events import first_of
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GroupId, PeerNumber, VolumeId
+from p2pfs.types import ChunkId, GroupId, PeerNumber, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import NewChunk
@@ -341,13 +341,20 @@ class Care:
             else:
                 self._failed(peer, order, result)
 
-        def commit(connection: sqlite3.Connection) -> None:
+        def commit(connection: sqlite3.Connection) -> set[int]:
             for order, result in stored:
                 chunks_index.add_replicas(connection, VolumeId(order.volume), new=_new_chunk(order, result))
+            return {
+                order.order
+                for order, _ in stored
+                if chunks_index.is_held(connection, VolumeId(order.volume), chunk=ChunkId(order.chunk), peer=peer)
+            }
 
-        if stored:
-            await self._database.write(commit)
+        held = await self._database.write(commit) if stored else set()
         for order, result in stored:
+            if order.order not in held:  # its receipt is as old as one that is void: again at once would be without end
+                self._failed(peer, order, result)
+                continue
             self._reservations.arrived(peer, order.size, put_seq=result.receipt.put_seq)
             task = self._backlog.stored(order.order)
             self._report([task.number] if task else [])

@@ -133,7 +133,7 @@ class Leaving:
         """The peer meant, if the asker may speak for it: itself or an admin."""
         asker = self._roster.member(identity.node)
         found = self._roster.peer_of(self._roster.node(node).id)
-        if found is None or found.state is PeerState.REVOKED:
+        if found is None or not found.addresses or found.state is PeerState.REVOKED:  # it never served
             raise NotFound("this node is no peer of the pool")
         if Role.ADMIN not in identity.roles and asker.id != found.node.id:
             raise Denied("only an admin, or the peer itself, may do this")
