@@ -6,8 +6,7 @@ Wiring only. `run` is what the command line calls; `serve` is the same within so
 import functools
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import Corrupt, Misuse, NoSpace, PoolError, Unavailable, UserError
-from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners, parse_address
+from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
@@ -39,13 +38,14 @@ from p2pfs_peerd import control, sleep
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
-from p2pfs_peerd.heartbeat import MOST_ADDRESSES, Pulse
+from p2pfs_peerd.heartbeat import Pulse
+from p2pfs_peerd.offer import Offer
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.relay import RelayListener
-from p2pfs_peerd.resources import resources
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.scrub import Scrubber
 from p2pfs_peerd.tokens import TokenBook
+from p2pfs_peerd.whereabouts import Whereabouts
 
 log = logging.getLogger(__name__)
 
@@ -72,46 +72,6 @@ class Signer:
         if self._key is None:
             raise Unavailable("this peer has not heard from its coordinator yet")
         return self._key.sign(volume, chunk, size, put_seq)
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """How much the owner offers."""
-
-    store: DirectoryStore
-    root: Path
-    settings: Settings
-    backups: Callable[[], int]
-
-    def bytes(self) -> int:
-        """For chunks: as configured, less what backups take; otherwise what is used and what is free beyond the
-        reserve."""
-        if self.settings.capacity is not None:
-            return max(0, self.settings.capacity - self.backups())
-        usage = self.store.usage()
-        return max(0, usage.used + usage.trash + resources(self.root).disk_free - self.settings.reserve)
-
-
-class Whereabouts:
-    """Where this peer is reached, worked out anew for each heartbeat."""
-
-    def __init__(self, addresses: Callable[[], Sequence[str]], relay: RelayListener) -> None:
-        self._addresses = addresses
-        self._relay = relay
-        self._found = self._settled = tuple(addresses())
-
-    def now(self) -> list[str]:
-        """Addresses to dial, the relay last. Blocking: it may ask for the coordinator's name."""
-        self._found = tuple(self._addresses())
-        relay = [RELAY] if self._relay.is_listening else []
-        return [*self._found[: MOST_ADDRESSES - len(relay)], *relay]
-
-    def settle(self) -> None:
-        """The coordinator has heard. Connections that wait there from another address are dead, and nobody says so."""
-        if self._found != self._settled:
-            log.info("this machine is now at %s", ", ".join(self._found))
-            self._settled = self._found
-            self._relay.restart()
 
 
 class Peerd:

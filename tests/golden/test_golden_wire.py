@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, events, namespace
+from p2pfs.wire import codec, events, jobs, membership, namespace, orders, plans
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -50,6 +50,42 @@ ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
 
+ORDERS = orders.Orders(
+    [
+        orders.Transfer(1, VOLUME, CHUNK, 76_820, [7, 9]), orders.Delete(2, VOLUME, CHUNK, 42),
+        orders.Audit(3, VOLUME, CHUNK, 76_820, 1), orders.Digest(4), orders.List(5, 255, (VOLUME, CHUNK)),
+        orders.Steer(6, "pause"),
+    ]
+)  # fmt: skip
+REPORT = orders.Report(
+    [
+        orders.Stored(1, VOLUME, CHUNK, 76_820, RECEIPT), orders.Deleted(2, VOLUME, CHUNK, 42),
+        orders.Audited(3, [CHUNK, CHUNK], b"block"), orders.Digested(4, [CHUNK]),
+        orders.Listed(5, 42, [orders.Entry(VOLUME, CHUNK, 76_820, 42, 1_800_000_000)], True), orders.Steered(6),
+        orders.Failed(8, "NotFound", "no such chunk here", [7]),
+    ],
+    [9], 12,
+)  # fmt: skip
+RESOURCES = membership.Resources(1 << 40, 1 << 39, 1 << 34, 1 << 33, 4, 0.25, 5, 6)
+HEARTBEAT = membership.Heartbeat(
+    ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
+    run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1),
+)  # fmt: skip
+HEARTBEAT_ANSWER = membership.HeartbeatAnswer(
+    7, 3, CHUNK, CHUNK, 1 << 40, 5.0, membership.Revocations(2, [NODE], ["1f"]), 1.8e9, True, "up", False
+)
+PEER_INFO = membership.PeerInfo(
+    7, NODE, "anna@nas", "anna", "home", ["192.0.2.7:9471"], 1 << 40, 1 << 39, "draining", True
+)
+JOB = jobs.JobInfo(
+    9, "repair", "anna@nas", "running", done=1, total=2, done_bytes=3, total_bytes=4, rate=5.0, left_s=6.0,
+    started_s=1.8e9, ended_s=None, error="",
+)  # fmt: skip
+PLAN = plans.PlanAnswer(
+    1, 2, short=3, short_bytes=4, unreadable=5, unreadable_bytes=6,
+    files=[plans.FilesAtRisk("0123456789abcdef", "photos", "anna", files=1, inodes=[10])], room_bytes=7, staying=2,
+    wanted=2, rate=8.0, is_measured=True,
+)  # fmt: skip
 WAIT = events.WaitEvents(0x1122334455667788, 41, 20.0)
 EVENTS = events.Events(
     0x1122334455667788, 45, False,
@@ -85,6 +121,13 @@ def made() -> dict[str, str]:
         "xattr_batch": codec.encode(namespace.Batch(9, 8, XATTR_OPERATIONS)).hex(),
         "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
         "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
+        "orders": codec.encode(ORDERS).hex(),
+        "report": codec.encode(REPORT).hex(),
+        "heartbeat": codec.encode(HEARTBEAT).hex(),
+        "heartbeat_answer": codec.encode(HEARTBEAT_ANSWER).hex(),
+        "peer_info": codec.encode(PEER_INFO).hex(),
+        "job": codec.encode(JOB).hex(),
+        "plan": codec.encode(PLAN).hex(),
         "wait_events": codec.encode(WAIT).hex(),
         "events": codec.encode(EVENTS).hex(),
     }
@@ -108,6 +151,13 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
         ("xattr_batch", namespace.Batch(9, 8, XATTR_OPERATIONS)),
         ("xattr_page", namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])),
+        ("orders", ORDERS),
+        ("report", REPORT),
+        ("heartbeat", HEARTBEAT),
+        ("heartbeat_answer", HEARTBEAT_ANSWER),
+        ("peer_info", PEER_INFO),
+        ("job", JOB),
+        ("plan", PLAN),
         ("wait_events", WAIT),
         ("events", EVENTS),
     ],
