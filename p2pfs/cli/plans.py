@@ -54,8 +54,9 @@ def to_copy(plan: PlanAnswer, kind: PlanKind) -> int:
 
 
 def has_room(plan: PlanAnswer, kind: PlanKind) -> bool:
-    """Whether those that stay have room for the missing copies."""
-    return plan.staying > 0 and plan.room_bytes >= to_copy(plan, kind)
+    """Whether those that stay and answer are enough, and have room, for the missing copies."""
+    size = to_copy(plan, kind)
+    return plan.staying > 0 and (not size or (plan.answering >= plan.wanted and plan.room_bytes >= size))
 
 
 def seconds(plan: PlanAnswer, kind: PlanKind) -> float:
@@ -101,7 +102,10 @@ def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], path
             f"so that {plan.wanted} copies are on the {plan.staying} peers that stay"
         )
         room = format_size(plan.room_bytes)
-        click.echo(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
+        if plan.answering < plan.wanted:
+            click.echo(f"  only {plan.answering} of them answer now: too few")
+        else:
+            click.echo(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
     elif plan.held:
         click.echo(f"  nothing to copy: the others hold {plan.wanted} copies of all of it")
     print_risk(plan, kind, paths)

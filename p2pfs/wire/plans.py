@@ -52,3 +52,4 @@ class PlanAnswer(msgspec.Struct, frozen=True):
     wanted: int  # copies, among them
     rate: float  # bytes a second that copying would take, as measured lately or assumed
     is_measured: bool
+    answering: int = 0  # of those that would stay, how many can be copied to now

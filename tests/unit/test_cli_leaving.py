@@ -28,7 +28,9 @@ NODES = [
     NodeInfo(OWN, "anna@nas", "anna", "", ["peer"], False, 1),
     NodeInfo("e" * 32, "bob@nas", "bob", "", ["peer"], False, 2),
 ]
-WHOLE = PlanAnswer(10, 10 * MIB, 0, 0, 0, 0, [], room_bytes=99 * MIB, staying=3, wanted=2, rate=MIB, is_measured=True)
+WHOLE = PlanAnswer(
+    10, 10 * MIB, 0, 0, 0, 0, [], room_bytes=99 * MIB, staying=3, wanted=2, rate=MIB, is_measured=True, answering=3
+)  # fmt: skip
 SHORT = msgspec.structs.replace(WHOLE, short=4, short_bytes=4 * MIB)
 RISK = FilesAtRisk("0" * 15 + "7", "photos", "anna", 3, [11, 12, 13])
 LOST = msgspec.structs.replace(
@@ -334,3 +336,10 @@ def test_the_trash_is_shown_and_emptied_after_a_yes(
 
 def test_without_a_daemon_the_trash_is_out_of_reach(p2pfs: Callable[..., int]) -> None:
     assert p2pfs("peer", "trash") == exitcodes.UNREACHABLE
+
+
+def test_a_drain_needs_as_many_peers_that_answer_as_copies() -> None:
+    plan = msgspec.structs.replace(WHOLE, short=1, short_bytes=MIB, answering=2)
+    assert plans.exit_code(plan, plans.PlanKind.DRAIN) == exitcodes.OK
+    few = msgspec.structs.replace(plan, answering=1)
+    assert plans.exit_code(few, plans.PlanKind.DRAIN) == exitcodes.HEALTH_ERROR

@@ -301,6 +301,7 @@ class Leaving:
             wanted=wanted,
             rate=rate or float(ASSUMED_RATE * max(1, len(others))),
             is_measured=bool(rate),
+            answering=len(others),
         )
 
     def _named(self, node: str) -> Peer:
