@@ -1,8 +1,10 @@
 """Jobs as a table for a person, and how a command follows them. Imported only where jobs are shown."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import click
 import trio
 from rich.table import Table
 from rich.text import Text
@@ -36,17 +38,20 @@ async def follow(coordinator: Coordinator, see: Callable[[list[JobInfo]], bool])
     """Call `see` with all jobs every second until it returns False.
 
     Raises:
-        Unavailable: The coordinator was silent for a minute.
+        Unavailable: The coordinator does not answer at first, or was silent for a minute.
     """
-    answered_s = trio.current_time()
+    answered_s, is_silent = -math.inf, False
     while True:
         try:
             jobs = await coordinator.call("GET", "/jobs", None, list[JobInfo])
         except Unavailable:
             if trio.current_time() - answered_s > _SILENCE_S:
                 raise
+            if not is_silent:
+                click.echo("the coordinator does not answer: what is shown is as it was", err=True)
+            is_silent = True
         else:
-            answered_s = trio.current_time()
+            answered_s, is_silent = trio.current_time(), False
             if not see(jobs):
                 return
         await trio.sleep(POLL_S)

@@ -55,6 +55,10 @@ def test_a_pool_survives_the_loss_of_its_coordinators_disk(pool: DemoPool) -> No
     assert pool.status()["health"] == "healthy"
     pool.kill("coordinator")
     shutil.rmtree(pool.root / "coordinator")
+    kit = (pool.root / "recovery-kit").read_bytes()
+    refused = pool.p2pfs("demo", "start", "--root", str(pool.root), expect=1)  # not a new pool over this one
+    assert "coordinator restore" in refused.stderr
+    assert (pool.root / "recovery-kit").read_bytes() == kit
 
     told = restore(pool)
     assert "this machine is the coordinator" in told

@@ -266,9 +266,20 @@ def test_watching_prints_what_changed_until_interrupted(
     assert [[one["done"] for one in line] for line in lines] == [[1], [2], []]
 
 
-def test_watching_ends_when_the_coordinator_is_silent_for_long(pool: Coordinator, p2pfs: Callable[..., int]) -> None:
+def test_watching_ends_when_the_coordinator_is_silent_for_long(
+    pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     pool.answers["GET", "/jobs"] = [[job()], Unavailable("nobody answers")]
     assert p2pfs("jobs", "--watch") == exitcodes.UNREACHABLE
+    assert capsys.readouterr().err.count("what is shown is as it was") == 1
+
+
+def test_watching_does_not_wait_for_a_coordinator_that_is_not_there(
+    pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool.answers["GET", "/jobs"] = [Unavailable("nobody answers")]
+    assert p2pfs("jobs", "--watch") == exitcodes.UNREACHABLE
+    assert "as it was" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "cancel", "retry"])
