@@ -39,8 +39,8 @@ def print_report(report: dict[str, Any]) -> None:
     for reason in known.reasons:
         click.echo(f"  {_coloured(reason.severity, _sign(reason))} {reason.message} [{reason.code}]")
     if known.peers:
-        titles = ("peer", "state", "zone", "used", "free", "chunks", "seen", "address")
-        print_table(titles, map(_peer_row, known.peers), right=("used", "free", "chunks"))
+        titles = ("peer", "state", "zone", "used", "trash", "free", "chunks", "seen", "address")
+        print_table(titles, map(_peer_row, known.peers), right=("used", "trash", "free", "chunks"))
     if known.volumes:
         rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
         print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
@@ -54,8 +54,14 @@ def print_report(report: dict[str, Any]) -> None:
 def _backup_line(backup: BackupReport) -> str:
     if backup.age_s is None:
         return "backup: none yet"
-    age = format_duration(float(round(backup.age_s)))
-    return f"backup: {age} old, {format_size(backup.bytes)} on {backup.holders} of {backup.wanted} peers"
+    peers = (
+        f"{backup.holders} peers" if backup.holders >= backup.wanted else f"{backup.holders} of {backup.wanted} peers"
+    )
+    return f"backup: {_ago(backup.age_s)}, {format_size(backup.bytes)} on {peers}"
+
+
+def _ago(seconds: float) -> str:
+    return f"{format_duration(float(round(seconds)))} ago" if seconds >= 0.5 else "now"
 
 
 def _print_pool(report: StatusReport) -> None:
@@ -78,9 +84,10 @@ def _peer_row(peer: PeerReport) -> tuple[str | Text, ...]:
         Text(_state(peer), style=_COLOURS.get(peer.state, "")),
         peer.zone,
         format_size(peer.used),
+        format_size(peer.trash),
         format_size(peer.free),
         f"{peer.chunks}",
-        f"{format_duration(round(peer.silent_s))} ago",
+        _ago(peer.silent_s),
         " ".join(peer.addresses),
     )
 
