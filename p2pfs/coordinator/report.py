@@ -202,8 +202,8 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: fl
         if peer.state == PeerState.DOWN:
             yield _warning(
                 "PEER_DOWN",
-                f"peer {peer.name} has not been heard of for {_age(peer.silent_s)}: start it, or if it is gone for good:"
-                f" p2pfs peer forget {peer.name}",
+                f"peer {peer.name} has not been heard of for {_age(peer.silent_s)}: start it, or if it is gone for"
+                f" good: p2pfs peer forget {peer.name}",
             )
         elif peer.state == PeerState.SUSPECT:
             yield _warning("PEER_SUSPECT", f"peer {peer.name} has been silent for {_age(peer.silent_s)}")
