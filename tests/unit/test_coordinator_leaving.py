@@ -39,7 +39,7 @@ async def test_of_two_daemons_with_one_home_the_later_one_counts(tmp_path: Path,
         await p.services.pulse.work()
         for _ in range(2):
             await p.beat(joined.node, run=1)
-        assert (peer.run, peer.state, peer.appearances) == (1, PeerState.UP, 1)
+        assert (peer.run, peer.state, peer.appearances) == (1, PeerState.UP, 2)
 
 
 @pytest.mark.parametrize("state", [PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING, PeerState.LEFT])
