@@ -14,12 +14,13 @@ from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.net.server import Handler, Request, Response
-from p2pfs.types import KIB, SEALED_CHUNK_BYTES, ChunkId, VolumeId
+from p2pfs.types import GONE_STATES, KIB, SEALED_CHUNK_BYTES, ChunkId, PeerState, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.chunks import RESERVATION_HEADER
 from p2pfs_peerd.budget import ReadBudget, Turns
 from p2pfs_peerd.tokens import TokenBook
 
+_LEAVING: Final = GONE_STATES | {PeerState.DRAINING}
 _RECEIVE: Final = 256 * KIB
 _BEFORE_BUFFER: Final = 64 * KIB
 _BYTES: Final = "application/octet-stream"
@@ -40,6 +41,10 @@ class PeerApp:
         """Whether chunks are taken and given; not while it is unknown who is revoked."""
         self.is_leaving = False
         """No new chunks are taken: a mount whose map is old goes to another peer."""
+
+    def hear(self, state: str) -> None:
+        """What the coordinator says this peer is (types.PeerState)."""
+        self.is_leaving = state in _LEAVING
 
     def handlers(self) -> Mapping[str, Handler]:
         """By route name."""

@@ -29,7 +29,7 @@ from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.rates import RateLimit
-from p2pfs.types import GONE_STATES, ChunkId, PeerState, Role, VolumeId
+from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN: Final = ":9471"
 _TRASH_EVERY_S: Final = 3600.0
-_LEAVING: Final = GONE_STATES | {PeerState.DRAINING}
 
 
 class Signer:
@@ -232,7 +231,7 @@ class Peerd:
         elif not self._app.is_open:
             self._unsaved = RevocationList(0, [], [])  # nobody is revoked: replace the damaged file
         self._app.is_open = True
-        self._app.is_leaving = answer.state in _LEAVING
+        self._app.hear(answer.state)
         if self._farewell is not None:
             self._farewell.hear(answer.state)
         if answer.has_orders and self._orders is not None:

@@ -209,6 +209,7 @@ class SimPeer:
             signer.trust(answer.receipt_key)
             tokens.trust(answer.token_key)
             store.limit(answer.capacity)
+            app.hear(answer.state)
             if answer.revocations is not None:
                 revocations.update(answer.revocations)
             if answer.has_orders:

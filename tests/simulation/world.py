@@ -81,9 +81,14 @@ class World:
         rows = connection.execute("SELECT number FROM peer WHERE state IN ('left', 'lost', 'revoked')").fetchall()
         return {PeerNumber(number) for (number,) in rows}
 
+    def leaving(self, connection: sqlite3.Connection) -> set[PeerNumber]:
+        """Peers whose copies do not count for a commit."""
+        return {PeerNumber(number) for (number,) in connection.execute("SELECT number FROM peer WHERE leaving")}
+
     def has_shrunk_lately(self) -> bool:
-        """Whether a peer's copies stopped counting within the time in which each mount hears of it."""
-        gone = self.pool.database.read(self.gone)
+        """Whether a peer's copies stopped counting, for new commits at least, within the time in which each mount hears
+        of it."""
+        gone = self.pool.database.read(self.gone) | self.pool.database.read(self.leaving)
         if not gone <= self._gone:
             self._shrunk_s = trio.current_time()
         self._gone = gone
