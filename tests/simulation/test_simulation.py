@@ -12,7 +12,7 @@ from tests.simulation.run import Result, explore, simulate
 
 pytestmark = pytest.mark.l3
 
-SEEDS: Final = int(os.environ.get("P2PFS_SIMULATION_SEEDS", "24"))
+SEEDS: Final = int(os.environ.get("P2PFS_SIMULATION_SEEDS", "80"))
 """How many seeds are always tried: a quarter of a minute of two cores that have nothing else to do."""
 SECONDS: Final = float(os.environ.get("P2PFS_SIMULATION_S", "0"))
 """How long others are tried after them; by command: `python -m tests.simulation.run --seeds 0-9999`."""
