@@ -93,6 +93,10 @@ class CoordinatorAway(Unavailable):
     """The coordinator does not answer; reads may go on from caches and peers."""
 
 
+class Recalling(Unavailable):
+    """Another mount holds the volume's delegation and is being asked to return it: try again soon."""
+
+
 class Corrupt(PoolError):
     """Bytes that do not authenticate: never shown, counted, reported, repaired."""
 

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import trio
+
 from p2pfs.meta import engine, sessions
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
@@ -113,6 +115,10 @@ class LocalNamespace:
             wanted_min=self._wanted_min(),
             now_s=self._clock.time(),
         )
+
+    async def settle(self) -> None:
+        """See Namespace: nothing is ever outstanding."""
+        await trio.lowlevel.checkpoint()
 
     async def new_ids(self, count: int) -> range:
         """See Namespace."""

@@ -137,6 +137,10 @@ class MemoryNamespace:
             raise Denied("the volume is mounted read-only")
         return volume.apply(self.number, operations)
 
+    async def settle(self) -> None:
+        """See Namespace: nothing is ever outstanding."""
+        await self._begin()
+
     async def new_ids(self, count: int) -> range:
         """See Namespace."""
         return (await self._begin()).grant_ids(count)

@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from p2pfs.errors import CoordinatorAway
 from p2pfs.types import ChunkId, DentryId, InodeId
+from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.events import Events
 from p2pfs.wire.namespace import (
     Applied,
@@ -73,8 +74,9 @@ class Namespace(Protocol):
 
         A session opened read-only may only open and release.
 
-        Durability: on return the change is committed on the coordinator's stable storage. Retrying is the
-        implementation's business: an operation is never applied twice.
+        Durability: once `settle` has returned the change is committed on the coordinator's stable storage; before, it
+        is ordered before every later change of this session. Retrying is the implementation's business: an operation
+        is never applied twice.
 
         Cancellation: the change may or may not have been made.
 
@@ -84,6 +86,15 @@ class Namespace(Protocol):
             Denied: The session is read-only.
             Misuse: An operation breaks the protocol: numbers never granted or used twice, forged receipts, an extent
                 that a cut would hide from the start.
+        """
+        ...
+
+    async def settle(self) -> None:
+        """Wait until everything that `apply` has returned for is committed on the coordinator's stable storage.
+
+        Raises:
+            CoordinatorAway: Nobody answered within the deadline; it is tried on.
+            Fenced: It never will be: the session, or the delegation under which it was done, is over.
         """
         ...
 
@@ -107,4 +118,27 @@ class Namespace(Protocol):
         """Inodes without a name that this session keeps, at most MAX_HELD: those it said it had open, and those whose
         last name another session took while this one was awake. Of these last, what is open here is to be confirmed
         with `Opened`, or it goes after two lifetimes; what is not, to be released."""
+        ...
+
+
+class Delegable(Namespace, Protocol):
+    """A namespace whose volume can be delegated to its session. Wrapped by `vfs.delegation`."""
+
+    async def delegate(self, epoch: int) -> Delegation:
+        """Ask for the delegation, or renew the one held (`epoch`). One attempt, within some seconds: raises
+        CoordinatorAway, Fenced."""
+        ...
+
+    async def return_delegation(self, epoch: int, timeouts_s: float) -> None:
+        """Give it back: see wire.delegations.ReturnDelegation. Raises CoordinatorAway, Fenced."""
+        ...
+
+    async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
+        """As `apply`, but only while this session holds the delegation of that epoch, and in doubt whatever the
+        operations.
+
+        Raises:
+            Fenced: Somebody else changed the volume since, or the session is over: nothing was done.
+            InDoubt: Nobody answered.
+        """
         ...

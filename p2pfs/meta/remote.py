@@ -20,6 +20,7 @@ from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId, volume_
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
+from p2pfs.wire.delegations import AskDelegation, Delegation, ReturnDelegation
 from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import (
     Applied,
@@ -58,6 +59,7 @@ T = TypeVar("T")
 ID_BLOCK: Final = 4096
 """Numbers fetched at once; the next block is fetched when half are used."""
 _CLOSE_DEADLINE_S: Final = 5.0
+_DELEGATION_S: Final = 5.0
 _LATE_S: Final = 10.0
 """How long after the time it was told the coordinator may answer that nothing happened."""
 _RENEWALS: Final = 3  # per lifetime
@@ -175,12 +177,17 @@ class RemoteNamespace:
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """See Namespace."""
+        return await self._apply(
+            operations, 0, may_doubt=any(isinstance(operation, Commit) for operation in operations)
+        )
+
+    async def _apply(self, operations: Sequence[Operation], epoch: int, *, may_doubt: bool) -> Applied:
         async with self._outstanding.number() as (seq, acked):
-            batch = Batch(seq, acked, list(operations))
+            batch = Batch(seq, acked, list(operations), epoch)
             try:
                 return await self._send(batch)
             except CoordinatorAway as error:
-                if not any(isinstance(operation, Commit) for operation in batch.operations):
+                if not may_doubt:
                     raise
                 self._outstanding.keep(seq)
                 give_up = partial(self._outstanding.release, seq)
@@ -200,6 +207,10 @@ class RemoteNamespace:
             raise
         self._outstanding.release(batch.seq)
         return applied
+
+    async def settle(self) -> None:
+        """See Namespace: nothing is ever outstanding."""
+        await trio.lowlevel.checkpoint()
 
     async def new_ids(self, count: int) -> range:
         """See Namespace."""
@@ -221,6 +232,24 @@ class RemoteNamespace:
     async def _fetch_ids(self, count: int) -> range:
         block = await self._calls.ask("POST", f"{self._session_path}/ids", GrantIds(count), IdBlock)
         return range(block.first_id, block.last_id + 1)
+
+    # ---- the delegation ---------------------------------------------------------------------------------------------
+
+    async def delegate(self, epoch: int) -> Delegation:
+        """See Delegable."""
+        asked = AskDelegation(epoch)
+        return await self._calls.await_late(
+            "POST", f"{self._session_path}/delegation", asked, Delegation, timeout_s=_DELEGATION_S
+        )
+
+    async def return_delegation(self, epoch: int, timeouts_s: float) -> None:
+        """See Delegable."""
+        message = ReturnDelegation(epoch, timeouts_s)
+        await self._calls.ask("POST", f"{self._session_path}/delegation/return", message, Delegation)
+
+    async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
+        """See Delegable."""
+        return await self._apply(operations, epoch, may_doubt=True)
 
     # ---- what others change -----------------------------------------------------------------------------------------
 

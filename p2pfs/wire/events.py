@@ -56,3 +56,4 @@ class Events(msgspec.Struct, frozen=True, array_like=True):
     inodes: list[ChangedInode] = []
     names: list[ChangedName] = []
     held: list[_Number] = []  # lost their last name: kept for this session for two lifetimes; see Opened, Released
+    recall: int = 0  # the epoch of a delegation that the session is to return; said until it has

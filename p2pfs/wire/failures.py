@@ -37,6 +37,7 @@ _STATUS: dict[type[errors.PoolError], int] = {
     errors.OverQuota: 507,
     errors.Gone: 410,
     errors.CoordinatorAway: 503,
+    errors.Recalling: 503,
     errors.Unavailable: 503,
     errors.Corrupt: 500,
     errors.Fenced: 412,

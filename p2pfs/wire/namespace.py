@@ -286,11 +286,15 @@ Operation = (
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """`POST /sessions/{session}/batches`. A repeated `seq` gets its old answer; results below `acked` are dropped."""
+    """`POST /sessions/{session}/batches`. A repeated `seq` gets its old answer; results below `acked` are dropped.
+
+    With an `epoch` it was decided under a delegation (wire.delegations): Fenced unless the session holds just that.
+    """
 
     seq: int
     acked: int
     operations: list[Operation]
+    epoch: int = 0
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

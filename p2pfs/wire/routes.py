@@ -61,6 +61,8 @@ COORDINATOR_ROUTES: Final = (
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
     Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
+    Route("delegate", "POST", "/sessions/{session}/delegation", _MOUNT, members=True),
+    Route("return_delegation", "POST", "/sessions/{session}/delegation/return", _MOUNT, members=True),
     Route("orders", "POST", "/orders", _PEER, body_limit=4 * MIB),
     Route("away", "POST", "/peers/{node}/away", _PEER | _ADMIN),
     Route("drain", "POST", "/peers/{node}/drain", _PEER | _ADMIN),
