@@ -495,7 +495,7 @@ async def test_after_a_restart_a_holders_time_counts_anew(tmp_path: Path) -> Non
     clock = FakeClock()
     async with pool(tmp_path, clock=clock) as p:
         one, two = await nodes(p)
-        a = await (await mount(p, one)).hold()
+        await (await mount(p, one)).hold()
     clock.advance(3600)
     async with pool(tmp_path, clock=clock) as p:
         b = await mount(p, two)
