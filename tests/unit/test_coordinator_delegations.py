@@ -3,6 +3,7 @@
 import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +24,7 @@ from p2pfs.coordinator.delegations import (
 from p2pfs.errors import Denied, Fenced, Misuse, Overruled, Recalling
 from p2pfs.meta import delegations as rows
 from p2pfs.meta import sessions
+from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.types import ROOT_INODE, Kind, NodeId, Role, SessionId, VolumeId
 from p2pfs.wire import codec
 from p2pfs.wire.delegations import ReturnDelegation
@@ -209,6 +211,23 @@ async def test_who_is_not_alone_waits_until_the_other_is_silent_or_gone(tmp_path
         assert await a.ask(0) > epoch
 
 
+async def test_a_mount_that_comes_while_another_is_granted_it_recalls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        one, two = await nodes(p)
+        a, write = await mount(p, one), p.database.write
+
+        async def slow(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            monkeypatch.setattr(p.database, "write", write)
+            await mount(p, two)
+            return await write(*arguments, **options)
+
+        monkeypatch.setattr(p.database, "write", slow)
+        await a.hold()
+        assert (await a.events()).recall == a.epoch
+
+
 async def test_asking_again_after_an_answer_that_got_lost_gives_another_epoch(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         a = await mount(p, (await nodes(p))[0])
@@ -307,6 +326,14 @@ async def test_the_kernel_of_the_old_holder_is_waited_for(tmp_path: Path) -> Non
         assert not await a.ask()
         with pytest.raises(Recalling):
             await b.change()
+        p.clock.advance(LASTS_S + MARGIN_S)
+        assert (await b.change()).attributes
+
+
+async def test_changes_wait_for_the_kernel_of_the_old_holder_as_long_as_it_said(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two = await nodes(p)
+        a, b = await (await mount(p, one)).hold(), await mount(p, two)
         await a.give_back(timeouts_s=10.0)
         p.clock.advance(9)
         with pytest.raises(Recalling):
@@ -314,6 +341,19 @@ async def test_the_kernel_of_the_old_holder_is_waited_for(tmp_path: Path) -> Non
         p.clock.advance(1)
         assert (await b.change()).attributes
         assert held(p) == (a.epoch + 1, None)
+
+
+async def test_a_change_that_waits_goes_on_when_the_kernels_time_is_over(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    async with pool(tmp_path, clock=clock) as p:  # type: ignore[arg-type]  # nobody moves it here
+        one, two = await nodes(p)
+        a, b = await (await mount(p, one)).hold(), await mount(p, two)
+        async with trio.open_nursery() as nursery:
+            made = await waiting(nursery, b.change)
+            await a.give_back(timeouts_s=TURN_S / 2)
+            began_s = trio.current_time()
+            await made.wait()
+            assert trio.current_time() - began_s == pytest.approx(TURN_S / 2, abs=TURN_S / 4)
 
 
 async def test_a_kernel_that_is_done_early_lets_the_waiting_change_go_on(tmp_path: Path) -> None:
@@ -404,10 +444,10 @@ async def test_a_holder_that_slept_goes_on_if_nobody_changed_anything(tmp_path: 
         assert await a.ask() == a.epoch
 
 
-async def test_no_renewal_overtakes_a_fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_renewal_overtakes_a_fence(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         one, two = await nodes(p)
-        a, b = await (await mount(p, one)).hold(), await mount(p, two)
+        a, command = await (await mount(p, one)).hold(), await mount(p, two, "")
         p.clock.advance(LASTS_S + MARGIN_S)
         asked: list[int] = []
 
@@ -417,7 +457,7 @@ async def test_no_renewal_overtakes_a_fence(tmp_path: Path, monkeypatch: pytest.
             asked.append(await a.ask())  # between the decision to fence and its transaction
             return fences
 
-        assert await p.services.delegations.in_turn(b.session, attempt) == a.epoch
+        assert await p.services.delegations.in_turn(command.session, attempt) == a.epoch
         assert asked == [0]
 
 
