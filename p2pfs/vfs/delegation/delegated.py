@@ -117,6 +117,7 @@ class Delegated:
 
     async def lookup(self, parent: InodeId, name: bytes) -> Entry:
         """See Namespace."""
+        await self._make_room()
         while self._answers(parent):
             found = self._known.entry(parent, name)
             if found is not None:
@@ -129,6 +130,7 @@ class Delegated:
 
     async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
+        await self._make_room()
         while self._answers(inode):
             row = self._known.row(inode)
             if row is not None:
@@ -139,6 +141,7 @@ class Delegated:
 
     async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
+        await self._make_room()
         while self._answers(inode) and limit > 0:
             row = self._known.row(inode)
             if row is None:
@@ -150,7 +153,6 @@ class Delegated:
                 if self._known.covered(inode) == math.inf:
                     return self._known.page(inode, after, limit)
                 continue
-            await self._make_room()
             generation = self._known.generation
             page = await self.inner.directory(inode, after, limit)
             if self._answers(inode) and self._known.generation == generation:
@@ -207,15 +209,18 @@ class Delegated:
                 await self._learn_more(InodeId(directory))
 
     async def _learn_row(self, inode: InodeId) -> None:
-        await self._make_room()
         generation = self._known.generation
-        row = await self.inner.attributes(inode)
+        try:
+            row = await self.inner.attributes(inode)
+        except NotFound:
+            if self._known.generation == generation:
+                self._known.take_gone(inode)
+            return
         if self._known.generation == generation:
             self._known.take_row(row)
 
     async def _learn_name(self, parent: InodeId, name: bytes) -> None:
         """With the next entries of the directory: who asks for one will ask for others."""
-        await self._make_room()
         generation = self._known.generation
         found: Entry | PoolError
         async with trio.open_nursery() as nursery:
@@ -250,6 +255,7 @@ class Delegated:
             self._known.take_page(directory, int(after), page)
 
     async def _make_room(self) -> None:
+        """At the beginning of a call only: what it learns must last until it is done."""
         if self._known.bytes > self._known_bytes:
             await self.changes.settle()
             if not self.changes.outstanding and not self._busy:
@@ -298,7 +304,9 @@ class Delegated:
     async def _direct(self, operations: Sequence[Operation]) -> Applied:
         self._directly += 1
         try:
-            return await self.inner.apply(operations)
+            applied = await self.inner.apply(operations)
+            self._known.note_opened(operations)
+            return applied
         finally:
             self._directly -= 1
             self._free(())
@@ -353,6 +361,7 @@ class Delegated:
         """Take in what a change that was sent through did; nobody can have changed it since if it `is_newest`."""
         named = {parent for operation in operations for parent in _parents(operation)}
         self._known.forget([*named, *(row.inode for row in applied.attributes), *applied.removed])
+        self._known.note_opened(operations)
         if is_newest:
             for row in applied.attributes:
                 self._known.take_row(row)

@@ -98,15 +98,13 @@ class Holding:
                 log.info("the volume is delegated to this mount (epoch %d)", told.epoch)
             await delegated.hold(told.epoch, sent_s + told.lasts_s)
             return told.lasts_s / RENEWALS
-        if delegated.epoch and not delegated.recalled.is_set():
-            log.info("the volume is delegated to this mount no more (epoch %d)", delegated.epoch)
-            delegated.let_go()
-            await self.kernel.withdraw()
+        if delegated.epoch:  # recalled, and the news are late; or overruled, which the queue will hear
+            delegated.recalled.set()
         return told.lasts_s
 
     async def _give_back(self) -> None:
         delegated = self.delegated
-        log.info("another mount of the volume appeared: its delegation (epoch %d) is returned", delegated.epoch)
+        log.info("the delegation of the volume (epoch %d) is returned: another mount appeared", delegated.epoch)
         with trio.move_on_after(STORE_S):
             await self.store()
         epoch = delegated.epoch

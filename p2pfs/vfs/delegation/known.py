@@ -78,11 +78,10 @@ class KnownTree(MemoryRules):
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything. Only while no change of it waits to be sent."""
+        """Forget everything but what this session holds open. Only while no change waits to be sent."""
         self.generation += 1
         self.bytes = 0
         self._inodes, self._names, self._up = {}, {}, {ROOT_INODE: ROOT_INODE}
-        self._open = {}
         self._absent: dict[int, set[bytes]] = {}
         self._gone: dict[int, bool] = {}
         self._covered: dict[int, float] = {}  # of a directory: all dentries up to this number are known
@@ -154,6 +153,12 @@ class KnownTree(MemoryRules):
         if row.kind == Kind.DIRECTORY:
             self._names.setdefault(row.inode, {})
 
+    def take_gone(self, inode: int) -> None:
+        """There is no such inode, it was said."""
+        if inode not in self._inodes:
+            self._gone[inode] = True
+            self.bytes += _GONE_COST
+
     def take_entry(self, parent: int, entry: Entry) -> None:
         """A name that was asked for."""
         names = self._names.setdefault(parent, {})
@@ -178,6 +183,7 @@ class KnownTree(MemoryRules):
 
     def take_page(self, directory: int, after: int, page: DirectoryPage) -> float:
         """Dentries behind `after` that were asked for; up to which number they were told."""
+        self._names.setdefault(directory, {})
         for entry in page.entries:
             self.take_entry(directory, entry)
         upto = math.inf if page.complete else max((entry.dentry for entry in page.entries), default=after)
@@ -199,6 +205,14 @@ class KnownTree(MemoryRules):
             if inode != ROOT_INODE:
                 self._up.pop(inode, None)
 
+    def note_opened(self, operations: Iterable[Operation]) -> None:
+        """These were done without this."""
+        for operation in operations:
+            if isinstance(operation, Opened):
+                self._open[operation.inode, _SESSION] = True
+            elif isinstance(operation, Released):
+                self._open.pop((operation.inode, _SESSION), None)
+
     # ---- operations
 
     def need(self, operation: Operation) -> Need | None:
@@ -216,22 +230,28 @@ class KnownTree(MemoryRules):
                 return self._need_names(old, new) or self._need_rows(*inodes) or self._need_target(operation.replaced)
             case SetAttributes() | Opened() | Commit():
                 return self._need_rows(operation.inode)
+            case Released():
+                return self._need_rows(operation.inode) if (operation.inode, _SESSION) in self._open else None
         return None
 
     def _need_rows(self, *inodes: int) -> Need | None:
-        return next((NeedRow(inode) for inode in inodes if self.row(inode) is None), None)
+        return next((NeedRow(inode) for inode in inodes if not self._is_judged(inode)), None)
+
+    def _is_judged(self, inode: int) -> bool:
+        return inode in self._inodes or inode in self._gone
 
     def _need_names(self, *places: tuple[int, bytes]) -> Need | None:
         need = self._need_rows(*(parent for parent, _ in places))
         if need is not None:
             return need
         for parent, name in places:
-            if self._inodes[parent].kind != Kind.DIRECTORY:
-                return None  # which the rules refuse
+            row = self._inodes.get(parent)
+            if row is None or row.kind != Kind.DIRECTORY:
+                continue  # which the rules refuse
             found = self._names[parent].get(name)
             if found is None and not self._is_absent(parent, name):
                 return NeedName(parent, name)
-            if found is not None and self.row(found.inode) is None:
+            if found is not None and not self._is_judged(found.inode):
                 return NeedRow(found.inode)
         return None
 
@@ -243,7 +263,12 @@ class KnownTree(MemoryRules):
         return NeedListing(inode)
 
     def can_judge(self, operation: Operation) -> bool:
-        """Whether a move of a directory can be known not to be one below itself."""
+        """Whether it is known enough for the rules: that a moved directory does not come below itself, what releasing
+        an inode does that was not opened by this session's own word, whether there still is what was read."""
+        if isinstance(operation, Accessed):
+            return self._is_judged(operation.inode)
+        if isinstance(operation, Released):
+            return (operation.inode, _SESSION) in self._open
         if not isinstance(operation, Rename):
             return True
         ends = [operation.new_parent, operation.parent] if operation.flags & RENAME_EXCHANGE else [operation.new_parent]
