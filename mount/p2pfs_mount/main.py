@@ -76,6 +76,7 @@ class _Mount:
             async with inspectable(), attach(
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
+                mount_point=os.fsencode(self._path).decode(errors="replace"),
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:

@@ -5,6 +5,7 @@ Used by the mount and by commands that read a volume without mounting it. Nothin
 
 import logging
 import os
+import platform
 import secrets
 import ssl
 import time
@@ -175,10 +176,12 @@ async def attach(
     read_only: bool = False,
     access_times: bool = True,
     hard: bool = False,
+    mount_point: str = "",
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
     what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
-    all the same.
+    all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one that is
+    alone.
 
     Raises:
         UserError: No such volume, wrong passphrase.
@@ -190,7 +193,8 @@ async def attach(
         keys = await pool.keys(home, info, passphrase())
         namespace = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout, endless=hard,
+            request=OpenSession(platform.node(), mount_point, read_only),
+            io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
         nursery.start_soon(_maintain, namespace)
