@@ -347,6 +347,10 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
         async with trio.open_nursery() as nursery:
             yield DelegatedWorld(MemoryWorld(), nursery)
             nursery.cancel_scope.cancel()
+    elif kind == "delegated-remote":
+        async with served(directory) as far, trio.open_nursery() as nursery:
+            yield DelegatedWorld(far, nursery)
+            nursery.cancel_scope.cancel()
     elif kind == "inline":
         database = InlineDatabase()
         inline = SqlWorld(database)
@@ -413,7 +417,7 @@ def _inner(namespace: Namespace) -> Namespace:
     return namespace.inner
 
 
-KINDS = ("memory", "inline", "sqlite", "remote", "delegated")
+KINDS = ("memory", "inline", "sqlite", "remote", "delegated", "delegated-remote")
 
 
 class Hand:

@@ -200,7 +200,9 @@ class Run:
             await self.another()
         else:
             await self.delegated.settle()
-            if not self.far.asking:  # the coordinator counts from its answer, so it never ends what it just renewed
+            if (
+                self.delegated.holds and not self.far.asking
+            ):  # the coordinator counts from its answer, so it never ends what it just renewed
                 self.under.delegation.revoke()
                 self.delegated._until_s = -math.inf
 

@@ -31,12 +31,9 @@ from p2pfs.wire.namespace import (
     DirectoryPage,
     Entry,
     ExtentPage,
-    Link,
     Make,
     Operation,
-    Rename,
     Space,
-    Unlink,
     XattrPage,
 )
 
@@ -148,17 +145,18 @@ class Delegated:
                 await self._learn_row(inode)
                 continue
             self._known.require_directory(inode, removed_too=True)
-            if self._known.covered(inode) == math.inf:
-                await trio.lowlevel.checkpoint()
-                if self._known.covered(inode) == math.inf:
-                    return self._known.page(inode, after, limit)
-                continue
-            generation = self._known.generation
-            page = await self.inner.directory(inode, after, limit)
-            if self._answers(inode) and self._known.generation == generation:
+            upto = self._known.covered(inode)
+            if upto < math.inf:
+                generation = self._known.generation
+                page = await self.inner.directory(inode, after, limit)
+                if not self._answers(inode) or self._known.generation != generation:
+                    continue
                 upto = self._known.take_page(inode, after, page)
-                found = self._known.between(inode, after, upto, limit + 1)
-                return DirectoryPage(found[:limit], page.complete and len(found) <= limit)
+            found, lacking = self._known.between(inode, after, upto, limit + 1)
+            if not lacking:
+                return DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
+            for number in lacking:  # a change of them went through
+                await self._learn_row(InodeId(number))
         await self._ordered()
         return await self.inner.directory(inode, after, limit)
 
@@ -359,8 +357,8 @@ class Delegated:
 
     def _adopt(self, operations: Sequence[Operation], applied: Applied, *, is_newest: bool) -> None:
         """Take in what a change that was sent through did; nobody can have changed it since if it `is_newest`."""
-        named = {parent for operation in operations for parent in _parents(operation)}
-        self._known.forget([*named, *(row.inode for row in applied.attributes), *applied.removed])
+        self._known.forget(inode for operation in operations for inode in concerns(operation))
+        self._known.forget([*(row.inode for row in applied.attributes), *applied.removed])
         self._known.note_opened(operations)
         if is_newest:
             for row in applied.attributes:
@@ -389,9 +387,3 @@ class Delegated:
     async def held(self) -> list[InodeId]:
         """See Namespace."""
         return await self.inner.held()
-
-
-def _parents(operation: Operation) -> tuple[int, ...]:
-    if isinstance(operation, Make | Link | Unlink):
-        return (operation.parent,)
-    return (operation.parent, operation.new_parent) if isinstance(operation, Rename) else ()

@@ -115,27 +115,28 @@ class KnownTree(MemoryRules):
         """All dentries up to this number are known; inf when all are."""
         return self._covered.get(directory, 0)
 
-    def page(self, directory: int, after: int, limit: int) -> DirectoryPage:
-        """Of a directory whose dentries are all known."""
-        found = self.between(directory, after, math.inf, limit + 1)
-        return DirectoryPage(found[:limit], len(found) <= limit)
-
-    def between(self, directory: int, after: int, upto: float, limit: int) -> list[Entry]:
-        """The known entries with numbers above `after`, ascending, up to `upto`."""
-        names, order = self._names[directory], self._sorted(directory)
+    def between(self, directory: int, after: int, upto: float, limit: int) -> tuple[list[Entry], list[int]]:
+        """The known entries with numbers above `after`, ascending, up to `upto`; and the inodes of those among them
+        whose attributes are not known."""
+        names, order = self._names.get(directory, {}), self._sorted(directory)
         first = bisect_right(order, after, key=itemgetter(0))
-        found = []
+        found, lacking = [], []
         for dentry, name in order[first : first + limit]:
             if dentry > upto:
                 break
             known = names[name]
-            found.append(Entry(dentry, name, known.tag, self._inodes[known.inode]))
-        return found
+            row = self._inodes.get(known.inode)
+            if row is None:
+                lacking.append(known.inode)
+            else:
+                found.append(Entry(dentry, name, known.tag, row))
+        return found, lacking
 
     def _sorted(self, directory: int) -> list[tuple[int, bytes]]:
         order = self._order.get(directory)
         if order is None:
-            order = sorted(((known.dentry, name) for name, known in self._names[directory].items()), key=itemgetter(0))
+            names = self._names.get(directory, {})
+            order = sorted(((known.dentry, name) for name, known in names.items()), key=itemgetter(0))
             self._order[directory] = order
         return order
 
