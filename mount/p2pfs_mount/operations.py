@@ -207,7 +207,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.tree.make(InodeId(parent), name, Kind.SYMLINK, 0o777, _owner(ctx), target=target)
+        inode = await self._fs.make_link(InodeId(parent), name, target, _owner(ctx))
         return self._reply(inode)
 
     @guarded_number
@@ -280,7 +280,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded_number
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        """Names are committed before their call returns: nothing is left to do."""
+        await self._fs.sync_names()
 
     # ---- files
 

@@ -57,6 +57,8 @@ class Unsaved:
     def discard(self, inode: Inode) -> None:
         """The inode is no more: its unsaved bytes are nobody's."""
         for freeze in list(inode.frozen):
+            if freeze.uploading is not None:
+                freeze.uploading.cancel()
             self.drop(inode, freeze)
         for mib in inode.active.values():
             self.credits.give(mib.cost)
