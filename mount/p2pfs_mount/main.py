@@ -194,6 +194,7 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
         "lost_bytes": attached.filesystem.writer.lost_bytes,
         "fetched_bytes": attached.fetched_bytes(),
         "unexpected_errors": operations.unexpected,
+        "kernel_trusted": len(operations.trust),
         "kernel_notifications": kernel.done,
         "kernel_notifications_waiting": kernel.waiting,
         "kernel_notification_overflows": kernel.overflows,

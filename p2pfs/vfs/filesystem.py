@@ -61,7 +61,11 @@ class Filesystem:
         limits: Limits,
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
+        trust: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self.trust = trust
+        """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
+        volume, and for some seconds after that ended, as answers begun before may still be on their way."""
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
@@ -102,6 +106,7 @@ class Filesystem:
         limits: Limits,
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
+        trust: Callable[[], float] = lambda: 0.0,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -110,8 +115,9 @@ class Filesystem:
         """
         async with trio.open_nursery() as nursery:
             filesystem = cls(
-                keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns, copies=copies
-            )
+                keys, volume, namespace, store, places, space, nursery,
+                limits=limits, now_ns=now_ns, copies=copies, trust=trust,
+            )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
             nursery.start_soon(filesystem._keeper.tell)

@@ -14,7 +14,7 @@ from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.tree import Owner
-from p2pfs_mount.operations import DOTS
+from p2pfs_mount.entries import DOTS
 from p2pfs_mount.xattrs import XattrOperations
 
 pytestmark = pytest.mark.l2
