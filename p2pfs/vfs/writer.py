@@ -17,7 +17,7 @@ from p2pfs.types import MIB, Buffer
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
-from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
+from p2pfs.vfs.dirty import FREEZE_COST, MOST_RUNS, RUN_COST, DirtyMib, pack
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
 from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
@@ -142,10 +142,11 @@ class Writer:
             end=max(mib.end for mib in mibs.values()),
             mtime_ns=inode.mtime_ns or self._now_ns(),
             bytes=sum(mib.bytes for mib in mibs.values()),
-            cost=sum(mib.cost for mib in mibs.values()),
+            cost=FREEZE_COST + sum(mib.cost for mib in mibs.values()),
             runs=sum(len(mib.runs) for mib in mibs.values()),
             inline=inode.size <= self._limits.small_file,
         )
+        self._credits.charge(FREEZE_COST)
         inode.frozen.append(freeze)
         self._nursery.start_soon(self._store, inode, freeze)
 

@@ -13,7 +13,7 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import CoordinatorAway, Fenced, NoSpace, Unavailable
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import KIB, ROOT_INODE
+from p2pfs.types import KIB, MIB, ROOT_INODE
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.limits import Durability, Limits, WriteLimits
@@ -284,6 +284,25 @@ async def test_a_name_is_replaced_only_behind_the_bytes_of_what_replaces_it(data
         else:
             await rename()
         assert (await names.attributes(handle.inode.id)).size == len(data)
+
+
+async def test_many_small_files_on_their_way_are_bounded_by_what_each_takes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    names = LateNamespace.fresh()
+    small = Limits(WriteLimits(dirty_bytes=4 * MIB), durability=Durability.FSYNC)
+    async with filesystem(names, MemoryStore(), limits=small) as fs:
+        names.refuses = CoordinatorAway("nobody answers")
+        made = 0
+        with trio.move_on_after(1) as waiting:
+            while True:
+                await close(fs, await make(fs, b"%d" % made, b"x"))
+                made += 1
+        assert waiting.cancelled_caught
+        assert made < 4 * MIB / (6 * KIB)
+        names.refuses = None
+        await fs.settle_all()
+        assert fs.writer.unsaved_bytes() == 0
 
 
 async def test_truncating_waits_for_earlier_bytes() -> None:
