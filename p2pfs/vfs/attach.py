@@ -37,7 +37,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.limits import Limits, WriteLimits
+from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
@@ -203,12 +203,18 @@ async def attach(
         space = ReservedSpace(namespace.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
         store = await _store(home, settings, pool, places, space, copies, nursery)
+        durability = Durability(settings.durability)
         limits = Limits(
             write=WriteLimits(
-                settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout, hard=hard
+                settings.write_buffer,
+                info.small_file_bytes,
+                info.dedup,
+                age_s=PROMPT_AGE_S if durability is Durability.FSYNC else AGE_S,
+                io_timeout_s=settings.io_timeout,
+                hard=hard,
             ),
             memory_cache=settings.memory_cache,
-            close_waits=settings.durability == "close",
+            durability=durability,
             access_times=access_times and not read_only,
         )
         writing: Space = EndlessSpace() if read_only else space
