@@ -6,6 +6,7 @@ returns the delegation.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -92,6 +93,22 @@ class KernelTrust:
                 self._old.difference_update(portion)
         if self._until == until:
             self._until = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What one kernel believes, for whoever holds the delegation: see `vfs.delegation.holding.KernelTrust`."""
+
+    trust: KernelTrust
+    kernel: KernelCache
+
+    def longest_s(self) -> float:
+        """For how long the kernel may still answer by itself."""
+        return self.trust.longest_s()
+
+    async def withdraw(self) -> None:
+        """On return it has forgotten."""
+        await self.trust.withdraw(self.kernel)
 
 
 async def _forget(kernel: KernelCache, portion: Sequence[int | tuple[int, bytes]]) -> None:
