@@ -26,6 +26,8 @@ from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Request, Response, Server
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ROOT_INODE, ChunkId, Kind, NodeId, PeerState, Role, SessionId, VolumeId
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.wire import answers
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
@@ -341,6 +343,14 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
     """A world of one of KINDS."""
     if kind == "memory":
         yield MemoryWorld()
+    elif kind == "delegated":
+        async with trio.open_nursery() as nursery:
+            yield DelegatedWorld(MemoryWorld(), nursery)
+            nursery.cancel_scope.cancel()
+    elif kind == "delegated-remote":
+        async with served(directory) as far, trio.open_nursery() as nursery:
+            yield DelegatedWorld(far, nursery)
+            nursery.cancel_scope.cancel()
     elif kind == "inline":
         database = InlineDatabase()
         inline = SqlWorld(database)
@@ -357,7 +367,57 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
             yield remote
 
 
-KINDS = ("memory", "inline", "sqlite", "remote")
+class DelegatedWorld:
+    """A world whose first mount holds the delegation while it is alone. Mounts run as long as the nursery."""
+
+    def __init__(self, base: World, nursery: trio.Nursery) -> None:
+        self.base, self._nursery = base, nursery
+        self._mounts: list[Delegated] = []
+
+    async def mount(self, *, read_only: bool = False) -> Namespace:
+        inner = await self.base.mount(read_only=read_only)
+        delegated = Delegated(inner, now=trio.current_time, io_timeout_s=10.0)  # type: ignore[arg-type]
+        self._nursery.start_soon(Holding(delegated, trio.current_time).hold)
+        self._mounts.append(delegated)
+        while len(self._mounts) == 1 and not (read_only or delegated.holds):
+            await trio.lowlevel.checkpoint()
+        while len(self._mounts) > 1 and any(mount.epoch for mount in self._mounts):
+            for mount in self._mounts:
+                if mount.epoch:
+                    mount.recalled.set()  # as the coordinator says with events, which the test may not ask for
+            await trio.lowlevel.checkpoint()
+        return delegated
+
+    async def end(self, namespace: Namespace) -> None:
+        await namespace.settle()
+        await self.base.end(_inner(namespace))
+
+    async def purge(self, chunk: ChunkId) -> None:
+        await self._settled()
+        await self.base.purge(chunk)
+
+    async def reap(self) -> None:
+        await self._settled()
+        await self.base.reap()
+
+    async def fall_asleep(self, namespace: Namespace) -> None:
+        await self.base.fall_asleep(_inner(namespace))
+
+    async def lapse(self) -> None:
+        await self._settled()
+        await self.base.lapse()
+
+    async def _settled(self) -> None:
+        for mount in self._mounts:
+            await mount.settle()
+
+
+def _inner(namespace: Namespace) -> Namespace:
+    assert isinstance(namespace, Delegated)
+    return namespace.inner
+
+
+KINDS = ("memory", "inline", "sqlite", "remote", "delegated", "delegated-remote")
 
 
 class Hand:

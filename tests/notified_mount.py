@@ -1,10 +1,12 @@
 """A program for tests of notifications: a small real mount whose handlers wait when they are told to.
 
-    python notified_mount.py MOUNT_POINT (storm COUNT | stuck WAY DEADLINE)
+    python notified_mount.py MOUNT_POINT (storm COUNT | stuck WAY DEADLINE | trust)
 
 The root has a file `file`; every mkdir fails with EEXIST. *storm* notifies the kernel COUNT times of the same inodes
 and names while others read and mkdir, and says so. *stuck* lets the first mkdir wait for ever, notifies the kernel of
 its name, and ends as a mount does; WAY says how it may cut the connection: `force`, `file=DIRECTORY` or `none`.
+*trust* lets the kernel believe for long what it is told; at the first mkdir a name `late` is there, `file` is longer,
+and the kernel is made to forget. It says how often names and attributes were asked for before and after.
 """
 
 import errno
@@ -22,9 +24,11 @@ from p2pfs import exitcodes
 from p2pfs.runtime import log
 from p2pfs_mount import connection
 from p2pfs_mount.connection import Connection, Cut
+from p2pfs_mount.entries import nothing
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import guarded
 from p2pfs_mount.pending import Pending
+from p2pfs_mount.trust import KernelTrust
 
 FILE = 2
 SIZE = 1 << 20
@@ -41,19 +45,30 @@ class Operations(pyfuse3.Operations):
         self.unexpected = 0
         self.hangs = False
         self.hanging = trio.Event()
+        self.trusted_s = 0.0
+        self.trust = KernelTrust(lambda: self.trusted_s)
+        self.asked: list[str] = []
+        self.is_changed = False
+        self.changed = trio.Event()
 
     async def getattr(self, number: int, ctx: object = None) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.InodeT(number)
         entry.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 if number == FILE else stat.S_IFDIR | 0o755)
-        entry.st_nlink, entry.st_size = 2, SIZE
-        entry.attr_timeout = entry.entry_timeout = 1.0
+        entry.st_nlink, entry.st_size = 2, SIZE + self.is_changed
+        entry.attr_timeout = self.trust.inode_s(number)
+        self.asked.append(str(number))
         return entry
 
     async def lookup(self, parent: int, name: bytes, ctx: object) -> pyfuse3.EntryAttributes:
-        if name != b"file":
-            raise pyfuse3.FUSEError(errno.ENOENT)
-        return await self.getattr(FILE)
+        self.asked.append(name.decode())
+        if name != b"file" and not (name == b"late" and self.is_changed):
+            if not self.trusted_s:
+                raise pyfuse3.FUSEError(errno.ENOENT)
+            return nothing(self.trust.name_s(parent, name))
+        entry = await self.getattr(FILE)
+        entry.entry_timeout = self.trust.name_s(parent, name)
+        return entry
 
     @guarded
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: object) -> pyfuse3.EntryAttributes:
@@ -61,6 +76,7 @@ class Operations(pyfuse3.Operations):
             self.hanging.set()
             await trio.sleep_forever()
         await trio.sleep(0.0005)
+        self.changed.set()
         raise pyfuse3.FUSEError(errno.EEXIST)
 
     async def open(self, number: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
@@ -87,6 +103,16 @@ async def storm(kernel: KernelCache, count: int) -> None:
     say(stormed=kernel.done, overflows=kernel.overflows, slowest_put_s=slowest, queued_s=queued)
 
 
+async def withdrawn(operations: Operations, kernel: KernelCache) -> None:
+    operations.trusted_s = 30.0
+    say(ready=True)
+    await operations.changed.wait()
+    operations.is_changed, operations.trusted_s = True, 0.0
+    before, operations.asked = operations.asked, []
+    await operations.trust.withdraw(kernel)
+    say(asked=before, left_s=operations.trust.longest_s())
+
+
 async def serve(path: Path, mode: str, arguments: list[str]) -> int:
     operations = Operations()
     pyfuse3.init(operations, str(path), {"fsname=test", "subtype=p2pfs"})
@@ -100,6 +126,9 @@ async def serve(path: Path, mode: str, arguments: list[str]) -> int:
     async def play() -> None:
         if mode == "storm":
             await storm(kernel, int(arguments[0]))
+            return
+        if mode == "trust":
+            await withdrawn(operations, kernel)
             return
         operations.hangs = True
         say(ready=True)

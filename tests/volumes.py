@@ -35,6 +35,7 @@ async def filesystem(
     space: Space | None = None,
     now_ns: Callable[[], int] | None = None,
     copies: LateCopies | None = None,
+    trust: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -47,5 +48,6 @@ async def filesystem(
         limits=limits or Limits(),
         now_ns=now_ns or ticking(),
         copies=copies,
+        trust=trust,
     ) as served:
         yield served

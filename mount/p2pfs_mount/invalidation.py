@@ -8,6 +8,7 @@ cannot be ended, nor can its process: `watch` sees to it that the connection is 
 Made by `main` behind `pyfuse3.init`; closed before `pyfuse3.close`, which frees what the threads use.
 """
 
+import contextlib
 import errno
 import logging
 import math
@@ -70,6 +71,7 @@ class KernelCache:
         self._under_way = [0] * threads  # the number of each thread's call, 0 between calls
         self._calls = 0
         self._is_held_up = False
+        self._awaited: list[Callable[[], None]] = []  # who waits until nothing waits
         self.done = 0
         self.overflows = 0
         self._threads = [
@@ -107,6 +109,23 @@ class KernelCache:
             self._waiting[item] = content or self._waiting.get(item, False)
             self._changed.notify()
 
+    async def idle(self) -> None:
+        """Wait until the kernel was told all that waits, or it was dropped (`overflows`, or at the end). That takes as
+        long as calls hang."""
+        token, told = trio.lowlevel.current_trio_token(), trio.Event()
+        with self._changed:
+            self._awaited.append(lambda: token.run_sync_soon(told.set))
+            self._tell_if_idle()
+        await told.wait()
+
+    def _tell_if_idle(self) -> None:
+        """Called with the lock held."""
+        if self._closed or (not self._waiting and not any(self._under_way)):
+            with contextlib.suppress(trio.RunFinishedError):
+                for tell in self._awaited:
+                    tell()
+            self._awaited.clear()
+
     async def watch(self) -> None:
         """Call `stuck` once a call has hung for the deadline because of this mount, then return; until then, run until
         cancelled. A program can hold what a call waits for as long as it likes (a directory while it reads it into
@@ -132,6 +151,7 @@ class KernelCache:
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._tell_if_idle()
             self._changed.notify_all()
         with trio.CancelScope(shield=True):
             while not await trio.to_thread.run_sync(self._joined):
@@ -148,6 +168,7 @@ class KernelCache:
         while True:
             with self._changed:
                 self._under_way[index] = 0
+                self._tell_if_idle()
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 if self._closed:

@@ -23,6 +23,7 @@ from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
+from p2pfs_mount.trust import Believed
 from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class _Mount:
         kernel = KernelCache(
             deadline_s=stuck_s, stuck=cut.stuck, hangs=lambda: operations.pending.oldest_s() >= stuck_s
         )
+        attached.holding.kernel = Believed(operations.trust, kernel)
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
             lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)
@@ -162,14 +164,18 @@ class _Mount:
         except PoolError as error:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("some written data could not be stored: %s", error)
+        if attached.filesystem.writer.lost_bytes:
+            self._exit_code = exitcodes.DATA_NOT_STORED
 
-    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> None:
-        """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted."""
+    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> int:
+        """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted.
+        Returns how many bytes were given up before: nothing would be gained by staying."""
         try:
             await attached.filesystem.settle_all(report)
         finally:
             self._release(operations)
         await trio.to_thread.run_sync(life.unmount, self._path)
+        return attached.filesystem.writer.lost_bytes
 
     def _release(self, operations: Operations) -> None:
         """Who waits in a hard mount would keep it for ever; in others all end by themselves."""
@@ -187,8 +193,11 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
     return {
         "known_inodes": attached.filesystem.known(),
         "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
+        "store_failures": attached.filesystem.writer.failures,
+        "lost_bytes": attached.filesystem.writer.lost_bytes,
         "fetched_bytes": attached.fetched_bytes(),
         "unexpected_errors": operations.unexpected,
+        "kernel_trusted": len(operations.trust),
         "kernel_notifications": kernel.done,
         "kernel_notifications_waiting": kernel.waiting,
         "kernel_notification_overflows": kernel.overflows,

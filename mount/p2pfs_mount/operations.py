@@ -30,37 +30,20 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from p2pfs.errors import Corrupt, PoolError
+from p2pfs.errors import NotFound, PoolError
 from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
+from p2pfs_mount.entries import KINDS, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.pending import Pending
+from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
 log = logging.getLogger(__name__)
 
-KERNEL_CACHE_S: Final = 1.0
-"""How long the kernel may answer from its own memory: names and attributes are at most this stale (P9)."""
 PAGE_ENTRIES: Final = 512
-DOTS: Final = 2
-DIRECTORY_BYTES: Final = 4096
-"""What a directory says its size is: as on ext4, and like there it says nothing of its content."""
-PREFERRED_BYTES: Final = 128 * 1024
-"""st_blksize: what programs take as their buffer size."""
-
-_TYPES: Final = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.SOCKET: stat.S_IFSOCK,
-    Kind.CHARACTER: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-}
-_KINDS: Final = {number: kind for kind, number in _TYPES.items()}
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,6 +104,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, *, io_timeout_s: float, hard: bool = False) -> None:
         super().__init__()
         self._fs = filesystem
+        self.trust = KernelTrust(filesystem.trust)
         # the layers below have deadlines by progress; this one only catches what they miss
         self.pending = Pending(math.inf if hard else 10 * io_timeout_s)
         self.unexpected = 0
@@ -136,13 +120,31 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def lookup(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.lookup(InodeId(parent), name)
-        return self._reply(inode)
+        try:
+            inode = await self._fs.lookup(InodeId(parent), name)
+        except NotFound:
+            seconds = self.trust.name_s(parent, name)
+            if seconds <= KERNEL_CACHE_S:
+                raise
+            return nothing(seconds)
+        return self._reply(parent, name, inode)
 
-    def _reply(self, inode: Inode) -> EntryAttributes:
-        """Attributes whose delivery counts as one more kernel reference."""
-        entry = _entry(inode.stat())
+    # what is given for long must reach the kernel before it is withdrawn: no checkpoint between these and the return
+
+    def _reply(self, parent: int, name: bytes, inode: Inode) -> EntryAttributes:
+        """What a name leads to; its delivery counts as one more kernel reference."""
+        entry = self._named(parent, name, inode)
         self._fs.refer(inode)
+        return entry
+
+    def _named(self, parent: int, name: bytes, inode: Inode) -> EntryAttributes:
+        entry = self._attributes(inode.stat())
+        entry.entry_timeout = self.trust.name_s(parent, name)
+        return entry
+
+    def _attributes(self, row: Stat) -> EntryAttributes:
+        entry = entry_of(row)
+        entry.attr_timeout = self.trust.inode_s(row.inode)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -155,7 +157,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded_number
     async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _entry(await self._fs.stat(InodeId(number)))
+        return self._attributes(await self._fs.stat(InodeId(number)))
 
     @guarded_number
     async def setattr(
@@ -170,7 +172,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return _entry(changed)
+        return self._attributes(changed)
 
     @guarded
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -190,12 +192,12 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        kind = _KINDS.get(stat.S_IFMT(mode), Kind.FILE)
+        kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
         inode = await self._fs.make(
             InodeId(parent), name, kind, stat.S_IMODE(mode), _owner(ctx),
             rdev=rdev, umask=ctx.umask, inherit=self.enable_acl,
         )  # fmt: skip
-        return self._reply(inode)
+        return self._reply(parent, name, inode)
 
     @guarded
     async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
@@ -203,12 +205,12 @@ class Operations(pyfuse3.Operations):
             InodeId(parent), name, Kind.DIRECTORY, stat.S_IMODE(mode), _owner(ctx),
             umask=ctx.umask, inherit=self.enable_acl,
         )  # fmt: skip
-        return self._reply(inode)
+        return self._reply(parent, name, inode)
 
     @guarded
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.tree.make(InodeId(parent), name, Kind.SYMLINK, 0o777, _owner(ctx), target=target)
-        return self._reply(inode)
+        inode = await self._fs.make_link(InodeId(parent), name, target, _owner(ctx))
+        return self._reply(parent, name, inode)
 
     @guarded_number
     async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
@@ -216,7 +218,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded_number
     async def link(self, number: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(await self._fs.link(InodeId(number), InodeId(parent), name))
+        return self._reply(parent, name, await self._fs.link(InodeId(number), InodeId(parent), name))
 
     @guarded
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -250,16 +252,17 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         handle = self._directories[fh]
         rewound = start == 0
-        for cookie, number in _dots(handle.inode, self._fs.parent(handle.inode))[start:]:
+        for cookie, number in dots(handle.inode, self._fs.parent(handle.inode))[start:]:
             name = FileNameT(b"." * cookie)
-            if not pyfuse3.readdir_reply(token, name, _dot(number), cookie):  # counts as no reference
+            if not pyfuse3.readdir_reply(token, name, dot(number), cookie):  # counts as no reference
                 return
             start = cookie
         if rewound or start != handle.next:  # rewinddir, seekdir, or another reader of the same handle
             handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
+        is_empty = True
         while True:
             if handle.at == len(handle.listed):
-                if handle.complete:
+                if handle.complete or not is_empty:
                     return
                 handle.listed, handle.complete = await self._fs.directory(
                     handle.inode, DentryId(handle.next - 1), PAGE_ENTRIES
@@ -268,8 +271,10 @@ class Operations(pyfuse3.Operations):
                 continue
             listed = handle.listed[handle.at]
             cookie = listed.cookie + 1
-            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), _entry(listed.inode.stat()), cookie):
+            entry = self._named(handle.inode, listed.name, listed.inode)
+            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), entry, cookie):
                 return
+            is_empty = False
             self._fs.refer(listed.inode)
             handle.at += 1
             handle.next = cookie
@@ -280,7 +285,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded_number
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        """Names are committed before their call returns: nothing is left to do."""
+        await self._fs.sync_names()
 
     # ---- files
 
@@ -292,7 +297,7 @@ class Operations(pyfuse3.Operations):
             InodeId(parent), name, stat.S_IMODE(mode), _owner(ctx),
             umask=ctx.umask, inherit=self.enable_acl, append=bool(flags & os.O_APPEND),
         )  # fmt: skip
-        return self._opened(handle), self._reply(handle.inode)
+        return self._opened(handle), self._reply(parent, name, handle.inode)
 
     @guarded_number
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -336,41 +341,5 @@ class Operations(pyfuse3.Operations):
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
 
 
-def _dots(number: InodeId, parent: InodeId) -> list[tuple[int, InodeId]]:
-    """Cookies and inodes of "." and ".."."""
-    return [(1, number), (DOTS, parent)]
-
-
-def _dot(number: InodeId) -> EntryAttributes:
-    """Number and kind: the kernel takes nothing else of these two."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino, entry.st_mode = InodeT(number), ModeT(stat.S_IFDIR)
-    return entry
-
-
 def _owner(ctx: RequestContext) -> Owner:
     return Owner(ctx.uid, ctx.gid)
-
-
-def _entry(row: Stat) -> EntryAttributes:
-    """Raises Corrupt on numbers that no kernel takes: they are the coordinator's word alone."""
-    try:
-        return _filled(row)
-    except OverflowError:
-        raise Corrupt(f"inode {row.inode}: its attributes are impossible") from None
-
-
-def _filled(row: Stat) -> EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = InodeT(row.inode)
-    entry.generation = 0
-    entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_S
-    entry.st_mode = ModeT(_TYPES[row.kind] | row.mode)
-    entry.st_nlink = row.links
-    entry.st_uid, entry.st_gid = row.uid, row.gid
-    entry.st_rdev = row.rdev
-    entry.st_size = DIRECTORY_BYTES if row.kind is Kind.DIRECTORY else row.size
-    entry.st_blksize = PREFERRED_BYTES
-    entry.st_blocks = -(-entry.st_size // 512)
-    entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = row.atime_ns, row.mtime_ns, row.ctime_ns
-    return entry

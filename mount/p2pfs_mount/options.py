@@ -55,6 +55,8 @@ class MountOptions:
                 values["read_only"] = True
             elif name in ("allow_other", "hard", "xattr") and not given:
                 values[name] = True
+            elif name == "sync" and not given:
+                settings["durability"] = "sync"
             elif name == "noatime" and not given:
                 values["access_times"] = False
             elif name in ("passphrase_file", "home") and value:
@@ -63,8 +65,8 @@ class MountOptions:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, home=, "
-                    "passphrase_file= and the settings of docs/commands.md"
+                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, sync, "
+                    "home=, passphrase_file= and the settings of docs/commands.md"
                 )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above
 

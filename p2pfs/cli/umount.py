@@ -19,6 +19,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import MountPoint
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
+from p2pfs.runtime.sizes import format_size
 
 SILENCE_S: Final = 60.0
 """Longest time without any line from the mount; it reports about once a second while it stores."""
@@ -34,6 +35,7 @@ class _Line(msgspec.Struct):
 
     pending_bytes: int | None = None
     done: bool = False
+    lost_bytes: int = 0
     error: str | None = None
     exit_code: int = exitcodes.DATA_NOT_STORED
 
@@ -72,7 +74,8 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
     """Unmount `path` (canonical) once all is stored; on return the mount is gone.
 
     Raises:
-        UserError: NOT_MOUNTED, BUSY (files are open), DATA_NOT_STORED, or the mount does not answer (FAILED).
+        UserError: NOT_MOUNTED, BUSY (files are open), DATA_NOT_STORED (it stays mounted unless what is missing is lost
+            for good), or the mount does not answer (FAILED).
     """
     kind = mounts.mounted_type(path)
     record = mounts.find(path)
@@ -83,8 +86,15 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
     if record is None or not record.alive():
         _detach_orphan(path, record)
         return
-    if _converse(record, path, progress, silence_s):
+    lost_bytes = _converse(record, path, progress, silence_s)
+    if lost_bytes is not None:
         _await_gone(record, path)
+        if lost_bytes:
+            raise UserError(
+                f"{path} is unmounted, but {format_size(lost_bytes)} written there could not be stored and are lost: "
+                "the mount's log says which and why",
+                exitcodes.DATA_NOT_STORED,
+            )
     elif clear_dead(path):
         raise UserError(
             f"the process of the mount at {path} died while it was storing: what it had not stored is lost",
@@ -144,8 +154,9 @@ def _is_dead(path: Path) -> bool:
     return False
 
 
-def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silence_s: float) -> bool:
-    """Whether the mount says that all is stored; False when its process ended without a verdict."""
+def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silence_s: float) -> int | None:
+    """How many bytes are lost, once the mount says that all others are stored; None when its process ended without a
+    verdict."""
     try:
         with mounts.dial(Path(record.socket), silence_s) as connection, connection.makefile("rb") as lines:
             connection.sendall(b'{"op":"umount"}\n')
@@ -156,13 +167,13 @@ def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silenc
                 if line.error is not None:
                     raise UserError(f"{path} stays mounted: {line.error}", line.exit_code)
                 if line.done:
-                    return True
+                    return line.lost_bytes
     except (OSError, msgspec.DecodeError) as error:
         if record.alive():
             raise UserError(
                 f"the mount at {path} does not answer ({error}): try again, or use --force", exitcodes.FAILED
             ) from None
-    return False
+    return None
 
 
 def _await_gone(record: mounts.MountRecord, path: Path) -> None:

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     small_file: Size = 16 * KIB  # files up to this size live in the metadata
     dedup: Switch = True
     # A mount.
-    durability: DurabilityMode = "close"  # or "fsync": then only fsync waits for the pool
+    durability: DurabilityMode = "close"  # or "fsync": then only fsync waits for the pool; or "sync": every change does
     io_timeout: Duration = 30.0  # time without progress
     cache_size: AutomaticSize = None  # 10 GiB or 10 % of the disk, whichever is less
     memory_cache: Size = 128 * MIB
@@ -142,7 +142,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "switch": _parse_switch,
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
-    "durability": _one_of("close", "fsync"),
+    "durability": _one_of("close", "fsync", "sync"),
     "relay": _one_of("auto", "on", "off"),
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {

@@ -4,6 +4,7 @@ Used by the mount and by commands that read a volume without mounting it. Nothin
 """
 
 import logging
+import math
 import os
 import platform
 import secrets
@@ -36,8 +37,10 @@ from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.limits import Limits, WriteLimits
+from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
@@ -70,6 +73,8 @@ class Attached:
     map: Callable[[], PoolMap]
     fetched_bytes: Callable[[], int]
     """Sealed bytes that came from peers, not from the disk cache."""
+    holding: Holding
+    """Whoever gives it to a kernel says what the kernel believes."""
 
 
 class Pool:
@@ -191,33 +196,50 @@ async def attach(
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
-        namespace = await RemoteNamespace.open(
+        remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
             request=OpenSession(platform.node(), mount_point, read_only),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
-        nursery.start_soon(_maintain, namespace)
+        nursery.start_soon(_maintain, remote)
         nursery.start_soon(_keep_renewed, home, pool)
+        namespace = Delegated(remote, now=_boot_time_s, io_timeout_s=math.inf if hard else settings.io_timeout)
+        holding = Holding(namespace, _boot_time_s)
         places = Places(namespace)
-        space = ReservedSpace(namespace.reserve, lambda: copies_wanted(pool.map)[1], time.time)
+        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
         store = await _store(home, settings, pool, places, space, copies, nursery)
+        durability = Durability(settings.durability)
         limits = Limits(
             write=WriteLimits(
-                settings.write_buffer, info.small_file_bytes, info.dedup, io_timeout_s=settings.io_timeout, hard=hard
+                settings.write_buffer,
+                info.small_file_bytes,
+                info.dedup,
+                age_s=PROMPT_AGE_S if durability is Durability.FSYNC else AGE_S,
+                io_timeout_s=settings.io_timeout,
+                hard=hard,
             ),
             memory_cache=settings.memory_cache,
-            close_waits=settings.durability == "close",
+            durability=durability,
             access_times=access_times and not read_only,
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
-            keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns, copies=copies
-        ) as filesystem:
-            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store))
-        await _leave(namespace, space)
+            keys, number, namespace, store, places, writing,
+            limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
+        ) as filesystem:  # fmt: skip
+            holding.store = filesystem.recalled
+            if mount_point and not read_only:
+                nursery.start_soon(holding.hold)
+            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding)
+        await _leave(remote, space)
         nursery.cancel_scope.cancel()
+
+
+def _boot_time_s() -> float:
+    """Seconds that count while the machine is suspended: the coordinator's go on too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 async def _store(

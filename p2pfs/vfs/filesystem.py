@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory
+from p2pfs.errors import Invalid, IsDirectory, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
@@ -28,6 +28,7 @@ from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
 from p2pfs.vfs.places import Places
+from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.tree import Listed, Owner, Tree
@@ -60,7 +61,11 @@ class Filesystem:
         limits: Limits,
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
+        trust: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self.trust = trust
+        """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
+        volume, and for some seconds after that ended, as answers begun before may still be on their way."""
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
@@ -85,6 +90,7 @@ class Filesystem:
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
+        self._promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
 
     @classmethod
     @asynccontextmanager
@@ -100,6 +106,7 @@ class Filesystem:
         limits: Limits,
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
+        trust: Callable[[], float] = lambda: 0.0,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -108,8 +115,9 @@ class Filesystem:
         """
         async with trio.open_nursery() as nursery:
             filesystem = cls(
-                keys, volume, namespace, store, places, space, nursery, limits=limits, now_ns=now_ns, copies=copies
-            )
+                keys, volume, namespace, store, places, space, nursery,
+                limits=limits, now_ns=now_ns, copies=copies, trust=trust,
+            )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
             nursery.start_soon(filesystem._keeper.tell)
@@ -139,10 +147,22 @@ class Filesystem:
             await self._access_times.send_aged()
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
-        """Store everything (unmount); see `Writer.settle_all`."""
+        """Store and commit everything (unmount); see `Writer.settle_all`, and as there somebody waits no longer than
+        2 × `io_timeout` for the commit."""
         with trio.move_on_after(LEAVING_S):
             await self._access_times.send_all()
-        await self.writer.settle_all(report)
+        try:
+            await self.writer.settle_all(report)
+        finally:
+            with trio.move_on_after(2 * self._limits.write.io_timeout_s) as waiting:
+                await self._namespace.settle()
+        if waiting.cancelled_caught:
+            raise Unavailable("what was changed could not be committed in time; it is tried again")
+
+    async def recalled(self) -> None:
+        """Another mount is about to use the volume: what closed files have unsaved is stored (close-to-open). What
+        cannot be stay dirty; cancelling leaves all as it is."""
+        await self.writer.settle_closed()
 
     # ---- references
 
@@ -200,6 +220,7 @@ class Filesystem:
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             self.tree.took(await self._namespace.apply([operation]))
+        await self._promises.changed(inode)
         return inode.stat()
 
     async def _truncate(self, inode: Inode, size: int) -> None:
@@ -247,14 +268,18 @@ class Filesystem:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
+        await self._promises.named()
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
-        return await self.tree.link(number, parent, name)
+        inode = await self.tree.link(number, parent, name)
+        await self._promises.named()
+        return inode
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir."""
         await self.tree.remove(parent, name, directory=directory)
+        await self._promises.named()
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -276,11 +301,24 @@ class Filesystem:
     ) -> Inode:
         """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
         counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
+        inode = await self._make(parent, name, kind, mode, owner, rdev=rdev, umask=umask, inherit=inherit)
+        await self._promises.changed(inode)
+        return inode
+
+    async def _make(
+        self, parent: InodeId, name: bytes, kind: Kind, mode: int, owner: Owner, *, rdev: int, umask: int, inherit: bool
+    ) -> Inode:
         if not inherit:
             return await self.tree.make(parent, name, kind, mode & ~umask, owner, rdev=rdev)
         mode, xattrs = await self.xattrs.inherited(parent, kind, mode, umask)
         inode = await self.tree.make(parent, name, kind, mode, owner, rdev=rdev, xattrs=xattrs)
         self.xattrs.remember(inode.id, xattrs)
+        return inode
+
+    async def make_link(self, parent: InodeId, name: bytes, target: bytes, owner: Owner) -> Inode:
+        """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target)."""
+        inode = await self.tree.make(parent, name, Kind.SYMLINK, 0o777, owner, target=target)
+        await self._promises.changed(inode)
         return inode
 
     async def create(
@@ -295,8 +333,13 @@ class Filesystem:
         append: bool = False,
     ) -> Handle:
         """A new file, open; otherwise like `make`."""
-        inode = await self.make(parent, name, Kind.FILE, mode, owner, umask=umask, inherit=inherit)
+        inode = await self._make(parent, name, Kind.FILE, mode, owner, rdev=0, umask=umask, inherit=inherit)
         self._keeper.opened(inode)  # no checkpoint since it was made: it must not look unused
+        try:
+            await self._promises.changed(inode)
+        except BaseException:
+            self._keeper.closed(inode)
+            raise
         return Handle(inode, append)
 
     # ---- files
@@ -317,6 +360,7 @@ class Filesystem:
                 await self._truncate(inode, 0)
                 if not keep_set_id:
                     await self._clear_set_id(inode)
+                await self._promises.changed(inode)
             self._keeper.opened(inode)
             return Handle(inode, append)
 
@@ -340,18 +384,20 @@ class Filesystem:
         inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
+        await self._promises.changed(inode)
         return len(data)
 
     async def flush(self, handle: Handle) -> None:
-        """close(2) of one descriptor: stores what was written under durability=close."""
-        if self._limits.close_waits and handle.inode.attributes.links:
-            await self.writer.settle(handle.inode)
-        else:
-            handle.inode.raise_error()
+        """close(2) of one descriptor: see `Promises.closed`."""
+        await self._promises.closed(handle.inode)
 
     async def fsync(self, handle: Handle) -> None:
-        """Everything written is on `min_replicas` peers and committed when this returns (P1)."""
-        await self.writer.settle(handle.inode)
+        """Everything written is on `min_replicas` peers and committed when this returns (P1), its name included."""
+        await self._promises.synced(handle.inode)
+
+    async def sync_names(self) -> None:
+        """fsync of a directory: every name given, changed or removed before is committed when this returns."""
+        await self._promises.committed()
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor of the handle is gone."""

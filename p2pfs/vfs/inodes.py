@@ -106,6 +106,7 @@ class Freeze:
     cost: int  # what it takes of the writer's budget
     runs: int
     inline: bool
+    uploading: trio.CancelScope | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -162,6 +163,8 @@ class Inode:
         self.mtime_ns = 0  # of unsaved writes, 0 if none
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0
+        self.changes = 0  # writes, settings and its making by programs of this mount
+        self.settled = 0  # of these, how many are on stable storage for certain
 
     @property
     def kind(self) -> Kind:

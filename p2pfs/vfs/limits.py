@@ -1,8 +1,22 @@
 """Budgets of one mount: what its settings come down to."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
 
 from p2pfs.types import MIB
+
+AGE_S: Final = 5.0
+PROMPT_AGE_S: Final = 3.0
+"""Where no close waits: all is stored within 5 s of being written, looking once a second included."""
+
+
+class Durability(StrEnum):
+    """Which calls wait until what they did is on stable storage (docs/durability.md)."""
+
+    CLOSE = "close"  # fsync and close
+    FSYNC = "fsync"  # fsync; the rest is stored within some seconds
+    SYNC = "sync"  # every change
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +26,7 @@ class WriteLimits:
     dirty_bytes: int = 64 * MIB
     small_file: int = 16 * 1024
     dedup: bool = True
-    age_s: float = 5.0
+    age_s: float = AGE_S  # at which written bytes go on their way
     io_timeout_s: float = 30.0
     hard: bool = False  # programs wait until it is stored, not for io_timeout
 
@@ -23,5 +37,5 @@ class Limits:
 
     write: WriteLimits = field(default_factory=WriteLimits)
     memory_cache: int = 128 * MIB
-    close_waits: bool = True  # durability=close
+    durability: Durability = Durability.CLOSE
     access_times: bool = True  # reading updates atime, by relatime's rule

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from p2pfs.runtime.credits import ByteCredits
 from p2pfs.vfs.appending import Appended
-from p2pfs.vfs.dirty import DirtyMib, moved
+from p2pfs.vfs.dirty import FREEZE_COST, DirtyMib, moved
 from p2pfs.vfs.inodes import Freeze, Inode
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.uploads import LateCopies
@@ -33,7 +33,7 @@ class Unsaved:
         for region, by in reversed(moves) if moves[0][1] > 0 else moves:  # away from the others first
             for freeze in inode.frozen:
                 freeze.mibs = moved(freeze.mibs.values(), region.start, region.end, by)
-                freeze.cost = self._weigh(freeze.cost, freeze.mibs.values())
+                freeze.cost = FREEZE_COST + self._weigh(freeze.cost - FREEZE_COST, freeze.mibs.values())
                 for upload in freeze.uploads:
                     upload.plan.move(region.start, region.end, by)
             cost, size = sum(mib.cost for mib in inode.active.values()), sum(mib.bytes for mib in inode.active.values())
@@ -57,6 +57,8 @@ class Unsaved:
     def discard(self, inode: Inode) -> None:
         """The inode is no more: its unsaved bytes are nobody's."""
         for freeze in list(inode.frozen):
+            if freeze.uploading is not None:
+                freeze.uploading.cancel()
             self.drop(inode, freeze)
         for mib in inode.active.values():
             self.credits.give(mib.cost)

@@ -17,7 +17,7 @@ from p2pfs.types import MIB, Buffer
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
-from p2pfs.vfs.dirty import MOST_RUNS, RUN_COST, DirtyMib, pack
+from p2pfs.vfs.dirty import FREEZE_COST, MOST_RUNS, RUN_COST, DirtyMib, pack
 from p2pfs.vfs.inodes import Freeze, Inode, Upload
 from p2pfs.vfs.limits import WriteLimits
 from p2pfs.vfs.unsaved import Unsaved
@@ -49,6 +49,10 @@ class Writer:
         self._credits, self._space = unsaved.credits, unsaved.space
         self._limits, self._now_ns = limits, now_ns
         self._inodes, self._done = inodes, done
+        self.failures = 0
+        """How often something could not be stored when it was tried."""
+        self.lost_bytes = 0
+        """Written to files that are still there, and given up."""
 
     # ---- collecting
 
@@ -138,10 +142,11 @@ class Writer:
             end=max(mib.end for mib in mibs.values()),
             mtime_ns=inode.mtime_ns or self._now_ns(),
             bytes=sum(mib.bytes for mib in mibs.values()),
-            cost=sum(mib.cost for mib in mibs.values()),
+            cost=FREEZE_COST + sum(mib.cost for mib in mibs.values()),
             runs=sum(len(mib.runs) for mib in mibs.values()),
             inline=inode.size <= self._limits.small_file,
         )
+        self._credits.charge(FREEZE_COST)
         inode.frozen.append(freeze)
         self._nursery.start_soon(self._store, inode, freeze)
 
@@ -151,7 +156,8 @@ class Writer:
         gone_until = math.inf  # from when on receipts that prove nothing any more are the program's trouble too
         while freeze in inode.frozen:
             try:
-                await self._upload(inode, freeze)
+                with trio.CancelScope() as freeze.uploading:  # ends early when the inode is removed
+                    await self._upload(inode, freeze)
                 await self._committer.commit_stored(inode)
                 self._done(inode)
                 if freeze in inode.frozen and freeze.is_stored:
@@ -168,13 +174,17 @@ class Writer:
                 if isinstance(error, Gone) and trio.current_time() < gone_until:
                     pass  # a peer left, or a chunk was purged, between its storing and now
                 elif not (self._limits.hard and isinstance(error, Unavailable)):
-                    inode.fail(error)
+                    self._fail(inode, error)
             except Exception:  # a bug met by one file must not cost the unsaved bytes of all others
                 log.exception("inode %d: storing failed unexpectedly", inode.id)
-                inode.fail(Unavailable("storing failed unexpectedly; it is tried again"))
+                self._fail(inode, Unavailable("storing failed unexpectedly; it is tried again"))
             with trio.move_on_after(pause):
                 await inode.kick.wait()
             pause = min(2 * pause, 15.0)
+
+    def _fail(self, inode: Inode, error: PoolError) -> None:
+        self.failures += 1
+        inode.fail(error)
 
     async def _upload(self, inode: Inode, freeze: Freeze) -> None:
         if inode.doubt is None:  # else it may be committed as it is
@@ -203,11 +213,16 @@ class Writer:
     def _abandon(self, inode: Inode, freeze: Freeze, error: PoolError) -> None:
         if freeze not in inode.frozen:
             return  # discarded meanwhile
-        log.info("inode %d: %d unsaved bytes are given up: %s", inode.id, freeze.bytes, error)
+        is_missed = not isinstance(error, NotFound)  # else somebody removed the file
+        self.lost_bytes += freeze.bytes if is_missed else 0
+        log.log(
+            logging.ERROR if is_missed else logging.INFO,
+            "inode %d: %d unsaved bytes are given up: %s", inode.id, freeze.bytes, error,
+        )  # fmt: skip
         self._unsaved.drop(inode, freeze)
         if not inode.frozen:
             self._unsaved.give_up_doubt(inode)
-        inode.fail(error)
+        self._fail(inode, error)
         self._done(inode)
 
     def discard(self, inode: Inode) -> None:
@@ -269,6 +284,25 @@ class Writer:
                     nursery.start_soon(settle, inode)
         if errors:
             raise errors[0]
+
+    async def settle_closed(self) -> None:
+        """Store what was written to files nobody here has open any more: others are about to open them. What cannot be
+        stored stays dirty, and its error is kept for the next who uses the file."""
+
+        async def settle(inode: Inode) -> None:
+            kept, inode.error = inode.error, None
+            try:
+                await self._settle(inode, 2 * self._limits.io_timeout_s)
+            except PoolError as error:
+                log.info("inode %d: not stored before others may open it: %s", inode.id, error)
+                kept = kept or error
+            finally:
+                inode.error = kept or inode.error
+
+        async with trio.open_nursery() as nursery:
+            for inode in self._inodes():
+                if inode.is_dirty and not inode.handles:
+                    nursery.start_soon(settle, inode)
 
     def unsaved_bytes(self) -> int:
         """Bytes not yet stored and committed, with their bookkeeping."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pools import DemoPool
+from pools import DemoPool, demo_pool
 from posix_steps import Difference, Pair, Step, fewer, replay, run_round, shown
 
 pytestmark = pytest.mark.l4
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.l4
 STEPS = int(os.environ.get("P2PFS_STEPS", "2000"))
 SEED = int(os.environ.get("P2PFS_SEED", "1"))
 ROUND = 400
+INTERPOSED = Path(__file__).parents[1] / "interposed"
 
 KEPT: dict[str, list[Step]] = {
     "set-id bits given after a write stay": [
@@ -47,6 +48,12 @@ KEPT: dict[str, list[Step]] = {
         (1, "open", 1, b"f", os.O_RDWR | os.O_CREAT, 0o777, 0o022),
         (1, "open", 2, b"f", os.O_RDWR | os.O_TRUNC, 0o777, 0o022),
     ],
+    "O_TRUNC takes set-id bits at once": [
+        (0, "open", 1, b"f", os.O_RDWR | os.O_CREAT, 0o777, 0),
+        (0, "write", 1, 7, 10),
+        (0, "chmod", b"f", 0o6777),
+        (1, "open", 2, b"f", os.O_RDWR | os.O_TRUNC, 0o777, 0),
+    ],
     "truncate to the same size moves times": [
         (1, "open", 1, b"f", os.O_RDWR | os.O_CREAT, 0o777, 0o022),
         (1, "truncate", b"f", 0),
@@ -67,6 +74,21 @@ KEPT: dict[str, list[Step]] = {
     ],
 }
 """Every difference there was, in its fewest steps."""
+
+
+@pytest.fixture(scope="module", params=["usual", "trusted"])
+def pool(
+    pool: DemoPool, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DemoPool]:
+    """As all other tests have it, and one whose kernel need not ask again for 30 s, as of a delegated volume."""
+    if request.param == "usual":
+        yield pool
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{INTERPOSED}:{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("P2PFS_TEST_TRUST_S", "30")
+        with demo_pool(tmp_path_factory.mktemp("trusted")) as trusted:
+            yield trusted
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +117,8 @@ def pair(mounted: Path, local: Path, request: pytest.FixtureRequest) -> Iterator
     shutil.rmtree(mounted)
 
 
-def test_random_steps_give_what_ext4_gives(pair: Pair, pool: DemoPool) -> None:
+def test_random_steps_give_what_ext4_gives(pair: Pair, pool: DemoPool, request: pytest.FixtureRequest) -> None:
+    is_trusted = "trusted" in request.node.name
     for seed in range(SEED, SEED + -(-STEPS // ROUND)):
         try:
             run_round(pair, f"{seed}", seed, min(ROUND, STEPS))
@@ -103,6 +126,7 @@ def test_random_steps_give_what_ext4_gives(pair: Pair, pool: DemoPool) -> None:
             steps: list[Step] = difference.steps  # type: ignore[attr-defined]
             raise AssertionError(_report(pair, seed, steps, str(difference))) from None
     pair.end()
+    assert (pool.stats()["kernel_trusted"] > 0) == is_trusted
     pool.remount_empty()
     pair.look_again(f"{seed}")
 

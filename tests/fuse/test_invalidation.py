@@ -150,3 +150,19 @@ def test_one_that_hangs_ends_the_mount_and_its_place_is_free_again(
         assert (point / "file").stat().st_size == 1 << 20
         life.unmount(point)
         assert again.ended()[0] == exitcodes.OK
+
+
+def test_the_kernel_asks_once_for_what_it_may_believe_and_again_once_that_is_withdrawn(point: Path) -> None:
+    with start(point, "trust") as mounted:
+        assert mounted.said() == {"ready": True}
+        await_mount(point, mounted)
+        for _ in range(3):
+            assert not (point / "late").exists()
+            assert (point / "file").stat().st_size == 1 << 20
+        assert make(point / "d") == errno.EEXIST
+        said = mounted.said()
+        assert [said["asked"].count(what) for what in ("late", "file")] == [1, 1]
+        assert said["left_s"] == 0
+        assert (point / "late").stat().st_size == (point / "file").stat().st_size == (1 << 20) + 1
+        life.unmount(point)
+        assert mounted.ended()[0] == exitcodes.OK

@@ -14,7 +14,8 @@ from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.tree import Owner
-from p2pfs_mount.operations import DIRECTORY_BYTES, Operations
+from p2pfs_mount.entries import DIRECTORY_BYTES
+from p2pfs_mount.operations import Operations
 
 pytestmark = pytest.mark.l2
 

@@ -100,6 +100,23 @@ def test_data_that_cannot_be_stored_leaves_it_mounted(world: World) -> None:
     assert world.mounted is not None
 
 
+def test_bytes_that_were_given_up_before_are_told_when_it_is_unmounted(
+    world: World, sleeper: subprocess.Popen[bytes]
+) -> None:
+    world.register(sleeper.pid)
+
+    def leave() -> None:
+        world.mounted = None
+        sleeper.kill()
+        sleeper.wait()
+
+    thread = _serve(world, b'{"done": true, "lost_bytes": 2048}\n', leave)
+    with pytest.raises(UserError, match=r"is unmounted, but 2 KiB .* are lost") as caught:
+        umount.unmount(world.path, lambda _pending: None)
+    thread.join()
+    assert (caught.value.exit_code, sleeper.returncode is None) == (exitcodes.DATA_NOT_STORED, False)
+
+
 def test_the_mount_may_name_another_exit_code(world: World) -> None:
     world.register(os.getpid())
     thread = _serve(world, b'{"error": "in use", "exit_code": 17}\n')

@@ -1,6 +1,7 @@
 """The FUSE handlers' contract with pyfuse3: which errno leaves them, and that nothing else does."""
 
 import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.tree import Owner
-from p2pfs_mount.operations import DOTS
+from p2pfs_mount.entries import DOTS
 from p2pfs_mount.xattrs import XattrOperations
 
 pytestmark = pytest.mark.l2
@@ -114,3 +115,24 @@ async def test_closing_a_directory_that_is_not_open_is_an_errno(
     monkeypatch.setattr(operations, "_directories", None)
     claim_logs("releasedir failed unexpectedly", count=1)
     assert await errno_of(operations.releasedir(pyfuse3.FileHandleT(1))) == "EIO"
+
+
+async def test_an_unchanged_file_keeps_its_pages_also_after_own_writes_and_another_mounts_change_drops_them(
+    fs: Filesystem, operations: XattrOperations
+) -> None:
+    context: Any = Context()
+    info, entry = await operations.create(ROOT, b"f", 0o644, os.O_RDWR, context)
+
+    async def keeps() -> bool:
+        opened = await operations.open(entry.st_ino, os.O_RDONLY, context)
+        await operations.flush(opened.fh)
+        await operations.release(opened.fh)
+        return bool(opened.keep_cache)
+
+    for data in (b"small", bytes(100_000)):
+        await operations.write(info.fh, 0, data)
+        await operations.flush(info.fh)
+        assert await keeps()
+    (await fs.inode(InodeId(entry.st_ino))).cached_change -= 1  # as after another mount's commit
+    assert [await keeps(), await keeps()] == [False, True]
+    await operations.release(info.fh)
