@@ -1,6 +1,8 @@
 """Peers that go: who is back, and whom an admin may not give up: who answers, or has left (it would be a member when it
 is heard)."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from coordination import pool
 from plugins.checklogs import Claims
 
 from p2pfs.errors import Denied, Invalid
+from p2pfs.meta import members
 from p2pfs.types import NodeId, PeerState
 
 pytestmark = pytest.mark.l0
@@ -51,6 +54,38 @@ async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_pa
         with pytest.raises(Invalid):
             await p.services.leaving.forget(p.identity(), peer.node.id)
         assert peer.state is state
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+async def test_nobody_but_its_own_voice_brings_a_forgotten_peer_back(verb: str, tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        peer = p.services.roster.members()[0]
+        p.services.roster.settle(peer, state=PeerState.LOST, is_leaving=False)
+        with pytest.raises(Invalid, match="was forgotten"):
+            await getattr(p.services.leaving, verb)(p.identity(), peer.node.id)
+        assert (peer.state, peer.is_leaving) == (PeerState.LOST, False)
+        await p.beat(peer.node.id)
+        assert peer.state is PeerState.UP
+
+
+async def test_a_drain_does_not_take_back_that_its_peer_appeared_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken for proved again what nobody has seen since."""
+    async with pool(tmp_path) as p:
+        await p.peers(2, run=1)
+        peer, write = p.services.roster.members()[0], p.database.write
+
+        async def slow(change: Callable[[sqlite3.Connection], object]) -> object:
+            monkeypatch.setattr(p.database, "write", write)
+            done = await write(change)
+            await p.beat(peer.node.id, run=2)  # committed after the drain, and taken over before it
+            return done
+
+        monkeypatch.setattr(p.database, "write", slow)
+        await p.services.leaving.drain(p.identity(), peer.node.id)
+        assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 1
 
 
 async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_appeared(tmp_path: Path) -> None:
