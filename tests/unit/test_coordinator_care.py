@@ -601,6 +601,8 @@ async def test_a_copy_whose_receipt_is_void_is_not_made_again_without_end(tmp_pa
         await p.database.write(lambda connection: void_copies.add(connection, c.peers[3].number, **void))
         await c.settle()
         assert len([order for order in c.peers[3].seen if isinstance(order, Transfer)]) == 1
+        (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
+        assert job.error == "the receipt is as old as that of a copy which is gone"
 
 
 async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
