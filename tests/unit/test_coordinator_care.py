@@ -13,13 +13,9 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
-from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.errors import Unavailable
 from p2pfs.meta import void_copies
-from p2pfs.meta.database import InlineDatabase
-from p2pfs.placement.care import Urgency
-from p2pfs.runtime.clocks import FakeClock
-from p2pfs.types import PeerNumber, PeerState, Role
+from p2pfs.types import PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.orders import Audit, Delete, Failed, Order, Result, Stored, Transfer
@@ -618,16 +614,6 @@ async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
         await c.settle()
         assert c.having(chunk) == c.holders(chunk)
         assert len(c.having(chunk)) == 2
-
-
-async def test_moves_leave_room_for_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "MOST", 5)
-    clock, target = FakeClock(), PeerNumber(2)
-    backlog = backlog_module.Backlog(Jobs(InlineDatabase(), clock), clock, str)
-    moves = [backlog_module.Task(number, SIZE, target, Urgency.REBALANCE, 3) for number in range(9)]
-    for task in [*moves, backlog_module.Task(99, SIZE, target, Urgency.REPAIR, 1)]:
-        backlog.add(task)
-    assert [task.number for task in backlog.take(target, 2, moves=1)] == [99, 0]
 
 
 async def test_what_a_peer_says_of_its_failure_is_one_short_line(tmp_path: Path, claim_logs: Claims) -> None:
