@@ -249,10 +249,17 @@ class StuckDisk(Disk):
         self.is_stuck = False
 
     def sync(self, fd: int) -> None:
+        self._hang()
+        super().sync(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._hang()
+        super().rename(source, target)
+
+    def _hang(self) -> None:
         if self.is_stuck:
             self.stuck.set()
             self.let_go.wait(10)
-        super().sync(fd)
 
 
 async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_path: Path) -> None:
@@ -277,6 +284,23 @@ async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_
             await trio.lowlevel.checkpoint()
     assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
     assert await (await opened(tmp_path)).get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+
+
+async def test_a_delete_is_over_when_it_is_answered_however_long_the_disk_takes(tmp_path: Path) -> None:
+    """Told that it failed, the coordinator would count on the copy again."""
+    disk = StuckDisk()
+    store, chunk, other = await opened(tmp_path, disk), sealed(1), sealed(2)
+    (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
+    disk.is_stuck = True
+    patience_s, store._disk_timeout_s = store._disk_timeout_s, 0.05
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.delete, VOLUME, chunk.id, receipt.put_seq)
+        await trio.to_thread.run_sync(disk.stuck.wait, 10)
+        with pytest.raises(Unavailable):  # what keeps to the limit has given up by now
+            await store.put(VOLUME, other.id, [other.data])
+        disk.let_go.set()
+    store._disk_timeout_s = patience_s
+    assert not await store.has(VOLUME, chunk.id)
 
 
 async def test_a_buffer_is_used_again_after_a_put_whether_it_succeeds_or_not(tmp_path: Path) -> None:
