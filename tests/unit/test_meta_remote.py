@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Misuse, NotFound, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Gone, Misuse, NotFound, Unavailable
 from p2pfs.meta import flights, outstanding, remote
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -363,6 +363,20 @@ async def test_a_session_is_renewed_every_five_seconds_and_tells_of_new_maps(aut
     with trio.move_on_after(16):
         await names.maintain()
     assert seen == [8, 9, 10]
+
+
+async def test_after_a_chunk_was_gone_a_new_map_is_asked_for_at_once(autojump_clock: MockClock) -> None:
+    """It may be on a peer that leaves, and by the old map it would be stored there again."""
+    seen: list[int] = []
+    coordinator = FakeCoordinator(refuse(Gone("store it again")), work)
+    names = namespace(coordinator, on_map_version=seen.append, map_version=7)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.maintain)
+        with pytest.raises(Gone):
+            await names.apply([COMMIT])
+        await trio.sleep(1)
+        assert seen == [8]
+        nursery.cancel_scope.cancel()
 
 
 async def test_maintaining_goes_on_through_an_absence_and_ends_with_the_session(autojump_clock: MockClock) -> None:
