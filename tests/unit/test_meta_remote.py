@@ -261,6 +261,21 @@ async def test_after_io_timeout_the_coordinator_is_away_until_it_answers(autojum
     assert not names.is_away
 
 
+async def test_who_asked_while_it_was_away_does_not_say_so_after_another_got_an_answer(
+    autojump_clock: MockClock,
+) -> None:
+    coordinator = FakeCoordinator(away)
+    names = namespace(coordinator)
+    with pytest.raises(CoordinatorAway):
+        await names.attributes(InodeId(1))
+    coordinator.reactions = [hang, work]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.apply, [Released(1)])
+        await trio.sleep(0.5)
+        await names.attributes(InodeId(1))
+    assert not names.is_away
+
+
 async def test_a_hung_connection_is_not_all_of_the_timeout(autojump_clock: MockClock) -> None:
     coordinator = FakeCoordinator(hang, work)
     began = trio.current_time()
