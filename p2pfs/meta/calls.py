@@ -43,6 +43,7 @@ class CoordinatorCalls:
         self._endless = endless
         self._chance = chance
         self._fenced: Fenced | None = None
+        self._answers = 0
         self.is_away = False
 
     @property
@@ -86,13 +87,14 @@ class CoordinatorCalls:
             left_s = math.inf
             if not self._endless:
                 left_s = min(deadline - trio.current_time(), _AWAY_ATTEMPT_S if self.is_away else math.inf)
+            answers = self._answers
             try:
                 return await self._attempt(method, path, body, min(left_s, share_s))
             except Unavailable as error:
                 pause_s = next(pauses)
                 # That it was away when this request began does not count once another one got an answer.
                 if self.is_away or trio.current_time() + pause_s >= deadline:
-                    self.is_away = True
+                    self.is_away = self._answers == answers
                     if not self._endless:
                         raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
                 await trio.sleep(pause_s)
@@ -105,9 +107,13 @@ class CoordinatorCalls:
         except Unavailable:
             raise
         except PoolError as error:
-            self.is_away = False  # a refusal is an answer
+            self._answered()  # a refusal is an answer
             if isinstance(error, Fenced):
                 self._fenced = error
             raise
-        self.is_away = False
+        self._answered()
         return reply
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self.is_away = False

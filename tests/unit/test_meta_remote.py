@@ -276,6 +276,25 @@ async def test_who_asked_while_it_was_away_does_not_say_so_after_another_got_an_
     assert not names.is_away
 
 
+async def test_it_is_not_away_because_one_got_no_answer_while_another_did(autojump_clock: MockClock) -> None:
+    async def half(path: str, message: Any) -> Any:  # noqa: ANN401
+        return await hang(path, message) if isinstance(message, Batch) else work(path, message)
+
+    names = namespace(FakeCoordinator(half))
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            while True:
+                await names.attributes(InodeId(1))
+                await trio.sleep(0.5)
+
+        nursery.start_soon(ask)
+        with pytest.raises(CoordinatorAway):
+            await names.apply([Released(1)])
+        assert not names.is_away
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_hung_connection_is_not_all_of_the_timeout(autojump_clock: MockClock) -> None:
     coordinator = FakeCoordinator(hang, work)
     began = trio.current_time()
