@@ -258,9 +258,10 @@ class Matrix:
         assert promises.ended == []
 
     def read_again(self, writer: Writer) -> None:
-        """What was promised up to now, past the kernel's caches."""
-        drop_kernel_caches()
-        assert writer.promises().broken() == [], f"seed {SEED}"
+        """What was promised up to now, past the kernel's caches, while nobody changes it."""
+        with writer.held():
+            drop_kernel_caches()
+            assert writer.promises().broken() == [], f"seed {SEED}"
 
     def refused(self) -> int | None:
         """Make one more directory: why the pool did not let us."""
