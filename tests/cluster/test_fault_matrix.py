@@ -204,7 +204,7 @@ class Matrix:
             time.sleep(_UNTIL_S)
 
     def _wrong(self, *, exactly: bool) -> float:
-        """How many chunks have not their copies, as `status` says and as the disks show; infinite if it says nothing."""
+        """How many chunks have not their copies, as `status` says and the disks show; infinite if it says nothing."""
         self.seen = (self.status().get("chunks"), self.copies())
         said, found = self.seen
         if not said:
