@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import void_copies
+from p2pfs.meta.sql import number_list
 from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
@@ -237,7 +238,7 @@ def counts(
     """
     rows = connection.execute(
         "SELECT copies, count(*) FROM (SELECT count(r.peer) AS copies FROM chunk c LEFT JOIN replica r"
-        f" ON r.chunk = c.number AND r.peer IN ({_numbers(live)}) WHERE c.refs > 0"
+        f" ON r.chunk = c.number AND r.peer IN ({number_list(live)}) WHERE c.refs > 0"
         " AND (:volume IS NULL OR c.volume = :volume) GROUP BY c.number) GROUP BY copies",
         {"volume": volume},
     )
@@ -251,11 +252,6 @@ def used_by(connection: sqlite3.Connection, peer: PeerNumber) -> tuple[int, int]
         (peer,),
     ).fetchone()
     return int(row[0]), int(row[1])
-
-
-def _numbers(peers: Collection[PeerNumber]) -> str:
-    """An SQL list; numbers only, so nothing to quote. (Bound parameters are limited in number.)"""
-    return ",".join(str(int(peer)) for peer in sorted(peers))
 
 
 # ---- purging --------------------------------------------------------------------------------------------------------

@@ -345,7 +345,13 @@ class Filesystem:
     # ---- files
 
     async def open(
-        self, number: InodeId, *, truncate: bool = False, append: bool = False, keep_set_id: bool = True
+        self,
+        number: InodeId,
+        *,
+        truncate: bool = False,
+        append: bool = False,
+        writes: bool = True,
+        keep_set_id: bool = True,
     ) -> Handle:
         """Open a file; content committed by other mounts before is what will be read (close-to-open). Truncating takes
         set-id bits unless `keep_set_id`: the kernel, which does so for every other change, leaves that one to us."""
@@ -362,7 +368,7 @@ class Filesystem:
                     await self._clear_set_id(inode)
                 await self._promises.changed(inode)
             self._keeper.opened(inode)
-            return Handle(inode, append)
+            return Handle(inode, append, writes)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
@@ -388,8 +394,10 @@ class Filesystem:
         return len(data)
 
     async def flush(self, handle: Handle) -> None:
-        """close(2) of one descriptor: see `Promises.closed`."""
-        await self._promises.closed(handle.inode)
+        """close(2) of one descriptor: see `Promises.closed`. One that only read neither waits for what others wrote nor
+        takes their error."""
+        if handle.writes:
+            await self._promises.closed(handle.inode)
 
     async def fsync(self, handle: Handle) -> None:
         """Everything written is on `min_replicas` peers and committed when this returns (P1), its name included."""

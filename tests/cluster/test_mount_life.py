@@ -127,11 +127,20 @@ def hard(pool: DemoPool) -> Iterator[DemoPool]:
 
 @contextlib.contextmanager
 def waiting(pool: DemoPool, name: str) -> Iterator[Future[str]]:
-    """A mkdir that has to wait, since the coordinator is stopped; it waits for longer than io_timeout."""
+    """A mkdir, made sure of, that has to wait, since the coordinator is stopped; for longer than io_timeout."""
+
+    def make() -> None:
+        (pool.mount / name).mkdir()
+        fd = os.open(pool.mount, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
     pool.signal("coordinator", signal.SIGSTOP)
     with ThreadPoolExecutor() as threads:
         try:
-            made = threads.submit(outcome, (pool.mount / name).mkdir)
+            made = threads.submit(outcome, make)
             with contextlib.suppress(TimeoutError):
                 made.result(3 * IO_TIMEOUT_S)
             yield made
