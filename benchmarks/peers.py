@@ -24,7 +24,6 @@ import json
 import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import sys
 import tempfile
@@ -37,6 +36,7 @@ import comparison
 import measured
 from comparison import MODES, NOTHING, OURS, PLAIN, THEIRS, Mode
 from systems import Local, MooseFS, Nothing, Ours, Refused, System
+from tidy import end_on_sigterm, remove, undisturbed
 
 LONGEST_TURN_S = 1800.0
 SYSTEMS = (OURS, THEIRS, NOTHING, PLAIN)
@@ -85,21 +85,6 @@ def system_of(name: str, root: Path, mode: Mode | None) -> System:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Starting and cleaning up go to their end; Ctrl-C counts after them. Cut short they would leave things behind."""
-    caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda got, _: caught.append(got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if caught:
-            signal.raise_signal(caught[0])
-
-
-@contextlib.contextmanager
 def running(system: System, root: Path) -> Iterator[None]:
     """Up for the block. Raises Refused."""
     try:
@@ -109,17 +94,7 @@ def running(system: System, root: Path) -> Iterator[None]:
     finally:
         with undisturbed():
             system.stop()
-            _remove(root)
-
-
-def _remove(root: Path) -> None:
-    """Never through a mount that would not go."""
-    left = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {root}/" in line]
-    if left:
-        print(f"still mounted, and left: {', '.join(left)}", file=sys.stderr)
-        return
-    shutil.rmtree(root, ignore_errors=True)
-    os.sync()  # nobody else's turn pays for it
+            remove(root)
 
 
 def turn(system: System, root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -186,14 +161,14 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = Record(arguments.out, arguments)
     root = Path(tempfile.mkdtemp(prefix="p2pfs-peers-", dir=arguments.out)).resolve()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: through every `finally`
+    end_on_sigterm()
     try:
         bench(record, root, arguments)
     except KeyboardInterrupt:
         print("interrupted; what was measured is kept", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
-        _remove(root)
+        remove(root)
     print(json.dumps(record.as_dict(), indent=1) if arguments.json else record.markdown())
     failed = any("error" in row for turn in record.turns for row in turn["rows"].values())
     return 1 if failed or record.refusals else 0
