@@ -1,6 +1,8 @@
-"""The pure part of `make bench-peers`: medians, ratios, targets and tables. What is measured is nobody's test."""
+"""The pure part of `make bench-peers`: medians, ratios, targets and tables; and that its cleaning up is not cut short.
+What is measured is nobody's test."""
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +27,7 @@ def load(name: str) -> ModuleType:
 
 
 comparison = load("comparison")
+tidy = load("tidy")
 CLOSE, FSYNC, SHARED = (comparison.MODES[name] for name in ("close", "fsync", "shared"))
 
 
@@ -137,3 +140,20 @@ def test_every_phase_of_the_workload_has_a_target() -> None:
         assert mode.ratios.keys() == set(comparison.PHASES)
     for phase in comparison.PHASES:
         assert f'"{phase}"' in source
+
+
+def interrupted(steps: list[str], *, failing: bool) -> None:
+    with tidy.undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("cleaned up")
+        if failing:
+            raise RuntimeError
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_interrupt_counts_after_what_must_not_be_cut_short(failing: bool) -> None:
+    steps: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(steps, failing=failing)
+    assert steps == ["cleaned up"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
