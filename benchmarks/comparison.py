@@ -117,9 +117,9 @@ class Figures:
         return [phase for phase in PHASES if self._rows(OURS, phase) or self._rows(THEIRS, phase)]
 
     def runs(self) -> tuple[int, int]:
-        """How many of ours and of theirs."""
-        of_mode = [turn["system"] for turn in self._turns if turn["mode"] == self.mode.name]
-        return of_mode.count(OURS), of_mode.count(THEIRS)
+        """How often, at most, a phase was measured with us and with them: a turn need not have all phases."""
+        ours, theirs = (max(len(self._rows(system, phase)) for phase in PHASES) for system in (OURS, THEIRS))
+        return ours, theirs
 
     def failures(self) -> list[str]:
         """What went wrong, by system and phase."""

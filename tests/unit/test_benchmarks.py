@@ -85,6 +85,12 @@ def test_nothing_is_divided_by_what_is_not_there() -> None:
     assert comparison.ratio(1.0, 0.0) is None
 
 
+def test_turns_of_parts_of_the_workload_add_up_to_runs() -> None:
+    turns = [turn("close", "p2pfs", **{phase: row(1)}) for phase in ("seq_write", "untar", "untar")]
+    turns += [turn("close", "MooseFS", seq_write=row(1), untar=row(1)), turn("fsync", "MooseFS", untar=row(1))]
+    assert comparison.Figures(turns, CLOSE).runs() == (2, 1)
+
+
 def test_a_phase_that_failed_is_named_and_not_counted() -> None:
     turns = [
         turn("close", "p2pfs", seq_write=row(100), wrong_data={"error": "MiB 3 of the large file"}),
