@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison import markdown, verdict
-from pool import COMMAND, MIB, Pool
+from pool import COMMAND, MIB, Pool, said
 from tidy import end_on_sigterm, remove, undisturbed
 
 TARGET = 0.9
@@ -76,17 +76,18 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+def _entering(name: str) -> list[str]:
+    """Before a command: run it in that network, but with the machine's mounts (`ip netns exec` has its own)."""
+    return ["nsenter", f"--net=/run/netns/{name}"]
+
+
 class FarPool(Pool):
     """A demo pool at one end of the link. The demo knows loopback only, so its address is changed in its process."""
 
     _PROGRAM = f"from p2pfs.cli import demo_plan, main; demo_plan.HOST = {FAR_ADDRESS!r}; main.main()"
 
     def p2pfs(self, *arguments: str) -> str:
-        return self._within(FAR, [sys.executable, "-c", self._PROGRAM, *arguments])
-
-    def _within(self, name: str, command: list[str]) -> str:
-        entered = ["nsenter", f"--net=/run/netns/{name}", *command]
-        return subprocess.run(entered, check=True, stdout=subprocess.PIPE, text=True, start_new_session=True).stdout
+        return said(*_entering(FAR), sys.executable, "-c", self._PROGRAM, *arguments)
 
     def remount(self) -> None:
         """At the near end, with every cache empty."""
@@ -98,7 +99,7 @@ class FarPool(Pool):
         words += ["--home", str(self.root / "mount")] + [
             f"--set={key}={value}" for key, value in plan["settings"].items()
         ]
-        self._within(NEAR, [*COMMAND, "mount", "-d", "demo", str(self.mount), *words])
+        said(*_entering(NEAR), *COMMAND, "mount", "-d", "demo", str(self.mount), *words)
 
 
 @contextlib.contextmanager

@@ -55,8 +55,10 @@ class Record:
                 raise SystemExit(f"{out}/peers.json was measured with {known['sizes']}: give the same, or no --append")
             self.turns = known["turns"]
 
-    def add(self, mode: str, system: str, rows: dict[str, Any]) -> None:
-        self.turns.append({"mode": mode, "system": system, "at": time.strftime("%FT%TZ", time.gmtime()), "rows": rows})
+    def add(self, mode: str, system: str, load: float, rows: dict[str, Any]) -> None:
+        """`load`: the machine's before the turn; what others did meanwhile is in every figure."""
+        at = time.strftime("%FT%TZ", time.gmtime())
+        self.turns.append({"mode": mode, "system": system, "at": at, "load": load, "rows": rows})
         self.write()
 
     def write(self) -> None:
@@ -71,7 +73,14 @@ class Record:
     def markdown(self) -> str:
         last = f"{time.strftime('%F')}, {os.cpu_count()} cores, kernel {platform.release()}"
         sizes = f"{self._sizes['size_mib']} MiB in one file, {self._sizes['files']} small files of 4 KiB"
-        return f"{comparison.report(self.turns, self.refusals)}\n\n{last}; {sizes}, the standard library as the tree."
+        loads = [turn["load"] for turn in self.turns]
+        before = (
+            f"Load before the turns: {min(loads):.1f} to {max(loads):.1f}, the turn before it included."
+            if loads
+            else ""
+        )
+        tables = comparison.report(self.turns, self.refusals)
+        return f"{tables}\n\n{last}; {sizes}, the standard library as the tree. {before}".rstrip()
 
 
 def system_of(name: str, root: Path, mode: Mode | None) -> System:
@@ -136,8 +145,9 @@ def bench(record: Record, root: Path, arguments: argparse.Namespace) -> None:
                 continue
             print(f"run {run + 1} of {arguments.runs}: {name} {mode}".rstrip(), file=sys.stderr, flush=True)
             place = root / f"{name}-{mode or 'any'}-{run}"
+            load = os.getloadavg()[0]
             try:
-                record.add(mode, name, turn(system_of(name, place, MODES.get(mode)), place, arguments))
+                record.add(mode, name, load, turn(system_of(name, place, MODES.get(mode)), place, arguments))
             except Refused as error:
                 print(f"{name} refused: {error}", file=sys.stderr)
                 record.refusals[f"{name} {mode}"] = str(error)

@@ -25,11 +25,7 @@ class Pool:
         self._options = options
 
     def p2pfs(self, *arguments: str) -> str:
-        """One command; what it printed. Raises CalledProcessError; what went wrong stands on standard error.
-
-        Ctrl-C does not reach it: whoever cleans up can do so in peace."""
-        command = [*COMMAND, *arguments]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, start_new_session=True).stdout
+        return said(*COMMAND, *arguments)
 
     def start(self) -> None:
         options = ["-o", self._options] if self._options else []
@@ -66,6 +62,19 @@ class Pool:
 
     def pids(self) -> dict[str, int]:
         return {path.stem: int(path.read_text()) for path in (self.root / "run").glob("*.pid")}
+
+
+def said(*command: str) -> str:
+    """Run a command; what it printed. Ctrl-C does not reach it: whoever cleans up can do so in peace.
+
+    Raises:
+        CalledProcessError: It failed; why has been shown, and is in the error's `stderr`.
+    """
+    result = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    if result.returncode:
+        sys.stderr.write(result.stderr)
+        result.check_returncode()
+    return result.stdout
 
 
 def processor_s(pid: int) -> float:

@@ -5,8 +5,8 @@ ended after it.
 """
 
 import contextlib
+import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -114,13 +114,14 @@ class Ours:
             if self._shared:
                 self._mount_second()
         except subprocess.CalledProcessError as error:
-            raise Refused(f"{shlex.join(map(str, error.cmd[3:]))} ended with {error.returncode}") from None
+            raise Refused(f"p2pfs {error.cmd[3]} ended with {error.returncode}: {error.stderr.strip()}") from None
 
     def _mount_second(self) -> None:
         home, mount, invite = (str(self._second / name) for name in ("home", "mnt", "invite"))
         (self._second / "mnt").mkdir(parents=True)
         admin = ("--home", str(self._pool.root / "mount"))
-        Path(invite).write_text(self._pool.p2pfs("invite", "demo@second", "--roles", "client", *admin))
+        answer = self._pool.p2pfs("invite", "demo@second", "--roles", "client", "--json", *admin)
+        Path(invite).write_text(json.loads(answer)["invite"])
         self._pool.p2pfs("join", invite, "--home", home)
         words = ["--passphrase-file", str(self._pool.root / "passphrase"), "--pid-file", str(self._second / "pid")]
         options = ["-o", self._options] if self._options else []
