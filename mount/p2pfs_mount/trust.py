@@ -6,6 +6,7 @@ returns the delegation.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -92,6 +93,22 @@ class KernelTrust:
                 self._old.difference_update(portion)
         if self._until == until:
             self._until = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMemory:
+    """The two together, as whoever returns a delegation sees them."""
+
+    trust: KernelTrust
+    kernel: KernelCache
+
+    def longest_s(self) -> float:
+        """See KernelTrust."""
+        return self.trust.longest_s()
+
+    async def withdraw(self) -> None:
+        """See KernelTrust."""
+        await self.trust.withdraw(self.kernel)
 
 
 async def _forget(kernel: KernelCache, portion: Sequence[int | tuple[int, bytes]]) -> None:
