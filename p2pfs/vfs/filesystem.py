@@ -6,7 +6,7 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final, Self
 
 import trio
@@ -200,20 +200,23 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given. Before mtime is set, unsaved writes are stored: their commit would set it to theirs."""
+        """Change what is given. Before mtime is set, unsaved writes are stored, so that nobody takes what was there
+        before for what the time belongs to; while nobody else can look, they only move the time no more."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
-        if mtime_ns is not None and inode.is_dirty:
+        sets_time_of_unsaved = mtime_ns is not None and inode.is_dirty
+        if sets_time_of_unsaved and not self.trust():
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
             await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
-            self.tree.took(await self._namespace.apply([operation]))
+            async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
+                self.tree.took(await self._namespace.apply([operation]))
         await self.promises.changed(inode)
         return inode.stat()
 
