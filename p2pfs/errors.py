@@ -105,6 +105,10 @@ class Fenced(PoolError):
     """The session, epoch or incarnation is no longer valid; its holder must not write any more."""
 
 
+class Overruled(Fenced):
+    """The delegation under which it was decided is over; the session itself may live on."""
+
+
 class Misuse(PoolError):
     """A message or call that breaks the protocol: a bug or an attack, never weather."""
 

@@ -34,6 +34,8 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         "a handle is of no inode or session": "SELECT count(*) FROM open_inode o WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = o.volume AND i.inode = o.inode)"
         " OR o.session NOT IN (SELECT number FROM session)",
+        "a volume is delegated to no session of its own": "SELECT count(*) FROM delegation d WHERE session IS NOT NULL"
+        " AND NOT EXISTS (SELECT 1 FROM session s WHERE s.number = d.session AND s.volume = d.volume)",
         "inline data and its flag disagree": "SELECT count(*) FROM inode i WHERE inline !="
         " (SELECT count(*) FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)",
         "inline data of no inode": "SELECT count(*) FROM inline_data x WHERE NOT EXISTS"

@@ -4,6 +4,7 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import trio
 from broken_rows import broken_invariants
 from pki import make_ca
 
+from p2pfs.coordinator.delegations import Delegations
 from p2pfs.errors import Misuse
 from p2pfs.meta import chunks_index, engine, members, open_inodes, reaper, sessions, settings, volumes
 from p2pfs.meta.database import Database, InlineDatabase, open_database
@@ -24,8 +26,11 @@ from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Request, Response, Server
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ROOT_INODE, ChunkId, Kind, NodeId, PeerState, Role, SessionId, VolumeId
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.wire import answers
 from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.membership import Heartbeat, Resources
 from p2pfs.wire.namespace import (
@@ -135,19 +140,20 @@ class SqlWorld:
         self.database = database
         self.clock = FakeClock()
         self.listeners = Listeners()
+        self.delegations = Delegations(database=database, listeners=self.listeners, lasts_s=30.0, clock=self.clock)
 
     async def prepare(self) -> None:
         await self.database.write(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
         await self.database.write(_add_peers)
 
-    async def open_session(self, *, read_only: bool) -> SessionGrant:
+    async def open_session(self, request: OpenSession) -> SessionGrant:
         def begin(connection: sqlite3.Connection) -> SessionGrant:
             return sessions.open_session(
                 connection,
                 VOLUME,
                 node=NODE,
                 owner="anna",
-                request=OpenSession(read_only=read_only),
+                request=request,
                 now_s=self.clock.time(),
                 lifetime_s=OPEN_S,
             )
@@ -155,7 +161,7 @@ class SqlWorld:
         return await self.database.write(begin)
 
     async def mount(self, *, read_only: bool = False) -> Namespace:
-        grant = await self.open_session(read_only=read_only)
+        grant = await self.open_session(OpenSession(read_only=read_only))
         return LocalNamespace(
             self.database,
             VOLUME,
@@ -170,6 +176,7 @@ class SqlWorld:
         session: SessionId = namespace.session  # type: ignore[attr-defined]
         await self.database.write(lambda c: sessions.close_session(c, session))
         self.listeners.ended(session)
+        self.delegations.ended(session)
 
     async def purge(self, chunk: ChunkId) -> None:
         def purge(connection: sqlite3.Connection) -> None:
@@ -200,13 +207,14 @@ class RemoteWorld(SqlWorld):
         super().__init__(database)
         self.client = client
         self.coordinator = coordinator
+        self._places = itertools.count(1)
 
     async def mount(self, *, read_only: bool = False) -> Namespace:
         return await RemoteNamespace.open(
             self.client,
             self.coordinator,
             VOLUME,
-            request=OpenSession(read_only=read_only),
+            request=OpenSession("host", f"/mnt/{next(self._places)}", read_only),
             io_timeout_s=10.0,
         )
 
@@ -230,9 +238,9 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
         return SessionId(request.parameters["session"])
 
     async def open_session(request: Request) -> Response:
-        message = await request.message(OpenSession)
-        grant = await world.open_session(read_only=message.read_only)
+        grant = await world.open_session(await request.message(OpenSession))
         world.listeners.opened(SessionId(grant.session), VOLUME)
+        world.delegations.opened(SessionId(grant.session))
         return Response.of(grant)
 
     async def questions(request: Request) -> Response:
@@ -242,7 +250,7 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
     async def batch(request: Request) -> Response:
         message = await request.message(Batch)
 
-        def change(connection: sqlite3.Connection) -> sessions.Outcome:
+        def change(fences: int, connection: sqlite3.Connection) -> sessions.Outcome:
             return sessions.apply_batch(
                 connection,
                 session(request),
@@ -250,11 +258,16 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
                 verify=verify,
                 wanted_min=WANTED_MIN,
                 now_s=world.clock.time(),
+                fences=fences,
             )
 
-        outcome = await world.database.write(
-            change, committed=lambda outcome: world.listeners.publish(session(request), outcome.news)
-        )
+        async def attempt(fences: int) -> sessions.Outcome:
+            return await world.database.write(
+                partial(change, fences),
+                committed=lambda outcome: world.listeners.publish(session(request), outcome.news),
+            )
+
+        outcome = await world.delegations.in_turn(session(request), attempt)
         return Response(body=answers.value_of(outcome.answer))
 
     async def grant_ids(request: Request) -> Response:
@@ -266,6 +279,7 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
     async def close_session(request: Request) -> Response:
         await world.database.write(lambda c: sessions.close_session(c, session(request)))
         world.listeners.ended(session(request))
+        world.delegations.ended(session(request))
         return Response()
 
     async def events(request: Request) -> Response:
@@ -276,6 +290,14 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
     async def held(request: Request) -> Response:
         return Response.of(world.database.read(lambda c: sessions.held(c, session(request))))
 
+    async def delegate(request: Request) -> Response:
+        message = await request.message(AskDelegation)
+        return Response.of(await world.delegations.ask(session(request), message.epoch))
+
+    async def return_delegation(request: Request) -> Response:
+        message = await request.message(ReturnDelegation)
+        return Response.of(await world.delegations.give_back(session(request), message))
+
     return {
         "open_session": open_session,
         "questions": questions,
@@ -284,6 +306,8 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
         "close_session": close_session,
         "events": events,
         "held": held,
+        "delegate": delegate,
+        "return_delegation": return_delegation,
     }
 
 
@@ -319,6 +343,14 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
     """A world of one of KINDS."""
     if kind == "memory":
         yield MemoryWorld()
+    elif kind == "delegated":
+        async with trio.open_nursery() as nursery:
+            yield DelegatedWorld(MemoryWorld(), nursery)
+            nursery.cancel_scope.cancel()
+    elif kind == "delegated-remote":
+        async with served(directory) as far, trio.open_nursery() as nursery:
+            yield DelegatedWorld(far, nursery)
+            nursery.cancel_scope.cancel()
     elif kind == "inline":
         database = InlineDatabase()
         inline = SqlWorld(database)
@@ -335,7 +367,57 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
             yield remote
 
 
-KINDS = ("memory", "inline", "sqlite", "remote")
+class DelegatedWorld:
+    """A world whose first mount holds the delegation while it is alone. Mounts run as long as the nursery."""
+
+    def __init__(self, base: World, nursery: trio.Nursery) -> None:
+        self.base, self._nursery = base, nursery
+        self._mounts: list[Delegated] = []
+
+    async def mount(self, *, read_only: bool = False) -> Namespace:
+        inner = await self.base.mount(read_only=read_only)
+        delegated = Delegated(inner, now=trio.current_time, io_timeout_s=10.0)  # type: ignore[arg-type]
+        self._nursery.start_soon(Holding(delegated, trio.current_time).hold)
+        self._mounts.append(delegated)
+        while len(self._mounts) == 1 and not (read_only or delegated.holds):
+            await trio.lowlevel.checkpoint()
+        while len(self._mounts) > 1 and any(mount.epoch for mount in self._mounts):
+            for mount in self._mounts:
+                if mount.epoch:
+                    mount.recalled.set()  # as the coordinator says with events, which the test may not ask for
+            await trio.lowlevel.checkpoint()
+        return delegated
+
+    async def end(self, namespace: Namespace) -> None:
+        await namespace.settle()
+        await self.base.end(_inner(namespace))
+
+    async def purge(self, chunk: ChunkId) -> None:
+        await self._settled()
+        await self.base.purge(chunk)
+
+    async def reap(self) -> None:
+        await self._settled()
+        await self.base.reap()
+
+    async def fall_asleep(self, namespace: Namespace) -> None:
+        await self.base.fall_asleep(_inner(namespace))
+
+    async def lapse(self) -> None:
+        await self._settled()
+        await self.base.lapse()
+
+    async def _settled(self) -> None:
+        for mount in self._mounts:
+            await mount.settle()
+
+
+def _inner(namespace: Namespace) -> Namespace:
+    assert isinstance(namespace, Delegated)
+    return namespace.inner
+
+
+KINDS = ("memory", "inline", "sqlite", "remote", "delegated", "delegated-remote")
 
 
 class Hand:

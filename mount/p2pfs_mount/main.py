@@ -23,6 +23,7 @@ from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
+from p2pfs_mount.trust import Believed
 from p2pfs_mount.xattrs import XattrOperations
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class _Mount:
             async with inspectable(), attach(
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
+                mount_point=os.fsencode(self._path).decode(errors="replace"),
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -93,6 +95,7 @@ class _Mount:
         kernel = KernelCache(
             deadline_s=stuck_s, stuck=cut.stuck, hangs=lambda: operations.pending.oldest_s() >= stuck_s
         )
+        attached.holding.kernel = Believed(operations.trust, kernel)
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
             lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)

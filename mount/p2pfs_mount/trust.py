@@ -96,18 +96,18 @@ class KernelTrust:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelMemory:
-    """The two together, as whoever returns a delegation sees them."""
+class Believed:
+    """What one kernel believes, for whoever holds the delegation: see `vfs.delegation.holding.KernelTrust`."""
 
     trust: KernelTrust
     kernel: KernelCache
 
     def longest_s(self) -> float:
-        """See KernelTrust."""
+        """For how long the kernel may still answer by itself."""
         return self.trust.longest_s()
 
     async def withdraw(self) -> None:
-        """See KernelTrust."""
+        """On return it has forgotten."""
         await self.trust.withdraw(self.kernel)
 
 

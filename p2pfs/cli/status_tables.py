@@ -42,8 +42,11 @@ def print_report(report: dict[str, Any]) -> None:
         titles = ("peer", "state", "zone", "used", "trash", "free", "chunks", "seen", "address")
         print_table(titles, map(_peer_row, known.peers), right=("used", "trash", "free", "chunks"))
     if known.volumes:
-        rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in known.volumes]
-        print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
+        rows = [
+            (volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes), volume.delegated_to or "—")
+            for volume in known.volumes
+        ]
+        print_table(("volume", "owner", "files", "content", "delegated to"), rows, right=("files", "content"))
     _print_chunks(known)
     if known.backup is not None:
         click.echo(_backup_line(known.backup))

@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
@@ -91,6 +92,7 @@ async def compose(
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
+    delegations = Delegations(database=database, listeners=listeners, lasts_s=settings.delegation, clock=clock)
     dialability = Dialability(probe, clock)
 
     backups = Backups.load(database, clock, settings.backup_interval)
@@ -181,6 +183,7 @@ async def compose(
             roster=roster,
             ledger=ledger,
             listeners=listeners,
+            delegations=delegations,
             authority=authority,
             revocations=revocations,
             addresses=addresses,
@@ -207,10 +210,12 @@ async def compose(
             reservations=promised,
             receipts=receipts,
             listeners=listeners,
+            delegations=delegations,
             noticed=noticed,
             lifetime_s=settings.session_lifetime,
             clock=clock,
         ),
+        delegations=delegations,
         reservations=promised,
         status=Status(
             record.node,

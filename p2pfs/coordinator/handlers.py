@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from p2pfs.coordinator import status
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
@@ -28,6 +29,7 @@ from p2pfs.runtime.worker import Worker
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Confirm
+from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
 from p2pfs.wire.membership import AwayRequest, Heartbeat, InviteRequest, JoinRequest, Listen, PoolMap, RenewRequest
@@ -49,6 +51,7 @@ class Services:
     relay: Relay
     volumes: Volumes
     sessions: Sessions
+    delegations: Delegations
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
@@ -84,6 +87,8 @@ class Services:
             "reserve": self._reserve,
             "events": self._events,
             "held": self._held,
+            "delegate": self._delegate,
+            "return_delegation": self._return_delegation,
             "orders": self._orders,
             "away": self._away,
             "drain": self._drain,
@@ -191,6 +196,14 @@ class Services:
 
     async def _held(self, request: Request) -> Response:
         return Response.of(self.sessions.held(_session(request)))
+
+    async def _delegate(self, request: Request) -> Response:
+        message = await request.message(AskDelegation)
+        return Response.of(await self.delegations.ask(_session(request), message.epoch))
+
+    async def _return_delegation(self, request: Request) -> Response:
+        message = await request.message(ReturnDelegation)
+        return Response.of(await self.delegations.give_back(_session(request), message))
 
     # ---- looking after the pool -------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from p2pfs.coordinator import invites
 from p2pfs.coordinator.authority import Authority, Issued, compressed, requested_key
+from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.ledger import Ledger
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Denied, Exists, Invalid, NotFound
@@ -69,6 +70,7 @@ class Membership:
         roster: Roster,
         ledger: Ledger,
         listeners: Listeners,
+        delegations: Delegations,
         authority: Authority,
         revocations: LiveRevocations,
         addresses: Callable[[], Sequence[str]],
@@ -81,6 +83,7 @@ class Membership:
         self._roster = roster
         self._ledger = ledger
         self._listeners = listeners
+        self._delegations = delegations
         self._authority = authority
         self._revocations = revocations
         self._addresses = addresses
@@ -242,6 +245,7 @@ class Membership:
         self._revocations.update(revocations)  # from here on its requests are refused
         for session in ended:
             self._listeners.ended(session)
+            self._delegations.ended(session)
             self._ledger.release_session(session)
         event, self.revoked = self.revoked, trio.Event()
         event.set()

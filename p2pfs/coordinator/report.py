@@ -90,6 +90,7 @@ class VolumeReport(msgspec.Struct, frozen=True):
     owner: str
     files: int
     bytes: int
+    delegated_to: str = ""  # host:mount point; "": nobody
 
 
 class ChunksReport(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
@@ -66,6 +67,7 @@ class Sessions:
         reservations: Reservations,
         receipts: ReceiptChecker,
         listeners: Listeners,
+        delegations: Delegations,
         noticed: Noticed,
         lifetime_s: float,
         clock: Clock,
@@ -75,6 +77,7 @@ class Sessions:
         self._reservations = reservations
         self._receipts = receipts
         self._listeners = listeners
+        self._delegations = delegations
         self._noticed = noticed
         self._lifetime_s = lifetime_s
         self._clock = clock
@@ -111,6 +114,7 @@ class Sessions:
             if given_up is not None:
                 self._over(given_up)
             self._listeners.opened(SessionId(grant.session), volume)
+            self._delegations.opened(SessionId(grant.session))
 
         grant, _ = await self._database.write(begin, committed=listen)
         _log.info("%s mounts volume %016x", node.name, volume)
@@ -164,21 +168,24 @@ class Sessions:
 
     def _over(self, session: SessionId) -> None:
         self._listeners.ended(session)
+        self._delegations.ended(session)
         self._reservations.session_over(session)
         self.reapable.set()
 
     # ---- work -------------------------------------------------------------------------------------------------------
 
     def require_holder(self, identity: Identity, session: SessionId) -> None:
-        """Whether the session is the asking node's.
+        """Whether the session is the asking node's; then it was heard.
 
         Raises:
             Denied: It is another node's.
             Fenced: It is over.
         """
         self._roster.member(identity.node)
-        if self._row(session).node != identity.node:
+        row = self._row(session)
+        if row.node != identity.node:
             raise Denied("this session is another node's")
+        self._delegations.heard(row)
 
     async def grant_ids(self, session: SessionId, count: int) -> IdBlock:
         """Numbers for new inodes and dentries. Raises Fenced, Misuse."""
@@ -196,6 +203,8 @@ class Sessions:
 
         Raises:
             Semantic: What the first refused operation raises; a retry gets the same.
+            Recalling: It is not its turn yet: another session has to return the volume's delegation.
+            Overruled: The delegation that it was decided under is over.
             Fenced: The session is over.
             Misuse: The batch breaks the protocol, is too large, or a receipt is not genuine.
         """
@@ -209,7 +218,7 @@ class Sessions:
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
 
-        def change(connection: sqlite3.Connection) -> Outcome:
+        def change(fences: int, connection: sqlite3.Connection) -> Outcome:
             return rows.apply_batch(
                 connection,
                 session,
@@ -219,12 +228,16 @@ class Sessions:
                 now_s=now_s,
                 grace_s=self.kept_s - self._lifetime_s,
                 hold_s=HELD * self._lifetime_s,
+                fences=fences,
             )
 
         def tell(outcome: Outcome) -> None:
             self._listeners.publish(session, outcome.news)
 
-        outcome = await self._database.write(change, committed=tell)  # others are told even if the sender is gone
+        async def attempt(fences: int) -> Outcome:  # others are told even if the sender is gone
+            return await self._database.write(partial(change, fences), committed=tell)
+
+        outcome = await self._delegations.in_turn(session, attempt)
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             self._settle(session, [chunk for _, chunk in accepted])
             self._notice(accepted)

@@ -30,7 +30,7 @@ from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
-from p2pfs.meta import chunks_index, members, sessions, settings, volumes
+from p2pfs.meta import chunks_index, delegations, members, sessions, settings, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
@@ -49,6 +49,7 @@ class Counts:
     by_copies: dict[int, int]
     with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
     volumes: list[VolumeInfo]
+    delegated: dict[VolumeId, str]  # where those are mounted
     sessions: int
     incarnation: int
     expires_s: dict[NodeId, float]  # when each node's newest certificate ends
@@ -113,7 +114,14 @@ class Status:
             clock_doubt=self._pool_clock.reason,
         )
         seen = [
-            VolumeReport(volume_name(VolumeId(volume.volume)), volume.name, volume.owner, volume.files, volume.bytes)
+            VolumeReport(
+                volume_name(VolumeId(volume.volume)),
+                volume.name,
+                volume.owner,
+                volume.files,
+                volume.bytes,
+                counts.delegated.get(VolumeId(volume.volume), ""),
+            )
             for volume in counts.volumes
             if Role.ADMIN in identity.roles or volume.owner == node.owner
         ]
@@ -234,6 +242,7 @@ def count(
         chunks_index.counts(connection, reachable),
         chunks_index.counts(connection, reachable | away) if away else None,
         volumes.volumes(connection),
+        delegations.holders(connection),
         sessions=sum(session.expires_s >= alive_until_s for session in sessions.sessions(connection)),
         incarnation=settings.incarnation(connection),
         expires_s={

@@ -4,6 +4,9 @@ trying. Every request through here may be repeated without harm; that is its cal
 
     answering ──no answer for io_timeout──▶ away (each call tries once, briefly)
         ◀────────────any answer────────────┘
+
+A change that another mount's delegation is in the way of is answered so (Recalling), and is asked for again for
+TURN_S.
 """
 
 import math
@@ -12,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from p2pfs.errors import CoordinatorAway, Fenced, PoolError, Unavailable
+from p2pfs.errors import CoordinatorAway, Fenced, Overruled, PoolError, Recalling, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import Buffer
@@ -23,6 +26,9 @@ T = TypeVar("T")
 _ATTEMPT_SHARE: Final = 3  # one attempt takes at most a third of io_timeout: a hung connection must not be all of it
 _AWAY_ATTEMPT_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 1.0
+_TURN_PAUSE_S: Final = 0.02  # the coordinator did the waiting
+TURN_S: Final = 90.0
+"""How long a change waits for its turn: a holder that has fallen silent keeps its delegation for less."""
 
 
 class CoordinatorCalls:
@@ -55,6 +61,7 @@ class CoordinatorCalls:
 
         Raises:
             CoordinatorAway: No answer within the deadline; never, if these calls are endless.
+            Recalling: Another mount's delegation was in the way for TURN_S; never, if these calls are endless.
             Fenced: The session is over.
             PoolError: What the coordinator refused it with.
         """
@@ -80,12 +87,18 @@ class CoordinatorCalls:
         deadline = trio.current_time() + (_AWAY_ATTEMPT_S if self.is_away else self._io_timeout_s)
         share_s = max(self._io_timeout_s / _ATTEMPT_SHARE, _AWAY_ATTEMPT_S)
         pauses = backoff(0.05, _LONGEST_PAUSE_S, chance=self._chance)
+        turn_by = trio.current_time() + (math.inf if self._endless else TURN_S)
         while True:
             if self._fenced is not None:
                 raise self._fenced
             left_s = math.inf if self._endless else deadline - trio.current_time()
             try:
                 return await self._attempt(method, path, body, min(left_s, share_s))
+            except Recalling:
+                if trio.current_time() >= turn_by:
+                    raise
+                deadline = trio.current_time() + self._io_timeout_s
+                await trio.sleep(_TURN_PAUSE_S)
             except Unavailable as error:
                 pause_s = next(pauses)
                 if self.is_away or trio.current_time() + pause_s >= deadline:
@@ -99,11 +112,14 @@ class CoordinatorCalls:
             reply = await self._client.request(
                 self._coordinator, method, path, parts=(body,) if body else (), timeout_s=timeout_s
             )
+        except Recalling:
+            self.is_away = False
+            raise
         except Unavailable:
             raise
         except PoolError as error:
             self.is_away = False  # a refusal is an answer
-            if isinstance(error, Fenced):
+            if isinstance(error, Fenced) and not isinstance(error, Overruled):
                 self._fenced = error
             raise
         self.is_away = False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfs.errors import Fenced, Misuse, Unavailable
@@ -25,6 +26,8 @@ MAX_WAIT_S: Final = 20.0
 """The longest a request waits, far below what servers allow a handler (net.messages.Limits)."""
 SILENT_S: Final = 60.0
 """Who has not asked for so long is told nothing any more, though its session may live for a day."""
+REPEAT_S: Final = 1.0
+"""How often a session is told again that it is to return its delegation: the first time may have got lost."""
 _QUIET: Final = (Accessed, AddReplicas, Opened, Released)  # nobody else sees a difference
 
 
@@ -157,12 +160,13 @@ def _newest(before: _Event, event: _Event) -> _Event:
 class _Listener:
     """One session that asks."""
 
-    __slots__ = ("asked_s", "cursor", "news", "volume")
+    __slots__ = ("asked_s", "cursor", "news", "recalled", "volume")
 
     def __init__(self, volume: VolumeId, cursor: Cursor, asked_s: float) -> None:
         self.volume = volume
         self.cursor = cursor
         self.asked_s = asked_s
+        self.recalled = 0  # the epoch whose recall it was told last
         self.news = trio.Event()  # of the newest request: it was answered, or should be
 
 
@@ -183,6 +187,7 @@ class Listeners:
         self._now_s = now_s
         self._volumes: dict[VolumeId, _Volume] = {}
         self._sessions: dict[SessionId, _Listener] = {}
+        self._recalled: dict[SessionId, int] = {}  # epochs to return
         self._is_stopping = False
 
     def __repr__(self) -> str:
@@ -194,6 +199,7 @@ class Listeners:
 
     def ended(self, session: SessionId) -> None:
         """It is over: its waiting request gets Fenced. Fine when it never listened."""
+        self._recalled.pop(session, None)
         listener = self._sessions.pop(session, None)
         if listener is None:
             return
@@ -228,6 +234,16 @@ class Listeners:
             if listener is not own:
                 listener.news.set()
 
+    def recall(self, session: SessionId, epoch: int) -> None:
+        """Tell the session, until this is called with 0, to return the delegation of that epoch."""
+        if not epoch:
+            self._recalled.pop(session, None)
+            return
+        self._recalled[session] = epoch
+        listener = self._sessions.get(session)
+        if listener is not None and listener.recalled != epoch:
+            listener.news.set()
+
     async def wait(self, session: SessionId, volume: VolumeId, asked: WaitEvents) -> Events:
         """What the session is to be told, as soon as there is something or when `asked.wait_s` or MAX_WAIT_S are over.
         A session has one waiting request: the next one ends it with nothing, as `stop` does.
@@ -246,23 +262,28 @@ class Listeners:
         listener = self._listener(session, volume, since_opening=False)
         listener.news.set()
         news = listener.news = trio.Event()
+        recall = self._recalled.get(session, 0)
         answer = listener.cursor.take(asked.stream, asked.after)
-        if answer.lost or answer.inodes or answer.names or answer.held:
-            return answer
-        with trio.move_on_after(min(asked.wait_s, MAX_WAIT_S)):
+        if answer.lost or answer.inodes or answer.names or answer.held or recall not in (0, listener.recalled):
+            return self._with_recall(session, listener, answer)
+        with trio.move_on_after(min(asked.wait_s, REPEAT_S if recall else MAX_WAIT_S)):
             await news.wait()
         if self._sessions.get(session) is not listener:
             raise Fenced("this session is over: mount the volume again")
         if listener.news is not news:  # a newer request came: it gets what there is
             return answer
         self._asks(session, listener)
-        return listener.cursor.take(asked.stream, asked.after)
+        return self._with_recall(session, listener, listener.cursor.take(asked.stream, asked.after))
 
     def stop(self) -> None:
         """Nobody waits from now on: the server stops."""
         self._is_stopping = True
         for listener in self._sessions.values():
             listener.news.set()
+
+    def _with_recall(self, session: SessionId, listener: _Listener, answer: Events) -> Events:
+        listener.recalled = self._recalled.get(session, 0)
+        return msgspec.structs.replace(answer, recall=listener.recalled) if listener.recalled else answer
 
     def _listener(self, session: SessionId, volume: VolumeId, *, since_opening: bool) -> _Listener:
         listener = self._sessions.get(session)

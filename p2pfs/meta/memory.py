@@ -8,11 +8,13 @@ from typing import Any
 
 import trio
 
-from p2pfs.errors import Denied, Fenced, Misuse
+from p2pfs.errors import Denied, Fenced, Misuse, PoolError
 from p2pfs.meta.events import Listeners, Publication
+from p2pfs.meta.memory_delegation import MemoryDelegation
 from p2pfs.meta.memory_rules import MemoryRules
 from p2pfs.meta.memory_state import BatchLog
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId
+from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.namespace import (
     Applied,
@@ -35,11 +37,13 @@ class MemoryVolume(MemoryRules):
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - MemoryState's
         super().__init__(**options)
         self.listeners = Listeners()
+        self.delegation = MemoryDelegation()
 
     def session(self, *, read_only: bool = False) -> "MemoryNamespace":
         """A new session."""
         number = next(self._session_numbers)
         self._sessions.add(number)
+        self.delegation.recall(number)
         self.listeners.opened(_id(number), self.volume)
         return MemoryNamespace(self, number, read_only=read_only)
 
@@ -51,6 +55,8 @@ class MemoryVolume(MemoryRules):
             del self._open[inode, session]
             self.settle(batch, inode)
         self.listeners.ended(_id(number))
+        if self.delegation.holder == number:
+            self.delegation.revoke()
 
     def lapse(self) -> None:
         """Two lifetimes pass: what a session did not say it has open is kept for it no longer."""
@@ -135,6 +141,23 @@ class MemoryNamespace:
         volume = await self._begin()
         if self._read_only and not all(isinstance(operation, Opened | Released) for operation in operations):
             raise Denied("the volume is mounted read-only")
+        await volume.delegation.returned(self.number)
+        return volume.apply(self.number, operations)
+
+    async def delegate(self, epoch: int) -> Delegation:
+        """See Delegable."""
+        volume = await self._begin()
+        is_alone = not self._read_only and not volume.awake(self.number)
+        return volume.delegation.ask(self.number, epoch, is_alone=is_alone)
+
+    async def return_delegation(self, epoch: int, timeouts_s: float) -> None:
+        """See Delegable."""
+        (await self._begin()).delegation.give_back(self.number, epoch, timeouts_s)
+
+    async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
+        """See Delegable."""
+        volume = await self._begin()
+        volume.delegation.require(self.number, epoch)
         return volume.apply(self.number, operations)
 
     async def settle(self) -> None:
@@ -149,9 +172,25 @@ class MemoryNamespace:
         """See Namespace."""
         volume = await self._begin()
         asked = WaitEvents(self._stream, self._told, wait_s)
-        events = await volume.listeners.wait(_id(self.number), volume.volume, asked)
+        answers: list[Events | PoolError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_recall, volume, nursery.cancel_scope)
+            try:
+                answers.append(await volume.listeners.wait(_id(self.number), volume.volume, asked))
+            except PoolError as error:
+                answers.append(error)  # raised out here: a nursery would wrap it
+            nursery.cancel_scope.cancel()
+        if not answers:
+            return Events(self._stream, self._told, recall=volume.delegation.epoch)
+        (events,) = answers
+        if isinstance(events, PoolError):
+            raise events
         self._stream, self._told = events.stream, events.last
         return events
+
+    async def _watch_recall(self, volume: MemoryVolume, waiting: trio.CancelScope) -> None:
+        await volume.delegation.recalled(self.number)
+        waiting.cancel()
 
     async def held(self) -> list[InodeId]:
         """See Namespace."""

@@ -142,7 +142,7 @@ class MemoryRules(MemoryState):
             raise IsDirectory("this is a directory")
         if op.directory and self._names[op.inode]:
             raise NotEmpty("the directory is not empty")
-        self.drop(batch, self._names[op.parent], op.name)
+        self.drop_name(batch, op.parent, op.name)
         self.touch_parent(batch, op.parent, op.time_ns, links=-1 if op.directory else 0)
         self.lose_name(batch, op.inode, op.time_ns)
 
@@ -172,7 +172,7 @@ class MemoryRules(MemoryState):
         else:
             if target is not None:
                 self._replace(batch, op, target)
-            self.drop(batch, self._names[op.parent], op.name)
+            self.drop_name(batch, op.parent, op.name)
             self.add_name(batch, op.new_parent, op.new_name, Name(op.dentry, op.dentry_tag, op.inode))
         self._move(batch, op.inode, op.parent, op.new_parent, op.time_ns)
         self.touch_parent(batch, op.parent, op.time_ns)
@@ -191,7 +191,7 @@ class MemoryRules(MemoryState):
             raise IsDirectory("only a directory can replace one")
         if other.kind == Kind.DIRECTORY and self._names[other.inode]:
             raise NotEmpty("the directory is not empty")
-        self.drop(batch, self._names[op.new_parent], op.new_name)
+        self.drop_name(batch, op.new_parent, op.new_name)
         if other.kind == Kind.DIRECTORY:
             self.touch_parent(batch, op.new_parent, op.time_ns, links=-1)
         self.lose_name(batch, other.inode, op.time_ns)

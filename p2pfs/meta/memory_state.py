@@ -206,6 +206,9 @@ class MemoryState:
             raise Misuse("the dentry number is in use")
         self.put(batch, self._names[parent], name, value=new)
 
+    def drop_name(self, batch: BatchLog, parent: int, name: bytes) -> None:
+        self.drop(batch, self._names[parent], name)
+
     def check_number(self, number: int) -> None:
         if not ROOT_INODE < number < self._next_id:
             raise Misuse("the number was never granted")

@@ -138,7 +138,8 @@ class Delegable(Namespace, Protocol):
         operations.
 
         Raises:
-            Fenced: Somebody else changed the volume since, or the session is over: nothing was done.
+            Overruled: The delegation is over, perhaps because somebody else changed the volume: nothing was done.
+            Fenced: The session is over: nothing was done.
             InDoubt: Nobody answered.
         """
         ...

@@ -299,7 +299,17 @@ CREATE TABLE job (                  -- background work, for people to see and to
 CREATE UNIQUE INDEX job_open ON job (kind, subject) WHERE ended_s IS NULL;
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS, _CARE)
+_DELEGATIONS: Final = """
+CREATE TABLE delegation (           -- to which mount a volume was delegated; a volume without a row never was
+    volume      INTEGER PRIMARY KEY,
+    epoch       INTEGER NOT NULL,   -- rises with every grant and every fencing, is kept for ever
+    session     INTEGER,            -- session.number of the holder; NULL: nobody holds it
+    lasts_s     REAL NOT NULL       -- what the holder was told when it was granted
+) STRICT;
+CREATE INDEX session_volume ON session (volume);
+"""
+
+MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS, _CARE, _DELEGATIONS)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

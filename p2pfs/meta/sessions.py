@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pfs.errors import Denied, Fenced, Misuse, Semantic
-from p2pfs.meta import engine, inodes, open_inodes, settings, volumes
+from p2pfs.meta import delegations, engine, inodes, open_inodes, settings, volumes
 from p2pfs.meta.events import Publication
 from p2pfs.meta.protocol import MAX_HELD
 from p2pfs.meta.work import Rules, Verify, Work
@@ -107,6 +107,12 @@ def sessions(connection: sqlite3.Connection) -> list[Session]:
     return [_session(row) for row in connection.execute(f"{_SESSION} ORDER BY number")]
 
 
+def mounts(connection: sqlite3.Connection, volume: VolumeId) -> list[Session]:
+    """The sessions of a volume that are mounts, not commands, oldest first."""
+    rows = connection.execute(f"{_SESSION} WHERE volume = ? AND mount_point != '' ORDER BY number", (volume,))
+    return [_session(row) for row in rows]
+
+
 def volume_of_session(connection: sqlite3.Connection, session_id: SessionId) -> VolumeId:
     """Raises Fenced when it is over."""
     return session(connection, session_id).volume
@@ -156,32 +162,39 @@ def apply_batch(
     now_s: float,
     grace_s: float = 0.0,
     hold_s: float = HOLD_S,
+    fences: int = 0,
 ) -> Outcome:
     """Do a batch once. Its answer is the encoded Applied, or the refusal (`answers.unwrap` raises it).
 
     A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk;
     `grace_s` how much longer a session is kept than a mount that is awake is silent; `hold_s` how long an inode without
-    a name is kept for a session that does not say it has it open.
+    a name is kept for a session that does not say it has it open; `fences` the epoch of a delegation whose time has run
+    out, which ends with this batch.
 
     Raises:
+        Recalling: Another session holds the volume's delegation; nothing is changed or remembered.
+        Overruled: The session does not hold the delegation that the batch was decided under.
         Fenced: The session is over.
         Denied: It is read-only.
         Misuse: The batch breaks the protocol; nothing is changed or remembered.
     """
     row = connection.execute(
-        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, r.answer FROM session s"
-        " JOIN volume v ON v.id = s.volume LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
+        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, r.answer, d.epoch, d.session"
+        " FROM session s JOIN volume v ON v.id = s.volume LEFT JOIN delegation d ON d.volume = s.volume"
+        " LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
         " WHERE s.id = ?",
         (batch.seq, session_id),
     ).fetchone()
     if row is None:
         raise _over()
-    number, volume, acked, read_only, next_id, old = row
+    number, volume, acked, read_only, next_id, old, epoch, holder = row
     if old is not None:
         return Outcome(_recalled(connection, volume, codec.decode(old, Answer)))
     if read_only and not all(isinstance(operation, _HARMLESS) for operation in batch.operations):
         raise Denied("the volume is mounted read-only")
     _check_order(batch, acked)
+    if batch.epoch or holder not in (None, number):
+        delegations.require(connection, volume, batch, session=number, held=(epoch, holder), fences=fences)
     rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s)
     work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules)
     outcome, kept = _outcome(work, batch)
@@ -254,6 +267,7 @@ def _end_all(connection: sqlite3.Connection, condition: str, value: object) -> l
 
 def _end(connection: sqlite3.Connection, number: int, volume: VolumeId) -> None:
     open_inodes.end(connection, volume, session=number)
+    delegations.void(connection, session=number)
     connection.execute("DELETE FROM session_result WHERE session = ?", (number,))
     connection.execute("DELETE FROM session WHERE number = ?", (number,))
 

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     certificate_lifetime: Duration = 90 * 86400.0
     renew_after: Duration = 60 * 86400.0  # age at which a node asks for a new certificate
     session_lifetime: Duration = 60.0  # a mount unheard for so long is over
+    delegation: Duration = 30.0  # a mount that is alone answers for its volume for so long; 0: never
     reservation_lifetime: Duration = 600.0
     backup_interval: Duration = 5.0  # how often what changed is sent to the peers that keep backups
     backup_image: Duration = 86400.0  # how often a backup begins anew with the whole database

@@ -4,7 +4,9 @@ Used by the mount and by commands that read a volume without mounting it. Nothin
 """
 
 import logging
+import math
 import os
+import platform
 import secrets
 import ssl
 import time
@@ -35,6 +37,8 @@ from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
@@ -69,6 +73,8 @@ class Attached:
     map: Callable[[], PoolMap]
     fetched_bytes: Callable[[], int]
     """Sealed bytes that came from peers, not from the disk cache."""
+    holding: Holding
+    """Whoever gives it to a kernel says what the kernel believes."""
 
 
 class Pool:
@@ -175,10 +181,12 @@ async def attach(
     read_only: bool = False,
     access_times: bool = True,
     hard: bool = False,
+    mount_point: str = "",
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
     what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
-    all the same.
+    all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one that is
+    alone.
 
     Raises:
         UserError: No such volume, wrong passphrase.
@@ -188,15 +196,18 @@ async def attach(
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
-        namespace = await RemoteNamespace.open(
+        remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(read_only=read_only), io_timeout_s=settings.io_timeout, endless=hard,
+            request=OpenSession(platform.node(), mount_point, read_only),
+            io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
-        nursery.start_soon(_maintain, namespace)
+        nursery.start_soon(_maintain, remote)
         nursery.start_soon(_keep_renewed, home, pool)
+        namespace = Delegated(remote, now=_boot_time_s, io_timeout_s=math.inf if hard else settings.io_timeout)
+        holding = Holding(namespace, _boot_time_s)
         places = Places(namespace)
-        space = ReservedSpace(namespace.reserve, lambda: copies_wanted(pool.map)[1], time.time)
+        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
         store = await _store(home, settings, pool, places, space, copies, nursery)
         durability = Durability(settings.durability)
@@ -215,11 +226,20 @@ async def attach(
         )
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
-            keys, number, namespace, store, places, writing, limits=limits, now_ns=time.time_ns, copies=copies
-        ) as filesystem:
-            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store))
-        await _leave(namespace, space)
+            keys, number, namespace, store, places, writing,
+            limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
+        ) as filesystem:  # fmt: skip
+            holding.store = filesystem.recalled
+            if mount_point and not read_only:
+                nursery.start_soon(holding.hold)
+            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding)
+        await _leave(remote, space)
         nursery.cancel_scope.cancel()
+
+
+def _boot_time_s() -> float:
+    """Seconds that count while the machine is suspended: the coordinator's go on too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 async def _store(

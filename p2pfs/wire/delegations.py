@@ -6,7 +6,8 @@
                       └──not renewed in time──▶ over: the first change by another session fences it, by a higher epoch
 
 An epoch is per volume, never given twice and rises with every grant and every fencing. A batch that carries one is
-refused (Fenced) unless it is the epoch in force and its session holds it.
+refused (Overruled) unless it is the epoch in force and its session holds it. While another session holds the
+delegation, a batch without one is refused with Recalling: nothing was done or remembered, it is to be sent again.
 """
 
 import msgspec

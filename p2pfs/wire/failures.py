@@ -41,6 +41,7 @@ _STATUS: dict[type[errors.PoolError], int] = {
     errors.Unavailable: 503,
     errors.Corrupt: 500,
     errors.Fenced: 412,
+    errors.Overruled: 412,
     errors.Misuse: 400,
 }
 _BY_CODE = {kind.__name__: kind for kind in _STATUS}

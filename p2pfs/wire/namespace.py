@@ -288,7 +288,7 @@ Operation = (
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """`POST /sessions/{session}/batches`. A repeated `seq` gets its old answer; results below `acked` are dropped.
 
-    With an `epoch` it was decided under a delegation (wire.delegations): Fenced unless the session holds just that.
+    With an `epoch` it was decided under a delegation (wire.delegations): Overruled unless the session holds just that.
     """
 
     seq: int

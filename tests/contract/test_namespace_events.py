@@ -67,6 +67,7 @@ def gone(*inodes: int) -> set[ChangedInode]:
 
 async def test_nothing_is_told_of_what_was_before_and_of_ones_own(pool: World, hand: Hand) -> None:
     await hand.make(b"before")
+    await hand.namespace.settle()
     other = Hand(await pool.mount())
     await other.make(b"own")
     told = await events(other)

@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, events, jobs, membership, namespace, orders, plans
+from p2pfs.wire import codec, delegations, events, jobs, membership, namespace, orders, plans
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -92,6 +92,20 @@ EVENTS = events.Events(
     [events.ChangedInode(10, 5, 6), events.ChangedInode(11, events.REMOVED, events.REMOVED)],
     [events.ChangedName(1, b"name")], [11],
 )  # fmt: skip
+DELEGATION = delegations.Delegation(1 << 40, 30.0)
+BATCHES = {
+    "batch": namespace.Batch(9, 8, OPERATIONS),
+    "accessed": namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)]),
+    "xattr_batch": namespace.Batch(9, 8, XATTR_OPERATIONS),
+    "delegated_batch": namespace.Batch(9, 8, [namespace.Opened(10)], 1 << 40),
+}
+BEFORE = {
+    "batch_without_epoch": "batch",
+    "accessed_without_epoch": "accessed",
+    "xattr_batch_without_epoch": "xattr_batch",
+    "events_without_recall": "events",
+}
+"""As the version before wrote them, which had fewer fields: only read."""
 
 
 def page() -> bytes:
@@ -109,8 +123,6 @@ def made() -> dict[str, str]:
         "token_message": token_message(POOL, TOKEN).hex(),
         "receipt": codec.encode(RECEIPT).hex(),
         "token": codec.encode(TOKEN).hex(),
-        "batch": codec.encode(namespace.Batch(9, 8, OPERATIONS)).hex(),
-        "accessed": codec.encode(namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])).hex(),
         "applied": codec.encode(namespace.Applied([ATTRIBUTES], [3])).hex(),
         "extent_page": codec.encode(
             namespace.ExtentPage(ATTRIBUTES, [ROW], [namespace.ChunkPlace(CHUNK, 76_820, [1, 7])])
@@ -118,7 +130,6 @@ def made() -> dict[str, str]:
         "directory_page": codec.encode(
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
-        "xattr_batch": codec.encode(namespace.Batch(9, 8, XATTR_OPERATIONS)).hex(),
         "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
         "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
         "orders": codec.encode(ORDERS).hex(),
@@ -130,6 +141,11 @@ def made() -> dict[str, str]:
         "plan": codec.encode(PLAN).hex(),
         "wait_events": codec.encode(WAIT).hex(),
         "events": codec.encode(EVENTS).hex(),
+        "recall": codec.encode(events.Events(1, 2, recall=1 << 40)).hex(),
+        "ask_delegation": codec.encode(delegations.AskDelegation(1 << 40)).hex(),
+        "delegation": codec.encode(DELEGATION).hex(),
+        "return_delegation": codec.encode(delegations.ReturnDelegation(1 << 40, 2.5)).hex(),
+        **{name: codec.encode(batch).hex() for name, batch in BATCHES.items()},
     }
 
 
@@ -146,10 +162,7 @@ def test_it_is_written_as_ever(name: str) -> None:
     [
         ("receipt", RECEIPT),
         ("token", TOKEN),
-        ("batch", namespace.Batch(9, 8, OPERATIONS)),
-        ("accessed", namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)])),
         ("applied", namespace.Applied([ATTRIBUTES], [3])),
-        ("xattr_batch", namespace.Batch(9, 8, XATTR_OPERATIONS)),
         ("xattr_page", namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])),
         ("orders", ORDERS),
         ("report", REPORT),
@@ -160,10 +173,23 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("plan", PLAN),
         ("wait_events", WAIT),
         ("events", EVENTS),
+        ("recall", events.Events(1, 2, recall=1 << 40)),
+        ("ask_delegation", delegations.AskDelegation(1 << 40)),
+        ("delegation", DELEGATION),
+        ("return_delegation", delegations.ReturnDelegation(1 << 40, 2.5)),
+        *BATCHES.items(),
+        *((name, EVENTS if now == "events" else BATCHES[now]) for name, now in BEFORE.items()),
     ],
 )
 def test_it_is_read_as_ever(name: str, expected: object) -> None:
     assert codec.decode(bytes.fromhex(VECTORS[name]), type(expected)) == expected
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_version_before_finds_all_it_knows(name: str) -> None:
+    before, now = (msgspec.msgpack.decode(bytes.fromhex(VECTORS[one])) for one in (name, BEFORE[name]))
+    assert len(before) < len(now)
+    assert now[: len(before)] == before
 
 
 def test_an_old_header_page_is_read() -> None:
@@ -178,4 +204,4 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
 
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(made(), indent=1) + "\n")
+    PATH.write_text(json.dumps({**VECTORS, **made()}, indent=1) + "\n")

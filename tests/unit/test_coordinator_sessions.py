@@ -481,7 +481,8 @@ async def test_status_shows_an_owner_its_own_volumes_only(tmp_path: Path) -> Non
 async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         await p.peers(2)
-        await mounted(p)
+        mount = await mounted(p)
+        assert (await p.services.delegations.ask(mount.session, 0)).epoch
         report = json.loads(status.encode(await p.services.status.report(p.identity())))
         first = {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
         assert set(report) == first | {"backup", "restored"}
@@ -489,6 +490,7 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         assert set(report["reasons"][0]) == {"code", "message", "severity"}
         assert report["volumes"] == [
             {"id": "0000000000000007", "name": "photos", "owner": "anna", "files": 1, "bytes": 0}
+            | {"delegated_to": "host:/mnt"}
         ]
         assert {"state", "used", "free", "zone"} <= set(report["peers"][0])
         assert report["pool"]["sessions"] == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from namespaces import VOLUME, create_volume, verify
+from namespaces import VOLUME, broken_invariants, create_volume, verify
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
@@ -20,6 +20,7 @@ from p2pfs.errors import Corrupt, NotFound, Unavailable
 from p2pfs.meta import (
     chunks_index,
     database,
+    delegations,
     engine,
     members,
     open_inodes,
@@ -30,7 +31,7 @@ from p2pfs.meta import (
 )
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
 from p2pfs.meta.work import Rules, Work
-from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, VolumeId
+from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.namespace import GetXattrs, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
@@ -402,6 +403,29 @@ def test_receipts_of_copies_damaged_in_the_fifth_version_stay_void(
     assert since_s >= began_s  # they are remembered as long as those of any other copy
     assert db.read(lambda c: void_copies.since(c, PeerNumber(2), volume=volume, chunk=chunk, put_seq=10)) is None
     assert db.read(void_copies.peers_pending) == {}
+    db.close()
+
+
+def test_nothing_of_the_sixth_version_is_delegated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:6])
+        before = InlineDatabase(path)
+        before.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        before.write_now(
+            lambda c: c.execute(
+                "INSERT INTO session VALUES (4, 'id', ?, 'n', 'anna', 'h', '/mnt', 0, 1, 2, 0)", (VOLUME,)
+            )
+        )
+        before.close()
+    db = InlineDatabase(path)
+    found = db.read(lambda c: delegations.find(c, VOLUME))
+    assert (found.epoch, found.holder) == (0, None)
+    granted = db.write_now(lambda c: delegations.grant(c, found, SessionId("id"), lasts_s=30.0))
+    assert granted is not None
+    assert db.read(lambda c: delegations.find(c, VOLUME)) == granted
+    assert db.write_now(lambda c: delegations.grant(c, found, SessionId("id"), lasts_s=30.0)) is None  # not as found
+    assert db.read(broken_invariants) == []
     db.close()
 
 

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2pfs.errors import Fenced, Misuse, Unavailable
 from p2pfs.meta import events as module
-from p2pfs.meta.events import MAX_WAIT_S, SILENT_S, Cursor, EventLog, Held, Listeners, Publication
+from p2pfs.meta.events import MAX_WAIT_S, REPEAT_S, SILENT_S, Cursor, EventLog, Held, Listeners, Publication
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
@@ -345,3 +345,44 @@ async def test_nothing_is_answered_when_the_time_is_over(
 async def test_nobody_waits_for_less_than_nothing(listeners: Listeners, wait_s: float) -> None:
     with pytest.raises(Misuse):
         await told(listeners, BERT, wait_s)
+
+
+# ---- recalls --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_recall_wakes_its_holder_and_nobody_else(listeners: Listeners) -> None:
+    events = await waiting(listeners, lambda: listeners.recall(BERT, 5))
+    assert isinstance(events, Events)
+    assert events.recall == 5
+    assert (await told(listeners, ANNA)).recall == 0
+
+
+async def test_a_recall_is_told_again_every_second_until_the_delegation_was_returned(
+    listeners: Listeners, autojump_clock: MockClock
+) -> None:
+    began_s = trio.current_time()
+    listeners.recall(BERT, 5)
+    assert (await told(listeners, BERT, 19.0)).recall == 5
+    assert trio.current_time() == began_s
+    for number in (1, 2):
+        assert (await told(listeners, BERT, 19.0)).recall == 5
+        assert trio.current_time() == began_s + number * REPEAT_S
+    listeners.recall(BERT, 6)  # another one is told at once
+    assert (await told(listeners, BERT, 19.0)).recall == 6
+    assert trio.current_time() == began_s + 2 * REPEAT_S
+    listeners.recall(BERT, 0)
+    assert (await told(listeners, BERT, 19.0)).recall == 0
+    assert trio.current_time() == began_s + 2 * REPEAT_S + 19.0
+
+
+async def test_a_recall_travels_with_other_news_and_reaches_who_listens_later(listeners: Listeners) -> None:
+    listeners.publish(ANNA, news())
+    listeners.recall(BERT, 5)
+    answer = await told(listeners, BERT)
+    assert answer.recall == 5
+    assert answer.inodes
+    dora = SessionId("dora")
+    listeners.recall(dora, 7)
+    assert (await told(listeners, dora)).recall == 7
+    listeners.ended(dora)
+    assert (await told(listeners, dora)).recall == 0

@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Misuse, NotFound, Unavailable
-from p2pfs.meta import flights, outstanding, remote
+from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Misuse, NotFound, Overruled, Recalling, Unavailable
+from p2pfs.meta import calls, flights, outstanding, remote
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
 from p2pfs.meta.protocol import InDoubt
@@ -19,6 +19,7 @@ from p2pfs.types import InodeId, NodeId, Role, VolumeId
 from p2pfs.wire import answers, codec
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
+from p2pfs.wire.delegations import AskDelegation, Delegation, ReturnDelegation
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -83,6 +84,8 @@ KINDS: dict[str, Any] = {
     "renew": RenewSession,
     "reservations": Reserve,
     "sessions": OpenSession,
+    "delegation": AskDelegation,
+    "return": ReturnDelegation,
 }
 
 
@@ -106,6 +109,10 @@ def work(path: str, message: Any) -> Any:  # noqa: ANN401
             return Reserved([Token(1, "n" * 32, 2, 3, message.room_bytes, 5)])
         case OpenSession():
             return GRANT
+        case AskDelegation():
+            return Delegation(3, 30.0)
+        case ReturnDelegation():
+            return Delegation(0, 10.0)
         case None:
             return None
     return [answers.answer(row(question.inode)) for question in message]
@@ -147,6 +154,8 @@ async def test_addresses_are_those_of_the_route_table() -> None:
     await opened.new_ids(100)
     await opened.renew()
     assert (await opened.reserve(77, [5]))[0].room_bytes == 77
+    assert await opened.delegate(0) == Delegation(3, 30.0)
+    await opened.return_delegation(3, 1.5)
     await opened.aclose()
     volume, session = "/volumes/00000000000000ab", f"/sessions/{'5' * 32}"
     assert [request[:2] for request in coordinator.requests] == [
@@ -156,6 +165,8 @@ async def test_addresses_are_those_of_the_route_table() -> None:
         ("POST", f"{session}/ids"),
         ("POST", f"{session}/renew"),
         ("POST", f"{session}/reservations"),
+        ("POST", f"{session}/delegation"),
+        ("POST", f"{session}/delegation/return"),
         ("DELETE", session),
     ]
 
@@ -278,6 +289,51 @@ async def test_a_fenced_session_asks_no_more() -> None:
             await call
     assert names.is_fenced
     assert len(coordinator.requests) == 1
+
+
+async def test_a_delegation_that_is_over_does_not_end_the_session() -> None:
+    coordinator = FakeCoordinator(refuse(Overruled("over")), work)
+    one = namespace(coordinator)
+    with pytest.raises(Overruled):
+        await one.apply_under(3, [Released(1)])
+    assert not one.is_fenced
+    await one.apply([Released(1)])
+    assert [message.epoch for _, _, message in coordinator.requests] == [3, 0]
+
+
+@pytest.mark.parametrize("recalled_s", [20.0, 80.0])
+async def test_a_change_is_sent_again_until_its_turn_comes(recalled_s: float, autojump_clock: MockClock) -> None:
+    async def react(path: str, message: Any) -> Any:  # noqa: ANN401
+        await trio.sleep(0.8)
+        if trio.current_time() < began_s + recalled_s:
+            raise Recalling("soon")
+        return work(path, message)
+
+    coordinator, began_s = FakeCoordinator(react), trio.current_time()
+    one = namespace(coordinator)
+    await one.apply([Released(1)])
+    assert recalled_s <= trio.current_time() - began_s < recalled_s + 2
+    assert set(seqs(coordinator)) == {(1, 1)}
+    assert not one.is_away
+
+
+async def test_a_change_whose_turn_does_not_come_is_refused_and_the_coordinator_is_not_away(
+    autojump_clock: MockClock,
+) -> None:
+    began_s = trio.current_time()
+    one = namespace(FakeCoordinator(refuse(Recalling("soon"))))
+    one._calls.is_away = True
+    with pytest.raises(Recalling):
+        await one.apply([Commit(1, 0, 0, b"head", 1)])
+    assert trio.current_time() - began_s == pytest.approx(calls.TURN_S, abs=1)
+    assert not one.is_away
+
+
+async def test_a_coordinator_that_falls_silent_while_a_change_waits_is_away(autojump_clock: MockClock) -> None:
+    one = namespace(FakeCoordinator(*[refuse(Recalling("soon"))] * 9, away))
+    with pytest.raises(CoordinatorAway):
+        await one.apply([Released(1)])
+    assert one.is_away
 
 
 async def test_answers_are_acknowledged_up_to_the_oldest_one_missing() -> None:

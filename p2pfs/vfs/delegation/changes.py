@@ -1,0 +1,177 @@
+"""What was acknowledged under a delegation and the coordinator has not heard of yet: sent in order, many at once."""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from p2pfs.errors import CoordinatorAway, Fenced, PoolError
+from p2pfs.meta.protocol import InDoubt
+from p2pfs.runtime.retry import backoff
+from p2pfs.wire.namespace import Applied, Commit, Operation
+
+log = logging.getLogger(__name__)
+
+LINGER_S: Final = 0.02
+"""How long a change that nobody waits for waits for company."""
+BATCH_OPERATIONS: Final = 500
+BATCH_BYTES: Final = 4 << 20
+MOST_WAITING: Final = 4000
+"""Operations; who does more waits. A batch of them takes a fraction of a second."""
+MOST_BYTES: Final = 16 << 20
+_COST: Final = 500  # of an operation besides its inline data
+
+Send = Callable[[Sequence[Operation]], Awaitable[Applied]]
+"""Raises InDoubt, Fenced, and PoolError for what cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    operations: Sequence[Operation]
+    bytes: int
+
+
+class Changes:
+    """The queue. Its positions rise with every `put`; everything up to `done` is committed.
+
+    A batch that is refused can only mean that the delegation is not ours any more, or that this mount and the
+    coordinator read the rules differently: nothing after it can be true then, so `error` stays and is raised for good.
+    """
+
+    def __init__(self, send: Send, *, io_timeout_s: float) -> None:
+        """`io_timeout_s`: without progress for so long, who waits is told that the coordinator is away; inf: never."""
+        self._send, self._io_timeout_s = send, io_timeout_s
+        self._waiting: deque[_Item] = deque()
+        self._bytes = 0
+        self._operations = 0
+        self._queued = self._done = 0
+        self._urgent = trio.Event()
+        self._news = trio.Event()
+        self._progress = trio.Event()
+        self.error: Fenced | None = None
+
+    def __repr__(self) -> str:
+        return f"Changes({self.outstanding} outstanding, {self._operations} operations, {self._bytes} bytes)"
+
+    @property
+    def outstanding(self) -> int:
+        """How many changes are not known to be committed."""
+        return self._queued - self._done
+
+    def put(self, operations: Sequence[Operation]) -> None:
+        """Add what was just acknowledged."""
+        item = _Item(operations, sum(_cost(operation) for operation in operations))
+        self._waiting.append(item)
+        self._queued += 1
+        self._bytes += item.bytes
+        self._operations += len(operations)
+        self._news.set()
+        if self._is_much():
+            self._urgent.set()
+
+    def _is_much(self) -> bool:
+        return self._operations >= BATCH_OPERATIONS or self._bytes >= BATCH_BYTES
+
+    # ---- waiting
+
+    async def room(self) -> None:
+        """Wait until not too much is waiting. Raises as `settle`."""
+        await self._until(lambda: self._operations < MOST_WAITING and self._bytes < MOST_BYTES)
+
+    async def settle(self) -> None:
+        """Wait until what was put so far is committed.
+
+        Raises:
+            Fenced: It never will be.
+            CoordinatorAway: Nobody answered within `io_timeout_s`; it is tried on.
+        """
+        position = self._queued
+        self._urgent.set()
+        await self._until(lambda: self._done >= position)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while True:
+            if self.error is not None:
+                raise self.error
+            if condition():
+                return
+            self._urgent.set()
+            with trio.move_on_after(self._io_timeout_s) as waiting:
+                await self._progress.wait()
+            if waiting.cancelled_caught:
+                raise CoordinatorAway("the coordinator does not answer: changes wait to be sent")
+
+    # ---- sending
+
+    async def run(self) -> None:
+        """Send until cancelled or fenced."""
+        while self.error is None:
+            await self._news.wait()
+            if not self._urgent.is_set():
+                with trio.move_on_after(LINGER_S):
+                    await self._urgent.wait()
+            if not self._is_much():
+                self._urgent = trio.Event()
+            count, operations = self._take()
+            try:
+                await self._sent(operations)
+            except Fenced as error:
+                self._fail(error, operations)
+            except PoolError as error:
+                log.error("the coordinator refused what this mount was to be free to change: %s", error)
+                self._fail(Fenced(f"the coordinator refused a change: {error}"), operations)
+            else:
+                self._done += count
+            self._pulse()
+
+    def _take(self) -> tuple[int, list[Operation]]:
+        operations: list[Operation] = []
+        count = bytes_ = 0
+        while self._waiting:
+            item = self._waiting[0]
+            if count and (
+                len(operations) + len(item.operations) > BATCH_OPERATIONS or bytes_ + item.bytes > BATCH_BYTES
+            ):
+                break
+            self._waiting.popleft()
+            operations += item.operations
+            bytes_ += item.bytes
+            count += 1
+        self._bytes -= bytes_
+        self._operations -= len(operations)
+        if not self._waiting:
+            self._news = trio.Event()
+        return count, operations
+
+    async def _sent(self, operations: Sequence[Operation]) -> None:
+        """Until it is known what became of them."""
+        try:
+            await self._send(operations)
+            return
+        except InDoubt as error:
+            doubt = error
+        for pause_s in backoff(0.1, 2.0):
+            log.info("%d changes wait for the coordinator: %s", len(operations), doubt)
+            await trio.sleep(pause_s)
+            try:
+                await doubt.again()
+                return
+            except CoordinatorAway:
+                continue
+
+    def _fail(self, error: Fenced, operations: Sequence[Operation]) -> None:
+        lost = len(operations) + self._operations
+        log.error("%d changes of this mount are lost: %s", lost, error)
+        self.error = Fenced(f"{lost} changes of this mount were lost: {error}")
+        self.error.__cause__ = error
+
+    def _pulse(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+
+def _cost(operation: Operation) -> int:
+    return _COST + len(operation.inline or b"") if isinstance(operation, Commit) else _COST

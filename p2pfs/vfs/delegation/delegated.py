@@ -1,0 +1,389 @@
+"""A namespace that answers for the coordinator while its volume is delegated to this mount. See `Namespace`.
+
+Wraps a `Delegable`. While the delegation holds, what the tree alone decides (names, attributes, content small enough
+for the metadata) is judged and acknowledged here and sent in order behind; whatever else a change rests on (receipts of
+chunks, extended attributes) is sent when everything before it is committed, and waited for. Without the delegation
+every call goes through, as if this were not here. `vfs.delegation.holding` gets, renews and returns it.
+
+An operation never sees half of another: between judging a change and queueing it there is no checkpoint, and inodes of
+a change that was sent through are `busy` until its answer was taken in.
+"""
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from p2pfs.errors import NotFound, PoolError, Semantic
+from p2pfs.meta.protocol import Delegable, InDoubt
+from p2pfs.types import ChunkId, DentryId, InodeId
+from p2pfs.vfs.delegation.changes import Changes
+from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerns, is_local, new_numbers
+from p2pfs.wire.events import Events
+from p2pfs.wire.namespace import (
+    Applied,
+    Attributes,
+    ChunkPlace,
+    DirectoryPage,
+    Entry,
+    ExtentPage,
+    Make,
+    Operation,
+    Space,
+    XattrPage,
+)
+
+KNOWN_BYTES: Final = 64 << 20
+"""What is known of the tree takes no more memory than about this; then it is learnt anew."""
+AHEAD: Final = 128
+"""Entries of a directory that come with a lookup in it."""
+
+
+class Delegated:
+    """One volume within one session, delegated or not. `until_s` is on the clock `now`, which counts suspended time.
+
+    `epoch` 0: not held. `recalled` is set when the coordinator wants it back.
+    """
+
+    def __init__(
+        self,
+        inner: Delegable,
+        *,
+        now: Callable[[], float],
+        io_timeout_s: float,
+        known_bytes: int = KNOWN_BYTES,
+    ) -> None:
+        self.inner = inner
+        self._now = now
+        self._known_bytes = known_bytes
+        self._known = KnownTree()
+        self.changes = Changes(self._send, io_timeout_s=io_timeout_s)
+        self.epoch = 0
+        self._sends_under = 0
+        self._until_s = -math.inf
+        self.recalled = trio.Event()
+        self._busy: set[int] = set()
+        self._doubtful: set[int] = set()  # a change of them may have been done
+        self._granted: set[int] = set()  # numbers not used yet; of others the coordinator must say that they are new
+        self._directly = 0  # changes under way that `known` does not see
+        self._freed = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"Delegated(epoch {self.epoch}, {self.changes!r})"
+
+    # ---- the delegation, for `holding`
+
+    @property
+    def holds(self) -> bool:
+        """Whether to answer from what is known."""
+        return bool(self.epoch) and not self.recalled.is_set() and self._now() < self._until_s
+
+    def trust_s(self) -> float:
+        """For how long what is answered now may be believed without asking again."""
+        return max(0.0, self._until_s - self._now()) if self.holds else 0.0
+
+    async def hold(self, epoch: int, until_s: float) -> None:
+        """The coordinator granted it, or renewed what is held."""
+        if epoch == self.epoch and self.holds:
+            self._until_s = until_s
+            return
+        while self._directly or self.changes.outstanding:  # what they change would be missed
+            if self.changes.outstanding:
+                await self.changes.settle()
+            else:
+                await self._freed.wait()
+        self._known.clear()
+        self._granted.clear()
+        if epoch != self.epoch:
+            self.recalled = trio.Event()
+        self.epoch, self._sends_under, self._until_s = epoch, epoch, until_s
+
+    def let_go(self) -> None:
+        """It is over. What waits to be sent is still sent under it, and refused if somebody else was faster."""
+        self.epoch, self._until_s = 0, -math.inf
+        self.recalled = trio.Event()
+
+    async def _send(self, operations: Sequence[Operation]) -> Applied:
+        return await self.inner.apply_under(self._sends_under, operations)
+
+    # ---- questions
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Entry:
+        """See Namespace."""
+        await self._make_room()
+        while self._answers(parent):
+            found = self._known.entry(parent, name)
+            if found is not None:
+                if found.attributes.inode in self._doubtful:
+                    break
+                return found
+            await self._learn_name(parent, name)
+        await self._ordered()
+        return await self.inner.lookup(parent, name)
+
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """See Namespace."""
+        await self._make_room()
+        while self._answers(inode):
+            row = self._known.row(inode)
+            if row is not None:
+                return row
+            await self._learn_row(inode)
+        await self._ordered()
+        return await self.inner.attributes(inode)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        """See Namespace."""
+        await self._make_room()
+        while self._answers(inode) and limit > 0:
+            row = self._known.row(inode)
+            if row is None:
+                await self._learn_row(inode)
+                continue
+            self._known.require_directory(inode, removed_too=True)
+            upto = self._known.covered(inode)
+            if upto < math.inf:
+                generation = self._known.generation
+                page = await self.inner.directory(inode, after, limit)
+                if not self._answers(inode) or self._known.generation != generation:
+                    continue
+                upto = self._known.take_page(inode, after, page)
+            found, lacking = self._known.between(inode, after, upto, limit + 1)
+            if not lacking:
+                return DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
+            for number in lacking:  # a change of them went through
+                await self._learn_row(InodeId(number))
+        await self._ordered()
+        return await self.inner.directory(inode, after, limit)
+
+    async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
+        """See Namespace."""
+        while True:
+            await self._ordered()
+            page = await self.inner.extents(inode, range_number)
+            if not self._answers(inode):
+                return page
+            row = self._known.row(inode)
+            if row is None or row.change == page.attributes.change:
+                return page if row is None else msgspec.structs.replace(page, attributes=row)
+
+    async def xattrs(self, inode: InodeId) -> XattrPage:
+        """See Namespace."""
+        await self._ordered()
+        page = await self.inner.xattrs(inode)
+        row = self._known.row(inode) if self._answers(inode) else None
+        return page if row is None else msgspec.structs.replace(page, attributes=row)
+
+    async def locate(self, chunks: Sequence[ChunkId]) -> list[ChunkPlace]:
+        """See Namespace."""
+        return await self.inner.locate(chunks)
+
+    async def space(self) -> Space:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.space()
+
+    def _answers(self, inode: int) -> bool:
+        return self.holds and inode not in self._doubtful
+
+    async def _ordered(self) -> None:
+        """Before something is asked of the coordinator that must show what was acknowledged here."""
+        if self.changes.outstanding or self.changes.error:
+            await self.changes.settle()
+
+    # ---- learning
+
+    async def _learn(self, need: Need) -> None:
+        match need:
+            case NeedRow(inode):
+                await self._learn_row(InodeId(inode))
+            case NeedName(parent, name):
+                await self._learn_name(InodeId(parent), name)
+            case NeedListing(directory):
+                await self._learn_more(InodeId(directory))
+
+    async def _learn_row(self, inode: InodeId) -> None:
+        generation = self._known.generation
+        try:
+            row = await self.inner.attributes(inode)
+        except NotFound:
+            if self._known.generation == generation:
+                self._known.take_gone(inode)
+            return
+        if self._known.generation == generation:
+            self._known.take_row(row)
+
+    async def _learn_name(self, parent: InodeId, name: bytes) -> None:
+        """With the next entries of the directory: who asks for one will ask for others."""
+        generation = self._known.generation
+        found: Entry | PoolError
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._learn_more, parent)
+            try:
+                found = await self.inner.lookup(parent, name)
+            except PoolError as error:
+                found = error  # raised out here: a nursery would wrap it
+        if isinstance(found, PoolError) and not isinstance(found, NotFound):
+            raise found
+        if self._known.generation != generation or not self.holds:
+            return
+        if isinstance(found, Entry):
+            self._known.take_entry(parent, found)
+        elif self._known.row(parent) is not None:
+            self._known.take_absent(parent, name)
+        else:
+            raise found
+
+    async def _learn_more(self, directory: InodeId) -> None:
+        """The directory's attributes and its next entries."""
+        generation, after = self._known.generation, self._known.covered(directory)
+        if after == math.inf:
+            return
+        try:
+            if self._known.row(directory) is None:
+                await self._learn_row(directory)
+            page = await self.inner.directory(directory, DentryId(int(after)), AHEAD)
+        except PoolError:
+            return  # who needs it asks for something else too, and hears why
+        if self._known.generation == generation and self.holds:
+            self._known.take_page(directory, int(after), page)
+
+    async def _make_room(self) -> None:
+        """At the beginning of a call only: what it learns must last until it is done."""
+        if self._known.bytes > self._known_bytes:
+            await self.changes.settle()
+            if not self.changes.outstanding and not self._busy:
+                self._known.clear()
+
+    # ---- changes
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        """See Namespace."""
+        await trio.lowlevel.checkpoint()
+        await self.changes.room()
+        await self._make_room()
+        touched = {inode for operation in operations for inode in concerns(operation)}
+        while self.holds:
+            if touched & self._busy:
+                await self._freed.wait()
+                continue
+            numbers = [number for operation in operations for number in new_numbers(operation)]
+            if touched & self._doubtful or not (all(map(is_local, operations)) and self._granted.issuperset(numbers)):
+                return await self._through(operations, touched)
+            need = self._need(operations)
+            if need is not None:
+                await self._learn(need)
+                continue
+            if not all(map(self._known.can_judge, operations)):
+                return await self._through(operations, touched)
+            applied = self._known.apply(operations)
+            self._granted.difference_update(numbers)
+            self.changes.put(operations)
+            return applied
+        await self._ordered()
+        return await self._direct(operations)
+
+    def _need(self, operations: Sequence[Operation]) -> Need | None:
+        """What has to be known first. Operations of a batch may rest on those before them: what they make is known."""
+        made: set[int] = set()
+        for operation in operations:
+            if not made.intersection(concerns(operation)):
+                need = self._known.need(operation)
+                if need is not None:
+                    return need
+            if isinstance(operation, Make):
+                made.add(operation.inode)
+        return None
+
+    async def _direct(self, operations: Sequence[Operation]) -> Applied:
+        self._directly += 1
+        try:
+            applied = await self.inner.apply(operations)
+            self._known.note_opened(operations)
+            return applied
+        finally:
+            self._directly -= 1
+            self._free(())
+
+    async def _through(self, operations: Sequence[Operation], touched: set[int]) -> Applied:
+        """Behind everything acknowledged so far, and before anything else about these inodes."""
+        async with self._occupied(touched):
+            await self._ordered()
+            generation = self._known.generation
+            try:
+                applied = await self.inner.apply(operations)
+            except Semantic:
+                raise
+            except InDoubt as doubt:
+                self._doubt(touched)
+                again = partial(self._again, doubt, operations, touched)
+                raise InDoubt(str(doubt), again, doubt.give_up) from doubt
+            except BaseException:
+                self._doubt(touched)
+                raise
+            self._adopt(operations, applied, is_newest=generation == self._known.generation)
+            return applied
+
+    async def _again(self, doubt: InDoubt, operations: Sequence[Operation], touched: set[int]) -> Applied:
+        async with self._occupied(touched):
+            applied = await doubt.again()
+            self._doubtful -= touched
+            self._adopt(operations, applied, is_newest=False)
+            return applied
+
+    @asynccontextmanager
+    async def _occupied(self, inodes: set[int]) -> AsyncIterator[None]:
+        while inodes & self._busy:
+            await self._freed.wait()
+        self._busy |= inodes
+        try:
+            yield
+        finally:
+            self._free(inodes)
+
+    def _free(self, inodes: Iterable[int]) -> None:
+        self._busy.difference_update(inodes)
+        self._freed.set()
+        self._freed = trio.Event()
+
+    def _doubt(self, inodes: set[int]) -> None:
+        """Nobody knows what they are now: they are asked for each time, until that is resolved."""
+        self._doubtful |= inodes
+        self._known.forget(inodes)
+
+    def _adopt(self, operations: Sequence[Operation], applied: Applied, *, is_newest: bool) -> None:
+        """Take in what a change that was sent through did; nobody can have changed it since if it `is_newest`."""
+        self._known.forget(inode for operation in operations for inode in concerns(operation))
+        self._known.forget([*(row.inode for row in applied.attributes), *applied.removed])
+        self._known.note_opened(operations)
+        if is_newest:
+            for row in applied.attributes:
+                self._known.take_row(row)
+
+    async def settle(self) -> None:
+        """See Namespace."""
+        await self.changes.settle()
+
+    # ---- the rest
+
+    async def new_ids(self, count: int) -> range:
+        """See Namespace."""
+        granted = await self.inner.new_ids(count)
+        if self.holds:
+            self._granted.update(granted)
+        return granted
+
+    async def events(self, wait_s: float) -> Events:
+        """See Namespace; a recall is for `holding`."""
+        events = await self.inner.events(wait_s)
+        if events.recall and events.recall == self.epoch:
+            self.recalled.set()
+        return events
+
+    async def held(self) -> list[InodeId]:
+        """See Namespace."""
+        return await self.inner.held()
