@@ -194,6 +194,7 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
     return {
         "known_inodes": attached.filesystem.known(),
         "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
+        "changes_waiting": attached.holding.delegated.changes.outstanding,
         "store_failures": attached.filesystem.writer.failures,
         "lost_bytes": attached.filesystem.writer.lost_bytes,
         "fetched_bytes": attached.fetched_bytes(),
