@@ -3,9 +3,9 @@
     python durable_writer.py DIRECTORY MANIFEST SEED [PAUSE_S]
 
 A line of the manifest is one JSON object and is written outside the mount: `begin` before the first byte of a version
-goes to the mount, `done` only after fsync or close (or the rename behind it) returned. A name that is to go has the
-version `ABSENT`. It ends at the first error, and says so there. `Promises` reads manifests back; nothing else belongs
-here.
+goes to the mount, `done` only after fsync or close returned, or for names the fsync of a directory behind it. A name
+that is to go has the version `ABSENT`. It ends at the first error, and says so there. `Promises` reads manifests back;
+nothing else belongs here.
 """
 
 import hashlib
@@ -101,6 +101,7 @@ class Job:
         finally:
             os.close(fd)
         os.rename(new, path)
+        self._sync_names()
         self._manifest.say("done", path, by="rename", **version)
 
     def _appended(self, _number: int) -> None:
@@ -115,7 +116,14 @@ class Job:
             os.close(fd)
         self._manifest.say("done", path, by="append", **version)
 
-    # ---- names: each call is a promise when it returned
+    # ---- names: each call is a promise once the directory was synced; a delegated volume's are committed later
+
+    def _sync_names(self) -> None:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _made(self, number: int) -> None:
         if len(self._files) >= MOST_NAMES:
@@ -140,6 +148,7 @@ class Job:
         version = self._begin(new, self._files[old])
         self._manifest.say("begin", old, moves_to=str(new), **ABSENT)
         os.rename(old, new)
+        self._sync_names()
         self._manifest.say("done", new, by="rename", **version)
         self._manifest.say("done", old, by="rename", **ABSENT)
         self._files[new] = self._files.pop(old)
@@ -151,6 +160,7 @@ class Job:
         old, new = self._chance.choice(list(self._files)), self._directory / f"linked-{number}"
         version = self._begin(new, self._files[old])
         os.link(old, new)
+        self._sync_names()
         self._manifest.say("done", new, by="link", **version)
         del self._files[old]  # changing the one would change the other
 
@@ -179,6 +189,7 @@ class Job:
         path = self._chance.choice(list(self._files))
         self._manifest.say("begin", path, **ABSENT)
         os.unlink(path)
+        self._sync_names()
         self._manifest.say("done", path, by="unlink", **ABSENT)
         del self._files[path]
 
@@ -188,15 +199,18 @@ class Job:
         made = {"size": 0, "sha": "directory"}
         self._manifest.say("begin", path, **made)
         path.mkdir()
+        self._sync_names()
         self._manifest.say("done", path, by="mkdir", **made)
         if self._chance.random() < 0.5:
             self._manifest.say("begin", path, **ABSENT)
             path.rmdir()
+            self._sync_names()
             self._manifest.say("done", path, by="rmdir", **ABSENT)
             return
         link = {"size": 0, "sha": f"link to {number}"}
         self._manifest.say("begin", path / "link", **link)
         (path / "link").symlink_to(str(number))
+        self._sync_names()
         self._manifest.say("done", path / "link", by="symlink", **link)
 
 

@@ -391,6 +391,8 @@ class DelegatedWorld:
     async def end(self, namespace: Namespace) -> None:
         await namespace.settle()
         await self.base.end(_inner(namespace))
+        assert isinstance(namespace, Delegated)
+        namespace.let_go()  # as once it was refused a renewal
 
     async def purge(self, chunk: ChunkId) -> None:
         await self._settled()

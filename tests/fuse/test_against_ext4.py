@@ -21,7 +21,6 @@ pytestmark = pytest.mark.l4
 STEPS = int(os.environ.get("P2PFS_STEPS", "2000"))
 SEED = int(os.environ.get("P2PFS_SEED", "1"))
 ROUND = 400
-INTERPOSED = Path(__file__).parents[1] / "interposed"
 
 KEPT: dict[str, list[Step]] = {
     "set-id bits given after a write stay": [
@@ -76,19 +75,16 @@ KEPT: dict[str, list[Step]] = {
 """Every difference there was, in its fewest steps."""
 
 
-@pytest.fixture(scope="module", params=["usual", "trusted"])
+@pytest.fixture(scope="module", params=["alone", "shared"])
 def pool(
     pool: DemoPool, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DemoPool]:
-    """As all other tests have it, and one whose kernel need not ask again for 30 s, as of a delegated volume."""
-    if request.param == "usual":
+    """As all other tests have it, with the delegation, and one that never gets it."""
+    if request.param == "alone":
         yield pool
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{INTERPOSED}:{os.environ.get('PYTHONPATH', '')}")
-        patch.setenv("P2PFS_TEST_TRUST_S", "30")
-        with demo_pool(tmp_path_factory.mktemp("trusted")) as trusted:
-            yield trusted
+    with demo_pool(tmp_path_factory.mktemp("shared"), settings={"delegation": "0"}) as shared:
+        yield shared
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +114,7 @@ def pair(mounted: Path, local: Path, request: pytest.FixtureRequest) -> Iterator
 
 
 def test_random_steps_give_what_ext4_gives(pair: Pair, pool: DemoPool, request: pytest.FixtureRequest) -> None:
-    is_trusted = "trusted" in request.node.name
+    is_alone = "alone" in request.node.name
     for seed in range(SEED, SEED + -(-STEPS // ROUND)):
         try:
             run_round(pair, f"{seed}", seed, min(ROUND, STEPS))
@@ -126,7 +122,7 @@ def test_random_steps_give_what_ext4_gives(pair: Pair, pool: DemoPool, request: 
             steps: list[Step] = difference.steps  # type: ignore[attr-defined]
             raise AssertionError(_report(pair, seed, steps, str(difference))) from None
     pair.end()
-    assert not is_trusted or pool.stats()["kernel_trusted"] > 0
+    assert (pool.stats()["kernel_trusted"] > 0) == is_alone
     pool.remount_empty()
     pair.look_again(f"{seed}")
 

@@ -1,9 +1,8 @@
 """For tests only: what Python imports first in processes that have this directory on PYTHONPATH.
 
 P2PFS_TEST_TAP=DIR writes everything that goes into TLS to DIR, one file a process. P2PFS_TEST_UNSEALED=1 replaces the
-ciphers by ones that encrypt nothing, so that a test which looks for plain text has some to find.
-P2PFS_TEST_TRUST_S=30 lets the kernel believe a mount for as long, delegated or not. The product knows none of these
-words.
+ciphers by ones that encrypt nothing, so that a test which looks for plain text has some to find. The product knows
+neither word.
 """
 
 import os
@@ -46,21 +45,6 @@ def tap(directory: str) -> None:
     ssl.SSLObject.write = tapped  # type: ignore[method-assign]
 
 
-def trust(seconds: float) -> None:
-    """Every file system of this process says that nobody else changes its volume."""
-    from p2pfs.vfs.filesystem import Filesystem
-
-    begin = Filesystem.__init__
-
-    def begin_trusted(self: Filesystem, *arguments: Any, **more: Any) -> None:  # noqa: ANN401
-        begin(self, *arguments, **more)
-        self.trust = lambda: seconds
-
-    Filesystem.__init__ = begin_trusted  # type: ignore[method-assign]
-
-
-if trusted_s := os.environ.get("P2PFS_TEST_TRUST_S"):
-    trust(float(trusted_s))
 if tapped_directory := os.environ.get("P2PFS_TEST_TAP"):
     tap(tapped_directory)
 if os.environ.get("P2PFS_TEST_UNSEALED"):
