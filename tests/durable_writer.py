@@ -3,9 +3,9 @@
     python durable_writer.py DIRECTORY MANIFEST SEED [PAUSE_S]
 
 A line of the manifest is one JSON object and is written outside the mount: `begin` before the first byte of a version
-goes to the mount, `done` only after fsync or close (of a name: of its directory) returned. A name that is to go has the
-version `ABSENT`. It ends at the first error, and says so there. `Promises` reads manifests back; nothing else belongs
-here.
+goes to the mount, `done` only after fsync or close returned, or for names the fsync of a directory behind it. A name
+that is to go has the version `ABSENT`. It ends at the first error, and says so there. `Promises` reads manifests back;
+nothing else belongs here.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ class Job:
             os.close(fd)
         self._manifest.say("done", path, by="append", **version)
 
-    # ---- names: promised once the directory was synced
+    # ---- names: each call is a promise once the directory was synced; a delegated volume's are committed later
 
     def _sync_names(self) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)

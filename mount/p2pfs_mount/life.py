@@ -94,16 +94,16 @@ def raise_read_ahead(path: Path) -> None:
 class Control:
     """Answers the mount's unix socket: one JSON request a connection, JSON lines back.
 
-    {"op": "umount"} → {"pending_bytes": N} … then {"done": true, "lost_bytes": N} or {"error": "…"}.
+    {"op": "umount"} → {"pending_bytes": N} … then {"done": true, "lost": "…"} or {"error": "…"}.
     {"op": "stats"} → one line of numbers.
     """
 
     def __init__(
         self,
-        leave: Callable[[Callable[[int], None]], Awaitable[int]],
+        leave: Callable[[Callable[[int], None]], Awaitable[str]],
         stats: Callable[[], dict[str, int]],
     ) -> None:
-        """`leave` is told whom to report unsaved bytes to, and returns how many are lost for good."""
+        """`leave` is told whom to report unsaved bytes to, and returns what is lost for good."""
         self._leave, self._stats = leave, stats
 
     async def serve(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class Control:
 
             nursery.start_soon(report, told)
             try:
-                answer: dict[str, object] = {"done": True, "lost_bytes": await self._leave(pending)}
+                answer: dict[str, object] = {"done": True, "lost": await self._leave(pending)}
             except (PoolError, OSError, subprocess.SubprocessError) as error:
                 answer = {"error": str(error), "exit_code": getattr(error, "exit_code", exitcodes.DATA_NOT_STORED)}
             tell.close()

@@ -164,18 +164,19 @@ class _Mount:
         except PoolError as error:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("some written data could not be stored: %s", error)
-        if attached.filesystem.writer.lost_bytes:
+        if lost := attached.filesystem.promises.losses():
             self._exit_code = exitcodes.DATA_NOT_STORED
+            log.error("some changes are lost: %s", lost)
 
-    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> int:
+    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> str:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted.
-        Returns how many bytes were given up before: nothing would be gained by staying."""
+        Returns what is lost for good, or nothing: staying would not bring it back."""
         try:
             await attached.filesystem.settle_all(report)
         finally:
             self._release(operations)
         await trio.to_thread.run_sync(life.unmount, self._path)
-        return attached.filesystem.writer.lost_bytes
+        return attached.filesystem.promises.losses()
 
     def _release(self, operations: Operations) -> None:
         """Who waits in a hard mount would keep it for ever; in others all end by themselves."""
@@ -193,6 +194,7 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
     return {
         "known_inodes": attached.filesystem.known(),
         "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
+        "changes_waiting": attached.holding.delegated.changes.outstanding,
         "store_failures": attached.filesystem.writer.failures,
         "lost_bytes": attached.filesystem.writer.lost_bytes,
         "fetched_bytes": attached.fetched_bytes(),

@@ -285,7 +285,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded_number
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._fs.sync_names()
+        await self._fs.promises.committed()
 
     # ---- files
 

@@ -19,7 +19,6 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import MountPoint
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
-from p2pfs.runtime.sizes import format_size
 
 SILENCE_S: Final = 60.0
 """Longest time without any line from the mount; it reports about once a second while it stores."""
@@ -35,7 +34,7 @@ class _Line(msgspec.Struct):
 
     pending_bytes: int | None = None
     done: bool = False
-    lost_bytes: int = 0
+    lost: str = ""
     error: str | None = None
     exit_code: int = exitcodes.DATA_NOT_STORED
 
@@ -86,13 +85,12 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
     if record is None or not record.alive():
         _detach_orphan(path, record)
         return
-    lost_bytes = _converse(record, path, progress, silence_s)
-    if lost_bytes is not None:
+    lost = _converse(record, path, progress, silence_s)
+    if lost is not None:
         _await_gone(record, path)
-        if lost_bytes:
+        if lost:
             raise UserError(
-                f"{path} is unmounted, but {format_size(lost_bytes)} written there could not be stored and are lost: "
-                "the mount's log says which and why",
+                f"{path} is unmounted, but something is lost for good: {lost} (the mount's log says more)",
                 exitcodes.DATA_NOT_STORED,
             )
     elif clear_dead(path):
@@ -154,8 +152,8 @@ def _is_dead(path: Path) -> bool:
     return False
 
 
-def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silence_s: float) -> int | None:
-    """How many bytes are lost, once the mount says that all others are stored; None when its process ended without a
+def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silence_s: float) -> str | None:
+    """What is lost, once the mount says that all else is stored; None when its process ended without a
     verdict."""
     try:
         with mounts.dial(Path(record.socket), silence_s) as connection, connection.makefile("rb") as lines:
@@ -167,7 +165,7 @@ def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silenc
                 if line.error is not None:
                     raise UserError(f"{path} stays mounted: {line.error}", line.exit_code)
                 if line.done:
-                    return line.lost_bytes
+                    return line.lost
     except (OSError, msgspec.DecodeError) as error:
         if record.alive():
             raise UserError(

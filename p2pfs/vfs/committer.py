@@ -75,8 +75,7 @@ class Committer:
         """
         async with inode.content:
             try:
-                if inode.doubt is not None:
-                    await self._resolve(inode, inode.doubt)
+                await self.resolve(inode)
                 while ready := _ready(inode):
                     await self._commit(inode, ready)
                     for index in sorted({index for freeze in ready for index in freeze.mibs}):
@@ -135,9 +134,13 @@ class Committer:
                 if id(upload) not in frozen:  # made for this attempt alone
                     self._copies.forget(upload)
 
-    async def _resolve(self, inode: Inode, doubt: Doubt) -> None:
-        """Ask whether the last commit was done, so that nothing is done twice: appended bytes would find themselves at
-        the end, and go behind. Raises CoordinatorAway, and then the doubt stays."""
+    async def resolve(self, inode: Inode) -> None:
+        """Ask whether the last commit was done if that is in doubt, so that nothing is done twice: appended bytes would
+        find themselves at the end, and go behind. Called with `content` held. Raises CoordinatorAway, and then the
+        doubt stays."""
+        doubt = inode.doubt
+        if doubt is None:
+            return
         try:
             doubt.done(await doubt.commit.again())
             inode.doubt = None

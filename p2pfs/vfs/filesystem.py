@@ -5,14 +5,14 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Final, Self, TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
+from typing import Final, Self
 
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, Unavailable
+from p2pfs.errors import Invalid, IsDirectory
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
@@ -26,7 +26,7 @@ from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
-from p2pfs.vfs.patience import OPEN_S, STAT_S, until_available
+from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
@@ -37,8 +37,6 @@ from p2pfs.vfs.uploads import LateCopies, Uploader
 from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
-
-T = TypeVar("T")
 
 AGEING_S: Final = 1.0
 LEAVING_S: Final = 3.0
@@ -90,7 +88,7 @@ class Filesystem:
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
-        self._promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
+        self.promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
 
     @classmethod
     @asynccontextmanager
@@ -147,17 +145,13 @@ class Filesystem:
             await self._access_times.send_aged()
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
-        """Store and commit everything (unmount); see `Writer.settle_all`, and as there somebody waits no longer than
-        2 × `io_timeout` for the commit."""
+        """Store and commit everything (unmount) that is not lost; see `Writer.settle_all`."""
         with trio.move_on_after(LEAVING_S):
             await self._access_times.send_all()
         try:
             await self.writer.settle_all(report)
         finally:
-            with trio.move_on_after(2 * self._limits.write.io_timeout_s) as waiting:
-                await self._namespace.settle()
-        if waiting.cancelled_caught:
-            raise Unavailable("what was changed could not be committed in time; it is tried again")
+            await self.promises.committed_at_last(2 * self._limits.write.io_timeout_s)
 
     async def recalled(self) -> None:
         """Another mount is about to use the volume: what closed files have unsaved is stored (close-to-open). What
@@ -206,26 +200,29 @@ class Filesystem:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given. Before mtime is set, unsaved writes are stored: their commit would set it to theirs."""
+        """Change what is given. Before mtime is set, unsaved writes are stored, so that nobody takes what was there
+        before for what the time belongs to; while nobody else can look, they only move the time no more."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
-        if mtime_ns is not None and inode.is_dirty:
+        sets_time_of_unsaved = mtime_ns is not None and inode.is_dirty
+        if sets_time_of_unsaved and not self.trust():
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
             await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
-            self.tree.took(await self._namespace.apply([operation]))
-        await self._promises.changed(inode)
+            async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
+                self.tree.took(await self._namespace.apply([operation]))
+        await self.promises.changed(inode)
         return inode.stat()
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
-        is_new = await self._lasting(lambda: self.writer.truncate(inode, size))
+        is_new = await self.promises.lasting(lambda: self.writer.truncate(inode, size))
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
         if not is_new:
             now = self._now_ns()
@@ -268,18 +265,18 @@ class Filesystem:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
-        await self._promises.named()
+        await self.promises.named()
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
         """Another name for an inode. Raises Exists, NotFound, IsDirectory."""
         inode = await self.tree.link(number, parent, name)
-        await self._promises.named()
+        await self.promises.named()
         return inode
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir."""
         await self.tree.remove(parent, name, directory=directory)
-        await self._promises.named()
+        await self.promises.named()
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""
@@ -302,7 +299,7 @@ class Filesystem:
         """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
         counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
         inode = await self._make(parent, name, kind, mode, owner, rdev=rdev, umask=umask, inherit=inherit)
-        await self._promises.changed(inode)
+        await self.promises.changed(inode)
         return inode
 
     async def _make(
@@ -318,7 +315,7 @@ class Filesystem:
     async def make_link(self, parent: InodeId, name: bytes, target: bytes, owner: Owner) -> Inode:
         """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target)."""
         inode = await self.tree.make(parent, name, Kind.SYMLINK, 0o777, owner, target=target)
-        await self._promises.changed(inode)
+        await self.promises.changed(inode)
         return inode
 
     async def create(
@@ -336,7 +333,7 @@ class Filesystem:
         inode = await self._make(parent, name, Kind.FILE, mode, owner, rdev=0, umask=umask, inherit=inherit)
         self._keeper.opened(inode)  # no checkpoint since it was made: it must not look unused
         try:
-            await self._promises.changed(inode)
+            await self.promises.changed(inode)
         except BaseException:
             self._keeper.closed(inode)
             raise
@@ -366,18 +363,13 @@ class Filesystem:
                 await self._truncate(inode, 0)
                 if not keep_set_id:
                     await self._clear_set_id(inode)
-                await self._promises.changed(inode)
+                await self.promises.changed(inode)
             self._keeper.opened(inode)
             return Handle(inode, append, writes)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
-        return await self._lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
-
-    async def _lasting(self, effort: Callable[[], Awaitable[T]]) -> T:
-        """In a hard mount, until somebody can answer. Calls to the coordinator, and waiting for what is being stored,
-        are endless there by themselves."""
-        return await (until_available(effort) if self._limits.write.hard else effort())
+        return await self.promises.lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         """Returns how many bytes were taken: all."""
@@ -390,22 +382,18 @@ class Filesystem:
         inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
-        await self._promises.changed(inode)
+        await self.promises.changed(inode)
         return len(data)
 
     async def flush(self, handle: Handle) -> None:
         """close(2) of one descriptor: see `Promises.closed`. One that only read neither waits for what others wrote nor
         takes their error."""
         if handle.writes:
-            await self._promises.closed(handle.inode)
+            await self.promises.closed(handle.inode)
 
     async def fsync(self, handle: Handle) -> None:
         """Everything written is on `min_replicas` peers and committed when this returns (P1), its name included."""
-        await self._promises.synced(handle.inode)
-
-    async def sync_names(self) -> None:
-        """fsync of a directory: every name given, changed or removed before is committed when this returns."""
-        await self._promises.committed()
+        await self.promises.synced(handle.inode)
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor of the handle is gone."""

@@ -101,7 +101,7 @@ class Freeze:
     mibs: dict[int, DirtyMib]
     uploads: list[Upload]
     end: int  # file size these bytes imply
-    mtime_ns: int
+    mtime_ns: int  # 0: a program has set the time since
     bytes: int
     cost: int  # what it takes of the writer's budget
     runs: int
@@ -160,7 +160,7 @@ class Inode:
         self.kick = Signal()
         self.size = self.head.size  # with unsaved writes
         self.kernel_size = KernelSize()
-        self.mtime_ns = 0  # of unsaved writes, 0 if none
+        self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0
         self.changes = 0  # writes, settings and its making by programs of this mount
@@ -182,7 +182,7 @@ class Inode:
         """What the kernel is told now."""
         row = self.attributes
         self.kernel_size.tell(self.size, trio.current_time())
-        mtime = self.mtime_ns if self.is_dirty else row.mtime_ns
+        mtime = (self.is_dirty and self.mtime_ns) or row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(
             self.id, self.kind, row.mode & 0o7777, row.links, row.uid, row.gid, row.rdev, self.size,

@@ -5,12 +5,19 @@ Called by `vfs.filesystem`; storing is the writer's.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import trio
+
+from p2pfs.errors import Fenced, Unavailable
 from p2pfs.meta.protocol import Namespace
+from p2pfs.runtime.sizes import format_size
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.limits import Durability
 from p2pfs.vfs.patience import until_available
 from p2pfs.vfs.writer import Writer
+
+T = TypeVar("T")
 
 
 class Promises:
@@ -19,6 +26,7 @@ class Promises:
 
     def __init__(self, namespace: Namespace, writer: Writer, durability: Durability, *, hard: bool) -> None:
         self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
+        self._lost: Fenced | None = None
 
     async def changed(self, inode: Inode) -> None:
         """A program wrote to an inode, set its attributes or made it. Under `sync` it is stored on return."""
@@ -52,8 +60,30 @@ class Promises:
         inode.settled = max(inode.settled, changes)
 
     async def committed(self) -> None:
-        """Everything acknowledged so far is committed; in a hard mount, however long that takes."""
-        await self._lasting(self._namespace.settle)
+        """fsync of a directory: every name given, changed or removed before is committed on return."""
+        await self.lasting(self._namespace.settle)
 
-    async def _lasting(self, effort: Callable[[], Awaitable[None]]) -> None:
-        await (until_available(effort) if self._hard else effort())
+    async def committed_at_last(self, patience_s: float) -> None:
+        """As `committed`, for who leaves: what is lost is noted for `losses`, and nobody waits longer than that.
+
+        Raises:
+            Unavailable: Something is not committed yet; it is tried on.
+        """
+        with trio.move_on_after(patience_s) as waiting:
+            try:
+                await self._namespace.settle()
+            except Fenced as error:
+                self._lost = error
+        if waiting.cancelled_caught:
+            raise Unavailable("what was changed could not be committed in time; it is tried again")
+
+    def losses(self) -> str:
+        """What was acknowledged and never will be stored, as a sentence; empty if nothing."""
+        size = self._writer.lost_bytes
+        found = [f"{format_size(size)} written to files were given up"] if size else []
+        return "; ".join([*found, str(self._lost)] if self._lost else found)
+
+    async def lasting(self, effort: Callable[[], Awaitable[T]]) -> T:
+        """In a hard mount, until somebody can answer. Calls to the coordinator, and waiting for what is being stored,
+        are endless there by themselves."""
+        return await (until_available(effort) if self._hard else effort())

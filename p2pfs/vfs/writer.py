@@ -7,7 +7,8 @@ program. docs/concurrency.md says which lock protects what.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -302,6 +303,26 @@ class Writer:
             for inode in self._inodes():
                 if inode.is_dirty and not inode.handles:
                     nursery.start_soon(settle, inode)
+
+    @asynccontextmanager
+    async def untimed(self, inode: Inode) -> AsyncIterator[None]:
+        """The block sets mtime: what was written before it moves that no more when it is committed. Nothing is
+        committed meanwhile. Raises what asking after a commit in doubt raises."""
+        async with inode.content:
+            await self._committer.resolve(inode)
+            self.freeze(inode)
+            times = [(freeze, freeze.mtime_ns) for freeze in inode.frozen]
+            written_ns = inode.mtime_ns
+            for freeze in inode.frozen:
+                freeze.mtime_ns = 0
+            try:
+                yield
+            except BaseException:
+                for freeze, time_ns in times:
+                    freeze.mtime_ns = time_ns
+                raise
+            if inode.mtime_ns == written_ns:  # else somebody wrote meanwhile
+                inode.mtime_ns = 0
 
     def unsaved_bytes(self) -> int:
         """Bytes not yet stored and committed, with their bookkeeping."""

@@ -85,13 +85,14 @@ def test_the_mount_gets_what_was_asked_for(
     assert (call["settings"].io_timeout, call["settings"].memory_cache) == (7.0, 64 << 20)
 
 
-def test_extended_attributes_are_an_option(
+def test_extended_attributes_and_waiting_for_every_change_are_options(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
 ) -> None:
     arguments = ["mount", "photos", str(point), "--home", str(home.path), "--passphrase-file", _passphrase(tmp_path)]
-    for words in ([], ["-o", "_netdev,xattr"]):
+    for words in ([], ["-o", "_netdev,xattr,sync"]):
         assert main.run([*arguments, *words]) == exitcodes.OK
     assert [call["options"].xattr for call in mounted] == [False, True]
+    assert [call["settings"].durability for call in mounted] == ["close", "sync"]
 
 
 def test_the_home_may_come_from_an_option(

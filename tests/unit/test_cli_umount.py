@@ -100,9 +100,7 @@ def test_data_that_cannot_be_stored_leaves_it_mounted(world: World) -> None:
     assert world.mounted is not None
 
 
-def test_bytes_that_were_given_up_before_are_told_when_it_is_unmounted(
-    world: World, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_what_is_lost_for_good_is_told_and_keeps_nobody_mounted(world: World, sleeper: subprocess.Popen[bytes]) -> None:
     world.register(sleeper.pid)
 
     def leave() -> None:
@@ -110,8 +108,8 @@ def test_bytes_that_were_given_up_before_are_told_when_it_is_unmounted(
         sleeper.kill()
         sleeper.wait()
 
-    thread = _serve(world, b'{"done": true, "lost_bytes": 2048}\n', leave)
-    with pytest.raises(UserError, match=r"is unmounted, but 2 KiB .* are lost") as caught:
+    thread = _serve(world, b'{"done": true, "lost": "2 KiB were given up"}\n', leave)
+    with pytest.raises(UserError, match=r"is unmounted, but .* 2 KiB were given up") as caught:
         umount.unmount(world.path, lambda _pending: None)
     thread.join()
     assert (caught.value.exit_code, sleeper.returncode is None) == (exitcodes.DATA_NOT_STORED, False)

@@ -1,19 +1,19 @@
 """ctime and mtime of files with unsaved writes: what changes names or attributes waits for no store, and no commit of
 earlier writes moves ctime back."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import NoSpace
+from p2pfs.errors import Denied, NoSpace
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, ROOT_INODE
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import RENAME_EXCHANGE
+from p2pfs.wire.namespace import RENAME_EXCHANGE, Applied, Operation
 
 pytestmark = pytest.mark.l2
 
@@ -101,6 +101,55 @@ async def test_setting_mtime_stores_earlier_writes_first() -> None:
         await fs.set_attributes(inode.id, mtime_ns=5)
         await fs.writer.settle(inode)
         assert (await names.attributes(inode.id)).mtime_ns == inode.stat().mtime_ns == 5
+
+
+class Refusing(MemoryNamespace):
+    refuses = False
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if self.refuses:
+            raise Denied("no")
+        return await super().apply(operations)
+
+
+async def test_while_nobody_else_can_look_setting_mtime_waits_for_no_store_and_no_earlier_write_moves_it() -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    names, store = Refusing(volume, volume.session().number, read_only=False), FullStore()
+    async with filesystem(names, store, trust=lambda: 30.0) as fs:
+        inode = await written(fs)
+        unsaved = inode.stat()
+        await fs.set_attributes(inode.id, mtime_ns=5)
+        now = inode.stat()
+        assert (now.mtime_ns, now.ctime_ns > unsaved.ctime_ns, inode.is_dirty) == (5, True, True)
+        names.refuses = True
+        with pytest.raises(Denied):
+            await fs.set_attributes(inode.id, mtime_ns=7)
+        names.refuses = False
+        store.put = MemoryStore().put  # type: ignore[method-assign]
+        inode.error = None
+        await fs.writer.settle(inode)
+        assert inode.stat() == now._replace(change=inode.head.change)
+        assert (await names.attributes(inode.id)).mtime_ns == 5
+        handle = await fs.open(inode.id)
+        await fs.write(handle, 0, b"later")
+        later = inode.stat().mtime_ns
+        await fs.fsync(handle)
+        assert (await names.attributes(inode.id)).mtime_ns == inode.stat().mtime_ns == later > 5
+
+
+async def test_a_time_that_was_refused_leaves_that_of_the_writes() -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    names = Refusing(volume, volume.session().number, read_only=False)
+    async with filesystem(names, MemoryStore(), trust=lambda: 30.0) as fs:
+        inode = await written(fs)
+        unsaved = inode.stat()
+        names.refuses = True
+        with pytest.raises(Denied):
+            await fs.set_attributes(inode.id, mtime_ns=7)
+        names.refuses = False
+        inode.error = None
+        await fs.writer.settle(inode)
+        assert (await names.attributes(inode.id)).mtime_ns == inode.stat().mtime_ns == unsaved.mtime_ns
 
 
 @pytest.mark.parametrize("names", [(b"f", b"h"), (b"h", b"f")])

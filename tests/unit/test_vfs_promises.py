@@ -173,7 +173,7 @@ async def test_fsync_of_a_file_or_a_directory_waits_for_every_name(durability: D
         await fs.fsync(handle)
         assert (names.outstanding, handle.inode.is_dirty) == (0, False)
         await fs.remove(ROOT_INODE, b"f", directory=False)
-        await fs.sync_names()
+        await fs.promises.committed()
         assert names.outstanding == 0
 
 
@@ -194,6 +194,20 @@ async def test_unmounting_gives_up_when_nothing_is_committed(autojump_clock: tri
         with pytest.raises(Unavailable):
             await fs.settle_all()
         assert trio.current_time() < 1000
+
+
+async def test_what_is_lost_for_good_is_told_and_keeps_nobody_from_unmounting() -> None:
+    names = LateNamespace.fresh()
+    async with filesystem(names, MemoryStore()) as fs:
+        await make(fs)
+
+        async def lost() -> None:
+            raise Fenced("2 changes of this mount were lost")
+
+        assert fs.promises.losses() == ""
+        names.settle = lost  # type: ignore[method-assign]
+        await fs.settle_all()
+        assert fs.promises.losses() == "2 changes of this mount were lost"
 
 
 # ---- durability=fsync
@@ -246,6 +260,8 @@ async def test_what_had_to_be_given_up_is_counted(claim_logs: Claims) -> None:
         await close(fs, handle)
         await wait_all_tasks_blocked()
         assert (fs.writer.failures, fs.writer.lost_bytes) == (1, 5)
+        await fs.settle_all()
+        assert fs.promises.losses() == "5 B written to files were given up"
 
 
 async def test_removing_a_file_that_is_not_stored_yet_drops_its_bytes() -> None:

@@ -39,6 +39,8 @@ from p2pfs.wire.namespace import (
 
 KNOWN_BYTES: Final = 64 << 20
 """What is known of the tree takes no more memory than about this; then it is learnt anew."""
+SETTLING_S: Final = 1.0
+"""After a grant, for answers that are on their way to the kernel."""
 AHEAD: Final = 128
 """Entries of a directory that come with a lookup in it."""
 
@@ -64,7 +66,7 @@ class Delegated:
         self.changes = Changes(self._send, io_timeout_s=io_timeout_s)
         self.epoch = 0
         self._sends_under = 0
-        self._until_s = -math.inf
+        self._since_s = self._until_s = -math.inf
         self.recalled = trio.Event()
         self._busy: set[int] = set()
         self._doubtful: set[int] = set()  # a change of them may have been done
@@ -83,8 +85,10 @@ class Delegated:
         return bool(self.epoch) and not self.recalled.is_set() and self._now() < self._until_s
 
     def trust_s(self) -> float:
-        """For how long what is answered now may be believed without asking again."""
-        return max(0.0, self._until_s - self._now()) if self.holds else 0.0
+        """For how long what is answered now may be believed without asking again. Not at the very beginning: what is
+        answered then may have been asked before."""
+        now = self._now()
+        return self._until_s - now if self.holds and now >= self._since_s + SETTLING_S else 0.0
 
     async def hold(self, epoch: int, until_s: float) -> None:
         """The coordinator granted it, or renewed what is held."""
@@ -100,7 +104,7 @@ class Delegated:
         self._granted.clear()
         if epoch != self.epoch:
             self.recalled = trio.Event()
-        self.epoch, self._sends_under, self._until_s = epoch, epoch, until_s
+        self.epoch, self._sends_under, self._since_s, self._until_s = epoch, epoch, self._now(), until_s
 
     def let_go(self) -> None:
         """It is over. What waits to be sent is still sent under it, and refused if somebody else was faster."""

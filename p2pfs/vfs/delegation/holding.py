@@ -23,6 +23,7 @@ RENEWALS: Final = 4
 """In the time that a delegation lasts."""
 PAUSE_S: Final = 1.0
 """After a question that was not answered."""
+WATCH_S: Final = 1.0
 STORE_S: Final = 10.0
 """How long the closed files of a recalled mount have to be stored; what is not by then is stored without it."""
 
@@ -68,6 +69,7 @@ class Holding:
         """Until cancelled, or until the session is over."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.delegated.changes.run)
+            nursery.start_soon(self._watch_sleep)
             try:
                 while True:
                     with trio.move_on_after(await self._pause_s()):
@@ -77,6 +79,16 @@ class Holding:
             except Fenced as error:
                 log.info("the volume is delegated to this mount no more: %s", error)
                 self.delegated.let_go()
+
+    async def _watch_sleep(self) -> None:
+        """While the machine is suspended the kernel's timeouts stand still, and the delegation does not: once it wakes,
+        the kernel must not believe what it was told before."""
+        while True:
+            before_s, awake_s = self.now(), trio.current_time()
+            await trio.sleep(WATCH_S)
+            if (self.now() - before_s) - (trio.current_time() - awake_s) > WATCH_S:
+                log.info("the machine was suspended: the kernel is told to ask again")
+                await self.kernel.withdraw()
 
     async def _pause_s(self) -> float:
         """Ask, and say when to ask again."""
