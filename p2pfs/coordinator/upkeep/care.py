@@ -49,6 +49,9 @@ from p2pfs.wire.orders import Failed, Order, Result, Stored, Transfer
 
 SLICE: Final = 200
 """Chunks asked about between two turns of the event loop: about 5 ms."""
+LONGEST_REST_S: Final = 0.05
+"""A survey rests after each slice for as long as that took, so that it never has more than half of the processor; at
+most for so long, should the disk be slow. A million chunks take about a minute."""
 SURVEY_EVERY_S: Final = 3600.0
 """Nothing may be overlooked for ever."""
 MOVES: Final = 2
@@ -144,11 +147,13 @@ class Care:
             return Progress.BUSY
         start = self._at
         if start is not None:
+            began_s = self._clock.monotonic()
             found = self._database.read(lambda connection: survey.after(connection, start, limit=SLICE))
             self._at = found[-1].number if found else None
             await self._consider(found, counts=True)
             if self._at is None:
                 self._end_survey()
+            await trio.sleep(min(self._clock.monotonic() - began_s, LONGEST_REST_S))
             return Progress.BUSY
         self._backlog.settle()
         is_over = not self._backlog.waiting and not self._audits.is_busy  # each copy that arrives may make a surplus
