@@ -18,7 +18,7 @@ from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.errors import Unavailable
 from p2pfs.meta import survey, void_copies
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.placement.care import Urgency
+from p2pfs.placement.care import Need, Urgency
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import PeerNumber, PeerState, Role
 from p2pfs.wire.jobs import JobAction, JobKind
@@ -317,6 +317,29 @@ async def test_a_survey_rests_as_long_as_it_works(tmp_path: Path, monkeypatch: p
             for _ in range(3):
                 await c.care.work()
         assert rests == [0.02, LONGEST_REST_S, 0.001]
+
+
+async def test_peers_that_are_not_remembered_of_a_group_count_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a chunk needs does not depend on how many of its group's peers are remembered."""
+    async with pool(tmp_path, replicas="2", min_replicas="1") as p:
+        c = await careful(p, 5)
+        await c.settle()
+        holders = [list(some) for size in (1, 2, 3, 5) for some in itertools.combinations(range(1, 6), size)]
+        for number, some in enumerate(holders):
+            await c.store(number, some)
+        chunks = p.database.read(lambda connection: survey.after(connection, 0))
+
+        def needs(first: int) -> list[Need | None]:
+            monkeypatch.setattr("p2pfs.coordinator.upkeep.care.FIRST", first)
+            c.care._placed.clear()
+            return [c.care._need(chunk) for chunk in chunks]
+
+        everything = needs(99)
+        assert len({found and found.urgency for found in everything}) == 3  # nothing, a copy, one away
+        for first in (1, 2, 3):
+            assert needs(first) == everything
 
 
 async def test_what_is_urgent_finds_place_among_much_that_is_not(
