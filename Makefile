@@ -14,6 +14,7 @@ DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
 BENCH_OUT ?= bench-results
 HEAL_FLAGS ?=
+SCALE_FLAGS ?=
 # What a few minutes in CI need, and what all of the conformance suite needs besides.
 PYTHON_TESTS = $(shell /usr/bin/python3 -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')
 SAMPLE_PACKAGES = stress-ng fio rsync git procps $(PYTHON_TESTS)
@@ -27,7 +28,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-scale install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -84,6 +85,10 @@ bench: $(STAMPS)/run ## the workload on a mount and on a plain directory, with t
 bench-heal: $(STAMPS)/run ## how fast a pool with 10 GiB heals after a kill and drains a peer (HEAL_FLAGS="--gib 2")
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/heal.py --out $(BENCH_OUT) $(HEAL_FLAGS)
+
+bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 GiB of disk, a few minutes)
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/scale.py --out $(BENCH_OUT) $(SCALE_FLAGS)
 
 install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages
