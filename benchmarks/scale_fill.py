@@ -147,6 +147,8 @@ def _add_inodes(connection: sqlite3.Connection, first: int, last: int, first_pee
 
 def fill_peer(root: Path, chunks: int) -> None:
     """So many chunk files of full length without a byte in them, as the store names them."""
+    root.mkdir(parents=True)
+    (root / "put_seq").write_text("65536")  # as after a PUT; without it every header is read
     volume = root / f"{VOLUME:016x}"
     for prefix in range(256):
         directory = volume / f"{prefix:02x}"
