@@ -15,6 +15,9 @@ DEMO_PEERS ?= 3
 BENCH_OUT ?= bench-results
 HEAL_FLAGS ?=
 SCALE_FLAGS ?=
+BENCH_FLAGS ?=
+LINK_FLAGS ?=
+MOOSEFS_PACKAGES = moosefs-master moosefs-chunkserver moosefs-client iproute2 util-linux
 # What a few minutes in CI need, and what all of the conformance suite needs besides.
 PYTHON_TESTS = $(shell /usr/bin/python3 -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')
 SAMPLE_PACKAGES = stress-ng fio rsync git procps $(PYTHON_TESTS)
@@ -28,7 +31,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-scale install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-scale install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -85,6 +88,16 @@ bench: $(STAMPS)/run ## the workload on a mount and on a plain directory, with t
 bench-heal: $(STAMPS)/run ## how fast a pool with 10 GiB heals after a kill and drains a peer (HEAL_FLAGS="--gib 2")
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/heal.py --out $(BENCH_OUT) $(HEAL_FLAGS)
+
+bench-peers: $(STAMPS)/run ## p2pfs beside MooseFS, in turn, with targets (root; BENCH_FLAGS="--runs 1 --size 64 --files 500")
+	@packaging/system-packages $(MOOSEFS_PACKAGES)
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/peers.py --out $(BENCH_OUT) $(BENCH_FLAGS)
+
+bench-link: $(STAMPS)/run ## how full a pool keeps one 100 Mbit/s link, both ways (root; LINK_FLAGS="--runs 1 --size 16")
+	@packaging/system-packages iproute2 util-linux
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/link.py --out $(BENCH_OUT) $(LINK_FLAGS)
 
 bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 GiB of disk, a few minutes)
 	@mkdir -p $(BENCH_OUT)

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run import Pool
+from pool import Pool, processor_s
 
 from p2pfs.cli import connect
 from p2pfs.errors import PoolError, UserError
@@ -95,8 +95,7 @@ class HealPool(Pool):
         used = {}
         for part, pid in self.pids().items():
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                used[part] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+                used[part] = processor_s(pid)
         return used
 
 

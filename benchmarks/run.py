@@ -20,47 +20,9 @@ import threading
 import time
 from pathlib import Path
 
-from p2pfs.runtime import mounts
+from pool import Pool, resident_mib
 
 HERE = Path(__file__).resolve().parent
-COMMAND = [sys.executable, "-m", "p2pfs.cli.main"]
-
-
-class Pool:
-    """A demo pool of its own for the time of the benchmark."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.mount = root.resolve() / "pool", root.resolve() / "mnt"
-
-    def p2pfs(self, *arguments: str) -> None:
-        subprocess.run([*COMMAND, *arguments], check=True, stdout=subprocess.DEVNULL)
-
-    def start(self) -> None:
-        self.p2pfs("demo", "start", "--root", str(self.root), "--mount", str(self.mount), "--replicas", "2")
-
-    def stop(self) -> None:
-        self.p2pfs("demo", "stop", "--root", str(self.root))
-
-    def remount_command(self) -> str:
-        """Unmount, delete the mount's cache, mount again."""
-        p2pfs = " ".join(COMMAND)
-        return (
-            f"{p2pfs} umount {self.mount} && rm -rf {self.root}/mount/cache && "
-            f"{p2pfs} demo start --root {self.root} --mount {self.mount}"
-        )
-
-    def fetched_bytes(self) -> int:
-        """What the mount that runs now has fetched from peers, by its own count."""
-        path = mounts.socket_path(self.root / "mount", self.mount)
-        try:
-            with mounts.dial(path, 2.0) as connection:
-                connection.sendall(b'{"op": "stats"}\n')
-                return int(json.loads(connection.makefile("rb").readline())["fetched_bytes"])
-        except (OSError, ValueError, KeyError):
-            return 0
-
-    def pids(self) -> dict[str, int]:
-        return {path.stem: int(path.read_text()) for path in (self.root / "run").glob("*.pid")}
 
 
 class Watch(threading.Thread):
@@ -80,10 +42,9 @@ class Watch(threading.Thread):
         while not self._over.wait(0.25):
             for part, pid in self._pool.pids().items():
                 try:
-                    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                except (OSError, ValueError):
+                    self.peak[part] = max(self.peak.get(part, 0), resident_mib(pid))
+                except OSError:
                     continue
-                self.peak[part] = max(self.peak.get(part, 0), pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20))
                 if part == "mount":
                     self._fetched[pid] = max(self._fetched.get(pid, 0), self._pool.fetched_bytes())
 

@@ -55,7 +55,8 @@ Does = Callable[[Order], Result | None]
 
 @dataclass
 class Peer:
-    """One peer as it really is. `does` answers an order otherwise; None from it: as always."""
+    """One peer as it really is. `does` answers an order otherwise; None from it: as always. It is `working` on what
+    `hangs`."""
 
     at: int  # 1, 2, …: its place in Careful.peers
     node: str
@@ -63,6 +64,7 @@ class Peer:
     chunks: dict[ChunkId, int] = field(default_factory=dict)  # → put_seq
     put_seq: int = 100
     does: Does = lambda _: None
+    hangs: Callable[[Order], bool] = lambda _: False
     results: list[Result] = field(default_factory=list)
     working: list[int] = field(default_factory=list)
     seen: list[Order] = field(default_factory=list)
@@ -130,6 +132,9 @@ class Careful:
         given = (await self.pool.services.orders.exchange(self.pool.identity(peer.node, [Role.PEER]), report)).orders
         peer.seen += given
         for order in given:
+            if peer.hangs(order):
+                peer.working.append(order.order)
+                continue
             result = peer.does(order) or self.done(peer, order)
             if result is not None:
                 peer.results.append(result)

@@ -19,6 +19,8 @@ from p2pfs.net.server import Request, Response
 from p2pfs_peerd.app import PeerApp
 
 SLOW_S = 3.0
+LATE_S = 0.2
+"""So late that a mount asks another peer first from then on, and not so late that it asks two at once."""
 MODE = Path(sys.argv[1])
 
 
@@ -48,6 +50,8 @@ class HostileApp(PeerApp):
         count(".served")
         if wrong in ("missing", "slow-missing", "failing", "slow"):
             count()
+        if wrong == "late":  # and right
+            await trio.sleep(LATE_S)
         if wrong.startswith("slow"):
             await trio.sleep(SLOW_S)
         if wrong.endswith("missing"):

@@ -1,5 +1,7 @@
 """Writers at work on a pool: durable_writer.py as a process, and what it was promised."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,9 +39,19 @@ class Writer:
             assert time.monotonic() < limit, f"only {promises.done} versions are done"
             time.sleep(0.005)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It stands still while the block runs, and no call of its threads is under way."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # once its last thread has stopped
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def wait_end(self) -> Promises:
         """After the mount was killed: every call fails, so it ends by itself."""
-        self.process.wait(30)
+        self.process.wait(60)
         return self.promises()
 
 

@@ -298,8 +298,10 @@ class Operations(pyfuse3.Operations):
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
         truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
-        is_root = ctx.uid == 0
-        opened = await self._fs.open(InodeId(number), truncate=truncate, append=append, keep_set_id=is_root)
+        writes, is_root = flags & os.O_ACCMODE != os.O_RDONLY, ctx.uid == 0
+        opened = await self._fs.open(
+            InodeId(number), truncate=truncate, append=append, writes=writes, keep_set_id=is_root
+        )
         return self._opened(opened)
 
     def _opened(self, handle: Handle) -> FileInfo:

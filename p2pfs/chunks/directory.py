@@ -121,7 +121,14 @@ class DirectoryStore:
         return await self.size(volume, chunk) is not None
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
-        await self._hop(lambda: self._files.trash(volume, chunk, put_seq), self._writing)
+        """As of the protocol. It waits for the disk without a limit: whoever is told that it failed may count on the
+        copy again, and the thread would delete it later.
+
+        Cancellation: the thread goes on.
+        """
+        await trio.to_thread.run_sync(
+            lambda: self._files.trash(volume, chunk, put_seq), abandon_on_cancel=True, limiter=self._writing
+        )
 
     # ---- what the peer daemon needs beyond it -----------------------------------------------------------------------
 

@@ -124,65 +124,22 @@ def _reader_may_leave() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for the end to flush into
 
 
-def _act(home: NodeHome, number: int, action: JobAction) -> int:
-    from p2pfs.cli import connect
+def _add(action: JobAction, what: str) -> None:
+    """`p2pfs jobs ACTION JOB`."""
 
-    job = connect.call(home, "POST", f"/jobs/{number}/{action.value}", None, JobInfo)
-    name = f"{job.kind} of {job.subject}" if job.subject else job.kind
-    click.echo(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
-    return exitcodes.OK
+    @command.command(action.value, help=f"{what} Needs the role admin.\n\n\b\nExample:\n  p2pfs jobs {action.value} 12")
+    @click.argument("number", metavar="JOB", type=click.IntRange(min=1))
+    @home_option
+    def act(number: int, home: NodeHome) -> int:
+        from p2pfs.cli import connect
 
-
-_number = click.argument("number", metavar="JOB", type=click.IntRange(min=1))
-
-
-@command.command("pause")
-@_number
-@home_option
-def pause(number: int, home: NodeHome) -> int:
-    """Hold a job back: what is under way ends, nothing more begins. Needs the role admin.
-
-    \b
-    Example:
-      p2pfs jobs pause 12
-    """
-    return _act(home, number, JobAction.PAUSE)
+        job = connect.call(home, "POST", f"/jobs/{number}/{action.value}", None, JobInfo)
+        name = f"{job.kind} of {job.subject}" if job.subject else job.kind
+        click.echo(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
+        return exitcodes.OK
 
 
-@command.command("resume")
-@_number
-@home_option
-def resume(number: int, home: NodeHome) -> int:
-    """Let a job go on that was held back. Needs the role admin.
-
-    \b
-    Example:
-      p2pfs jobs resume 12
-    """
-    return _act(home, number, JobAction.RESUME)
-
-
-@command.command("cancel")
-@_number
-@home_option
-def cancel(number: int, home: NodeHome) -> int:
-    """End a job for good where that breaks no promise: a drain; the peer stays then. Needs the role admin.
-
-    \b
-    Example:
-      p2pfs jobs cancel 12
-    """
-    return _act(home, number, JobAction.CANCEL)
-
-
-@command.command("retry")
-@_number
-@home_option
-def retry(number: int, home: NodeHome) -> int:
-    """Try again at once what failed in a job, instead of later. Needs the role admin.
-
-    \b
-    Example:
-      p2pfs jobs retry 12
-    """
-    return _act(home, number, JobAction.RETRY)
+_add(JobAction.PAUSE, "Hold a job back: what is under way ends, nothing more begins.")
+_add(JobAction.RESUME, "Let a job go on that was held back.")
+_add(JobAction.CANCEL, "End a job for good where that breaks no promise: a drain; the peer stays then.")
+_add(JobAction.RETRY, "Try again at once what failed in a job, instead of later.")

@@ -22,8 +22,6 @@ from p2pfs.types import NodeId, PoolId, Role
 AUTHORITY_LIFETIME_S: Final = 30 * 365 * 86400
 """A pool outlives its machines; replacing the authority means joining every node again."""
 NODE_LIFETIME_S: Final = 90 * 86400
-RENEW_AFTER_S: Final = 60 * 86400
-"""A node asks for its next certificate when its present one is this old."""
 SKEW_S: Final = 3600
 """Certificates are valid from an hour ago on, for machines whose clocks run behind."""
 

@@ -126,6 +126,8 @@ async def compose(
         roster=roster,
         reservations=promised,
         waiting=database.read(void_copies.peers_pending),
+        is_known=orders.is_known,
+        noticed=noticed,
         clock=clock,
     )
     audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)

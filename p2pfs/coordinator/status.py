@@ -134,13 +134,14 @@ class Status:
         )
 
     def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
-        """What the last restore lost. What peers have beyond the index is counted from their heartbeats, so it is only
-        about right while something is written."""
+        """What the last restore lost. What members have beyond the index is counted from their heartbeats, so it is
+        only about right while something is written."""
         restored = self._backups.restored
         if restored is None:
             return None
         copies = size = 0
-        for peer in peers if counts.indexed is not None else ():
+        counted = [peer for peer in peers if peer.state not in GONE_STATES]
+        for peer in counted if counts.indexed is not None else ():
             known_copies, known_bytes = (counts.indexed or {}).get(PeerNumber(peer.number), (0, 0))
             copies += max(0, peer.chunks - known_copies)
             size += max(0, peer.used - known_bytes)

@@ -6,7 +6,6 @@ that a commit adds and subtracts rows without loading the others. A read is serv
 Called by vfs; the coordinator stores heads unread.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Final, Self
@@ -49,14 +48,6 @@ class Head:
         padding = (0,) * (range_number + 1 - len(self.digests))
         digests = self.digests + padding
         return replace(self, digests=_trimmed((*digests[:range_number], value, *digests[range_number + 1 :])))
-
-    def with_digests(self, values: Iterable[tuple[int, int]]) -> Self:
-        """The head with other digests for some (range, digest) pairs."""
-        digests = list(self.digests)
-        for range_number, value in values:
-            digests.extend([0] * (range_number + 1 - len(digests)))
-            digests[range_number] = value
-        return replace(self, digests=_trimmed(tuple(digests)))
 
     def first_ranges(self, count: int) -> Self:
         """The head with the digests of the first `count` ranges only, as after a truncate."""

@@ -43,6 +43,7 @@ class CoordinatorCalls:
         self._endless = endless
         self._chance = chance
         self._fenced: Fenced | None = None
+        self._answers = 0
         self.is_away = False
 
     @property
@@ -77,19 +78,23 @@ class CoordinatorCalls:
         await self._request(method, path, b"")
 
     async def _request(self, method: str, path: str, body: Buffer) -> Reply:
-        deadline = trio.current_time() + (_AWAY_ATTEMPT_S if self.is_away else self._io_timeout_s)
+        deadline = trio.current_time() + self._io_timeout_s
         share_s = max(self._io_timeout_s / _ATTEMPT_SHARE, _AWAY_ATTEMPT_S)
         pauses = backoff(0.05, _LONGEST_PAUSE_S, chance=self._chance)
         while True:
             if self._fenced is not None:
                 raise self._fenced
-            left_s = math.inf if self._endless else deadline - trio.current_time()
+            left_s = math.inf
+            if not self._endless:
+                left_s = min(deadline - trio.current_time(), _AWAY_ATTEMPT_S if self.is_away else math.inf)
+            answers = self._answers
             try:
                 return await self._attempt(method, path, body, min(left_s, share_s))
             except Unavailable as error:
                 pause_s = next(pauses)
+                # That it was away when this request began does not count once another one got an answer.
                 if self.is_away or trio.current_time() + pause_s >= deadline:
-                    self.is_away = True
+                    self.is_away = self._answers == answers
                     if not self._endless:
                         raise CoordinatorAway(f"the coordinator does not answer: {error}") from error
                 await trio.sleep(pause_s)
@@ -102,9 +107,13 @@ class CoordinatorCalls:
         except Unavailable:
             raise
         except PoolError as error:
-            self.is_away = False  # a refusal is an answer
+            self._answered()  # a refusal is an answer
             if isinstance(error, Fenced):
                 self._fenced = error
             raise
-        self.is_away = False
+        self._answered()
         return reply
+
+    def _answered(self) -> None:
+        self._answers += 1
+        self.is_away = False

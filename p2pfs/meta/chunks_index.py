@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import void_copies
+from p2pfs.meta.sql import number_list
 from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
@@ -236,7 +237,7 @@ def counts(connection: sqlite3.Connection, live: Collection[PeerNumber]) -> dict
     A scan of all copies, a second a million chunks: call it through `Database.scan`. It reads `replica` alone, less
     what is doomed, of which there is an index: a join with `chunk` takes six times as long.
     """
-    peers = _numbers(live)
+    peers = number_list(live)
     greatest = connection.execute("SELECT coalesce(max(chunk), 0) FROM replica").fetchone()[0]
     found = Counter[int]()
     for first in range(0, greatest + 1, COUNTED):  # what is grouped is gathered in memory
@@ -272,11 +273,6 @@ def used_by(connection: sqlite3.Connection, peer: PeerNumber) -> tuple[int, int]
         (peer,),
     ).fetchone()
     return int(row[0]), int(row[1])
-
-
-def _numbers(peers: Collection[PeerNumber]) -> str:
-    """An SQL list; numbers only, so nothing to quote. (Bound parameters are limited in number.)"""
-    return ",".join(str(int(peer)) for peer in sorted(peers))
 
 
 # ---- purging --------------------------------------------------------------------------------------------------------

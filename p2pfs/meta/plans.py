@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from p2pfs.meta.sql import number_list
 from p2pfs.types import PeerNumber, VolumeId
 
 
@@ -36,10 +37,10 @@ def dependence(
         " coalesce(sum(max(0, ?1 - copies) * size), 0), coalesce(sum(readable = 0), 0),"
         " coalesce(sum((readable = 0) * size), 0) FROM"
         f" (SELECT c.size, (SELECT count(*) FROM replica o WHERE o.chunk = c.number{proved}"
-        f" AND o.peer IN ({_listed(others)}))"
+        f" AND o.peer IN ({number_list(others)}))"
         " AS copies, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN"
-        f" ({_listed(readable)})) AS readable FROM chunk c WHERE c.refs > 0 AND c.number IN"
-        f" (SELECT chunk FROM replica WHERE peer IN ({_listed(peers)})))",
+        f" ({number_list(readable)})) AS readable FROM chunk c WHERE c.refs > 0 AND c.number IN"
+        f" (SELECT chunk FROM replica WHERE peer IN ({number_list(peers)})))",
         (wanted,),
     ).fetchone()
     return Dependence(*(int(figure) for figure in row))
@@ -65,8 +66,8 @@ def files_at_risk(
     """(volume, number of files, the first `limit` inodes) that have a chunk on `peers` and on none that is
     `readable`."""
     only = (
-        f"SELECT r.chunk FROM replica r WHERE r.peer IN ({_listed(peers)}) AND NOT EXISTS (SELECT 1 FROM replica o"
-        f" WHERE o.chunk = r.chunk AND o.peer IN ({_listed(readable)}))"
+        f"SELECT r.chunk FROM replica r WHERE r.peer IN ({number_list(peers)}) AND NOT EXISTS (SELECT 1 FROM replica o"
+        f" WHERE o.chunk = r.chunk AND o.peer IN ({number_list(readable)}))"
     )
     found: dict[VolumeId, list[int]] = {}
     rows = connection.execute(
@@ -79,8 +80,3 @@ def files_at_risk(
         if len(inodes) < limit:
             inodes.append(inode)
     return [(volume, counts[volume], inodes) for volume, inodes in found.items()]
-
-
-def _listed(peers: Collection[PeerNumber]) -> str:
-    """An SQL list; numbers only, so nothing to quote."""
-    return ",".join(str(int(peer)) for peer in sorted(peers))

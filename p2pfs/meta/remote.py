@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from p2pfs.errors import CoordinatorAway, Fenced, PoolError
+from p2pfs.errors import CoordinatorAway, Fenced, Gone, PoolError
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -95,6 +95,7 @@ class RemoteNamespace:
         self._outstanding = OutstandingBatches()
         self._flights = Flights(self._send_questions)
         self._stream = self._told = 0  # what the last `events` returned
+        self._news_wanted = trio.Event()
         self.session = SessionId(grant.session)
 
     @classmethod
@@ -187,7 +188,11 @@ class RemoteNamespace:
                 raise InDoubt(str(error), partial(self._again, batch), give_up) from error
 
     async def _send(self, batch: Batch) -> Applied:
-        return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+        try:
+            return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+        except Gone:  # copies on a peer that leaves are none: by an old map they would be made there again
+            self._news_wanted.set()
+            raise
 
     async def _again(self, batch: Batch) -> Applied:
         """Raises CoordinatorAway, and then may be called again, and what the batch is refused with."""
@@ -256,11 +261,14 @@ class RemoteNamespace:
                 self._on_map_version(renewed.map_version)
 
     async def maintain(self) -> None:
-        """Renew the session and fetch numbers ahead until it is over (`is_fenced`) or the task is cancelled."""
+        """Renew the session, at once when a commit met Gone, and fetch numbers ahead; until the session is over
+        (`is_fenced`) or the task is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fetch_ahead)
             while not self.is_fenced:
-                await trio.sleep(min(self._lifetime_s / _RENEWALS, _NEWS_S))
+                with trio.move_on_after(min(self._lifetime_s / _RENEWALS, _NEWS_S)):
+                    await self._news_wanted.wait()
+                self._news_wanted = trio.Event()
                 await _unless_away(self.renew)
             nursery.cancel_scope.cancel()
 

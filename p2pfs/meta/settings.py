@@ -15,10 +15,8 @@ RESTORED: Final = "restored"
 """coordinator.backup.state.Restored of the last restore."""
 BACKUPS: Final = "backups"
 """list[coordinator.backup.state.Generation]: what was begun and may still be kept somewhere."""
-MAP_VERSION: Final = "map_version"
 ORPHANS_STAY: Final = "orphans_stay"
 """1 after a restore, until an admin confirms: chunks that the index does not know may be what the backup lacks."""
-REVOCATIONS_VERSION: Final = "revocations_version"
 
 T = TypeVar("T")
 

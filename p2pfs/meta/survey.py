@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from p2pfs.meta import void_copies
 from p2pfs.meta.chunks_index import COUNTS
+from p2pfs.meta.sql import number_list
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 
 
@@ -45,10 +46,8 @@ def after(connection: sqlite3.Connection, number: int, *, limit: int = 500) -> l
 
 def these(connection: sqlite3.Connection, numbers: Collection[int]) -> list[Surveyed]:
     """These chunks, as far as they are still named."""
-    listed = ",".join(str(int(number)) for number in numbers)
-    return _gathered(
-        connection.execute(_LOOK.format(chunks=f"(SELECT * FROM chunk WHERE number IN ({listed}) AND refs > 0)"))
-    )
+    chunks = f"(SELECT * FROM chunk WHERE number IN ({number_list(numbers)}) AND refs > 0)"
+    return _gathered(connection.execute(_LOOK.format(chunks=chunks)))
 
 
 def numbers_of(connection: sqlite3.Connection, chunks: Iterable[tuple[VolumeId, bytes]]) -> list[int]:

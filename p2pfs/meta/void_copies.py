@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from p2pfs.meta.sql import number_list
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 
 FIRST: Final = (-1, b"")
@@ -52,7 +53,7 @@ def pending(
     """
     rows = connection.execute(
         "SELECT v.volume, v.id, v.put_seq, c.number IS NULL OR c.refs = 0 OR (SELECT count(*) FROM replica r"
-        f" WHERE r.chunk = c.number AND r.peer IN ({_listed(readable)})) >= ?"
+        f" WHERE r.chunk = c.number AND r.peer IN ({number_list(readable)})) >= ?"
         " FROM void_copy v LEFT JOIN chunk c ON c.volume = v.volume AND c.id = v.id"
         " WHERE v.peer = ? AND v.pending AND (v.volume, v.id) > (?, ?) ORDER BY v.volume, v.id LIMIT ?",
         (wanted, peer, *after, look_at),
@@ -74,7 +75,7 @@ def pending_of(
     for volume, chunk in chunks:
         rows = connection.execute(
             "SELECT peer, volume, id, put_seq FROM void_copy"
-            f" WHERE peer IN ({_listed(peers)}) AND volume = ? AND id = ? AND pending",
+            f" WHERE peer IN ({number_list(peers)}) AND volume = ? AND id = ? AND pending",
             (volume, chunk),
         )
         found += rows.fetchall()
@@ -85,11 +86,6 @@ def count_pending(connection: sqlite3.Connection, peer: PeerNumber) -> int:
     """How many copies the peer must delete."""
     row = connection.execute("SELECT count(*) FROM void_copy WHERE peer = ? AND pending", (peer,)).fetchone()
     return int(row[0])
-
-
-def _listed(peers: Collection[PeerNumber]) -> str:
-    """An SQL list; numbers only, so nothing to quote."""
-    return ",".join(str(int(peer)) for peer in sorted(peers))
 
 
 def count(connection: sqlite3.Connection, peer: PeerNumber, *, most: int) -> int:
@@ -132,7 +128,7 @@ def forget_peers(connection: sqlite3.Connection, peers: Collection[PeerNumber], 
     """Drop rows of peers that are gone for good; how many."""
     return connection.execute(
         "DELETE FROM void_copy WHERE (peer, volume, id) IN"
-        f" (SELECT peer, volume, id FROM void_copy WHERE peer IN ({_listed(peers)}) LIMIT ?)",
+        f" (SELECT peer, volume, id FROM void_copy WHERE peer IN ({number_list(peers)}) LIMIT ?)",
         (limit,),
     ).rowcount
 

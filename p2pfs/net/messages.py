@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qs
 
 import trio
 
@@ -112,10 +111,6 @@ class Request:
         """Raises Misuse unless the caller asks that the connection becomes a raw stream."""
         if self.headers.get("upgrade") != RAW_PROTOCOL:
             raise Misuse(f"ask for this with the header Upgrade: {RAW_PROTOCOL}")
-
-    def query_values(self) -> dict[str, str]:
-        """The query's values by name; the last of several wins."""
-        return {name: values[-1] for name, values in parse_qs(self.query, keep_blank_values=True).items()}
 
     async def receive_into(self, view: memoryview) -> int:
         """The next body bytes, at most `len(view)`; 0 when all were read.

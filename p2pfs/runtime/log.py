@@ -4,16 +4,24 @@ Called once, by whatever process is the outermost. Modules only do `logging.getL
 logged; key types show nothing in their repr, and no message or header body is ever logged.
 """
 
+import contextlib
 import logging
+import os
+import stat
 import sys
 import textwrap
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from p2pfs.errors import Invalid, Unavailable
+from p2pfs.types import MIB
 
 LEVELS = ("debug", "info", "warning", "error")
+FILE_BYTES: Final = 16 * MIB
+FORMER_FILES: Final = 3
+"""A full log becomes FILE.1, that one FILE.2, and so on; older ones are deleted."""
 
 
 class _Lines(logging.Formatter):
@@ -35,13 +43,34 @@ class _Lines(logging.Formatter):
         return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
 
 
+class _BoundedFile(RotatingFileHandler):
+    """Appends to a file that never takes more than (FORMER_FILES + 1) × FILE_BYTES of the disk."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, maxBytes=FILE_BYTES, backupCount=FORMER_FILES, encoding="utf-8")
+
+    def doRollover(self) -> None:
+        assert self.stream is not None, "shouldRollover opens it"
+        full = os.fstat(self.stream.fileno())
+        try:
+            super().doRollover()
+        except OSError:  # perhaps its directory takes no other files; tried again with the next record
+            return
+        file = self.stream.fileno()
+        os.fchmod(file, stat.S_IMODE(full.st_mode))
+        for output in (1, 2):  # of a daemon: what it says last belongs into the log, too
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(output), full):
+                    os.dup2(file, output)
+
+
 def _escaped(text: str) -> str:
     """`text` on one line, without anything that a terminal obeys."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def setup(level: str = "info", file: Path | None = None) -> None:
-    """Send records of `level` and above to `file` (appended) or to standard error; replaces earlier set-ups.
+    """Send records of `level` and above to `file` (appended, bounded) or to standard error; replaces earlier set-ups.
 
     Raises:
         Invalid: No such level.
@@ -50,7 +79,7 @@ def setup(level: str = "info", file: Path | None = None) -> None:
     if level.lower() not in LEVELS:
         raise Invalid(f"“{level}” is no log level: choose one of {', '.join(LEVELS)}")
     try:
-        handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+        handler = _BoundedFile(file) if file else logging.StreamHandler(sys.stderr)
     except OSError as error:
         raise Unavailable(f"cannot write the log {file}: {error.strerror}") from error
     handler.setFormatter(_Lines())

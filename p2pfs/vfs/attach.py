@@ -88,7 +88,10 @@ class Pool:
         return self._map
 
     async def fetch_map(self) -> None:
-        self._map = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
+        """Raises PoolError. An answer that was overtaken by a newer one changes nothing."""
+        answer = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
+        if self._map is None or answer.version >= self._map.version:
+            self._map = answer
 
     async def volume(self, name: str) -> VolumeInfo:
         """Raises UserError (NOT_FOUND) when this node may use no volume of that name, and Corrupt when the coordinator

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Conflict, CoordinatorAway, Corrupt, PoolError, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Corrupt, Gone, Misuse, PoolError, Unavailable
 from p2pfs.meta.protocol import InDoubt, Namespace
 from p2pfs.types import CHUNK_BYTES, INDICES_PER_RANGE, MAX_LAYERS, Buffer, ChunkId
 from p2pfs.vfs import appending
@@ -71,14 +71,27 @@ class Committer:
 
         Raises:
             PoolError: What the coordinator refused the commit with; the freezes stay.
+            Gone, Misuse: So too, and what was stored of them has to be stored again.
         """
         async with inode.content:
-            if inode.doubt is not None:
-                await self._resolve(inode, inode.doubt)
-            while ready := _ready(inode):
-                await self._commit(inode, ready)
-                for index in sorted({index for freeze in ready for index in freeze.mibs}):
-                    await self._compact(inode, index)
+            try:
+                if inode.doubt is not None:
+                    await self._resolve(inode, inode.doubt)
+                while ready := _ready(inode):
+                    await self._commit(inode, ready)
+                    for index in sorted({index for freeze in ready for index in freeze.mibs}):
+                        await self._compact(inode, index)
+            except (Gone, Misuse):
+                self._forget_stored(inode)
+                raise
+
+    def _forget_stored(self, inode: Inode) -> None:
+        """Receipts prove nothing (any more), and nobody says which: everything that has some is put again, also what
+        waits for the commit in tasks of its own."""
+        for freeze in inode.frozen:
+            if freeze.is_stored:
+                self._unsaved.forget_uploads(freeze)
+        inode.progress.pulse()
 
     async def _commit(self, inode: Inode, ready: list[Freeze]) -> None:
         for _ in range(MOST_CONFLICTS):

@@ -302,7 +302,13 @@ class Filesystem:
     # ---- files
 
     async def open(
-        self, number: InodeId, *, truncate: bool = False, append: bool = False, keep_set_id: bool = True
+        self,
+        number: InodeId,
+        *,
+        truncate: bool = False,
+        append: bool = False,
+        writes: bool = True,
+        keep_set_id: bool = True,
     ) -> Handle:
         """Open a file; content committed by other mounts before is what will be read (close-to-open). Truncating takes
         set-id bits unless `keep_set_id`: the kernel, which does so for every other change, leaves that one to us."""
@@ -318,7 +324,7 @@ class Filesystem:
                 if not keep_set_id:
                     await self._clear_set_id(inode)
             self._keeper.opened(inode)
-            return Handle(inode, append)
+            return Handle(inode, append, writes)
 
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
@@ -343,7 +349,10 @@ class Filesystem:
         return len(data)
 
     async def flush(self, handle: Handle) -> None:
-        """close(2) of one descriptor: stores what was written under durability=close."""
+        """close(2) of one descriptor: stores what was written under durability=close. One that only read neither waits
+        for what others wrote nor takes their error."""
+        if not handle.writes:
+            return
         if self._limits.close_waits and handle.inode.attributes.links:
             await self.writer.settle(handle.inode)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
-from p2pfs.errors import Fenced, Gone, Misuse, NotFound, PoolError, Unavailable
+from p2pfs.errors import Fenced, Gone, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
 from p2pfs.types import MIB, Buffer
 from p2pfs.vfs import appending
@@ -162,8 +162,7 @@ class Writer:
                 return
             except PoolError as error:
                 log.info("inode %d: storing is delayed: %s", inode.id, error)
-                if isinstance(error, Gone | Misuse):  # the receipts are void: put the chunks again
-                    self._unsaved.forget_uploads(freeze)
+                if isinstance(error, Gone):
                     gone_until = min(gone_until, trio.current_time() + self._limits.io_timeout_s)
                 if isinstance(error, Gone) and trio.current_time() < gone_until:
                     pass  # a peer left, or a chunk was purged, between its storing and now

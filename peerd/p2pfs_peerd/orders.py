@@ -133,7 +133,8 @@ class OrderRunner:
     async def _exchange(self, nursery: trio.Nursery) -> None:
         """Tell what was done and take what is to be done."""
         told = report_of(self._results)
-        report = Report(told, sorted(self._working), max(0, ROOM - self._transfers))
+        untold = {result.order for result in self._results[len(told) :]}  # otherwise they would count as forgotten
+        report = Report(told, sorted(self._working | untold), max(0, ROOM - self._transfers))
         given = await self._client.call(self._coordinator, "POST", "/orders", report, Orders, timeout_s=_ASK_S)
         del self._results[: len(told)]
         if any(isinstance(order, Transfer) for order in given.orders):

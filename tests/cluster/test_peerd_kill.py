@@ -19,6 +19,10 @@ from p2pfs.wire.chunks import Receipt
 pytestmark = pytest.mark.l5
 
 PEER = PeerNumber(1)
+NOISE_S = 0.5
+"""What a busy machine may add to a single read."""
+NOISY_READS = 2
+"""Reads that may be slow only because the machine was."""
 
 
 class Load:
@@ -123,8 +127,8 @@ async def test_reads_go_on_around_a_peer_that_is_gone(how: signal.Signals, tmp_p
         victim.send(how)
         times = [await timed(chunk) for chunk in chunks * 2]
         slow = [took for took in times if took > max(usual) + 0.05]
-        assert len(slow) <= 1, times
-        assert max(times) <= max(usual) + 1.0
+        assert len(slow) <= 1 + NOISY_READS, times
+        assert max(times) <= max(usual) + 1.0 + NOISE_S, times
         assert statistics.median(times) <= statistics.median(usual) + 0.05
         nursery.cancel_scope.cancel()
 

@@ -32,15 +32,16 @@ NOISE_S = 0.5
 NOISY_READS = 2
 """Later reads that may be slow only because the machine was."""
 KERNEL_CACHE_S = 1.0
-VICTIM = "peer-2"
+VICTIM, OTHERS = "peer-2", ("peer-1", "peer-3")
 
 
 @dataclass
 class Stored:
-    """A file in the pool and which of its chunks the victim holds."""
+    """A file in the pool and which of its chunks the victim holds. `others` are the other peers."""
 
     pool: DemoPool
     victim: Hostile
+    others: list[Hostile]
     path: Path
     content: bytes
     chunks: list[int]
@@ -51,6 +52,10 @@ class Stored:
         self.pool.remount_alone()
         self.rounds += 1
         return Reading(self, iter(self.chunks), self.rounds % (MIB // BLOCK))
+
+    def others_be(self, mode: str) -> None:
+        for other in self.others:
+            other.be(mode)
 
 
 @dataclass
@@ -104,7 +109,8 @@ def pool_with_a_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store
         where = json.loads(pool.p2pfs("where", "--json", str(path)).stdout)
         held = [chunk["index"] for chunk in where["chunks"] if any(VICTIM in peer["name"] for peer in chunk["peers"])]
         assert len(held) >= 2 * KNOWN
-        yield Stored(pool, pool.make_hostile(VICTIM), path, content, held)
+        others = [pool.make_hostile(part) for part in OTHERS]
+        yield Stored(pool, pool.make_hostile(VICTIM), others, path, content, held)
 
 
 @pytest.fixture
@@ -113,6 +119,7 @@ def stored(pool_with_a_file: Stored) -> Iterator[Stored]:
     stored = pool_with_a_file
     yield stored
     stored.victim.be("")
+    stored.others_be("")
     stored.pool.signal(VICTIM, signal.SIGCONT)
 
 
@@ -132,39 +139,55 @@ def unread_bytes(pool: DemoPool, part: str) -> int:
     return sum(int(words[4].split(":")[1], 16) for words in lines if int(words[1].split(":")[1], 16) == port)
 
 
-def warm(reading: Reading, victim: Hostile) -> list[float]:
-    """Reads until the victim, which may have just been started, has answered some of them."""
-    before, limit = victim.served, time.monotonic() + 30
-    while victim.served < before + 3:
-        assert time.monotonic() < limit, "the victim never served a read"
-        reading.times(1)
-    return reading.times(KNOWN)
+def warm(reading: Reading) -> list[float] | None:
+    """How long reads take that all go to the victim; None if the mount, which asks first who seems quickest, came to
+    prefer another, as after a read for which the machine was too busy."""
+    peers = [reading.stored.victim, *reading.stored.others]
+    before = [peer.served for peer in peers]
+    while any(peer.served == served for peer, served in zip(peers, before, strict=True)):
+        if not reading.times(1):
+            return None
+    asked = reading.stored.victim.served
+    usual = reading.times(KNOWN)
+    return usual if len(usual) == KNOWN and reading.stored.victim.served >= asked + KNOWN else None
 
 
 ROUNDS = 6
-"""A round in which every read went to another holder, which happens to be quicker, says nothing and is repeated."""
+"""One in which the mount does not ask the victim first says nothing and is repeated."""
+
+
+def rounds(stored: Stored) -> Iterator[tuple[Reading, list[float]]]:
+    """Mounts that know how fast each peer usually is and ask the victim first, because the others were late until now,
+    and how long such reads take. Ends with the test, which returns once a read met what it then did to the victim."""
+    for _ in range(ROUNDS):
+        stored.victim.be("")
+        stored.others_be("late")
+        with stored.next_round() as reading:
+            usual = warm(reading)
+            stored.others_be("")
+            if usual is not None:
+                yield reading, usual
+    pytest.fail("no read met the peer in any round")
 
 
 @pytest.mark.parametrize("mode", ["flipped", "cut", "swapped", "failing", "slow", "slow-missing"])
 def test_a_peer_that_lies_or_refuses_is_read_around(mode: str, stored: Stored) -> None:
-    for _ in range(ROUNDS):
-        stored.victim.be("")
-        with stored.next_round() as reading:
-            usual = warm(reading, stored.victim)
-            before = stored.victim.count
-            stored.victim.be(mode)
-            check(usual, reading.times())
-            assert stored.pool.stats()["unexpected_errors"] == 0
+    for reading, usual in rounds(stored):
+        before = stored.victim.count
+        stored.victim.be(mode)
+        check(usual, reading.times())
+        assert stored.pool.stats()["unexpected_errors"] == 0
         if stored.victim.count > before:
             return
-    pytest.fail("no read met the peer in any round")
 
 
 def test_a_full_peer_is_written_around_and_read_from(stored: Stored) -> None:
-    stored.victim.be("full")
-    with stored.next_round() as reading:
-        usual = warm(reading, stored.victim)
+    for reading, usual in rounds(stored):
+        stored.victim.be("full")
+        served = stored.victim.served
         check(usual, reading.times())
+        if stored.victim.served > served:
+            break
     before, path = stored.victim.count, stored.pool.mount / "more"
     path.write_bytes(stored.content[: 16 * MIB])
     assert stored.victim.count > before, "no write met the full peer"
@@ -173,35 +196,35 @@ def test_a_full_peer_is_written_around_and_read_from(stored: Stored) -> None:
 
 
 def test_a_stopped_peer_costs_one_read_at_most_a_second(stored: Stored) -> None:
-    for _ in range(ROUNDS):
-        with stored.next_round() as reading:
-            usual = warm(reading, stored.victim)
-            before = unread_bytes(stored.pool, VICTIM)
-            stored.pool.signal(VICTIM, signal.SIGSTOP)
-            check(usual, reading.times())
-            met = unread_bytes(stored.pool, VICTIM) > before
+    for reading, usual in rounds(stored):
+        before = unread_bytes(stored.pool, VICTIM)
+        stored.pool.signal(VICTIM, signal.SIGSTOP)
+        check(usual, reading.times())
+        met = unread_bytes(stored.pool, VICTIM) > before
         stored.pool.signal(VICTIM, signal.SIGCONT)
         if met:
             return
-    pytest.fail("no read met the stopped peer in any round")
 
 
 def test_many_reads_at_once_go_on_when_a_peer_stops(stored: Stored) -> None:
-    with stored.next_round() as reading:
-        usual = warm(reading, stored.victim)
+    for reading, usual in rounds(stored):
+        before = unread_bytes(stored.pool, VICTIM)
         stored.pool.signal(VICTIM, signal.SIGSTOP)
         with ThreadPoolExecutor(8) as threads:
             times = list(threads.map(reading.read, reading.chunks))
+        met = unread_bytes(stored.pool, VICTIM) > before
+        stored.pool.signal(VICTIM, signal.SIGCONT)
         assert max(times) <= 8 * max(usual) + FIRST_S + NOISE_S, (usual, times)
+        if met:
+            return
 
 
 def test_reads_go_on_while_the_coordinator_is_away(stored: Stored) -> None:
     """What is known of the tree goes on from memory, content from the peers, one of them stopped; changes are refused
     with EROFS and possible again once it is back."""
-    with stored.next_round() as reading:
+    for reading, _ in rounds(stored):
         small = stored.pool.mount / "small"
         small.write_bytes(b"inline")
-        warm(reading, stored.victim)
         stored.pool.kill("coordinator")
         stored.pool.signal(VICTIM, signal.SIGSTOP)
         began = time.monotonic()
@@ -219,10 +242,11 @@ def test_reads_go_on_while_the_coordinator_is_away(stored: Stored) -> None:
         (stored.pool.mount / "new").write_bytes(b"x")
         reading.rewind()
         reading.times(5)
+        return
 
 
 def test_a_killed_peer_costs_one_read_at_most_a_second(stored: Stored) -> None:
-    with stored.next_round() as reading:
-        usual = warm(reading, stored.victim)
+    for reading, usual in rounds(stored):
         stored.pool.kill(VICTIM)
         check(usual, reading.times())
+        return

@@ -127,7 +127,7 @@ async def test_a_reader_that_is_stuck_does_not_hold_up_stopping(ca: TestAuthorit
     ("pieces", "status"),
     [
         pytest.param((HEAD + b"y: " + b"z" * 20_000 + b"\r\n\r\n",), 431, id="an oversized head"),
-        pytest.param((HEAD, *[b"y%d: z\r\n" % i for i in range(3000)]), 431, id="endless headers"),
+        pytest.param((HEAD, *[b"y: z\r\n" * 1000] * 3), 431, id="endless headers"),
         pytest.param((b"\x00" * 17_000,), 431, id="zeros"),
         pytest.param((b"\r\n\r\n",), 400, id="an empty head"),
         pytest.param((b"SSH-2.0-OpenSSH_9.2\r\n\r\n",), 400, id="another protocol"),

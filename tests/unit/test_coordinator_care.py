@@ -14,17 +14,12 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
 from p2pfs.coordinator.upkeep.care import LONGEST_REST_S, SURVEY_EVERY_S
-from p2pfs.coordinator.upkeep.jobs import Jobs
-from p2pfs.errors import Unavailable
 from p2pfs.meta import survey, void_copies
-from p2pfs.meta.database import InlineDatabase
-from p2pfs.placement.care import Need, Urgency
-from p2pfs.runtime.clocks import FakeClock
-from p2pfs.types import PeerNumber, PeerState, Role
+from p2pfs.placement.care import Need
+from p2pfs.types import PeerState
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.orders import Audit, Delete, Failed, Order, Result, Stored, Transfer
-from p2pfs.wire.plans import PlanKind, PlanRequest
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -379,62 +374,6 @@ async def test_a_restarted_coordinator_goes_on(tmp_path: Path) -> None:
         assert (job.state, job.done) == ("done", job.total)
 
 
-async def test_a_peer_leaves_when_nothing_depends_on_it(tmp_path: Path) -> None:
-    async with pool(tmp_path) as p:
-        c = await careful(p, 4)
-        chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]
-        await c.settle()
-        leaver = c.peers[2]
-        await p.services.leaving.drain(p.identity(), leaver.node)
-        await c.work()
-        held = [chunk for chunk in chunks if 2 in c.holders(chunk)]
-        assert held
-        assert p.services.roster.peers[leaver.number].state is PeerState.DRAINING
-        await c.settle()
-        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
-        assert all(len(c.having(chunk) - {2}) == 3 for chunk in chunks)
-        assert c.jobs()["drain"] == "done"
-        assert all(2 not in c.holders(chunk) for chunk in chunks)  # its rows are cleared away
-        assert set(held) <= set(leaver.chunks)  # and nothing on its disk is touched
-
-
-async def test_a_peer_does_not_leave_because_of_copies_that_are_not_there(tmp_path: Path, claim_logs: Claims) -> None:
-    claim_logs("is down", count=1)
-    claim_logs("has not got|the inventory of peer")
-    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
-        c = await careful(p, 3)
-        chunks = [await c.store(number, [1, 2]) for number in range(10)]
-        c.care._noticed.take()
-        await c.settle()
-        await c.pass_time(100, 1)
-        c.peers[1].chunks.clear()  # a new disk
-        await c.beat()
-        await p.services.leaving.drain(p.identity(), c.peers[2].node)
-        await c.settle()
-        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
-        assert all(c.having(chunk) >= {1, 3} for chunk in chunks)
-
-
-async def test_a_peer_leaves_once_those_who_came_back_have_shown_their_copies(
-    tmp_path: Path, claim_logs: Claims
-) -> None:
-    claim_logs("is down", count=1)
-    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
-        c = await careful(p, 3)
-        for number in range(40):
-            await c.store(number, [1, 2])
-        await c.settle()
-        await c.pass_time(100, 1)
-        await c.beat()  # it is back, and what it holds is not proved
-        await c.settle()
-        await p.services.leaving.drain(p.identity(), c.peers[2].node)
-        for _ in range(10):  # the copies are made before it shows anything: only showing is left
-            await c.work()
-            await c.exchange(c.peers[3])
-        await c.settle()
-        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
-
-
 @pytest.mark.parametrize("comes_back", [False, True])
 async def test_a_peer_that_does_not_come_for_its_orders_holds_nobody_up(
     comes_back: bool, tmp_path: Path, claim_logs: Claims
@@ -482,19 +421,6 @@ async def test_who_was_started_anew_shows_its_copies_before_surplus_goes(tmp_pat
         assert min(copies, default=4) > 3, "a copy was taken away because of one that was not there"
 
 
-async def test_no_job_of_a_peer_outlives_it(tmp_path: Path) -> None:
-    async with pool(tmp_path) as p:
-        c = await careful(p, 4)
-        jobs, leaver = p.services.jobs, c.peers[2]
-        for kind in (JobKind.SCRUB, JobKind.RECOUNT):
-            jobs.open(kind, leaver.node)
-        await p.services.leaving.drain(p.identity(), leaver.node)
-        await c.settle()
-        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
-        assert not jobs.going_on(JobKind.SCRUB)
-        assert not jobs.current(JobKind.RECOUNT, leaver.node)
-
-
 async def test_a_revoked_peer_has_nothing_more_to_show(tmp_path: Path, claim_logs: Claims) -> None:
     claim_logs("revoked", count=1)
     async with pool(tmp_path) as p:
@@ -508,56 +434,6 @@ async def test_a_revoked_peer_has_nothing_more_to_show(tmp_path: Path, claim_log
         await p.services.membership.revoke(c.peers[2].node)
         await p.services.pulse.work()
         assert not c.audits.is_busy
-
-
-async def test_who_stays_after_all_has_no_job_any_more(tmp_path: Path) -> None:
-    async with pool(tmp_path) as p:
-        c = await careful(p, 4)
-        for number in range(12):
-            await c.store(number, [1, 2, 3])
-        await c.settle()
-        await p.services.leaving.drain(p.identity(), c.peers[2].node)
-        await c.work()
-        for peer in c.peers.values():
-            await c.exchange(peer)
-        await p.services.leaving.undrain(p.identity(), c.peers[2].node)
-        await c.settle()
-        assert c.jobs()["drain"] == "cancelled"
-        assert p.services.jobs.going_on(JobKind.DRAIN) == []
-        assert all(len(c.having(chunk)) == 3 for chunk in c.contents)
-
-
-async def test_a_paused_drain_keeps_nobody_from_repairing(tmp_path: Path, claim_logs: Claims) -> None:
-    claim_logs("is down", count=1)
-    async with pool(tmp_path, repair_delay="1m") as p:
-        c = await careful(p, 5)
-        chunks = [await c.store(number, [1, 2, 3]) for number in range(10)]
-        await c.settle()
-        await p.services.leaving.drain(p.identity(), c.peers[2].node)
-        await p.services.jobs.act(p.services.jobs.open(JobKind.DRAIN, c.peers[2].node).row.id, JobAction.PAUSE)
-        await c.settle()
-        assert p.services.roster.peers[c.peers[2].number].state is PeerState.DRAINING
-        await c.pass_time(200, 1)
-        await c.settle()
-        assert all(len(c.having(chunk) - {1}) >= 3 for chunk in chunks)
-
-
-async def test_forgotten_and_back_again(tmp_path: Path, claim_logs: Claims) -> None:
-    claim_logs("is down", count=1)
-    claim_logs("is forgotten", count=1)
-    claim_logs("the inventory of peer", count=1)
-    async with pool(tmp_path, repair_delay="1h") as p:
-        c = await careful(p, 4)
-        chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]
-        await c.settle()
-        await c.pass_time(100, 2)
-        await p.services.leaving.forget(p.identity(), c.peers[2].node)
-        await c.settle()
-        assert all(len(c.holders(chunk) - {2}) == 3 for chunk in chunks)
-        await c.beat()
-        await c.settle()
-        assert p.services.roster.peers[c.peers[2].number].state is PeerState.UP
-        assert all(c.holders(chunk) == c.having(chunk) and len(c.having(chunk)) == 3 for chunk in chunks)
 
 
 async def test_audits_that_do_not_fit_are_asked_for_when_there_is_room(
@@ -574,56 +450,6 @@ async def test_audits_that_do_not_fit_are_asked_for_when_there_is_room(
         await c.beat()
         await c.settle()
         assert all(len(c.having(chunk)) == 3 for chunk in chunks)
-
-
-@pytest.mark.parametrize("is_lost", [True, False])
-async def test_a_peer_leaves_although_an_audit_came_to_nothing(
-    is_lost: bool, tmp_path: Path, claim_logs: Claims
-) -> None:
-    """Lost, as by a restart of who was to show its copy, or failed for another reason than the copy. And when it comes
-    to something at last, that is what the drain waited for: nothing is copied after it."""
-    claim_logs("is down", count=1)
-    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
-        c = await careful(p, 3)
-        chunk = await c.store(1, [1, 2])
-        await c.pass_time(40)
-        await c.settle()
-        stays, leaver = (c.peers[at] for at in sorted(c.holders(chunk)))
-        await c.pass_time(100, stays.at)
-        await c.beat()
-        await p.services.leaving.drain(p.identity(), leaver.node)
-        failed: list[Order] = []
-
-        def fails_once(order: Order) -> Result | None:
-            if isinstance(order, Audit) and not failed:
-                failed.append(order)
-                return Failed(order.order, "Unavailable", "the disk does not answer")
-            return None
-
-        stays.does = fails_once
-        for _ in range(5):
-            await c.work()
-            for peer in c.peers.values():
-                await c.exchange(peer)
-            if is_lost:
-                stays.results = [result for result in stays.results if not isinstance(result, Failed)]
-        assert failed
-        await c.settle()
-        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
-        assert len(c.having(chunk) - {leaver.at}) == 2
-
-
-async def test_what_a_silent_peer_was_to_show_keeps_no_job_open(tmp_path: Path, claim_logs: Claims) -> None:
-    claim_logs("is down", count=1)
-    async with pool(tmp_path, repair_delay="1m") as p:
-        c = await careful(p, 4)
-        chunk = await c.store(1, [1, 2, 3])
-        await c.settle()
-        await c.pass_time(200, 1)
-        c.audits.ask(c.peers[1].number, VOLUME, chunk, size=SIZE)
-        p.services.jobs.open(JobKind.TRIM)
-        await c.settle()
-        assert c.jobs()["trim"] == "done"
 
 
 async def test_equal_content_stored_elsewhere_again_leaves_no_surplus(tmp_path: Path) -> None:
@@ -654,69 +480,5 @@ async def test_a_copy_whose_receipt_is_void_is_not_made_again_without_end(tmp_pa
         await p.database.write(lambda connection: void_copies.add(connection, c.peers[3].number, **void))
         await c.settle()
         assert len([order for order in c.peers[3].seen if isinstance(order, Transfer)]) == 1
-
-
-async def test_trimming_waits_while_it_is_paused(tmp_path: Path) -> None:
-    async with pool(tmp_path, replicas="2") as p:
-        c = await careful(p, 3)
-        chunk = await c.store(1, [1, 2, 3])
-        trim = p.services.jobs.open(JobKind.TRIM).row.id
-        await p.services.jobs.act(trim, JobAction.PAUSE)
-        await c.pass_time(40)
-        await c.settle()
-        assert len(c.having(chunk)) == 3
-        await p.services.jobs.act(trim, JobAction.RESUME)
-        await c.settle()
-        assert c.having(chunk) == c.holders(chunk)
-        assert len(c.having(chunk)) == 2
-
-
-async def test_moves_leave_room_for_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog_module, "MOST", 5)
-    clock, target = FakeClock(), PeerNumber(2)
-    backlog = backlog_module.Backlog(Jobs(InlineDatabase(), clock), clock, str)
-    moves = [backlog_module.Task(number, SIZE, target, Urgency.REBALANCE, 3) for number in range(9)]
-    for task in [*moves, backlog_module.Task(99, SIZE, target, Urgency.REPAIR, 1)]:
-        backlog.add(task)
-    assert [task.number for task in backlog.take(target, 2, moves=1)] == [99, 0]
-
-
-async def test_what_a_peer_says_of_its_failure_is_one_short_line(tmp_path: Path, claim_logs: Claims) -> None:
-    claim_logs("is down", count=1)
-    async with pool(tmp_path, repair_delay="1m") as p:
-        c = await careful(p, 4)
-        await c.store(1, [1, 2, 3])
-        await c.settle()
-        for peer in c.peers.values():
-            peer.does = lambda order: (
-                Failed(order.order, "Unavailable", "\x1b[2J\n" + "x" * 4_000_000)
-                if isinstance(order, Transfer)
-                else None
-            )
-        await c.pass_time(200, 1)
-        await c.settle()
         (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
-        assert job.error
-        assert job.error.isprintable()
-        assert len(job.error) <= 500
-
-
-async def test_one_asker_has_one_plan_made_at_a_time(tmp_path: Path) -> None:
-    async with pool(tmp_path) as p:
-        c = await careful(p, 3)
-        answers: list[object] = []
-        request = PlanRequest(PlanKind.DRAIN, [c.peers[1].node])
-
-        async def ask(at: int) -> None:
-            try:
-                answers.append(await c.leaving.plan(p.identity(c.peers[at].node, [Role.PEER]), request))
-            except Unavailable:
-                answers.append(None)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(ask, 2)
-            nursery.start_soon(ask, 3)
-        assert len([answer for answer in answers if answer]) == 2
-        await ask(2)
-        assert answers[-1]
+        assert job.error == "the receipt is as old as that of a copy which is gone"

@@ -1,16 +1,25 @@
-"""Peers that go: who is back, and whom an admin may not give up: who answers, or has left (it would be a member when it
-is heard)."""
+"""Peers that go: when one may, who is back, and whom an admin may not give up: who answers, or has left (it would be a
+member when it is heard)."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
+from careful import careful
 from coordination import pool
 from plugins.checklogs import Claims
 
-from p2pfs.errors import Denied, Invalid
-from p2pfs.types import NodeId, PeerState
+from p2pfs.errors import Denied, Invalid, Unavailable
+from p2pfs.meta import members
+from p2pfs.types import NodeId, PeerState, Role
+from p2pfs.wire.jobs import JobKind
+from p2pfs.wire.orders import Audit, Failed, Order, Result
+from p2pfs.wire.plans import PlanKind, PlanRequest
 
-pytestmark = pytest.mark.l0
+pytestmark = pytest.mark.l2
 
 
 async def test_a_peer_that_was_started_anew_is_back_however_soon(tmp_path: Path) -> None:
@@ -53,6 +62,38 @@ async def test_who_answers_or_has_left_is_not_forgotten(state: PeerState, tmp_pa
         assert peer.state is state
 
 
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+async def test_nobody_but_its_own_voice_brings_a_forgotten_peer_back(verb: str, tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        peer = p.services.roster.members()[0]
+        p.services.roster.settle(peer, state=PeerState.LOST, is_leaving=False)
+        with pytest.raises(Invalid, match="was forgotten"):
+            await getattr(p.services.leaving, verb)(p.identity(), peer.node.id)
+        assert (peer.state, peer.is_leaving) == (PeerState.LOST, False)
+        await p.beat(peer.node.id)
+        assert peer.state is PeerState.UP
+
+
+async def test_a_drain_does_not_take_back_that_its_peer_appeared_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken for proved again what nobody has seen since."""
+    async with pool(tmp_path) as p:
+        await p.peers(2, run=1)
+        peer, write = p.services.roster.members()[0], p.database.write
+
+        async def slow(change: Callable[[sqlite3.Connection], object]) -> object:
+            monkeypatch.setattr(p.database, "write", write)
+            done = await write(change)
+            await p.beat(peer.node.id, run=2)  # committed after the drain, and taken over before it
+            return done
+
+        monkeypatch.setattr(p.database, "write", slow)
+        await p.services.leaving.drain(p.identity(), peer.node.id)
+        assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 1
+
+
 async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_appeared(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         (joined,) = await p.peers(1, run=1)
@@ -62,3 +103,152 @@ async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_a
             peer = p.services.roster.peer_of(NodeId(joined.node))
             assert peer is not None
             assert peer.appearances == appearances
+
+
+async def test_a_peer_leaves_when_nothing_depends_on_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]
+        await c.settle()
+        leaver = c.peers[2]
+        await p.services.leaving.drain(p.identity(), leaver.node)
+        await c.work()
+        held = [chunk for chunk in chunks if 2 in c.holders(chunk)]
+        assert held
+        assert p.services.roster.peers[leaver.number].state is PeerState.DRAINING
+        await c.settle()
+        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert all(len(c.having(chunk) - {2}) == 3 for chunk in chunks)
+        assert c.jobs()["drain"] == "done"
+        assert all(2 not in c.holders(chunk) for chunk in chunks)  # its rows are cleared away
+        assert set(held) <= set(leaver.chunks)  # and nothing on its disk is touched
+
+
+async def test_a_peer_does_not_leave_because_of_copies_that_are_not_there(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is down", count=1)
+    claim_logs("has not got|the inventory of peer")
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        chunks = [await c.store(number, [1, 2]) for number in range(10)]
+        c.care._noticed.take()
+        await c.settle()
+        await c.pass_time(100, 1)
+        c.peers[1].chunks.clear()  # a new disk
+        await c.beat()
+        await p.services.leaving.drain(p.identity(), c.peers[2].node)
+        await c.settle()
+        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
+        assert all(c.having(chunk) >= {1, 3} for chunk in chunks)
+
+
+async def test_a_peer_leaves_once_those_who_came_back_have_shown_their_copies(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        for number in range(40):
+            await c.store(number, [1, 2])
+        await c.settle()
+        await c.pass_time(100, 1)
+        await c.beat()  # it is back, and what it holds is not proved
+        await c.settle()
+        await p.services.leaving.drain(p.identity(), c.peers[2].node)
+        for _ in range(10):  # the copies are made before it shows anything: only showing is left
+            await c.work()
+            await c.exchange(c.peers[3])
+        await c.settle()
+        assert p.services.roster.peers[c.peers[2].number].state is PeerState.LEFT
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_peer_leaves_although_an_audit_came_to_nothing(
+    is_lost: bool, tmp_path: Path, claim_logs: Claims
+) -> None:
+    """Lost, as by a restart of who was to show its copy, or failed for another reason than the copy. And when it comes
+    to something at last, that is what the drain waited for: nothing is copied after it."""
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        chunk = await c.store(1, [1, 2])
+        await c.pass_time(40)
+        await c.settle()
+        stays, leaver = (c.peers[at] for at in sorted(c.holders(chunk)))
+        await c.pass_time(100, stays.at)
+        await c.beat()
+        await p.services.leaving.drain(p.identity(), leaver.node)
+        failed: list[Order] = []
+
+        def fails_once(order: Order) -> Result | None:
+            if isinstance(order, Audit) and not failed:
+                failed.append(order)
+                return Failed(order.order, "Unavailable", "the disk does not answer")
+            return None
+
+        stays.does = fails_once
+        for _ in range(5):
+            await c.work()
+            for peer in c.peers.values():
+                await c.exchange(peer)
+            if is_lost:
+                stays.results = [result for result in stays.results if not isinstance(result, Failed)]
+        assert failed
+        await c.settle()
+        assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert len(c.having(chunk) - {leaver.at}) == 2
+
+
+async def test_who_stays_after_all_has_no_job_any_more(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for number in range(12):
+            await c.store(number, [1, 2, 3])
+        await c.settle()
+        await p.services.leaving.drain(p.identity(), c.peers[2].node)
+        await c.work()
+        for peer in c.peers.values():
+            await c.exchange(peer)
+        await p.services.leaving.undrain(p.identity(), c.peers[2].node)
+        await c.settle()
+        assert c.jobs()["drain"] == "cancelled"
+        assert p.services.jobs.going_on(JobKind.DRAIN) == []
+        assert all(len(c.having(chunk)) == 3 for chunk in c.contents)
+
+
+async def test_forgotten_and_back_again(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is down", count=1)
+    claim_logs("is forgotten", count=1)
+    claim_logs("the inventory of peer", count=1)
+    async with pool(tmp_path, repair_delay="1h") as p:
+        c = await careful(p, 4)
+        chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]
+        await c.settle()
+        await c.pass_time(100, 2)
+        await p.services.leaving.forget(p.identity(), c.peers[2].node)
+        await c.settle()
+        assert all(len(c.holders(chunk) - {2}) == 3 for chunk in chunks)
+        await c.beat()
+        await c.settle()
+        assert p.services.roster.peers[c.peers[2].number].state is PeerState.UP
+        assert all(c.holders(chunk) == c.having(chunk) and len(c.having(chunk)) == 3 for chunk in chunks)
+
+
+async def test_one_asker_has_one_plan_made_at_a_time(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        answers: list[object] = []
+        request = PlanRequest(PlanKind.DRAIN, [c.peers[1].node])
+
+        async def ask(at: int) -> None:
+            try:
+                answers.append(await c.leaving.plan(p.identity(c.peers[at].node, [Role.PEER]), request))
+            except Unavailable:
+                answers.append(None)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask, 2)
+            nursery.start_soon(ask, 3)
+        assert len([answer for answer in answers if answer]) == 2
+        await ask(2)
+        assert answers[-1]

@@ -160,5 +160,8 @@ async def test_a_copy_that_arrives_after_its_chunk_was_purged_is_no_location(tmp
         await c.pass_time(3700)
         await c.purge.work()
         c.peers[3].results = results
+        await c.exchange(c.peers[3])
+        (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
+        assert job.error == "the chunk was deleted while it was copied"
         await c.settle()
         assert c.holders(chunk) == set()

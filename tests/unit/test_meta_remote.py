@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Misuse, NotFound, Unavailable
+from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Gone, Misuse, NotFound, Unavailable
 from p2pfs.meta import flights, outstanding, remote
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -261,6 +261,40 @@ async def test_after_io_timeout_the_coordinator_is_away_until_it_answers(autojum
     assert not names.is_away
 
 
+async def test_who_asked_while_it_was_away_does_not_say_so_after_another_got_an_answer(
+    autojump_clock: MockClock,
+) -> None:
+    coordinator = FakeCoordinator(away)
+    names = namespace(coordinator)
+    with pytest.raises(CoordinatorAway):
+        await names.attributes(InodeId(1))
+    coordinator.reactions = [hang, work]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.apply, [Released(1)])
+        await trio.sleep(0.5)
+        await names.attributes(InodeId(1))
+    assert not names.is_away
+
+
+async def test_it_is_not_away_because_one_got_no_answer_while_another_did(autojump_clock: MockClock) -> None:
+    async def half(path: str, message: Any) -> Any:  # noqa: ANN401
+        return await hang(path, message) if isinstance(message, Batch) else work(path, message)
+
+    names = namespace(FakeCoordinator(half))
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            while True:
+                await names.attributes(InodeId(1))
+                await trio.sleep(0.5)
+
+        nursery.start_soon(ask)
+        with pytest.raises(CoordinatorAway):
+            await names.apply([Released(1)])
+        assert not names.is_away
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_hung_connection_is_not_all_of_the_timeout(autojump_clock: MockClock) -> None:
     coordinator = FakeCoordinator(hang, work)
     began = trio.current_time()
@@ -363,6 +397,20 @@ async def test_a_session_is_renewed_every_five_seconds_and_tells_of_new_maps(aut
     with trio.move_on_after(16):
         await names.maintain()
     assert seen == [8, 9, 10]
+
+
+async def test_after_a_chunk_was_gone_a_new_map_is_asked_for_at_once(autojump_clock: MockClock) -> None:
+    """It may be on a peer that leaves, and by the old map it would be stored there again."""
+    seen: list[int] = []
+    coordinator = FakeCoordinator(refuse(Gone("store it again")), work)
+    names = namespace(coordinator, on_map_version=seen.append, map_version=7)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.maintain)
+        with pytest.raises(Gone):
+            await names.apply([COMMIT])
+        await trio.sleep(1)
+        assert seen == [8]
+        nursery.cancel_scope.cancel()
 
 
 async def test_maintaining_goes_on_through_an_absence_and_ends_with_the_session(autojump_clock: MockClock) -> None:

@@ -206,6 +206,18 @@ async def test_results_are_told_again_until_somebody_hears(tmp_path: Path) -> No
         assert len(r.coordinator.results) == 2  # and no more once somebody has
 
 
+async def test_what_could_not_be_told_yet_is_not_taken_for_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfs_peerd.orders.MOST_RESULTS", 1)
+    async with rig(tmp_path) as r:
+        r.runner._results += [Deleted(order, VOLUME, bytes(32), 5) for order in (1, 2, 3)]
+        await r.do()
+        await trio.testing.wait_all_tasks_blocked()
+        told = [([result.order for result in one.results], one.working) for one in r.coordinator.reports]
+        assert told == [([1], [2, 3]), ([2], [3]), ([3], [])]
+
+
 async def test_the_other_orders(tmp_path: Path) -> None:
     chunk = sealed(1, 5000)
     async with rig(tmp_path) as r:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -179,6 +180,41 @@ def test_nothing_that_others_said_passes_for_a_log_line_or_an_order_to_the_termi
     assert lines[0].endswith(r"it says: no\n2026-11-22T02:00:00.000Z INFO p2pfs.x: all is well \x1b[2J\u202e “grün”")
     assert [line.split()[1] for line in lines if line and not line.startswith("  ")] == ["WARNING", "ERROR"]
     assert "  Traceback (most recent call last):" in lines
+
+
+_MUCH = """
+    import logging, os, sys
+    from pathlib import Path
+    from p2pfs.runtime import log
+    log.FILE_BYTES = 1000
+    os.umask(0o022)
+    file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 2)  # as process.daemonise does
+    log.setup("info", Path(sys.argv[1]))
+    for number in range(200):
+        logging.getLogger("p2pfs.x").info("record %d", number)
+    os.write(2, b"the last words\\n")
+"""
+
+
+def test_a_log_file_is_bounded_and_has_the_last_words_of_its_daemon(tmp_path: Path) -> None:
+    assert _python(_MUCH, tmp_path / "log").returncode == 0
+    files = [tmp_path / name for name in ("log.3", "log.2", "log.1", "log")]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert all(file.stat().st_size < 1100 for file in files)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    *records, last = "".join(file.read_text() for file in files).splitlines()
+    assert last == "the last words"
+    numbers = [int(record.split()[-1]) for record in records]
+    assert numbers == list(range(numbers[0], 200))
+
+
+def test_a_log_that_cannot_be_set_aside_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "log.2").touch()
+    (tmp_path / "log.3" / "in the way").mkdir(parents=True)
+    assert _python(_MUCH, tmp_path / "log").returncode == 0
+    *records, last = (tmp_path / "log").read_text().splitlines()
+    assert ([int(record.split()[-1]) for record in records], last) == (list(range(200)), "the last words")
 
 
 def test_an_impossible_log_is_refused_before_anything_changes(tmp_path: Path) -> None:

@@ -59,3 +59,16 @@ async def test_a_call_that_needs_the_bytes_does_not_take_the_error_from_their_wr
         with pytest.raises(NotFound):
             await fs.fsync(handle)
         await fs.fsync(handle)
+
+
+async def test_who_only_reads_does_not_take_the_error_from_the_writer() -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    async with filesystem(Refusing(volume, volume.session().number, read_only=False), MemoryStore()) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"one")
+        fs.writer.freeze(handle.inode)
+        await wait_all_tasks_blocked()
+        reader = await fs.open(handle.inode.id, writes=False)
+        await fs.flush(reader)
+        with pytest.raises(NotFound):
+            await fs.flush(handle)

@@ -207,10 +207,15 @@ def superseded(
 
 
 def indexed(connection: sqlite3.Connection) -> dict[PeerNumber, tuple[int, int]]:
-    """(copies, bytes on its disk) that the index says each peer has; what a peer has beyond came after what was
-    restored."""
+    """(copies, bytes on its disk) that the index says each peer has, with those it has yet to delete (the size of a
+    chunk that was purged is not known, and counts for nothing); what a peer has beyond came after what was restored."""
     rows = connection.execute(
-        "SELECT peer, count(*), sum(size + ?) FROM replica JOIN chunk ON chunk.number = replica.chunk GROUP BY peer",
+        "SELECT peer, count(*), sum(taken) FROM"
+        " (SELECT r.peer, c.size + ?1 AS taken FROM replica r JOIN chunk c ON c.number = r.chunk UNION ALL"
+        " SELECT v.peer, coalesce(c.size + ?1, 0) FROM void_copy v LEFT JOIN chunk c ON c.volume = v.volume"
+        " AND c.id = v.id WHERE v.pending AND NOT EXISTS"
+        " (SELECT 1 FROM replica r WHERE r.chunk = c.number AND r.peer = v.peer))"
+        " GROUP BY peer",
         (CHUNK_OVERHEAD_BYTES,),
     )
     return {PeerNumber(peer): (copies, size) for peer, copies, size in rows}

@@ -25,6 +25,8 @@ MOST: Final = 20_000
 """Tasks that wait, of one urgency and number of copies: about 6 MB."""
 MOST_PAUSED: Final = 50_000
 """Chunks whose failures are remembered; further ones are tried again by the next survey only."""
+SPENT: Final = 1000
+"""Entries of a queue that may stand for nothing any more, beside as many as wait: for a target that takes none."""
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 3600.0
 _KINDS: Final = {Urgency.REPAIR: JobKind.REPAIR, Urgency.REBALANCE: JobKind.REBALANCE}
@@ -118,6 +120,8 @@ class Backlog:
         self._waiting[task.rank] += 1
         queue = self._queues.setdefault(task.target, {}).setdefault(task.urgency, [])
         heapq.heappush(queue, (task.copies, task.number))
+        if len(queue) > 2 * self._waiting_for[task.target] + SPENT:
+            queue[:] = sorted({entry for entry in queue if self._awaited(task.target, task.urgency, entry)})
         for job in self._jobs_of(task):
             job.found(1, task.size)
 
@@ -157,9 +161,9 @@ class Backlog:
             try:
                 while queue and room > 0 and (urgency is not Urgency.REBALANCE or self._moving[peer] < moves):
                     entry = heapq.heappop(queue)
-                    task = self._tasks.get(entry[1], {}).get(peer)
-                    if task is None or task.rank != (urgency, entry[0]):
-                        continue  # it was replaced or is no longer needed
+                    task = self._awaited(peer, urgency, entry)
+                    if task is None:
+                        continue
                     if urgency is Urgency.DRAIN and all(self._is_drain_held_back(one) for one in task.leaving):
                         held.append(entry)
                         continue
@@ -169,6 +173,11 @@ class Backlog:
             finally:
                 for entry in held:
                     heapq.heappush(queue, entry)
+
+    def _awaited(self, peer: PeerNumber, urgency: Urgency, entry: tuple[int, int]) -> Task | None:
+        """What an entry of a queue stands for; None: it was replaced, taken or is no longer needed."""
+        task = self._tasks.get(entry[1], {}).get(peer)
+        return task if task is not None and task.rank == (urgency, entry[0]) else None
 
     def _is_held_back(self, urgency: Urgency) -> bool:
         """Whether somebody paused everything of this urgency."""

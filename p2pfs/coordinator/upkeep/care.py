@@ -358,21 +358,15 @@ class Care:
             if isinstance(result, Stored) and self._is_proved(peer, order, result):
                 stored.append((order, result))
             else:
-                self._failed(peer, order, result)
+                self._failed(order, result)
 
-        def commit(connection: sqlite3.Connection) -> set[int]:
-            for order, result in stored:
-                chunks_index.add_replicas(connection, VolumeId(order.volume), new=_new_chunk(order, result))
-            return {
-                order.order
-                for order, _ in stored
-                if chunks_index.is_held(connection, VolumeId(order.volume), chunk=ChunkId(order.chunk), peer=peer)
-            }
+        def commit(connection: sqlite3.Connection) -> list[str]:
+            return [_committed(connection, peer, order, result) for order, result in stored]
 
-        held = await self._database.write(commit) if stored else set()
-        for order, result in stored:
-            if order.order not in held:  # its receipt is as old as one that is void: again at once would be without end
-                self._failed(peer, order, result)
+        refusals = await self._database.write(commit) if stored else []
+        for (order, result), refusal in zip(stored, refusals, strict=True):
+            if refusal:
+                self._failed(order, result, refusal)
                 continue
             self._reservations.arrived(peer, order.size, put_seq=result.receipt.put_seq)
             task = self._backlog.stored(order.order)
@@ -392,14 +386,24 @@ class Care:
             return False
         return result.receipt.peer == peer
 
-    def _failed(self, peer: PeerNumber, order: Transfer, result: Result) -> None:
-        reason = failures.shown(result.message) if isinstance(result, Failed) else "the receipt does not verify"
+    def _failed(self, order: Transfer, result: Result, refusal: str = "the receipt does not verify") -> None:
+        reason = failures.shown(result.message) if isinstance(result, Failed) else refusal
         task = self._backlog.failed(order.order, reason)
         self._report([task.number] if task else [])  # perhaps to another peer
         known = set(order.sources)
         for source in result.sources if isinstance(result, Failed) else ():
             if source in known:
                 self._audits.ask(PeerNumber(source), VolumeId(order.volume), order.chunk, size=order.size)
+
+
+def _committed(connection: sqlite3.Connection, peer: PeerNumber, order: Transfer, result: Stored) -> str:
+    """Note the copy; why it does not count, or "" if it does."""
+    volume = VolumeId(order.volume)
+    if not chunks_index.add_replicas(connection, volume, new=_new_chunk(order, result)):
+        return "the chunk was deleted while it was copied"
+    if not chunks_index.is_held(connection, volume, chunk=ChunkId(order.chunk), peer=peer):
+        return "the receipt is as old as that of a copy which is gone"  # again at once would be without end
+    return ""
 
 
 def _new_chunk(order: Transfer, result: Stored) -> NewChunk:

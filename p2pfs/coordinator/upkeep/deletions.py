@@ -3,16 +3,17 @@ in the transaction that stopped counting the copy, so a copy is deleted only aft
 
 Between that transaction and the order much may happen: the peer was away, other copies were lost. So an order is given
 only while the chunk has all its copies on peers that can be read, or nobody names it; and `care` may have a copy back
-that nobody was told to delete yet.
+that nobody may be deleting: no peer was told to, or the one that was says that it is not at it any more.
 """
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.meta import survey, void_copies
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
@@ -37,16 +38,22 @@ class Deletions:
         roster: Roster,
         reservations: Reservations,
         waiting: Mapping[PeerNumber, int],
+        is_known: Callable[[PeerNumber], bool],
+        noticed: Noticed,
         clock: Clock,
     ) -> None:
+        """`is_known`: a peer may be deleting nothing but what this desk ordered."""
         self._database = database
         self._roster = roster
         self._reservations = reservations
+        self._is_known = is_known
+        self._noticed = noticed
         self._clock = clock
         self.waiting = Counter(waiting)
         self._in_hand: dict[PeerNumber, set[tuple[int, bytes]]] = {}
         self._behind: dict[PeerNumber, tuple[int, bytes]] = {}  # the rows so far were looked at
         self._quiet_until_s: dict[PeerNumber, float] = {}  # monotonic
+        self._missed: dict[PeerNumber, set[tuple[int, bytes]]] = {}  # copies to have back that may be being deleted
 
     def added(self, copies: Mapping[PeerNumber, int]) -> None:
         """So many more were committed."""
@@ -55,13 +62,19 @@ class Deletions:
             self._quiet_until_s.pop(peer, None)
 
     async def revive(self, chunks: Iterable[tuple[VolumeId, ChunkId]]) -> list[tuple[VolumeId, ChunkId]]:
-        """Count copies again, unproved, that are to be deleted and can be read, unless a peer was told already; the
+        """Count copies again, unproved, that are to be deleted and can be read, unless a peer may be deleting them; the
         chunks that have one more."""
         readable = [peer for peer in self._roster.reachable() if self.waiting[peer]]
         if not readable:
             return []
         found = self._database.read(lambda connection: void_copies.pending_of(connection, chunks, peers=readable))
-        free = [row for row in found if (row[1], row[2]) not in self._in_hand.get(row[0], ())]
+        free = []
+        for row in found:
+            peer, volume, chunk, _ = row
+            if self._is_known(peer) and (volume, chunk) not in self._in_hand.get(peer, ()):
+                free.append(row)
+            else:
+                self._missed.setdefault(peer, set()).add((volume, chunk))
         if not free:
             return []
         for peer, volume, chunk, _ in free:  # no checkpoint until here: nobody orders them meanwhile
@@ -87,12 +100,14 @@ class Deletions:
         self.waiting.pop(peer, None)
         self._behind.pop(peer, None)
         self._in_hand.pop(peer, None)
+        self._missed.pop(peer, None)
 
     def waits(self, peer: PeerNumber) -> bool:
         is_quiet = self._clock.monotonic() < self._quiet_until_s.get(peer, 0.0)
         return not is_quiet and self.waiting[peer] > len(self._in_hand.get(peer, ()))
 
     def take(self, peer: PeerNumber, room: int, numbers: Iterator[int]) -> Sequence[Order]:
+        self._have_looked_at(peer)
         if not self.waits(peer):
             return []
         held = self._in_hand.setdefault(peer, set())
@@ -117,6 +132,14 @@ class Deletions:
         if is_through and not orders:
             self._quiet_until_s[peer] = self._clock.monotonic() + HELD_BACK_S
         return orders
+
+    def _have_looked_at(self, peer: PeerNumber) -> None:
+        """Let `care` ask again for what the peer is not deleting any more."""
+        missed = self._missed.get(peer)
+        if missed and self._is_known(peer):
+            free = missed - self._in_hand.get(peer, set())
+            missed -= free
+            self._noticed.tell(free)
 
     async def settle(self, peer: PeerNumber, ended: Sequence[tuple[Order, Result]]) -> None:
         done = [order for order, result in ended if isinstance(order, Delete) and isinstance(result, Deleted)]

@@ -43,7 +43,6 @@ _log = logging.getLogger(__name__)
 class _Round:
     """One comparison with one peer."""
 
-    appearances: int
     buckets: list[int] = field(default_factory=list)  # that differ and were not listed to their ends
     after: tuple[int, bytes] | None = None  # the last entry seen of the first of them
     has_digests: bool = False
@@ -106,7 +105,7 @@ class Inventory:
             return []
         going = self._rounds.get(peer)
         if going is None:
-            going = self._rounds[peer] = _Round(self._roster.peers[peer].appearances)
+            going = self._rounds[peer] = _Round()
             self._as_of[peer] = self._now_of(peer)
         going.in_hand = True
         if not going.has_digests:
@@ -129,10 +128,6 @@ class Inventory:
         going = self._rounds.get(peer)
         if going is not None:
             going.in_hand = False
-
-    def soon(self, peer: PeerNumber) -> None:
-        """Something is wrong with what this peer holds."""
-        self._done_s.pop(peer, None)
 
     # ---- a round ----------------------------------------------------------------------------------------------------
 

@@ -87,9 +87,10 @@ class Leaving:
 
         Raises:
             Denied, NotFound: Not the asker's to say, or no such peer.
-            Invalid: It is the last one.
+            Invalid: It is the last one, or was forgotten.
         """
         peer = self._peer(identity, node)
+        _expect_not_forgotten(peer)
         if peer.state is PeerState.LEFT:
             return self._roster.info(peer.node)
         if not peer.is_leaving and self._roster.staying() <= 1:
@@ -100,8 +101,14 @@ class Leaving:
         return self._roster.info(peer.node)
 
     async def undrain(self, identity: Identity, node: str) -> NodeInfo:
-        """The peer stays after all, or comes back after it had left. Raises Denied, NotFound."""
+        """The peer stays after all, or comes back after it had left.
+
+        Raises:
+            Denied, NotFound: Not the asker's to say, or no such peer.
+            Invalid: It was forgotten.
+        """
         peer = self._peer(identity, node)
+        _expect_not_forgotten(peer)
         await self._settle(peer, is_leaving=False)
         job = self._jobs.current(JobKind.DRAIN, peer.node.id)
         if job is not None:
@@ -153,11 +160,11 @@ class Leaving:
         def settle(connection: sqlite3.Connection) -> int:
             members.set_leaving(connection, peer.number, leaving=is_leaving)
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
-            return members.appear(connection, peer.number) if came_back else peer.appearances
+            return members.appear(connection, peer.number) if came_back else 0
 
         appearances = await self._database.write(settle)
         self._cleared.discard(peer.number)
-        peer.appearances = appearances
+        peer.appearances = max(peer.appearances, appearances)  # a heartbeat's may have been committed since
         self._roster.settle(peer, state=state, is_leaving=is_leaving)
         self._wake.set()
 
@@ -318,6 +325,12 @@ class Leaving:
             if job.kind in _COPYING and job.ended_s and job.ended_s > job.started_s + 1 and job.done_bytes > 64 * MIB
         )
         return next(iter(rates), 0.0)
+
+
+def _expect_not_forgotten(peer: Peer) -> None:
+    """Raises Invalid."""
+    if peer.state is PeerState.LOST:
+        raise Invalid(f"{peer.node.name} was forgotten: it is a peer of the pool again when it is heard")
 
 
 _COPYING: Final[Sequence[str]] = (JobKind.REPAIR.value, JobKind.DRAIN.value)

@@ -7,6 +7,9 @@ not be forgotten is in the database, where the desks find it again.
 
     desk.take ──▶ in hand of a peer ──result──▶ desk.settle
                         └──not `working` on it, silent, too long──▶ desk.lost
+
+An order to delete is lost only when its peer says that it is not working on it. Silence says nothing: a peer whose disk
+hangs may delete much later, and a copy that was counted again meanwhile would go.
 """
 
 import itertools
@@ -20,10 +23,10 @@ from p2pfs.errors import Denied, Misuse
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import PeerNumber
-from p2pfs.wire.orders import MOST_RESULTS, MOST_ROOM, Order, Orders, Report, Result, Transfer
+from p2pfs.wire.orders import MOST_RESULTS, MOST_ROOM, Delete, Order, Orders, Report, Result, Transfer
 
 LONGEST_S: Final = 600.0
-"""After so long an order counts as lost, whatever its peer says."""
+"""After so long an order counts as lost, whatever its peer says; but not one to delete."""
 MOST_IN_HAND: Final = 500
 """A peer with so many orders gets no more before it has told of some."""
 DEAF_S: Final = 60.0
@@ -48,7 +51,7 @@ class Desk(Protocol):
         ...
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
-        """Nobody will ever tell what became of these."""
+        """Nobody will ever tell what became of these; a peer that is gone may still do them."""
         ...
 
 
@@ -57,6 +60,11 @@ class _Given:
     order: Order
     desk: Desk
     given_s: float  # monotonic
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether it matters if it is done after it was given up."""
+        return isinstance(self.order, Delete)
 
 
 class OrderBook:
@@ -69,6 +77,7 @@ class OrderBook:
         self._desks: list[Desk] = []
         self._in_hand: dict[PeerNumber, dict[int, _Given]] = {}
         self._called_s: dict[PeerNumber, float] = {}  # monotonic; since when a peer is told and does not come
+        self._known: set[PeerNumber] = set()  # peers that do nothing any more which an earlier run ordered
 
     def add(self, desk: Desk) -> None:
         """Hand out this kind of work too, after those added before."""
@@ -91,6 +100,10 @@ class OrderBook:
             self._roster.heed(known, is_deaf=True)
         return True
 
+    def is_known(self, peer: PeerNumber) -> bool:
+        """Whether all that the peer may be doing was ordered by this run of the coordinator."""
+        return peer in self._known
+
     async def exchange(self, identity: Identity, report: Report) -> Orders:
         """Take results over and give new orders.
 
@@ -110,6 +123,8 @@ class OrderBook:
             given = held.get(number)
             if given is not None:  # otherwise it was told before, or given by an earlier run
                 ended.setdefault(given.desk, []).append((given.order, result))
+        if working <= held.keys():
+            self._known.add(peer)
         self._forget(peer, [number for number in held if number not in working and number not in told])
         for desk, some in ended.items():
             await self._settle(peer, desk, some)
@@ -132,9 +147,10 @@ class OrderBook:
     def silence(self) -> None:
         """What peers that are down, or gone, were doing comes back to the desks."""
         for peer in self._in_hand.keys() | self._called_s.keys():
-            if not self._roster.peers[peer].is_reachable:
+            known, held = self._roster.peers[peer], self._in_hand.get(peer, {})
+            if not known.is_reachable:
                 self._called_s.pop(peer, None)
-                self._forget(peer, list(self._in_hand.get(peer, ())))
+                self._forget(peer, [n for n, given in held.items() if not (known.is_member and given.may_be_late)])
 
     def _peer(self, identity: Identity) -> PeerNumber:
         node = self._roster.member(identity.node)
@@ -145,7 +161,8 @@ class OrderBook:
 
     def _give(self, peer: PeerNumber, room: int) -> list[Order]:
         now_s, held = self._clock.monotonic(), self._in_hand.setdefault(peer, {})
-        self._forget(peer, [number for number, given in held.items() if now_s - given.given_s > LONGEST_S])
+        overdue = [n for n, given in held.items() if now_s - given.given_s > LONGEST_S and not given.may_be_late]
+        self._forget(peer, overdue)
         room = max(0, min(room, MOST_ROOM - sum(isinstance(given.order, Transfer) for given in held.values())))
         orders: list[Order] = []
         for desk in self._desks:
