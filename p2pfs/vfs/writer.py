@@ -26,9 +26,9 @@ from p2pfs.vfs.uploads import Uploader
 
 log = logging.getLogger(__name__)
 
-GATHERED: Final = 8
+GATHERED: Final = 16
 """Freezes worth a commit of their own, which costs mount and coordinator as much as storing a chunk costs a peer."""
-GATHER_S: Final = 0.1
+GATHER_S: Final = 0.25
 """How long what is stored waits for what is on its way."""
 
 
@@ -159,11 +159,12 @@ class Writer:
         while freeze in inode.frozen:
             try:
                 await self._upload(inode, freeze)
-                await self._gather(inode)
-                await self._committer.commit_stored(inode)
+                await self._gather(inode, freeze)
+                if freeze in inode.frozen:
+                    await self._committer.commit_stored(inode)
                 self._done(inode)
-                if freeze in inode.frozen and freeze.is_stored:
-                    await inode.progress.wait()  # an earlier freeze is still on its way
+                if freeze.is_stored and _is_behind(inode, freeze):
+                    await inode.progress.wait()
                 continue
             except (Fenced, NotFound) as error:
                 self._abandon(inode, freeze, error)
@@ -207,10 +208,12 @@ class Writer:
             raise errors[0]
         inode.progress.pulse()  # who gathers counts again
 
-    async def _gather(self, inode: Inode) -> None:
+    async def _gather(self, inode: Inode, freeze: Freeze) -> None:
         """Let what is on its way be stored before a commit, but not what nobody waits for before what somebody does."""
         with trio.move_on_after(GATHER_S):
-            while _may_grow(inode, min(self._awaited.get(inode.id, ()), default=inode.freezes)):
+            while freeze in inode.frozen and _may_grow(
+                inode, min(self._awaited.get(inode.id, ()), default=inode.freezes)
+            ):
                 await inode.progress.wait()
 
     # ---- letting go
@@ -314,6 +317,13 @@ def _may_grow(inode: Inode, last: int) -> bool:
         if not freeze.is_stored:
             return stored < GATHERED and freeze.number <= last
     return False
+
+
+def _is_behind(inode: Inode, freeze: Freeze) -> bool:
+    """Whether an earlier freeze is still on its way."""
+    return freeze in inode.frozen and not all(
+        earlier.is_stored for earlier in inode.frozen[: inode.frozen.index(freeze)]
+    )
 
 
 def _portions(mibs: Iterable[DirtyMib]) -> Iterator[list[int]]:
