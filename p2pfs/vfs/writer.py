@@ -211,10 +211,13 @@ class Writer:
     async def _gather(self, inode: Inode, freeze: Freeze) -> None:
         """Let what is on its way be stored before a commit, but not what nobody waits for before what somebody does."""
         with trio.move_on_after(GATHER_S):
-            while freeze in inode.frozen and _may_grow(
-                inode, min(self._awaited.get(inode.id, ()), default=inode.freezes)
-            ):
+            while freeze in inode.frozen and _may_grow(inode, self._last_wanted(inode, freeze)):
                 await inode.progress.wait()
+
+    def _last_wanted(self, inode: Inode, freeze: Freeze) -> int:
+        """The last freeze that may hold up `freeze`: the first that somebody who needs `freeze` waits for, or any."""
+        awaited = self._awaited.get(inode.id, ())
+        return min((last for last in awaited if last >= freeze.number), default=inode.freezes)
 
     # ---- letting go
 

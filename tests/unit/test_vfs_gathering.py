@@ -26,9 +26,12 @@ class Counting(MemoryNamespace):
         volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
         super().__init__(volume, volume.session().number, read_only=False)
         self.commits: list[int] = []
+        self.answers = trio.Event()  # commits wait for it
+        self.answers.set()
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         self.commits += [len(operation.chunks) for operation in operations if isinstance(operation, Commit)]
+        await self.answers.wait()
         return await super().apply(operations)
 
 
@@ -104,3 +107,27 @@ async def test_what_is_stored_does_not_wait_long(mock_clock: MockClock) -> None:
         assert namespace.commits == [1]
         store.waiting[1].set()
         await fs.fsync(handle)
+
+
+async def test_what_is_stored_during_a_commit_gets_none_of_its_own(mock_clock: MockClock) -> None:
+    namespace, store = Counting(), Gated()
+    async with filesystem(namespace, store) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        namespace.answers = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for index in range(3):
+                await fs.write(handle, index * MIB, bytes([index]) * MIB)
+                await arrived(store, index + 1)
+                if index == 0:
+                    nursery.start_soon(fs.fsync, handle)
+                    await wait_all_tasks_blocked()
+            store.waiting[0].set()
+            await wait_all_tasks_blocked()
+            store.waiting[1].set()
+            await wait_all_tasks_blocked()
+            namespace.answers.set()
+        await wait_all_tasks_blocked()
+        assert namespace.commits == [1]
+        store.waiting[2].set()
+        await fs.fsync(handle)
+        assert namespace.commits == [1, 2]
