@@ -14,6 +14,7 @@ DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
 BENCH_OUT ?= bench-results
 HEAL_FLAGS ?=
+SCALE_FLAGS ?=
 BENCH_FLAGS ?=
 LINK_FLAGS ?=
 MOOSEFS_PACKAGES = moosefs-master moosefs-chunkserver moosefs-client iproute2 util-linux
@@ -30,7 +31,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-scale install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -97,6 +98,10 @@ bench-link: $(STAMPS)/run ## how full a pool keeps one 100 Mbit/s link, both way
 	@packaging/system-packages iproute2 util-linux
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/link.py --out $(BENCH_OUT) $(LINK_FLAGS)
+
+bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 GiB of disk, a few minutes)
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/scale.py --out $(BENCH_OUT) $(SCALE_FLAGS)
 
 install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages

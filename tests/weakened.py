@@ -25,7 +25,9 @@ MASTER = bytes(range(32))
 def blocks_open_without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     """AES-GCM as plain counter mode: bytes come out whatever went in."""
 
-    def open_blocks(key: ChunkKey, sealed: Buffer, *, first: int, size: int) -> memoryview:
+    def open_blocks(
+        key: ChunkKey, sealed: Buffer, *, first: int, size: int, into: memoryview | None = None
+    ) -> memoryview:
         plain = bytearray()
         for number, at in enumerate(range(0, len(sealed), SEALED_BLOCK_BYTES)):
             block = bytes(sealed[at : at + SEALED_BLOCK_BYTES])[:-TAG_BYTES]

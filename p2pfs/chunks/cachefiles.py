@@ -9,6 +9,7 @@ recently used first, and is read from the directory at start. Losing the cache l
 
 import contextlib
 import itertools
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -25,9 +26,10 @@ from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Corrupt, Misuse
 from p2pfs.format.chunk import block_hashes
-from p2pfs.types import ChunkId, VolumeId, volume_name
+from p2pfs.types import MIB, ChunkId, VolumeId, volume_name
 
 _HASH_BYTES: Final = 32
+_CHECK_EVERY: Final = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class CacheFiles:
         self._by_chunk: dict[tuple[VolumeId, ChunkId], list[Run]] = {}
         self._temporary = itertools.count()
         self._used = 0
+        self._unchecked = math.inf  # bytes written since the disk's free space was looked at
+        self._made: set[Path] = set()
         self._direct = False
         self._pool = PagePool()
 
@@ -118,7 +122,7 @@ class CacheFiles:
         """Keep a run, making room for it; a disk without room is no error, the run is just not kept."""
         length = PAGE + len(data)
         with contextlib.suppress(OSError):
-            if length > self._budget or self._disk.free(self.root) < self._keep_free + length:
+            if length > self._budget or not self._has_room(length):
                 return
             self._evict(length)
             temporary = self.root / f"{next(self._temporary)}.tmp"
@@ -129,6 +133,16 @@ class CacheFiles:
                 raise
             with self._lock:
                 self._add(run, length)
+
+    def _has_room(self, length: int) -> bool:
+        """Whether enough of the disk stays free; looked up now and then only."""
+        if self._unchecked + length > _CHECK_EVERY:
+            if self._disk.free(self.root) < self._keep_free + _CHECK_EVERY + length:
+                self._unchecked = math.inf
+                return False
+            self._unchecked = 0
+        self._unchecked += length
+        return True
 
     def drop(self, volume: VolumeId, chunk: ChunkId) -> None:
         """Forget everything of one chunk."""
@@ -153,9 +167,15 @@ class CacheFiles:
         finally:
             self._disk.close(fd)
         path = self._path(run)
-        for directory in (path.parent.parent, path.parent):
-            self._disk.make_directory(directory)
-        self._disk.rename(temporary, path)
+        if path.parent not in self._made:
+            for directory in (path.parent.parent, path.parent):
+                self._disk.make_directory(directory)
+            self._made.add(path.parent)
+        try:
+            self._disk.rename(temporary, path)
+        except FileNotFoundError:
+            self._made.clear()  # somebody emptied the cache under us
+            raise
 
     def _evict(self, needed: int) -> None:
         victims = []

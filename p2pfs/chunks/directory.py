@@ -7,6 +7,7 @@ which order they become durable is chunks.files; how much there may be is chunks
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -30,6 +31,8 @@ from p2pfs.wire.chunks import Receipt
 TRASH_KEEP_S: Final = 7 * 86400.0
 _REMOVED: Final = 256
 """Files of the trash removed in one hop."""
+_TRIES: Final = 5
+_LONGEST_REST_S: Final = 1.0
 _HASH_STEP: Final = 256 * 1024
 """Bytes hashed between checkpoints: 0.1 ms."""
 
@@ -64,7 +67,9 @@ class DirectoryStore:
         disk_timeout_s: float = 20.0,
         buffers: int = 16,
     ) -> "DirectoryStore":
-        """Scan the directory (made if absent) and count what it holds.
+        """Look through the directory (made if absent). How much it holds is what `keep_tally` saved in an earlier run,
+        wrong by what changed since, until `recount` has come to its end; or counted now, a million chunks in half a
+        minute.
 
         Raises:
             NoSpace, Unavailable: The disk does not let us.
@@ -198,6 +203,26 @@ class DirectoryStore:
             removed += count
             if count < _REMOVED:
                 return removed
+
+    async def recount(self) -> None:
+        """Count what is there, a directory at a time and resting as long in between: what was believed at the start is
+        right on return. A directory that is never quiet is left as it was.
+
+        Raises:
+            Unavailable: The disk fails or does not answer in time.
+        """
+        places = await self._hop(self._files.places, self._reading)
+        for place in places:
+            for _ in range(_TRIES):
+                began_s = self._clock.monotonic()
+                is_counted = await self._hop(partial(self._files.recount, place), self._reading)
+                await trio.sleep(min(self._clock.monotonic() - began_s, _LONGEST_REST_S))
+                if is_counted:
+                    break
+
+    async def keep_tally(self) -> None:
+        """Save how much there is, for the next start. Raises NoSpace, Unavailable."""
+        await self._hop(self._files.tally.save, self._writing)
 
     # ---- proofs -----------------------------------------------------------------------------------------------------
 

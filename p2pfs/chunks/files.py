@@ -5,6 +5,7 @@
     ROOT/trash/<deleted_s>-<volume>-<id>-<put_seq>
     ROOT/quarantine/<volume>-<id>                 chunks.quarantine
     ROOT/put_seq                                  chunks.sequence
+    ROOT/tally                                    chunks.tally
 
 A PUT is temp → fsync → rename → fsync of the directory; whatever stops it in between leaves the old file or the new
 one, whole. Changes of one chunk exclude each other by a lock (one of 64, by id) held in the thread itself, so that a
@@ -32,6 +33,7 @@ from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.chunks.quarantine import Quarantine
 from p2pfs.chunks.sequence import PutSequence
+from p2pfs.chunks.tally import Place, Tally
 from p2pfs.errors import Corrupt, NoSpace, NotFound, PoolError
 from p2pfs.format.chunk import block_hashes
 from p2pfs.types import ChunkId, VolumeId, volume_name
@@ -75,6 +77,7 @@ class ChunkFiles:
         self._hashes = HashCache()
         self._making = threading.Lock()
         self.quarantine = Quarantine(root / "quarantine", disk)
+        self.tally = Tally(root)
 
     # ---- start ------------------------------------------------------------------------------------------------------
 
@@ -91,7 +94,11 @@ class ChunkFiles:
             self._disk.sync_directory(self.root)
             self._direct = allows_direct(self._disk, self.root / "temp")
             has_claim = self._sequence.load()
-            highest = self._count_live(with_headers=not has_claim)
+            if not has_claim or not self.tally.load():
+                self._count_all()
+            total = self.tally.total()
+            self.ledger.found(total.bytes, total.files)
+            highest = 0 if has_claim else self._highest_seq()
             # A claim may be lost, as old as the backup the disk was restored from, or another peer's whose disk this
             # was. Receipts that are void must stay below new ones all the same, or no copy of such a chunk here would
             # ever count again. Where the clock is behind, the claim and the chunks are what is known.
@@ -100,20 +107,32 @@ class ChunkFiles:
                 self.ledger.trashed(entry, was_live=False)
             self.quarantine.load(lambda volume, chunk: self._path(volume, chunk).exists())
 
-    def _count_live(self, *, with_headers: bool) -> int:
-        """Count chunk files; the highest put_seq among them if their headers must be read (the claim was lost)."""
-        highest = 0
-        for volume in self.root.iterdir():
-            if len(volume.name) != 16 or not volume.is_dir():
-                continue
-            for prefix in volume.iterdir():
-                with os.scandir(prefix) as entries:
-                    for entry in entries:
-                        self.ledger.found(entry.stat().st_size)
-                        if with_headers:
-                            header = self._header_at(Path(entry.path))
-                            highest = max(highest, header.put_seq if header else 0)
-        return highest
+    def _places(self) -> list[Place]:
+        names = (path.name for path in self.root.iterdir() if len(path.name) == 16 and path.is_dir())
+        return self.tally.places(VolumeId(int(name, 16)) for name in names if not name.strip("0123456789abcdef"))
+
+    def _count_all(self) -> None:
+        for place in self._places():
+            self.tally.count(place)
+
+    def _highest_seq(self) -> int:
+        """The highest put_seq in the headers of all chunks."""
+        files = (Path(entry.path) for place in self._places() for entry in _entries(self._directory(*place)))
+        headers = (self._header_at(path) for path in files)
+        return max((header.put_seq for header in headers if header is not None), default=0)
+
+    def recount(self, place: Place) -> bool:
+        """Count one directory anew; False when it was changed meanwhile."""
+        with mapped("counting chunks"):
+            wrong = self.tally.count(place)
+        if wrong is not None:
+            self.ledger.found(wrong.bytes, wrong.files)
+        return wrong is not None
+
+    def places(self) -> list[Place]:
+        """Every directory that chunks are in, or were thought to be."""
+        with mapped("listing volumes"):
+            return self._places()
 
     # ---- one chunk --------------------------------------------------------------------------------------------------
 
@@ -138,9 +157,11 @@ class ChunkFiles:
                     path = self._path(volume, chunk)
                     self._write(temporary, whole, length)
                     replaced = _size_of(path)
-                    self._disk.rename(temporary, path)
-                    self.ledger.stored(length, replaced)
-                    settled = True
+                    with self.tally.changing((volume, chunk[0])) as change:
+                        self._disk.rename(temporary, path)
+                        self.ledger.stored(length, replaced)
+                        settled = True
+                        change.files, change.bytes = int(replaced is None), length - (replaced or 0)
                 self.quarantine.forget([(volume, chunk)])  # reported now, it would cost the new copy its place
                 self._disk.sync_directory(path.parent)
                 return put_seq
@@ -210,8 +231,10 @@ class ChunkFiles:
                 return
             now_s = int(self._now())
             name = f"{now_s:012d}-{volume_name(volume)}-{chunk.hex()}-{header.put_seq:016x}"
-            self._disk.rename(path, self.root / "trash" / name)
-            self.ledger.trashed(Trashed(now_s, name, length))
+            with self.tally.changing((volume, chunk[0])) as change:
+                self._disk.rename(path, self.root / "trash" / name)
+                self.ledger.trashed(Trashed(now_s, name, length))
+                change.files, change.bytes = -1, -length
             self._disk.sync_directory(self.root / "trash")
             self._disk.sync_directory(path.parent)
 
@@ -229,8 +252,10 @@ class ChunkFiles:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _path(self, volume: VolumeId, chunk: ChunkId) -> Path:
-        name = chunk.hex()
-        return self.root / volume_name(volume) / name[:2] / name[2:]
+        return self._directory(volume, chunk[0]) / chunk.hex()[2:]
+
+    def _directory(self, volume: VolumeId, bucket: int) -> Path:
+        return self.root / volume_name(volume) / f"{bucket:02x}"
 
     def _lock(self, chunk: ChunkId) -> threading.Lock:
         return self._locks[chunk[-1] % _STRIPES]
@@ -375,9 +400,19 @@ class ChunkFiles:
 
     def _set_aside(self, path: Path, length: int, volume: VolumeId, chunk: ChunkId) -> None:
         log.warning("chunk %s of volume %s is damaged: moved to quarantine", chunk.hex(), volume_name(volume))
-        self.quarantine.take(path, volume, chunk)
-        self.ledger.lost(length)
+        with self.tally.changing((volume, chunk[0])) as change:
+            self.quarantine.take(path, volume, chunk)
+            self.ledger.lost(length)
+            change.files, change.bytes = -1, -length
         self.quarantine.trim()
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def _size_of(path: Path) -> int | None:

@@ -49,7 +49,8 @@ class Ledger:
     def usage(self, now_s: float) -> Usage:
         with self._lock:
             bound = self._bound_day == int(now_s) // _DAY_S
-            return Usage(self.capacity, self._used, self._trash_bytes, self._chunks, bound)
+            # Below 0 only before it was counted anew after a crash.
+            return Usage(self.capacity, max(0, self._used), self._trash_bytes, max(0, self._chunks), bound)
 
     def claim(self, size: int, disk_free: int, now_s: float) -> tuple[bool, list[Trashed]]:
         """Room for `size` bytes: whether there will be, and what the caller must remove from the trash first.
@@ -101,11 +102,11 @@ class Ledger:
         with self._lock:
             self._pending -= size
 
-    def found(self, size: int) -> None:
-        """A live file seen at start."""
+    def found(self, size: int, chunks: int = 1) -> None:
+        """Live files seen at start, or more (less) than was thought."""
         with self._lock:
             self._used += size
-            self._chunks += 1
+            self._chunks += chunks
 
     def lost(self, size: int) -> None:
         """A live file left without going to the trash (quarantine)."""

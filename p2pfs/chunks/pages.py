@@ -67,6 +67,15 @@ class PagePool:
             free.append(memory)
 
 
+_chunks = PagePool()
+_FRESH_BELOW: Final = 256 * KIB
+
+
+def room(size: int) -> memoryview:
+    """Memory for `size` bytes of a chunk, full of whatever was there: used again where that saves fresh pages."""
+    return _chunks.lend(size)[:size] if size >= _FRESH_BELOW else memoryview(bytearray(size))
+
+
 class _LentSmall(ctypes.Array[ctypes.c_char]):
     _type_ = ctypes.c_char
     _length_ = SMALL_BYTES

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.pages import room
 from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
@@ -98,6 +99,7 @@ class RemoteStore:
                 "GET",
                 _path(volume, chunk),
                 headers=(("Range", f"bytes={start}-{stop - 1}"),),
+                into=room(stop - start),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
             )

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "mount": "mount",
     "umount": "umount",
     "where": "where",
+    "bench": "bench",
     "status": "status",
     "jobs": "jobs",
     "plan": "plan",

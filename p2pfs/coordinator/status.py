@@ -39,7 +39,9 @@ from p2pfs.wire.jobs import ENDED, JobInfo
 from p2pfs.wire.volumes import VolumeInfo
 
 FRESH_S: Final = 1.0
-"""How long a report serves others."""
+"""How long a report serves others, at least."""
+SHARE: Final = 10.0
+"""It serves for so many times as long as the counting took: whoever polls a large pool gets a tenth of a processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Status:
         self._counting = trio.Lock()
         self._counts: Counts | None = None
         self._counted: tuple[float, _Peers] = (0.0, (frozenset(), frozenset()))  # when, and with which peers
+        self._took_s = 0.0
 
     async def report(self, identity: Identity) -> StatusReport:
         """The pool as the asker may see it: volumes of its owner only, unless it is an admin."""
@@ -156,17 +159,18 @@ class Status:
         return [job for job in self._jobs.listed(self._roster.name_of) if job.state not in ENDED]
 
     async def _count(self) -> Counts:
-        """Counts no older than FRESH_S, and made with the peers that are reachable, or away, now."""
+        """Counts no older than FRESH_S, or than what took so long to count, and made with the peers that are reachable,
+        or away, now."""
         async with self._counting:
             members = self._roster.members()
             away = frozenset(peer.number for peer in members if peer.state is PeerState.AWAY)
             peers = self._roster.reachable(), away
             now_s = self._clock.monotonic()
             made_s, made_with = self._counted
-            if self._counts is None or now_s - made_s >= FRESH_S or made_with != peers:
+            if self._counts is None or now_s - made_s >= max(FRESH_S, SHARE * self._took_s) or made_with != peers:
                 alive_until_s = self._sessions_alive()
                 self._counts = await self._database.scan(lambda connection: count(connection, *peers, alive_until_s))
-                self._counted = (now_s, peers)
+                self._counted, self._took_s = (now_s, peers), self._clock.monotonic() - now_s
             return self._counts
 
     def _chunks(self, counts: Counts) -> ChunksReport:

@@ -24,6 +24,8 @@ WHOLE_COPIES: Final = 1
 """The only `scheme` so far."""
 EVERY_SEQ: Final = (1 << 63) - 1
 CHUNK_ID_BYTES: Final = 32
+COUNTED: Final = 100_000
+"""Chunks whose copies are counted by one statement."""
 
 
 _GONE_SQL = ", ".join(f"'{state.value}'" for state in sorted(GONE_STATES))
@@ -229,20 +231,39 @@ def parse_holders(joined: str | None) -> list[int]:
     return [int(number) for number in joined.split(",")] if joined else []
 
 
-def counts(
-    connection: sqlite3.Connection, live: Collection[PeerNumber], *, volume: VolumeId | None = None
-) -> dict[int, int]:
+def counts(connection: sqlite3.Connection, live: Collection[PeerNumber]) -> dict[int, int]:
     """Copies on `live` peers → how many chunks have that many. Chunks nothing names any more are not counted.
 
-    A scan of the whole index: call it through `Database.scan`.
+    A scan of all copies, a second a million chunks: call it through `Database.scan`. It reads `replica` alone, less
+    what is doomed, of which there is an index: a join with `chunk` takes six times as long.
     """
-    rows = connection.execute(
-        "SELECT copies, count(*) FROM (SELECT count(r.peer) AS copies FROM chunk c LEFT JOIN replica r"
-        f" ON r.chunk = c.number AND r.peer IN ({number_list(live)}) WHERE c.refs > 0"
-        " AND (:volume IS NULL OR c.volume = :volume) GROUP BY c.number) GROUP BY copies",
-        {"volume": volume},
+    peers = number_list(live)
+    greatest = connection.execute("SELECT coalesce(max(chunk), 0) FROM replica").fetchone()[0]
+    found = Counter[int]()
+    for first in range(0, greatest + 1, COUNTED):  # what is grouped is gathered in memory
+        found.update(
+            dict(
+                connection.execute(
+                    "SELECT copies, count(*) FROM (SELECT count(*) AS copies FROM replica r"  # + keeps its order:
+                    f" WHERE r.chunk >= ? AND r.chunk < ? AND +r.peer IN ({peers}) GROUP BY r.chunk) GROUP BY copies",
+                    (first, first + COUNTED),
+                )
+            )
+        )
+    found.subtract(
+        dict(
+            connection.execute(
+                "SELECT copies, count(*) FROM (SELECT (SELECT count(*) FROM replica r WHERE r.chunk = c.number"
+                f" AND r.peer IN ({peers})) AS copies FROM chunk c WHERE c.doomed_s IS NOT NULL)"
+                " WHERE copies > 0 GROUP BY copies"
+            )
+        )
     )
-    return dict(rows.fetchall())
+    named = connection.execute(
+        "SELECT (SELECT count(*) FROM chunk) - (SELECT count(*) FROM chunk WHERE doomed_s IS NOT NULL)"
+    ).fetchone()[0]
+    found[0] = named - found.total()
+    return {copies: chunks for copies, chunks in found.items() if chunks}
 
 
 def used_by(connection: sqlite3.Connection, peer: PeerNumber) -> tuple[int, int]:

@@ -19,7 +19,8 @@ _PRAGMAS: Final = (
     "PRAGMA secure_delete = ON",  # what is deleted is overwritten
     "PRAGMA foreign_keys = OFF",
     "PRAGMA temp_store = MEMORY",
-    "PRAGMA cache_size = -32768",  # KiB
+    # KiB. Of 10 million extents the inner pages of the index alone are 40 MiB. (mmap would count as resident memory.)
+    "PRAGMA cache_size = -49152",
     # Nothing goes to the -wal file before the commit. Up to some version after 3.40, SQLite loses the checksums of what
     # is committed after a savepoint was undone that had spilled: after a crash these commits would be gone.
     "PRAGMA cache_spill = OFF",

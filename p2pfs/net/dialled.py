@@ -152,7 +152,7 @@ class Dialled:
         view = memoryview(bytearray(size)) if into is None else into[:size]
         total = 0
         while total < size:
-            count = await self._inbox.receive_into(view[total:])
+            count = await self._inbox.receive_into(view[total:], size - total)
             if not count:
                 raise Unavailable(f"the answer was cut off after {total} of {size} bytes")
             total += count

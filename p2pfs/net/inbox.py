@@ -50,11 +50,11 @@ class Inbox:
                     raise BadHead(400, "the connection ended within a head")
                 return None
 
-    async def receive_into(self, view: memoryview) -> int:
-        """Body bytes: at least one unless `view` is empty or the stream has ended (0)."""
+    async def receive_into(self, view: memoryview, expected: int = 1) -> int:
+        """Body bytes: at least one unless `view` is empty or the stream has ended (0); `expected` as for the stream."""
         waiting = min(self.waiting, len(view))
         if not waiting:
-            return await self._stream.receive_into(view)
+            return await self._stream.receive_into(view, expected)
         view[:waiting] = memoryview(self._buffer)[self._start : self._start + waiting]
         self._start += waiting
         self._searched = self._start

@@ -52,7 +52,7 @@ class TooSlow(Unavailable):
 class Source(Protocol):
     """Where body bytes come from (`net.inbox.Inbox`)."""
 
-    async def receive_into(self, view: memoryview) -> int: ...
+    async def receive_into(self, view: memoryview, expected: int = 1) -> int: ...
 
 
 class Request:
@@ -112,8 +112,9 @@ class Request:
         if self.headers.get("upgrade") != RAW_PROTOCOL:
             raise Misuse(f"ask for this with the header Upgrade: {RAW_PROTOCOL}")
 
-    async def receive_into(self, view: memoryview) -> int:
-        """The next body bytes, at most `len(view)`; 0 when all were read.
+    async def receive_into(self, view: memoryview, expected: int = 1) -> int:
+        """The next body bytes, at most `len(view)`; 0 when all were read. Who can do nothing before `expected` of them
+        are there says so, and is woken less often.
 
         Raises:
             TooSlow: The sender is slower than the slowest rate allowed.
@@ -126,7 +127,8 @@ class Request:
         began = trio.current_time()
         count = 0
         with trio.move_on_after(self._allowance_s) as scope:
-            count = await self._source.receive_into(view[: self.remaining])
+            view = view[: self.remaining]
+            count = await self._source.receive_into(view, min(expected, len(view)))
         self._allowance_s -= trio.current_time() - began
         if not count:
             reason = "came too slowly" if scope.cancelled_caught else "was cut off"
@@ -138,7 +140,7 @@ class Request:
         """Body bytes until `view` is full or the body ends; how many. Raises as `receive_into`."""
         total = 0
         while total < len(view):
-            count = await self.receive_into(view[total:])
+            count = await self.receive_into(view[total:], len(view) - total)
             if not count:
                 break
             total += count

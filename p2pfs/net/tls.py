@@ -108,8 +108,9 @@ class TlsStream:
             raise _mapped(error) from None
         self._is_sending = False  # not in a `finally`: see *Cancellation*
 
-    async def receive_into(self, view: memoryview) -> int:
-        """Fill `view` with what has arrived, waiting for at least one byte; 0 at the end of the stream.
+    async def receive_into(self, view: memoryview, expected: int = 1) -> int:
+        """Fill `view` with what has arrived, waiting for at least one byte; 0 at the end of the stream. If nothing can
+        be done before `expected` bytes are there, which are sure to come, the wait may last until most of them are.
 
         Takes a checkpoint only where nothing has arrived.
         """
@@ -118,9 +119,10 @@ class TlsStream:
             try:
                 count = read(len(view) - total, view[total:])
             except ssl.SSLWantReadError:
-                if total:
+                if not total:
+                    await self._wire.fill(self._incoming, expected)
+                elif total >= expected or not self._wire.take(self._incoming):
                     break
-                await self._wire.fill(self._incoming)
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 # Without close_notify too: bodies are counted, so that a cut connection cannot pass for a short body.

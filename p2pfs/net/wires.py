@@ -2,7 +2,8 @@
 
 Not a protocol. `net.tls` fills its incoming BIO from a wire and writes its outgoing bytes to it. A socket is read and
 written without a checkpoint while the kernel has data or room (trio's own methods take one for each call), through one
-receive buffer a thread; after a few such calls in a row it takes one, so that a busy connection starves nobody.
+receive buffer a thread; after a few such calls in a row it takes one, so that a busy connection starves nobody. Who
+knows how much is still to come is woken when much of it is there (SO_RCVLOWAT) and not for every piece.
 """
 
 import contextlib
@@ -23,6 +24,10 @@ _UNSENT_BYTES: Final = 256 * KIB
 """How much the kernel may hold unsent before a socket counts as full; trio's own 16 KiB costs bulk sends a wake-up for
 every few records."""
 _LONGEST_STREAK: Final = 16
+_MOST_AWAITED: Final = 256 * KIB
+"""As much is let arrive before a receiver is woken. Each wake-up costs both ends' processors about 50 µs."""
+_TLS_RECORD: Final = 17 * KIB
+"""At most so much of what is expected has arrived already, in part, and waits inside TLS."""
 
 
 class Stall:
@@ -44,11 +49,18 @@ class Wire(Protocol):
 
     stall: Stall | None
 
-    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+    async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         """Put what has arrived into `incoming`, waiting for at least a byte; False at the end of the stream.
+
+        `expected` plain bytes are sure to come and nothing can be done before they are there: the wait may last until
+        most of them are.
 
         Cancellation: nothing is lost.
         """
+        ...
+
+    def take(self, incoming: ssl.MemoryBIO) -> bool:
+        """Put what has arrived into `incoming` without waiting; False when that is nothing, or not known."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -82,10 +94,11 @@ _buffer = _Buffer()
 class SocketWire:
     """A TCP (or UNIX) socket."""
 
-    __slots__ = ("_socket", "_streak", "stall")
+    __slots__ = ("_awaited", "_socket", "_streak", "stall")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
+        self._awaited = 1  # the socket counts as readable from so many bytes on
         self._streak = 0  # calls since this task last let others run
         self.stall: Stall | None = None
         with contextlib.suppress(OSError):  # not TCP
@@ -98,11 +111,13 @@ class SocketWire:
             raise Unavailable("the connection was closed at this end")
         return fd
 
-    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+    async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         while True:
             try:
                 count = os.readv(self._fd(), _buffer.list)
             except BlockingIOError:
+                # While each byte counts as progress, each must be seen.
+                self._await(expected - _TLS_RECORD if self.stall is None else 1)
                 await self._wait(trio.lowlevel.wait_readable)
                 continue
             except OSError as error:
@@ -110,11 +125,28 @@ class SocketWire:
             if not count:
                 incoming.write_eof()
                 return False
-            incoming.write(_buffer.view[:count])
-            if self.stall is not None:
-                self.stall.progressed()
+            self._took(incoming, count)
             await self._take_turns()
             return True
+
+    def take(self, incoming: ssl.MemoryBIO) -> bool:
+        try:
+            count = os.readv(self._fd(), _buffer.list)
+        except OSError:  # nothing there, or an error that the next `fill` meets
+            return False
+        self._took(incoming, count)
+        return count > 0  # the end is met again by the next `fill`
+
+    def _took(self, incoming: ssl.MemoryBIO, count: int) -> None:
+        incoming.write(_buffer.view[:count])
+        if self.stall is not None:
+            self.stall.progressed()
+
+    def _await(self, count: int) -> None:
+        count = max(1, min(count, _MOST_AWAITED))
+        if count != self._awaited:
+            self._socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVLOWAT, count)
+            self._awaited = count
 
     async def write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -148,6 +180,7 @@ class SocketWire:
         fd = self._socket.fileno()
         if fd < 0:
             return True
+        self._await(1)
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(0))
@@ -173,7 +206,7 @@ class StreamWire:
         self._stream = stream
         self.stall: Stall | None = None
 
-    async def fill(self, incoming: ssl.MemoryBIO) -> bool:
+    async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         try:
             data = await self._stream.receive_some(RECEIVE_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -185,6 +218,9 @@ class StreamWire:
         if self.stall is not None:
             self.stall.progressed()
         return True
+
+    def take(self, incoming: ssl.MemoryBIO) -> bool:
+        return False
 
     async def write(self, data: bytes) -> None:
         try:

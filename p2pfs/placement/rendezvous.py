@@ -7,7 +7,7 @@ peers, and what moves is decided elsewhere. Called by chunks.replicated and by t
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -30,8 +30,9 @@ def order(peers: Sequence[Candidate], group: GroupId) -> tuple[PeerNumber, ...]:
     placed: list[PeerNumber] = []
     owners: Counter[str] = Counter()
     zones: Counter[str] = Counter()
+    all_owners, all_zones = {peer.owner for peer in peers}, {peer.zone for peer in peers}
     while ranked and len(placed) < SPREAD:
-        chosen = _next(ranked, owners, zones)
+        chosen = _next(ranked, owners, zones, (_least(owners, all_owners), _least(zones, all_zones)))
         peer = ranked.pop(chosen)
         owners[peer.owner] += 1
         zones[peer.zone] += 1
@@ -47,13 +48,18 @@ def score(peer: Candidate, group: GroupId) -> float:
     return -peer.capacity / math.log(uniform)
 
 
-def _next(ranked: Sequence[Candidate], owners: Counter[str], zones: Counter[str]) -> int:
-    """Where in `ranked` the best peer is whose owner, then zone, was taken least."""
+def _next(ranked: Sequence[Candidate], owners: Counter[str], zones: Counter[str], fewest: tuple[int, int]) -> int:
+    """Where in `ranked` the best peer is whose owner, then zone, was taken least; nobody's less than `fewest`."""
     best, least = 0, (math.inf, math.inf)
     for at, peer in enumerate(ranked):
         taken = (owners[peer.owner], zones[peer.zone])
         if taken < least:
             best, least = at, taken
-            if taken == (0, 0):
+            if taken == fewest:
                 break
     return best
+
+
+def _least(taken: Counter[str], names: Collection[str]) -> int:
+    """How often the name was taken that was taken least."""
+    return 0 if len(taken) < len(names) else min(taken[name] for name in names)

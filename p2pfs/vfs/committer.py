@@ -67,7 +67,7 @@ class Committer:
         )
 
     async def commit_stored(self, inode: Inode) -> None:
-        """Commit the stored freezes at the front, in order.
+        """Commit the stored freezes at the front, in order, as many as fit one commit.
 
         Raises:
             PoolError: What the coordinator refused the commit with; the freezes stay.
@@ -76,7 +76,7 @@ class Committer:
         async with inode.content:
             try:
                 await self.resolve(inode)
-                while ready := _ready(inode):
+                if ready := _ready(inode):
                     await self._commit(inode, ready)
                     for index in sorted({index for freeze in ready for index in freeze.mibs}):
                         await self._compact(inode, index)

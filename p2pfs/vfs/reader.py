@@ -10,6 +10,7 @@ from typing import Final
 
 import trio
 
+from p2pfs.chunks.pages import room
 from p2pfs.chunks.protocol import Blocks, ChunkStore
 from p2pfs.errors import Corrupt, NotFound, PoolError, Unavailable
 from p2pfs.format.chunk import open_blocks
@@ -235,7 +236,7 @@ class Reader:
 
         def check(sealed: memoryview) -> None:
             nonlocal opened
-            opened = open_blocks(key, sealed, first=blocks.first, size=size)
+            opened = open_blocks(key, sealed, first=blocks.first, size=size, into=room(len(sealed)))
 
         try:
             await self._store.get(self._sealer.volume, chunk, size, blocks, check=check)

@@ -9,12 +9,13 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
 from p2pfs.errors import Fenced, Gone, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
-from p2pfs.types import MIB, Buffer
+from p2pfs.types import MIB, Buffer, InodeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
@@ -25,6 +26,11 @@ from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import Uploader
 
 log = logging.getLogger(__name__)
+
+GATHERED: Final = 16
+"""Freezes worth a commit of their own, which costs mount and coordinator as much as storing a chunk costs a peer."""
+GATHER_S: Final = 0.25
+"""How long what is stored waits for what is on its way."""
 
 
 class Writer:
@@ -50,6 +56,7 @@ class Writer:
         self._credits, self._space = unsaved.credits, unsaved.space
         self._limits, self._now_ns = limits, now_ns
         self._inodes, self._done = inodes, done
+        self._awaited: dict[InodeId, list[int]] = {}  # the last freezes that callers wait for
         self.failures = 0
         """How often something could not be stored when it was tried."""
         self.lost_bytes = 0
@@ -159,10 +166,13 @@ class Writer:
             try:
                 with trio.CancelScope() as freeze.uploading:  # ends early when the inode is removed
                     await self._upload(inode, freeze)
-                await self._committer.commit_stored(inode)
+                if freeze in inode.frozen:
+                    await self._gather(inode, freeze)
+                if freeze in inode.frozen:
+                    await self._committer.commit_stored(inode)
                 self._done(inode)
-                if freeze in inode.frozen and freeze.is_stored:
-                    await inode.progress.wait()  # an earlier freeze is still on its way
+                if freeze.is_stored and _is_behind(inode, freeze):
+                    await inode.progress.wait()
                 continue
             except (Fenced, NotFound) as error:
                 self._abandon(inode, freeze, error)
@@ -189,7 +199,7 @@ class Writer:
     async def _upload(self, inode: Inode, freeze: Freeze) -> None:
         if inode.doubt is None:  # else it may be committed as it is
             freeze.inline = self._committer.may_be_inline(inode, freeze)
-        if freeze.inline:
+        if freeze.is_stored:
             return
         if not freeze.uploads:
             freeze.uploads = [Upload(plan) for plan in pack(freeze.mibs.values())]
@@ -207,6 +217,18 @@ class Writer:
                     nursery.start_soon(put, upload)
         if errors:
             raise errors[0]
+        inode.progress.pulse()  # who gathers counts again
+
+    async def _gather(self, inode: Inode, freeze: Freeze) -> None:
+        """Let what is on its way be stored before a commit, but not what nobody waits for before what somebody does."""
+        with trio.move_on_after(GATHER_S):
+            while freeze in inode.frozen and _may_grow(inode, self._last_wanted(inode, freeze)):
+                await inode.progress.wait()
+
+    def _last_wanted(self, inode: Inode, freeze: Freeze) -> int:
+        """The last freeze that may hold up `freeze`: the first that somebody who needs `freeze` waits for, or any."""
+        awaited = self._awaited.get(inode.id, ())
+        return min((last for last in awaited if last >= freeze.number), default=inode.freezes)
 
     # ---- letting go
 
@@ -255,13 +277,21 @@ class Writer:
         self.freeze(inode)
         inode.kick.pulse()
         last = inode.freezes
-        while any(freeze.number <= last for freeze in inode.frozen):
-            with trio.move_on_after(patience_s) as waiting:
-                await inode.progress.wait()
+        awaited = self._awaited.setdefault(inode.id, [])
+        awaited.append(last)
+        inode.progress.pulse()  # who gathers looks again
+        try:
+            while any(freeze.number <= last for freeze in inode.frozen):
+                with trio.move_on_after(patience_s) as waiting:
+                    await inode.progress.wait()
+                inode.raise_error()
+                if waiting.cancelled_caught:
+                    raise Unavailable("what was written could not be stored in time; it is kept and tried again")
             inode.raise_error()
-            if waiting.cancelled_caught:
-                raise Unavailable("what was written could not be stored in time; it is kept and tried again")
-        inode.raise_error()
+        finally:
+            awaited.remove(last)
+            if not awaited:
+                self._awaited.pop(inode.id, None)
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); tells the unsaved bytes after each inode. Errors kept from earlier attempts are
@@ -337,6 +367,21 @@ class Writer:
         check_size(size)
         await self.settle_for_others(inode)
         return await self._committer.truncate(inode, size)
+
+
+def _may_grow(inode: Inode, last: int) -> bool:
+    """Whether more of the freezes up to `last` may soon be stored than are, and those are not yet worth a commit."""
+    for stored, freeze in enumerate(inode.frozen):
+        if not freeze.is_stored:
+            return stored < GATHERED and freeze.number <= last
+    return False
+
+
+def _is_behind(inode: Inode, freeze: Freeze) -> bool:
+    """Whether an earlier freeze is still on its way."""
+    return freeze in inode.frozen and not all(
+        earlier.is_stored for earlier in inode.frozen[: inode.frozen.index(freeze)]
+    )
 
 
 def _portions(mibs: Iterable[DirtyMib]) -> Iterator[list[int]]:

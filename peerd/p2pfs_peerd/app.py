@@ -129,9 +129,9 @@ async def _receive(request: Request, first: memoryview, body: memoryview) -> Blo
     hasher.update(first)
     at = len(first)
     while at < len(body):
-        count = await request.receive_into(body[at : at + _RECEIVE])
-        hasher.update(body[at : at + count])
-        at += count
+        piece = body[at : at + _RECEIVE]
+        hasher.update(piece[: await request.fill(piece)])
+        at += len(piece)
     return hasher
 
 

@@ -6,7 +6,7 @@ Wiring only. `run` is what the command line calls; `serve` is the same within so
 import functools
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN: Final = ":9471"
 _TRASH_EVERY_S: Final = 3600.0
+_TALLY_EVERY_S: Final = 60.0
+_LAST_TALLY_S: Final = 2.0
 
 
 class Signer:
@@ -152,6 +154,7 @@ class Peerd:
             background.start_soon(relay.run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
+            background.start_soon(self._account)
             background.start_soon(worker.run, self.scrubber)
             try:
                 async with trio.open_nursery() as serving:
@@ -265,6 +268,24 @@ class Peerd:
             except Unavailable as error:
                 log.warning("cannot empty the trash: %s", error)
             await trio.sleep(min(_TRASH_EVERY_S, max(1.0, self._settings.trash_keep / 10)))
+
+    async def _account(self) -> None:
+        """Count what is stored, and keep the figures for the next start, at the end too."""
+        try:
+            await _warned(self._store.recount)
+            while True:
+                await _warned(self._store.keep_tally)
+                await trio.sleep(_TALLY_EVERY_S)
+        finally:
+            with trio.move_on_after(_LAST_TALLY_S, shield=True):
+                await _warned(self._store.keep_tally)
+
+
+async def _warned(effort: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await effort()
+    except (NoSpace, Unavailable) as error:
+        log.warning("cannot count, or keep, how much is stored: %s", error)
 
 
 def _credentials(home: NodeHome) -> Credentials:

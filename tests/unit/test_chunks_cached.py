@@ -75,15 +75,31 @@ async def test_the_second_read_does_not_use_the_network(tmp_path: Path) -> None:
         assert (cache.store.hits, cache.store.misses, cache.store.bytes_fetched) == (2, 1, chunk.size)
 
 
+async def test_a_part_of_a_chunk_is_kept_the_second_time(tmp_path: Path) -> None:
+    """What random reads fetch once costs no file."""
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk, Blocks(4, 1))
+        assert files(tmp_path) == []
+        await cache.read(chunk, Blocks(5, 1))
+        assert files(tmp_path) == []
+        for _ in range(3):
+            assert await cache.read(chunk, Blocks(4, 1)) == chunk.data[4 * BLOCK : 5 * BLOCK]
+        assert len(files(tmp_path)) == 1
+        assert cache.fetched == 3 * ["get"]
+
+
 async def test_a_run_within_a_cached_one_is_a_hit(tmp_path: Path) -> None:
     async with cache_at(tmp_path) as cache:
         chunk = sealed(1)
         await cache.inner.put(VOLUME, chunk.id, [chunk.data])
-        await cache.read(chunk, Blocks(4, 8))
+        for _ in range(2):
+            await cache.read(chunk, Blocks(4, 8))
         assert await cache.read(chunk, Blocks(6, 3)) == chunk.data[6 * BLOCK : 9 * BLOCK]
-        assert cache.fetched == ["get"]
+        assert cache.fetched == 2 * ["get"]
         assert await cache.read(chunk, Blocks(11, 2)) == chunk.data[11 * BLOCK : 13 * BLOCK]
-        assert cache.fetched == ["get", "get"]
+        assert cache.fetched == 3 * ["get"]
 
 
 async def test_the_cache_outlives_the_process(tmp_path: Path) -> None:

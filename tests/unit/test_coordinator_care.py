@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,8 +13,9 @@ from plugins.checklogs import Claims
 
 from p2pfs.coordinator.upkeep import audits as audits_module
 from p2pfs.coordinator.upkeep import backlog as backlog_module
-from p2pfs.coordinator.upkeep.care import SURVEY_EVERY_S
-from p2pfs.meta import void_copies
+from p2pfs.coordinator.upkeep.care import LONGEST_REST_S, SURVEY_EVERY_S
+from p2pfs.meta import survey, void_copies
+from p2pfs.placement.care import Need
 from p2pfs.types import PeerState
 from p2pfs.wire.jobs import JobAction, JobKind
 from p2pfs.wire.namespace import AddReplicas, NewChunk
@@ -281,6 +283,58 @@ async def test_a_pool_that_always_changes_is_still_gone_through(
             await p.beat(c.peers[4].node, capacity=capacity)
             await c.care.work()
         assert c.care._backlog.waiting == len(chunks)
+
+
+async def test_a_survey_rests_as_long_as_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million chunks are 5 000 slices: what mounts ask comes in between."""
+    monkeypatch.setattr("p2pfs.coordinator.upkeep.care.SLICE", 2)
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(round(seconds, 3))
+
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for number in range(4):
+            await c.store(number, [1, 2, 3])
+        await c.settle()
+        took = iter([0.02, 9.0, 0.001])
+        after = survey.after
+
+        def slow(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the original
+            p.clock.advance(next(took))
+            return after(*arguments, **options)
+
+        monkeypatch.setattr(survey, "after", slow)
+        c.care.survey()
+        with monkeypatch.context() as patched:
+            patched.setattr(trio, "sleep", sleep)
+            for _ in range(3):
+                await c.care.work()
+        assert rests == [0.02, LONGEST_REST_S, 0.001]
+
+
+async def test_peers_that_are_not_remembered_of_a_group_count_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a chunk needs does not depend on how many of its group's peers are remembered."""
+    async with pool(tmp_path, replicas="2", min_replicas="1") as p:
+        c = await careful(p, 5)
+        await c.settle()
+        holders = [list(some) for size in (1, 2, 3, 5) for some in itertools.combinations(range(1, 6), size)]
+        for number, some in enumerate(holders):
+            await c.store(number, some)
+        chunks = p.database.read(lambda connection: survey.after(connection, 0))
+
+        def needs(first: int) -> list[Need | None]:
+            monkeypatch.setattr("p2pfs.coordinator.upkeep.care.FIRST", first)
+            c.care._placed.clear()
+            return [c.care._need(chunk) for chunk in chunks]
+
+        everything = needs(99)
+        assert len({found and found.urgency for found in everything}) == 3  # nothing, a copy, one away
+        for first in (1, 2, 3):
+            assert needs(first) == everything
 
 
 async def test_what_is_urgent_finds_place_among_much_that_is_not(

@@ -2,11 +2,13 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from careful import SIZE, VOLUME, careful, chunk_id
 from coordination import pool
 
+from p2pfs.coordinator import status
 from p2pfs.coordinator.backup.state import Restored
 from p2pfs.coordinator.ledger import CHUNK_OVERHEAD_BYTES
 from p2pfs.meta import chunks_index, settings, void_copies
@@ -47,3 +49,30 @@ async def test_a_restore_lost_what_members_have_and_neither_the_index_nor_the_or
         gone = p.services.roster.peers[c.peers[3].number]
         p.services.roster.settle(gone, state=PeerState.LOST, is_leaving=False)
         assert await lost() == (1, TAKEN)
+
+
+async def test_counting_a_large_pool_takes_a_tenth_of_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        count, counted = status.count, 0
+
+        def slow(*arguments: Any) -> Any:  # noqa: ANN401 - as the original
+            nonlocal counted
+            counted += 1
+            p.clock.advance(3.0)
+            return count(*arguments)
+
+        monkeypatch.setattr(status, "count", slow)
+
+        async def ask() -> int:
+            await p.services.status.report(p.identity())
+            return counted
+
+        assert await ask() == 1
+        p.clock.advance(26.9)
+        assert await ask() == 1
+        p.clock.advance(0.1)
+        assert await ask() == 2
+        await p.peers(1)  # a peer that answers, or does not any more, is seen at once
+        assert await ask() == 3

@@ -12,7 +12,8 @@ from namespaces import Hand, SqlWorld, broken_invariants, chunk_id, extent, new_
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.errors import Gone
-from p2pfs.meta import chunks_index, members, reaper, survey, void_copies
+from p2pfs.format.inventory import bucket_of, digest
+from p2pfs.meta import chunks_index, inventory, members, reaper, survey, void_copies
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import ChunkId, NodeId, PeerNumber, VolumeId
@@ -228,7 +229,11 @@ async def test_a_copy_that_nobody_was_told_to_delete_counts_again(database: Inli
     assert pending(database, 3) == []
 
 
-async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase, hand: Hand) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 100_000])
+async def test_chunks_are_counted_by_their_live_copies(
+    database: InlineDatabase, hand: Hand, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(chunks_index, "COUNTED", at_once)
     inode = await hand.make(b"1")
     chunks = [new_chunk(1, 1, 2, 3), new_chunk(2, 1, 2), new_chunk(3, 2, 3), new_chunk(4, 1, 2)]
     await hand.commit(inode, 0, extents=[extent(i, 1, i + 1) for i in range(4)], chunks=chunks)
@@ -237,9 +242,25 @@ async def test_chunks_are_counted_by_their_live_copies(database: InlineDatabase,
     assert count(1, 2, 3) == {3: 1, 2: 2}
     assert count(1) == {1: 2, 0: 1}
     assert count() == {0: 3}
-    assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V)) == {1: 2, 0: 1}
-    assert database.read(lambda c: chunks_index.counts(c, peers(1), volume=V + 1)) == {}  # type: ignore[arg-type]
     assert database.read(lambda c: chunks_index.used_by(c, PeerNumber(3))) == (2, 2000)
+
+
+async def test_a_copy_that_is_held_and_to_be_deleted_is_in_the_digest_once(
+    database: InlineDatabase, hand: Hand
+) -> None:
+    inode = await hand.make(b"1")
+    chunks = [new_chunk(1, 1, 2), new_chunk(2, 1, 2)]
+    await hand.commit(inode, 0, extents=[extent(i, 1, i + 1) for i in range(2)], chunks=chunks)
+    expected = database.read(lambda c: inventory.digests(c, PeerNumber(1)))
+    for number, put_seq in ((1, 0), (3, 1)):  # an older copy of what it holds, and one of what nobody names any more
+        database.write_now(
+            lambda c, number=number, put_seq=put_seq: void_copies.add(
+                c, 1, volume=V, chunk=chunk_id(number), put_seq=put_seq, pending=True, now_s=1.0
+            )
+        )
+    third = ChunkId(chunk_id(3))
+    expected[bucket_of(third)] = digest([(V, third)], expected[bucket_of(third)])
+    assert database.read(lambda c: inventory.digests(c, PeerNumber(1))) == expected
 
 
 async def test_copies_are_dropped_one_by_one_or_with_their_peer(database: InlineDatabase, hand: Hand) -> None:

@@ -187,7 +187,7 @@ async def test_a_byte_at_the_very_last_moment_gains_nothing(autojump_clock: Mock
     """The allowance may be overdrawn by what arrives together with the deadline; the next byte is too late."""
 
     class AtTheLastMoment:
-        async def receive_into(self, view: memoryview) -> int:
+        async def receive_into(self, view: memoryview, expected: int = 1) -> int:
             with trio.CancelScope(shield=True):
                 await trio.sleep(11)
             view[:1] = b"x"

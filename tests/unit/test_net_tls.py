@@ -196,6 +196,56 @@ async def test_closing_ends_although_nobody_reads(ca: TestAuthority, autojump_cl
         await theirs.send_all(b"x")
 
 
+async def test_who_expects_much_is_woken_when_it_is_there_and_loses_nothing(ca: TestAuthority) -> None:
+    """A receiver that can do nothing with less sleeps while little has arrived; cancelled then, it has all of it still.
+    What waits in part inside TLS, or in memory, never keeps it asleep."""
+    data = random.Random(2).randbytes(300_000)
+    async with _pair(ca, "socket") as (client, server):
+        got = bytearray(len(data))
+        view = memoryview(got)
+        woken = False
+
+        async def receive(scope: trio.CancelScope) -> None:
+            nonlocal woken
+            with scope:
+                await server.receive_into(view, len(data))
+                woken = True
+
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(receive, scope)
+            await wait_all_tasks_blocked()
+            await client.send_all((data[:20_000],))
+            await wait_all_tasks_blocked()
+            assert not woken
+            scope.cancel()
+        at = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, (data[20_000:],))
+            while at < len(data):
+                at += await server.receive_into(view[at:], len(data) - at)
+        assert got == data
+
+
+async def test_an_idle_socket_is_seen_to_have_little_to_say_after_much_was_expected(ca: TestAuthority) -> None:
+    async with _pair(ca, "socket") as (client, server):
+        view = memoryview(bytearray(200_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receive_all, server, view)
+            await wait_all_tasks_blocked()
+            await client.send_all((bytes(len(view)),))
+        await client.send_all((b"x",))
+        with trio.fail_after(5):
+            while not server.is_readable():
+                await trio.lowlevel.checkpoint()
+
+
+async def _receive_all(stream: TlsStream, view: memoryview) -> None:
+    at = 0
+    while at < len(view):
+        at += await stream.receive_into(view[at:], len(view) - at)
+
+
 async def test_a_busy_connection_lets_other_tasks_run(ca: TestAuthority) -> None:
     """A receiver whose bytes are always there already still takes turns."""
     async with _pair(ca, "socket") as (client, server):

@@ -19,6 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 from wired import everything
 
 from p2pfs.chunks.remote import RemoteStore
+from p2pfs.chunks.tally import Figures, Tally
 from p2pfs.errors import Corrupt, Denied, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import RELAY, bound_addresses, open_listeners
 from p2pfs.net.advertising import advertised
@@ -169,6 +170,15 @@ async def test_a_heartbeat_says_where_it_is_and_how_full(tmp_path: Path) -> None
         assert resources.memory_total >= resources.memory_available > 0
         assert resources.cpu_count >= 1
         assert heartbeat.capacity > heartbeat.used
+
+
+async def test_a_stopped_peer_has_kept_how_full_it_is(tmp_path: Path) -> None:
+    chunk = sealed(1, 70_000)
+    async with running(tmp_path) as run:
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+    tally = Tally(run.root)
+    assert tally.load()
+    assert tally.total() == Figures(1, chunk.size + 4096)
 
 
 async def test_a_peer_scrubs_and_says_how_far_it_is(tmp_path: Path, claim_logs: Claims) -> None:

@@ -36,6 +36,7 @@ from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
 from p2pfs.meta.survey import Surveyed
 from p2pfs.placement import rendezvous
+from p2pfs.placement.candidates import Candidate
 from p2pfs.placement.care import Held, Keeper, Need, Urgency, need
 from p2pfs.placement.groups import group_of
 from p2pfs.runtime.clocks import Clock
@@ -49,8 +50,13 @@ from p2pfs.wire.orders import Failed, Order, Result, Stored, Transfer
 
 SLICE: Final = 200
 """Chunks asked about between two turns of the event loop: about 5 ms."""
+LONGEST_REST_S: Final = 0.05
+"""A survey rests after each slice for as long as that took, so that it never has more than half of the processor; at
+most for so long, should the disk be slow. A million chunks take about a minute."""
 SURVEY_EVERY_S: Final = 3600.0
 """Nothing may be overlooked for ever."""
+FIRST: Final = 32
+"""Peers remembered of the order of each group: of a thousand, all 65 536 groups would take half a GiB."""
 MOVES: Final = 2
 """Transfers a peer has in hand at once that only put chunks where they belong."""
 MARGIN: Final = 0.05
@@ -92,7 +98,8 @@ class Care:
         self._surveyed = surveyed
         self._backlog = Backlog(jobs, clock, lambda peer: roster.peers[peer].node.id)
         self._keepers: Mapping[PeerNumber, Keeper] = {}
-        self._placed: dict[GroupId, tuple[PeerNumber, ...]] = {}
+        self._staying: Sequence[Candidate] = ()
+        self._placed: dict[GroupId, tuple[PeerNumber, ...]] = {}  # the first FIRST of them, by group
         self._as_of = -1  # version of the roster that both are of
         self._reported: dict[int, None] = {}  # chunk numbers to ask about at once
         self._at: int | None = 0  # the survey has come so far; None: it has come to the end
@@ -144,11 +151,13 @@ class Care:
             return Progress.BUSY
         start = self._at
         if start is not None:
+            began_s = self._clock.monotonic()
             found = self._database.read(lambda connection: survey.after(connection, start, limit=SLICE))
             self._at = found[-1].number if found else None
             await self._consider(found, counts=True)
             if self._at is None:
                 self._end_survey()
+            await trio.sleep(min(self._clock.monotonic() - began_s, LONGEST_REST_S))
             return Progress.BUSY
         self._backlog.settle()
         is_over = not self._backlog.waiting and not self._audits.is_busy  # each copy that arrives may make a surplus
@@ -204,9 +213,10 @@ class Care:
             return
         for number in self._keepers.keys() - keepers.keys():
             self._reported.update(dict.fromkeys(self._backlog.target_gone(number)))
-        if {one.candidate for one in _staying(keepers)} != {one.candidate for one in _staying(self._keepers)}:
+        staying = [one.candidate for one in keepers.values() if not one.is_leaving]
+        if set(staying) != set(self._staying):
             self._placed.clear()
-        self._keepers = keepers
+        self._keepers, self._staying = keepers, staying
         self.survey()
 
     async def _consider(self, chunks: Sequence[Surveyed], *, counts: bool) -> None:
@@ -241,19 +251,28 @@ class Care:
             await self._take_off(drops)
 
     def _need(self, chunk: Surveyed) -> Need | None:
+        group = group_of(chunk.id)
+        placed = self._first(group)
+        is_part = len(placed) < len(self._staying)
+        is_enough = not is_part or all(copy.peer in placed for copy in chunk.copies)
+        found = self._need_by(chunk, placed) if is_enough else None
+        if is_part and not (is_enough and found is None):  # something may be to be done: then all peers count
+            found = self._need_by(chunk, rendezvous.order(self._staying, group))
+        if found is not None and found.urgency is Urgency.REBALANCE and found.targets:
+            return found if self._has_room(found.targets[0], chunk.size, margin=MARGIN) else None
+        return found
+
+    def _need_by(self, chunk: Surveyed, placed: Sequence[PeerNumber]) -> Need | None:
         wanted, _ = self._reservations.copies_wanted()
         held = [Held(copy.peer, copy.proved) for copy in chunk.copies]
-        found = need(
+        return need(
             held,
             keepers=self._keepers,
-            placed=self._order(group_of(chunk.id)),
+            placed=placed,
             wanted=wanted,
             room=lambda peer: not self._backlog.is_paused(chunk.number, peer) and self._has_room(peer, chunk.size),
             coming=self._backlog.coming(chunk.number),
         )
-        if found is not None and found.urgency is Urgency.REBALANCE and found.targets:
-            return found if self._has_room(found.targets[0], chunk.size, margin=MARGIN) else None
-        return found
 
     def _leaving(self, chunk: Surveyed) -> Iterator[PeerNumber]:
         """Its holders that want to leave."""
@@ -275,11 +294,11 @@ class Care:
             self.survey()
         self._surveyed(depend)
 
-    def _order(self, group: GroupId) -> tuple[PeerNumber, ...]:
+    def _first(self, group: GroupId) -> tuple[PeerNumber, ...]:
+        """The first of those that are to hold a group."""
         placed = self._placed.get(group)
         if placed is None:
-            staying = [one.candidate for one in _staying(self._keepers)]
-            placed = self._placed[group] = rendezvous.order(staying, group)
+            placed = self._placed[group] = rendezvous.order(self._staying, group)[:FIRST]
         return placed
 
     def _has_room(self, number: PeerNumber, size: int, *, margin: float = 0.0) -> bool:
@@ -375,10 +394,6 @@ class Care:
         for source in result.sources if isinstance(result, Failed) else ():
             if source in known:
                 self._audits.ask(PeerNumber(source), VolumeId(order.volume), order.chunk, size=order.size)
-
-
-def _staying(keepers: Mapping[PeerNumber, Keeper]) -> list[Keeper]:
-    return [one for one in keepers.values() if not one.is_leaving]
 
 
 def _committed(connection: sqlite3.Connection, peer: PeerNumber, order: Transfer, result: Stored) -> str:

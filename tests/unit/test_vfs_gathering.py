@@ -1,0 +1,133 @@
+"""Commits of a file that is being written: few, and never late for who waits."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.chunks.protocol import Released
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.types import MIB, ROOT_INODE, Buffer, ChunkId, VolumeId
+from p2pfs.vfs.tree import Owner
+from p2pfs.vfs.writer import GATHER_S
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import Applied, Commit, Operation
+
+pytestmark = pytest.mark.l2
+
+
+class Counting(MemoryNamespace):
+    """Remembers how many chunks each commit named."""
+
+    def __init__(self) -> None:
+        volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+        super().__init__(volume, volume.session().number, read_only=False)
+        self.commits: list[int] = []
+        self.answers = trio.Event()  # commits wait for it
+        self.answers.set()
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        self.commits += [len(operation.chunks) for operation in operations if isinstance(operation, Commit)]
+        await self.answers.wait()
+        return await super().apply(operations)
+
+
+class Gated(MemoryStore):
+    """Each PUT waits until it is let through, in order of arrival."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[trio.Event] = []
+
+    async def put(
+        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+    ) -> list[Receipt]:
+        gate = trio.Event()
+        self.waiting.append(gate)
+        await gate.wait()
+        return await super().put(volume, chunk, parts, released=released)
+
+
+async def arrived(store: Gated, count: int) -> None:
+    """Sealing is in threads, which `wait_all_tasks_blocked` does not see."""
+    while len(store.waiting) < count:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_what_is_on_its_way_joins_the_commit(mock_clock: MockClock) -> None:
+    namespace, store = Counting(), Gated()
+    async with filesystem(namespace, store) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        for index in range(4):
+            await fs.write(handle, index * MIB, bytes([index]) * MIB)
+        await arrived(store, 4)
+        for gate in store.waiting[:3]:
+            gate.set()
+            await wait_all_tasks_blocked()
+        assert namespace.commits == []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.fsync, handle)
+            await wait_all_tasks_blocked()
+            store.waiting[3].set()
+        assert namespace.commits == [4]
+
+
+async def test_who_waits_does_not_wait_for_what_was_written_later(mock_clock: MockClock) -> None:
+    namespace, store = Counting(), Gated()
+    async with filesystem(namespace, store) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"a" * MIB)
+        await arrived(store, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.fsync, handle)
+            await wait_all_tasks_blocked()
+            await fs.write(handle, MIB, b"b" * MIB)
+            await arrived(store, 2)
+            store.waiting[0].set()
+        assert namespace.commits == [1]  # and no time passed: the clock stands still
+        store.waiting[1].set()
+        await fs.fsync(handle)
+
+
+async def test_what_is_stored_does_not_wait_long(mock_clock: MockClock) -> None:
+    namespace, store = Counting(), Gated()
+    async with filesystem(namespace, store) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"a" * MIB)
+        await arrived(store, 1)
+        await fs.write(handle, MIB, b"b" * MIB)
+        await arrived(store, 2)
+        store.waiting[0].set()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(2 * GATHER_S)
+        await wait_all_tasks_blocked()
+        assert namespace.commits == [1]
+        store.waiting[1].set()
+        await fs.fsync(handle)
+
+
+async def test_what_is_stored_during_a_commit_gets_none_of_its_own(mock_clock: MockClock) -> None:
+    namespace, store = Counting(), Gated()
+    async with filesystem(namespace, store) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        namespace.answers = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for index in range(3):
+                await fs.write(handle, index * MIB, bytes([index]) * MIB)
+                await arrived(store, index + 1)
+                if index == 0:
+                    nursery.start_soon(fs.fsync, handle)
+                    await wait_all_tasks_blocked()
+            store.waiting[0].set()
+            await wait_all_tasks_blocked()
+            store.waiting[1].set()
+            await wait_all_tasks_blocked()
+            namespace.answers.set()
+        await wait_all_tasks_blocked()
+        assert namespace.commits == [1]
+        store.waiting[2].set()
+        await fs.fsync(handle)
+        assert namespace.commits == [1, 2]
