@@ -20,6 +20,7 @@ from p2pfs.types import ROOT_INODE, Kind, SessionId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.namespace import Applied, Batch, Commit, Make, Operation, ReadDirectory, Unlink
+from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l3
 
@@ -107,7 +108,7 @@ async def prepare(path: Path) -> SessionId:
     async with open_database(path) as database:
         world = SqlWorld(database)
         await world.prepare()
-        session = SessionId((await world.open_session(read_only=False)).session)
+        session = SessionId((await world.open_session(OpenSession())).session)
         await database.write(lambda c: volumes.grant_ids(c, VOLUME, count=100_000))
     return session
 
