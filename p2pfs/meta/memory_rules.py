@@ -1,4 +1,8 @@
-"""The rules of the namespace over dictionaries, written apart from the SQL engine's: one method an operation."""
+"""The rules of the namespace over dictionaries, written apart from the SQL engine's: one method an operation.
+
+For the model that tests compare with (`meta.memory`), and for the holder of a delegation, who judges by them
+(`vfs.delegation.known`).
+"""
 
 import math
 from typing import Any
