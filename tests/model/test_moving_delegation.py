@@ -1,8 +1,8 @@
 """Two mounts that come and go, so that their volume's delegation moves between them, against promise P9.
 
 As `test_two_mounts.py`, with `Delegated` and `Holding` in each mount; answers get lost too. What the holder
-acknowledges counts as a state from then on; the other mount may be answered from what was committed. `P2PFS_STEPS` and `P2PFS_SEED`
-as there.
+acknowledges counts as a state from then on; the other mount may be answered from what was committed. `P2PFS_STEPS`
+and `P2PFS_SEED` as there.
 """
 
 import os
