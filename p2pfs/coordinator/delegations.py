@@ -180,6 +180,8 @@ class Delegations:
             term.until_s = self._clock.monotonic() + held.lasts_s + MARGIN_S
             return Delegation(held.epoch, held.lasts_s)
         if verdict is Verdict.GRANTED:
+            if held.holder not in (None, session_id):
+                self._term(held).is_ending = True  # from here on no renewal overtakes the grant
             granted = await self._database.write(
                 lambda connection: rows.grant(connection, held, session_id, lasts_s=self._lasts_s),
                 committed=partial(self._granted, session),

@@ -228,6 +228,24 @@ async def test_a_mount_that_comes_while_another_is_granted_it_recalls_it(
         assert (await a.events()).recall == a.epoch
 
 
+async def test_no_renewal_overtakes_a_grant_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pool(tmp_path) as p:
+        one, two = await nodes(p)
+        a = await (await mount(p, one)).hold()
+        p.clock.advance(ALONE_S)
+        b = await mount(p, two)
+        real, asked = p.database.write, list[int]()
+
+        async def slow(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            asked.append(await a.ask())  # it wakes between the decision and its transaction
+            return await real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(p.database, "write", slow)
+            await b.hold()
+        assert asked == [0]
+
+
 async def test_asking_again_after_an_answer_that_got_lost_gives_another_epoch(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         a = await mount(p, (await nodes(p))[0])

@@ -95,7 +95,7 @@ class Changes:
     async def _until(self, condition: Callable[[], bool]) -> None:
         while True:
             if self.error is not None:
-                raise self.error
+                raise self.error.with_traceback(None)  # each raise would add to it
             if condition():
                 return
             self._urgent.set()

@@ -10,6 +10,7 @@ a change that was sent through are `busy` until its answer was taken in.
 """
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -69,9 +70,10 @@ class Delegated:
         self._since_s = self._until_s = -math.inf
         self.recalled = trio.Event()
         self._busy: set[int] = set()
-        self._doubtful: set[int] = set()  # a change of them may have been done
+        self._doubtful: Counter[int] = Counter()  # how many changes of an inode may have been done or not
         self._granted: set[int] = set()  # numbers not used yet; of others the coordinator must say that they are new
         self._directly = 0  # changes under way that `known` does not see
+        self._is_taking = False  # whether `hold` waits for them: no more of them begin
         self._freed = trio.Event()
 
     def __repr__(self) -> str:
@@ -82,7 +84,12 @@ class Delegated:
     @property
     def holds(self) -> bool:
         """Whether to answer from what is known."""
-        return bool(self.epoch) and not self.recalled.is_set() and self._now() < self._until_s
+        return (
+            bool(self.epoch)
+            and not self.recalled.is_set()
+            and self._now() < self._until_s
+            and self.changes.error is None  # else what is known is not what there is
+        )
 
     def trust_s(self) -> float:
         """For how long what is answered now may be believed without asking again. Not at the very beginning: what is
@@ -95,11 +102,19 @@ class Delegated:
         if epoch == self.epoch and self.holds:
             self._until_s = until_s
             return
-        while self._directly or self.changes.outstanding:  # what they change would be missed
-            if self.changes.outstanding:
-                await self.changes.settle()
-            else:
-                await self._freed.wait()
+        self._is_taking = True
+        try:
+            while self._directly or self.changes.outstanding or self.changes.error:  # what they change would be missed
+                if self._directly:
+                    await self._freed.wait()
+                else:
+                    await self.changes.settle()
+            self._take(epoch, until_s)
+        finally:
+            self._is_taking = False
+            self._free(())
+
+    def _take(self, epoch: int, until_s: float) -> None:
         self._known.clear()
         self._granted.clear()
         if epoch != self.epoch:
@@ -271,12 +286,14 @@ class Delegated:
         await self.changes.room()
         await self._make_room()
         touched = {inode for operation in operations for inode in concerns(operation)}
-        while self.holds:
-            if touched & self._busy:
+        while self.holds or self._is_taking:
+            if touched & self._busy or not self.holds:
                 await self._freed.wait()
                 continue
             numbers = [number for operation in operations for number in new_numbers(operation)]
-            if touched & self._doubtful or not (all(map(is_local, operations)) and self._granted.issuperset(numbers)):
+            if touched & self._doubtful.keys() or not (
+                all(map(is_local, operations)) and self._granted.issuperset(numbers)
+            ):
                 return await self._through(operations, touched)
             need = self._need(operations)
             if need is not None:
@@ -289,7 +306,7 @@ class Delegated:
             self.changes.put(operations)
             return applied
         await self._ordered()
-        return await self._direct(operations)
+        return await self._direct(operations, touched)
 
     def _need(self, operations: Sequence[Operation]) -> Need | None:
         """What has to be known first. Operations of a batch may rest on those before them: what they make is known."""
@@ -303,10 +320,13 @@ class Delegated:
                 made.add(operation.inode)
         return None
 
-    async def _direct(self, operations: Sequence[Operation]) -> Applied:
+    async def _direct(self, operations: Sequence[Operation], touched: set[int]) -> Applied:
         self._directly += 1
         try:
             applied = await self.inner.apply(operations)
+        except InDoubt as doubt:  # once it is resolved, the volume may be delegated
+            raise self._doubted(doubt, operations, touched) from doubt
+        else:
             self._known.note_opened(operations)
             return applied
         finally:
@@ -323,9 +343,7 @@ class Delegated:
             except Semantic:
                 raise
             except InDoubt as doubt:
-                self._doubt(touched)
-                again = partial(self._again, doubt, operations, touched)
-                raise InDoubt(str(doubt), again, doubt.give_up) from doubt
+                raise self._doubted(doubt, operations, touched) from doubt
             except BaseException:
                 self._doubt(touched)
                 raise
@@ -334,8 +352,12 @@ class Delegated:
 
     async def _again(self, doubt: InDoubt, operations: Sequence[Operation], touched: set[int]) -> Applied:
         async with self._occupied(touched):
-            applied = await doubt.again()
-            self._doubtful -= touched
+            try:
+                applied = await doubt.again()
+            except Semantic:
+                self._doubtful -= Counter(touched)
+                raise
+            self._doubtful -= Counter(touched)
             self._adopt(operations, applied, is_newest=False)
             return applied
 
@@ -356,8 +378,12 @@ class Delegated:
 
     def _doubt(self, inodes: set[int]) -> None:
         """Nobody knows what they are now: they are asked for each time, until that is resolved."""
-        self._doubtful |= inodes
+        self._doubtful.update(inodes)
         self._known.forget(inodes)
+
+    def _doubted(self, doubt: InDoubt, operations: Sequence[Operation], touched: set[int]) -> InDoubt:
+        self._doubt(touched)
+        return InDoubt(str(doubt), partial(self._again, doubt, operations, touched), doubt.give_up)
 
     def _adopt(self, operations: Sequence[Operation], applied: Applied, *, is_newest: bool) -> None:
         """Take in what a change that was sent through did; nobody can have changed it since if it `is_newest`."""

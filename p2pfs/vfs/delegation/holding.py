@@ -7,13 +7,15 @@ nothing ──asked, granted──▶ held ──renewed in time──▶ held
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
 
-from p2pfs.errors import CoordinatorAway, Fenced, PoolError, Unavailable
+from p2pfs.errors import CoordinatorAway, Fenced, Misuse, PoolError, Unavailable
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.wire.delegations import Delegation
 
@@ -24,6 +26,8 @@ RENEWALS: Final = 4
 PAUSE_S: Final = 1.0
 """After a question that was not answered."""
 WATCH_S: Final = 1.0
+SHORTEST_S: Final = 0.1
+"""Between two questions, whatever the coordinator says."""
 STORE_S: Final = 10.0
 """How long the closed files of a recalled mount have to be stored; what is not by then is stored without it."""
 
@@ -64,6 +68,7 @@ class Holding:
     now: Callable[[], float]
     store: Callable[[], Awaitable[None]] = _nothing
     kernel: KernelTrust = NoKernel()  # noqa: RUF009 - it has no state
+    _renew_s: float = PAUSE_S
 
     async def hold(self) -> None:
         """Until cancelled, or until the session is over."""
@@ -79,6 +84,7 @@ class Holding:
             except Fenced as error:
                 log.info("the volume is delegated to this mount no more: %s", error)
                 self.delegated.let_go()
+                await self.kernel.withdraw()
 
     async def _watch_sleep(self) -> None:
         """While the machine is suspended the kernel's timeouts stand still, and the delegation does not: once it wakes,
@@ -105,25 +111,27 @@ class Holding:
     async def _once(self) -> float:
         delegated, sent_s = self.delegated, self.now()
         told: Delegation = await delegated.inner.delegate(delegated.epoch)
+        if not 0 <= told.lasts_s < math.inf:  # nor a number
+            raise Misuse(f"the coordinator delegates a volume for {told.lasts_s} s")
         if told.epoch:
+            self._renew_s = max(told.lasts_s / RENEWALS, SHORTEST_S)
             if told.epoch != delegated.epoch:
                 log.info("the volume is delegated to this mount (epoch %d)", told.epoch)
             await delegated.hold(told.epoch, sent_s + told.lasts_s)
-            return told.lasts_s / RENEWALS
+            return self._renew_s
         if delegated.epoch:  # recalled, and the news are late; or overruled, which the queue will hear
             delegated.recalled.set()
-        return told.lasts_s
+        return max(told.lasts_s, SHORTEST_S)
 
     async def _give_back(self) -> None:
         delegated = self.delegated
         log.info("the delegation of the volume (epoch %d) is returned: another mount appeared", delegated.epoch)
-        with trio.move_on_after(STORE_S):
-            await self.store()
         epoch = delegated.epoch
+        if error := await self._emptied(epoch):
+            raise error
+        delegated.let_go()
         while True:
             try:
-                await delegated.changes.settle()
-                delegated.let_go()
                 await delegated.inner.return_delegation(epoch, self.kernel.longest_s())
                 break
             except Unavailable:
@@ -133,3 +141,29 @@ class Holding:
             await delegated.inner.return_delegation(epoch, 0.0)
         except Unavailable as error:
             log.info("others wait until the kernel's memory has run out: %s", error)
+
+    async def _emptied(self, epoch: int) -> Fenced | None:
+        """Store and commit everything. On a slow line that takes longer than what is left of the delegation."""
+        lost: Fenced | None = None  # returned: a nursery would wrap it
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, epoch)
+            with trio.move_on_after(STORE_S):
+                await self.store()
+            while True:
+                try:
+                    await self.delegated.changes.settle()
+                    break
+                except Fenced as error:
+                    lost = error
+                    break
+                except Unavailable:
+                    await trio.sleep(PAUSE_S)
+            nursery.cancel_scope.cancel()
+        return lost
+
+    async def _keep(self, epoch: int) -> None:
+        """Renew it, for what is still to be sent only."""
+        while True:
+            await trio.sleep(self._renew_s)
+            with suppress(PoolError):
+                await self.delegated.inner.delegate(epoch)

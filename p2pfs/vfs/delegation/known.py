@@ -40,6 +40,8 @@ _ROW_COST: Final = 700
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
 _ANY_NUMBER: Final = 1 << 63
+_PATHS: Final = 0
+"""Stands for where directories are, among inodes: two renames at once could put each into the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +374,6 @@ def concerns(operation: Operation) -> tuple[int, ...]:
         case Link() | Unlink():
             return operation.parent, operation.inode
         case Rename():
-            return operation.parent, operation.new_parent, operation.inode, operation.replaced
+            return operation.parent, operation.new_parent, operation.inode, operation.replaced, _PATHS
     inode: int | None = getattr(operation, "inode", None)
     return () if inode is None else (inode,)

@@ -1,0 +1,250 @@
+"""A mount with the delegation when its coordinator is odd, slow or away, and what it remembers of failures."""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from msgspec import structs
+from namespaces import VOLUME, extent, new_chunk
+from plugins.checklogs import Claims
+from trio.testing import wait_all_tasks_blocked
+
+from p2pfs.errors import Fenced, NotFound, Semantic
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.meta.protocol import InDoubt
+from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
+from p2pfs.wire.delegations import Delegation
+from p2pfs.wire.namespace import Applied, Commit, Make, Operation, Rename, SetAttributes, Unlink
+
+pytestmark = pytest.mark.l0
+
+
+class Session(MemoryNamespace):
+    """Whose calls tests replace."""
+
+    def __init__(self, volume: MemoryVolume) -> None:
+        super().__init__(volume, volume.session().number, read_only=False)
+        self.volume = volume
+        self.asked = 0
+        self.before_apply: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.answer: Callable[[Delegation], Delegation] = lambda told: told
+
+    async def delegate(self, epoch: int) -> Delegation:
+        self.asked += 1
+        return self.answer(await super().delegate(epoch))
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        await self.before_apply()
+        return await super().apply(operations)
+
+    async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
+        await self.before_apply()
+        return await super().apply_under(epoch, operations)
+
+
+def fresh(**options: Any) -> tuple[Session, Delegated, Holding]:  # noqa: ANN401 - Delegated's
+    session = Session(MemoryVolume(root_head=b"root head", volume=VOLUME, time_ns=1))
+    delegated = Delegated(session, now=trio.current_time, io_timeout_s=options.pop("io_timeout_s", 30.0), **options)
+    return session, delegated, Holding(delegated, trio.current_time)
+
+
+@asynccontextmanager
+async def holding(holding: Holding) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(holding.hold)
+        await wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def make(delegated: Delegated, name: bytes) -> Make:
+    ids = await delegated.new_ids(2)
+    made = Make(ROOT_INODE, name, ids[0], b"t", ids[1], Kind.FILE, 0o644, 1, 2, 0, b"head", 1)
+    await delegated.apply([made])
+    return made
+
+
+async def test_a_commit_in_doubt_from_before_the_delegation_is_not_missed(autojump_clock: object) -> None:
+    session, delegated, held = fresh()
+    file = (await make(delegated, b"file")).inode
+    doubts: list[InDoubt] = []
+
+    async def lost() -> None:
+        async def again() -> Applied:
+            return await MemoryNamespace.apply(session, [commit])
+
+        raise InDoubt("no answer", again, lambda: None)
+
+    change = (await delegated.attributes(file)).change
+    commit = Commit(file, change, 9, b"new head", 7, [extent(0, 1, 1)], [new_chunk(1)])
+    session.before_apply = lost
+    try:
+        await delegated.apply([commit])
+    except InDoubt as doubt:
+        doubts.append(doubt)
+    session.before_apply = trio.lowlevel.checkpoint
+    async with holding(held):
+        assert delegated.holds
+        assert (await delegated.attributes(file)).size == 0
+        await doubts[0].again()
+        with trio.fail_after(5):
+            assert (await delegated.attributes(file)).size == 9
+            assert (await delegated.extents(file, 0)).attributes.size == 9
+            assert (await delegated.apply([SetAttributes(file, 8, mode=0o600)])).attributes[0].size == 9
+
+
+@pytest.mark.parametrize("lasts_s", [math.nan, -1.0, -math.inf, math.inf])
+async def test_a_coordinator_that_names_absurd_times_is_asked_again_later(
+    lasts_s: float, claim_logs: Claims, autojump_clock: object
+) -> None:
+    claim_logs("cannot be delegated to this mount")
+    session, delegated, held = fresh()
+    session.answer = lambda told: Delegation(told.epoch, lasts_s)
+    async with holding(held):
+        assert not delegated.holds
+        asked = session.asked
+        await trio.sleep(60)
+        assert not delegated.holds
+        assert asked < session.asked < 100
+
+
+async def test_a_coordinator_that_says_to_ask_again_at_once_is_not_asked_without_end(autojump_clock: object) -> None:
+    session, _, held = fresh()
+    session.answer = lambda _: Delegation(0, 0.0)
+    async with holding(held):
+        await trio.sleep(10)
+        assert session.asked < 200
+
+
+async def test_two_directories_do_not_get_into_each_other(autojump_clock: object) -> None:
+    """One rename is sent through, as it is not known where its directory is; another is judged meanwhile."""
+    session, delegated, held = fresh()
+    made: dict[bytes, Make] = {}
+    for path in (b"p", b"q", b"p/a", b"q/b", b"p/a/1", b"q/b/1", b"q/b/1/x"):
+        above, _, name = path.rpartition(b"/")
+        parent = made[above].inode if above else ROOT_INODE
+        inode, dentry = await delegated.new_ids(2)
+        made[path] = Make(parent, name, inode, b"t", dentry, Kind.DIRECTORY, 0o755, 1, 2, 0, b"h", 1)
+        await delegated.apply([made[path]])
+    a, b, a_1, b_1, x = (made[path] for path in (b"p/a", b"q/b", b"p/a/1", b"q/b/1", b"q/b/1/x"))
+    into_b = Rename(a.parent, b"a", a.inode, b_1.inode, b"x", 0, b"r", x.inode, 0, 5, b"back")
+    into_a = Rename(b.parent, b"b", b.inode, a_1.inode, b"y", 0, b"r", 0, 0, 5, b"back")
+    async with holding(held):
+        for step in (made[b"p"], a, a_1):
+            await delegated.lookup(step.parent, step.name)
+        ids = await delegated.new_ids(2)
+        gate = trio.Event()
+        session.before_apply = gate.wait
+        refused = []
+
+        async def rename(operation: Rename, dentry: int) -> None:
+            try:
+                await delegated.apply([structs.replace(operation, dentry=dentry)])
+            except Semantic as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, into_b, ids[0])
+            await trio.sleep(1)
+            nursery.start_soon(rename, into_a, ids[1])
+            await trio.sleep(1)
+            gate.set()
+        await delegated.settle()
+        assert len(refused) == 1
+
+
+@pytest.fixture
+def lost(claim_logs: Claims) -> None:
+    claim_logs("changes of this mount are lost")
+
+
+@pytest.mark.usefixtures("lost")
+async def test_a_lost_queue_is_told_again_and_again_without_growing(autojump_clock: object) -> None:
+    session, delegated, held = fresh()
+    async with holding(held):
+        session.volume.delegation.revoke()
+        await make(delegated, b"lost")
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(Fenced) as told:
+                await delegated.settle()
+            lengths.append(len(told.traceback))
+    assert len(set(lengths)) == 1
+
+
+@pytest.mark.usefixtures("lost")
+async def test_what_is_lost_is_not_answered_as_if_it_were_there(autojump_clock: object) -> None:
+    session, delegated, held = fresh()
+    async with holding(held):
+        session.volume.delegation.revoke()
+        await make(delegated, b"lost")
+        with pytest.raises(Fenced):
+            await delegated.settle()
+        assert not delegated.holds
+        for question in (lambda: delegated.lookup(ROOT_INODE, b"lost"), lambda: make(delegated, b"more")):
+            with pytest.raises(Fenced):
+                await question()
+
+
+async def test_a_recalled_holder_with_a_long_queue_is_renewed_while_it_sends(autojump_clock: object) -> None:
+    session, delegated, held = fresh(io_timeout_s=math.inf)
+    async with holding(held):
+        gate = trio.Event()
+        session.before_apply = gate.wait
+        await make(delegated, b"one")
+        asked = session.asked
+        delegated.recalled.set()
+        await trio.sleep(25)
+        assert session.asked >= asked + 3
+        gate.set()
+        await trio.sleep(1)
+        assert session.volume._names[ROOT_INODE].keys() == {b"one"}
+
+
+async def test_a_mount_that_is_never_idle_gets_the_delegation_too(autojump_clock: object) -> None:
+    session, delegated, held = fresh()
+    session.before_apply = partial(trio.sleep, 0.01)
+
+    async def busy(number: int) -> None:
+        await trio.sleep(number / 300)  # so that one is always under way
+        while not delegated.holds:
+            await make(delegated, b"%d" % session.volume.grant_ids(1)[0])
+
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as programs:
+                for number in range(3):
+                    programs.start_soon(busy, number)
+                await trio.sleep(0.1)
+                nursery.start_soon(held.hold)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_known_stays_within_its_bound_while_many_change_without_pause(autojump_clock: object) -> None:
+    session, delegated, held = fresh(known_bytes=100_000)
+    session.before_apply = partial(trio.sleep, 0.01)
+    most = 0
+
+    async def busy(number: int) -> None:
+        nonlocal most
+        for at in range(400):
+            name = b"%d %d" % (number, at)
+            made = await make(delegated, name)
+            await delegated.apply([Unlink(ROOT_INODE, name, made.inode, False, 1)])
+            most = max(most, delegated._known.bytes)
+            await trio.sleep(number / 1000)
+
+    async with holding(held):
+        async with trio.open_nursery() as nursery:
+            for number in range(7):
+                nursery.start_soon(busy, number)
+        await delegated.settle()
+    assert most < 300_000
+    with pytest.raises(NotFound):
+        await delegated.lookup(ROOT_INODE, b"0 0")
