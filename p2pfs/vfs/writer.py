@@ -123,7 +123,7 @@ class Writer:
         """Send what has been dirty for longer than `age_s`."""
         limit = trio.current_time() - self._limits.age_s
         for inode in self._inodes():
-            if any(mib.since < limit for mib in inode.active.values()):
+            if inode.active and any(mib.since < limit for mib in inode.active.values()):
                 self.freeze(inode)
 
     # ---- freezing and storing
