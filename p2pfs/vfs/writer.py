@@ -149,7 +149,10 @@ class Writer:
         )
         self._credits.charge(FREEZE_COST)
         inode.frozen.append(freeze)
-        self._nursery.start_soon(self._store, inode, freeze)
+        if self._committer.commit_now(inode, freeze):
+            self._done(inode)
+        else:
+            self._nursery.start_soon(self._store, inode, freeze)
 
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
         """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""
