@@ -4,8 +4,7 @@ In a hard mount they have none, but pyfuse3 has a bounded number of tasks: the n
 told to end, so that requests which can be answered are.
 """
 
-import contextlib
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -29,15 +28,9 @@ class Pending:
         """How long the first of them has been under way; 0 without any."""
         return trio.current_time() - next(iter(self._since.values()), trio.current_time())
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> "_One":
         """Around one handler. Raises trio.TooSlowError when its time is over or `release` was called."""
-        with trio.fail_after(self.deadline_s) as scope:
-            self._since[scope] = trio.current_time()
-            try:
-                yield
-            finally:
-                del self._since[scope]
+        return _One(self._since, self.deadline_s)
 
     def release(self) -> None:
         """Make every handler under way answer now."""
@@ -53,3 +46,27 @@ class Pending:
             old = [scope for scope, since in self._since.items() if since < limit]
             for scope in old[most:]:
                 scope.cancel()
+
+
+class _One:
+    """As trio.fail_after, without two generators for each request."""
+
+    __slots__ = ("_deadline_s", "_scope", "_since")
+
+    def __init__(self, since: dict[trio.CancelScope, float], deadline_s: float) -> None:
+        self._since, self._deadline_s = since, deadline_s
+
+    def __enter__(self) -> None:
+        now = trio.current_time()
+        self._scope = trio.CancelScope(deadline=now + self._deadline_s)
+        self._scope.__enter__()
+        self._since[self._scope] = now
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        del self._since[self._scope]
+        is_swallowed = self._scope.__exit__(kind, error, trace)
+        if self._scope.cancelled_caught:
+            raise trio.TooSlowError
+        return is_swallowed

@@ -239,8 +239,9 @@ class Sessions:
 
         outcome = await self._delegations.in_turn(session, attempt)
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
-            self._settle(session, [chunk for _, chunk in accepted])
-            self._notice(accepted)
+            if accepted:
+                self._settle(session, [chunk for _, chunk in accepted])
+                self._notice(accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)
 
@@ -294,8 +295,7 @@ class Sessions:
                 if len(chunks_index.holders(connection, volume, chunk=ChunkId(new.chunk))) != wanted
             ]
 
-        if accepted:
-            self._noticed.expect(self._database.read(uneven))
+        self._noticed.expect(self._database.read(uneven))
 
     def _settle(self, session: SessionId, accepted: Sequence[NewChunk]) -> None:
         self._reservations.stored(

@@ -127,9 +127,9 @@ def update(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> N
     )
 
 
-def attributes(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> Attributes:
-    """What a mount is told of a row."""
-    data = get_data(connection, volume, row.inode) if row.inline else None
+def attributes(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow, *, content: bool = True) -> Attributes:
+    """What a mount is told of a row; without `content` neither inline data nor target."""
+    data = get_data(connection, volume, row.inode) if row.inline and content else None
     return Attributes(
         row.inode,
         row.kind,

@@ -158,7 +158,7 @@ class MemoryNamespace:
         """See Delegable."""
         volume = await self._begin()
         volume.delegation.require(self.number, epoch)
-        return volume.apply(self.number, operations)
+        return Applied([], volume.apply(self.number, operations).removed)
 
     async def settle(self) -> None:
         """See Namespace: nothing is ever outstanding."""

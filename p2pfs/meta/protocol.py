@@ -135,7 +135,7 @@ class Delegable(Namespace, Protocol):
 
     async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
         """As `apply`, but only while this session holds the delegation of that epoch, and in doubt whatever the
-        operations.
+        operations. The answer tells of no attributes: who holds the delegation knows them.
 
         Raises:
             Overruled: The delegation is over, perhaps because somebody else changed the volume: nothing was done.

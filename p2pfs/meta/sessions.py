@@ -196,7 +196,7 @@ def apply_batch(
     if batch.epoch or holder not in (None, number):
         delegations.require(connection, volume, batch, session=number, held=(epoch, holder), fences=fences)
     rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s)
-    work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules)
+    work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules, echoes=not batch.epoch)
     outcome, kept = _outcome(work, batch)
     connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))
     if batch.acked >= acked + _DROP_EVERY:
@@ -224,10 +224,10 @@ def _outcome(work: Work, batch: Batch) -> tuple[Outcome, Answer]:
     connection.execute("SAVEPOINT batch")
     try:
         applied = engine.apply(work, batch.operations)
-        kept = answers.answer(applied)
+        kept = answers.answer(Applied([], applied.removed) if batch.epoch else applied)
         keepers = [other for _, other in work.others] if work.held else []
         outcome = Outcome(kept, Publication(VolumeId(work.volume), batch.operations, applied, work.held, keepers))
-        if any(attributes.inline is not None for attributes in applied.attributes):
+        if not batch.epoch and any(attributes.inline is not None for attributes in applied.attributes):
             kept = answers.answer(_without_inline(applied))
     except Semantic as error:
         connection.execute("ROLLBACK TO batch")

@@ -39,12 +39,21 @@ class Work:
     """The state of one batch. `session` is the row number of the session it belongs to."""
 
     def __init__(
-        self, connection: sqlite3.Connection, *, volume: VolumeId, session: int, next_id: int, rules: Rules
+        self,
+        connection: sqlite3.Connection,
+        *,
+        volume: VolumeId,
+        session: int,
+        next_id: int,
+        rules: Rules,
+        echoes: bool = True,
     ) -> None:
+        """`echoes`: whether `finish` gives contents too."""
         self.connection = connection
         self.volume = volume
         self.session = session
         self.rules = rules
+        self._echoes = echoes
         self._next_id = next_id
         self._rows: dict[int, InodeRow] = {}
         self._named: set[int] = set()
@@ -195,7 +204,7 @@ class Work:
             elif row.dirty:
                 inodes.update(self.connection, self.volume, row)
             if row.dirty or row.inode in self._named:
-                told.append(inodes.attributes(self.connection, self.volume, row))
+                told.append(inodes.attributes(self.connection, self.volume, row, content=self._echoes))
                 self._weigh(inodes.weight(told[-1]))
         inodes.count(self.connection, self.volume, inodes=self._inodes, bytes_=self._bytes)
         return Applied(told, removed)

@@ -7,7 +7,7 @@ again if it moved: otherwise another mount's commit would be hidden without a Co
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,9 +23,12 @@ from p2pfs.vfs.inodes import Doubt, Freeze, Inode, Upload
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
-from p2pfs.wire.namespace import Applied
+from p2pfs.wire.namespace import Applied, Operation
 
 log = logging.getLogger(__name__)
+
+ApplyNow = Callable[[Sequence[Operation]], Applied | None]
+"""As `Namespace.apply`, where that needs no waiting; else None. See `vfs.delegation`."""
 
 MOST_CONFLICTS: Final = 20
 MOST_ROWS: Final = 20_000
@@ -48,15 +51,36 @@ class Committer:
         now_ns: Callable[[], int],
         took: Callable[[Applied], None],
         moved: Callable[[Inode], None],
+        apply_now: ApplyNow,
     ) -> None:
         """`took` takes in what a batch tells of other inodes; `moved` hears of files whose unsaved bytes are elsewhere
         now than the kernel thinks."""
+        self._apply_now = apply_now
         self._sealer, self._namespace = sealer, namespace
         self._reader, self._uploader = reader, uploader
         self._copies, self._unsaved = copies, unsaved
         self._small_file, self._now_ns, self._took, self._moved = small_file, now_ns, took, moved
 
     # ---- commits
+
+    def commit_now(self, inode: Inode, freeze: Freeze) -> bool:
+        """Commit the inode's only freeze, if it fits the metadata and nobody has to be asked or waited for; else False,
+        and nothing was done. What such a commit would be refused with is for `commit_stored` to meet. No checkpoint."""
+        if inode.content.locked() or inode.doubt is not None or inode.frozen != [freeze]:
+            return False
+        if not (freeze.inline and inode.inline_is_known and self.may_be_inline(inode, freeze)):
+            return False
+        if appending.shifts(inode.appended, inode.head.size):
+            return False
+        try:
+            change = inline_change(self._sealer, inode, [freeze])
+            applied = self._apply_now([change.commit])
+        except PoolError:
+            return False
+        if applied is None:
+            return False
+        self._committed(inode, change, [freeze], [], applied)
+        return True
 
     def may_be_inline(self, inode: Inode, freeze: Freeze) -> bool:
         """Whether file and freeze fit the metadata; decided anew before each try, since other mounts write too."""

@@ -18,7 +18,7 @@ from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
-from p2pfs.vfs.committer import Committer
+from p2pfs.vfs.committer import ApplyNow, Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
@@ -60,6 +60,7 @@ class Filesystem:
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
+        apply_now: ApplyNow = lambda _: None,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -82,7 +83,7 @@ class Filesystem:
         committer = Committer(
             sealer, namespace, self._reader, uploader, copies, unsaved,
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
-            moved=self._moved,
+            moved=self._moved, apply_now=apply_now,
         )  # fmt: skip
         self.writer = Writer(
             uploader, committer, unsaved, nursery,
@@ -105,6 +106,7 @@ class Filesystem:
         now_ns: Callable[[], int],
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
+        apply_now: ApplyNow = lambda _: None,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -114,7 +116,7 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
-                limits=limits, now_ns=now_ns, copies=copies, trust=trust,
+                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)

@@ -124,14 +124,19 @@ class Doubt:
 class Signal:
     """Wakes everyone who waits, as often as it is pulsed."""
 
+    __slots__ = ("_event",)
+
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._event: trio.Event | None = None  # made by who waits: mostly nobody does
 
     def pulse(self) -> None:
-        self._event.set()
-        self._event = trio.Event()
+        if self._event is not None:
+            self._event.set()
+            self._event = None
 
     async def wait(self) -> None:
+        if self._event is None:
+            self._event = trio.Event()
         await self._event.wait()
 
 
@@ -192,6 +197,8 @@ class Inode:
     def refresh(self, attributes: Attributes) -> bool:
         """Take newer attributes in. False if they are older than what was seen: an answer overtaken on its way, or a
         coordinator that serves an old state; the caller asks again and then refuses."""
+        if attributes is self.attributes:
+            return True
         if attributes.change < self.head.change:
             return False
         if attributes.change > self.head.change or attributes.head != self.attributes.head:

@@ -6,6 +6,7 @@ shown. What a change builds on is named in it; when another mount was faster, it
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import trio
@@ -37,6 +38,8 @@ from p2pfs.wire.namespace import (
 )
 
 MOST_CONFLICTS: Final = 10
+REMEMBERED_SEALS: Final = 8192
+"""Sealed names, opened names and verified tags each: about 2 MiB."""
 
 
 class Owner(NamedTuple):
@@ -72,6 +75,10 @@ class Tree:
         self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
         self._names = KnownNames()
+        # what was sealed, opened or verified comes again soon: a lookup before a create, a second listing
+        self._seal = lru_cache(REMEMBERED_SEALS)(partial(seal_name, keys, volume))
+        self._open = lru_cache(REMEMBERED_SEALS)(partial(open_name, keys, volume))
+        self._check_tag = lru_cache(REMEMBERED_SEALS)(partial(check_tag, keys, volume))
 
     # ---- attributes
 
@@ -107,7 +114,7 @@ class Tree:
             NotFound, NotDirectory, NameTooLong (name), Corrupt, CoordinatorAway.
         """
         check_name(name)
-        sealed = seal_name(self._keys, self._volume, parent, name)
+        sealed = self._seal(parent, name)
 
         async def ask() -> Entry:
             return await self._namespace.lookup(parent, sealed)
@@ -141,7 +148,7 @@ class Tree:
 
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
-        check_tag(self._keys, self._volume, parent, name, child.inode, child.kind, entry.tag)
+        self._check_tag(parent, name, child.inode, child.kind, entry.tag)
         self._names.put((parent, name), child)
         return self._table.take(entry.attributes)
 
@@ -158,7 +165,7 @@ class Tree:
         page = await self._namespace.directory(number, after, limit)
         listed = []
         for entry in page.entries:
-            name = open_name(self._keys, self._volume, number, entry.name)
+            name = self._open(number, entry.name)
             inode, is_new_enough = self._checked(number, name, entry)
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
@@ -167,7 +174,7 @@ class Tree:
 
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
         """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""
-        name = open_name(self._keys, self._volume, parent, sealed)
+        name = self._open(parent, sealed)
         self._names.drop((parent, name))
         return name
 
@@ -205,7 +212,7 @@ class Tree:
         operations: list[Operation] = [
             Make(
                 parent=parent,
-                name=seal_name(self._keys, self._volume, parent, name),
+                name=self._seal(parent, name),
                 dentry=dentry,
                 dentry_tag=dentry_tag(self._keys, self._volume, parent, name, number, kind),
                 inode=number,
@@ -248,7 +255,7 @@ class Tree:
         inode = self._table.get(number) or await self.inode(number)
         (dentry,) = await self._namespace.new_ids(1)
         tag = dentry_tag(self._keys, self._volume, parent, name, number, inode.kind)
-        sealed = seal_name(self._keys, self._volume, parent, name)
+        sealed = self._seal(parent, name)
         applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
         self.took(applied)
         self._names.put((parent, name), Child(number, inode.kind))
@@ -267,7 +274,7 @@ class Tree:
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir. An inode this mount has open lives on without a name until its last handle is closed."""
         check_name(name)
-        sealed = seal_name(self._keys, self._volume, parent, name)
+        sealed = self._seal(parent, name)
         for _ in range(MOST_CONFLICTS):
             child = await self._child(parent, name)
             operation = Unlink(parent, sealed, child.inode, directory, self._now_ns())
@@ -347,10 +354,10 @@ class Tree:
             (dentry,) = await self._namespace.new_ids(1)
         return Rename(
             parent=parent,
-            name=seal_name(keys, volume, parent, name),
+            name=self._seal(parent, name),
             inode=child.inode,
             new_parent=new_parent,
-            new_name=seal_name(keys, volume, new_parent, new_name),
+            new_name=self._seal(new_parent, new_name),
             dentry=dentry,
             dentry_tag=dentry_tag(keys, volume, new_parent, new_name, child.inode, child.kind),
             replaced=replaced.inode if replaced else 0,

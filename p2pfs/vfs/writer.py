@@ -130,7 +130,7 @@ class Writer:
         """Send what has been dirty for longer than `age_s`."""
         limit = trio.current_time() - self._limits.age_s
         for inode in self._inodes():
-            if any(mib.since < limit for mib in inode.active.values()):
+            if inode.active and any(mib.since < limit for mib in inode.active.values()):
                 self.freeze(inode)
 
     # ---- freezing and storing
@@ -156,7 +156,10 @@ class Writer:
         )
         self._credits.charge(FREEZE_COST)
         inode.frozen.append(freeze)
-        self._nursery.start_soon(self._store, inode, freeze)
+        if self._committer.commit_now(inode, freeze):
+            self._done(inode)
+        else:
+            self._nursery.start_soon(self._store, inode, freeze)
 
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
         """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""

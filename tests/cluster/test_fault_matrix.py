@@ -269,10 +269,15 @@ class Matrix:
             assert writer.promises().broken() == [], f"seed {SEED}"
 
     def refused(self) -> int | None:
-        """Make one more directory: why the pool did not let us."""
+        """Make one more directory for good: why the pool did not let us."""
         self.changes += 1
         try:
             (self.pool.mount / f"change-{self.changes}").mkdir()
+            fd = os.open(self.pool.mount, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
             return error.errno
         return None

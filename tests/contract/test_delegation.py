@@ -46,6 +46,15 @@ async def test_two_mounts_change_one_volume_in_turn(tmp_path: Path) -> None:
         assert await names(a) == {b"one", b"two", b"three"}
 
 
+async def test_the_answer_to_a_holder_repeats_nothing(tmp_path: Path) -> None:
+    async with served(tmp_path) as world:
+        a = await mounted(world)
+        epoch = (await a.delegate(0)).epoch
+        applied = await a.apply_under(epoch, [await Hand(a).make_operation(b"one")])
+        assert not applied.attributes
+        assert (await a.apply([await Hand(a).make_operation(b"two")])).attributes
+
+
 async def test_a_fence_that_races_with_batches_leaves_a_prefix(tmp_path: Path) -> None:
     async with served(tmp_path) as world:
         a = await mounted(world)

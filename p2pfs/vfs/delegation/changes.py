@@ -1,6 +1,7 @@
 """What was acknowledged under a delegation and the coordinator has not heard of yet: sent in order, many at once."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Changes:
         self._operations = 0
         self._queued = self._done = 0
         self._urgent = trio.Event()
-        self._news = trio.Event()
+        self._lingering: trio.CancelScope | None = None  # of `run` while it waits for changes
         self._progress = trio.Event()
         self.error: Fenced | None = None
 
@@ -68,7 +69,8 @@ class Changes:
         self._queued += 1
         self._bytes += item.bytes
         self._operations += len(operations)
-        self._news.set()
+        if self._lingering is not None and self._lingering.deadline == math.inf:  # one wake-up for all that comes
+            self._lingering.deadline = trio.current_time() + LINGER_S
         if self._is_much():
             self._urgent.set()
 
@@ -77,9 +79,14 @@ class Changes:
 
     # ---- waiting
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would return at once."""
+        return self.error is None and self._operations < MOST_WAITING and self._bytes < MOST_BYTES
+
     async def room(self) -> None:
         """Wait until not too much is waiting. Raises as `settle`."""
-        await self._until(lambda: self._operations < MOST_WAITING and self._bytes < MOST_BYTES)
+        await self._until(lambda: self.has_room)
 
     async def settle(self) -> None:
         """Wait until what was put so far is committed.
@@ -89,7 +96,6 @@ class Changes:
             CoordinatorAway: Nobody answered within `io_timeout_s`; it is tried on.
         """
         position = self._queued
-        self._urgent.set()
         await self._until(lambda: self._done >= position)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -109,10 +115,13 @@ class Changes:
     async def run(self) -> None:
         """Send until cancelled or fenced."""
         while self.error is None:
-            await self._news.wait()
-            if not self._urgent.is_set():
-                with trio.move_on_after(LINGER_S):
-                    await self._urgent.wait()
+            with trio.CancelScope() as self._lingering:
+                if self._waiting:
+                    self._lingering.deadline = trio.current_time() + LINGER_S
+                await self._urgent.wait()
+            if not self._waiting:  # somebody wanted what was sent meanwhile
+                self._urgent = trio.Event()
+                continue
             if not self._is_much():
                 self._urgent = trio.Event()
             count, operations = self._take()
@@ -142,8 +151,6 @@ class Changes:
             count += 1
         self._bytes -= bytes_
         self._operations -= len(operations)
-        if not self._waiting:
-            self._news = trio.Event()
         return count, operations
 
     async def _sent(self, operations: Sequence[Operation]) -> None:

@@ -23,7 +23,17 @@ from p2pfs.errors import NotFound, PoolError, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.vfs.delegation.changes import Changes
-from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerns, is_local, new_numbers
+from p2pfs.vfs.delegation.known import (
+    KnownTree,
+    Need,
+    NeedListing,
+    NeedName,
+    NeedRow,
+    concerned,
+    concerns,
+    is_local,
+    new_numbers,
+)
 from p2pfs.wire.events import Events
 from p2pfs.wire.namespace import (
     Applied,
@@ -32,7 +42,6 @@ from p2pfs.wire.namespace import (
     DirectoryPage,
     Entry,
     ExtentPage,
-    Make,
     Operation,
     Space,
     XattrPage,
@@ -282,43 +291,49 @@ class Delegated:
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """See Namespace."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        applied = self.apply_now(operations)
+        if applied is not None:
+            return applied
         await trio.lowlevel.checkpoint()
         await self.changes.room()
         await self._make_room()
-        touched = {inode for operation in operations for inode in concerns(operation)}
+        touched = concerned(operations)
         while self.holds or self._is_taking:
             if touched & self._busy or not self.holds:
                 await self._freed.wait()
                 continue
-            numbers = [number for operation in operations for number in new_numbers(operation)]
-            if touched & self._doubtful.keys() or not (
-                all(map(is_local, operations)) and self._granted.issuperset(numbers)
-            ):
+            if touched & self._doubtful.keys() or not self._is_judged_here(operations):
                 return await self._through(operations, touched)
-            need = self._need(operations)
+            need = self._known.needs(operations)
             if need is not None:
                 await self._learn(need)
                 continue
             if not all(map(self._known.can_judge, operations)):
                 return await self._through(operations, touched)
-            applied = self._known.apply(operations)
-            self._granted.difference_update(numbers)
-            self.changes.put(operations)
-            return applied
+            return self._judge(operations)
         await self._ordered()
         return await self._direct(operations, touched)
 
-    def _need(self, operations: Sequence[Operation]) -> Need | None:
-        """What has to be known first. Operations of a batch may rest on those before them: what they make is known."""
-        made: set[int] = set()
-        for operation in operations:
-            if not made.intersection(concerns(operation)):
-                need = self._known.need(operation)
-                if need is not None:
-                    return need
-            if isinstance(operation, Make):
-                made.add(operation.inode)
-        return None
+    def apply_now(self, operations: Sequence[Operation]) -> Applied | None:
+        """As `apply`, if nobody has to be waited for or asked; else None, and nothing was done. No checkpoint."""
+        if not (self.holds and self.changes.has_room) or self._known.bytes > self._known_bytes:
+            return None
+        touched = concerned(operations)
+        if touched & self._busy or touched & self._doubtful.keys() or not self._is_judged_here(operations):
+            return None
+        if self._known.needs(operations) is not None or not all(map(self._known.can_judge, operations)):
+            return None
+        return self._judge(operations)
+
+    def _is_judged_here(self, operations: Sequence[Operation]) -> bool:
+        return all(is_local(operation) and self._granted.issuperset(new_numbers(operation)) for operation in operations)
+
+    def _judge(self, operations: Sequence[Operation]) -> Applied:
+        applied = self._known.apply(operations)
+        self._granted.difference_update(number for operation in operations for number in new_numbers(operation))
+        self.changes.put(operations)
+        return applied
 
     async def _direct(self, operations: Sequence[Operation], touched: set[int]) -> Applied:
         self._directly += 1

@@ -218,6 +218,19 @@ class KnownTree(MemoryRules):
 
     # ---- operations
 
+    def needs(self, operations: Sequence[Operation]) -> Need | None:
+        """The first thing that must be known before a batch can be judged. What operations before one of it make is
+        known then."""
+        made: set[int] = set()
+        for operation in operations:
+            if made.isdisjoint(concerns(operation)):
+                need = self.need(operation)
+                if need is not None:
+                    return need
+            if isinstance(operation, Make):
+                made.add(operation.inode)
+        return None
+
     def need(self, operation: Operation) -> Need | None:
         """The first thing that must be known before the operation can be judged."""
         match operation:
@@ -377,3 +390,8 @@ def concerns(operation: Operation) -> tuple[int, ...]:
             return operation.parent, operation.new_parent, operation.inode, operation.replaced, _PATHS
     inode: int | None = getattr(operation, "inode", None)
     return () if inode is None else (inode,)
+
+
+def concerned(operations: Iterable[Operation]) -> set[int]:
+    """The inodes that a batch concerns."""
+    return {inode for operation in operations for inode in concerns(operation)}
