@@ -39,7 +39,7 @@ class MemoryDelegation:
 
     def recall(self, session: int) -> None:
         """Another session than `session` is to return it."""
-        if self.holder not in (None, session):
+        if self.holder not in (None, session) and not self.is_recalled:  # else two who wait would wake each other
             self.is_recalled = True
             self._pulse()
 

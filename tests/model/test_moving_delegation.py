@@ -33,6 +33,8 @@ A_CASE = 600
 LIVES = 4
 """How often each mount comes and goes in a case."""
 IN_DOUBT = 0.05
+LONGEST_S = 3600.0
+"""Of simulated time; nobody waits for ever."""
 
 
 class MovingWorld(World):
@@ -171,9 +173,10 @@ async def lives(world: MovingWorld, mount: int, work: Work, limits: Limits) -> N
 
 
 async def both(world: MovingWorld, work: Work, limits: Limits | None = None) -> None:
-    async with trio.open_nursery() as nursery:
-        for mount in (0, 1):
-            nursery.start_soon(lives, world, mount, work, limits or Limits())
+    with trio.fail_after(LONGEST_S):
+        async with trio.open_nursery() as nursery:
+            for mount in (0, 1):
+                nursery.start_soon(lives, world, mount, work, limits or Limits())
     assert world.volume.delegation.epoch > LIVES, "the delegation hardly moved"
     assert world.state() == world.volume.state(), "what was acknowledged is not what there is"
 

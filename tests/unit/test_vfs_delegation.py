@@ -13,7 +13,7 @@ from namespaces import VOLUME, extent, new_chunk
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
-from p2pfs.errors import Fenced, NotFound, Semantic
+from p2pfs.errors import Fenced, NotFound, PoolError, Semantic
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import ROOT_INODE, Kind
@@ -97,6 +97,50 @@ async def test_a_commit_in_doubt_from_before_the_delegation_is_not_missed(autoju
             assert (await delegated.attributes(file)).size == 9
             assert (await delegated.extents(file, 0)).attributes.size == 9
             assert (await delegated.apply([SetAttributes(file, 8, mode=0o600)])).attributes[0].size == 9
+
+
+@pytest.mark.parametrize("method", ["directory", "lookup", "attributes"])
+async def test_an_answer_that_a_change_overtook_is_not_believed(
+    method: str, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, delegated, held = fresh()
+    file = (await make(delegated, b"old")).inode
+    chmod = SetAttributes(file, 8, mode=0o600)
+    real, gate, waiting = getattr(session, method), trio.Event(), trio.Event()
+
+    async def late(*arguments: Any) -> Any:  # noqa: ANN401
+        answer: Any = await outcome(real(*arguments))
+        if not waiting.is_set():
+            waiting.set()
+            await gate.wait()
+        if isinstance(answer, PoolError):
+            raise answer
+        return answer
+
+    async with holding(held), trio.open_nursery() as nursery:
+        monkeypatch.setattr(session, method, late)
+        if method == "attributes":
+            nursery.start_soon(outcome, delegated.attributes(file))
+        else:
+            nursery.start_soon(outcome, delegated.lookup(ROOT_INODE, b"new"))
+        await waiting.wait()
+        ids = await session.new_ids(2)  # not through `delegated`: the coordinator has to check them
+        new = Make(ROOT_INODE, b"new", ids[0], b"t", ids[1], Kind.FILE, 0o644, 1, 2, 0, b"head", 1)
+        await delegated.apply([new])
+        doubt = delegated._doubted(InDoubt("", partial(session.apply, [chmod]), lambda: None), [chmod], {file})
+        await doubt.again()
+        gate.set()
+        assert (await delegated.lookup(ROOT_INODE, b"new")).attributes.inode == new.inode
+        await trio.sleep(1)
+        assert (await delegated.lookup(ROOT_INODE, b"new")).attributes.inode == new.inode
+        assert (await delegated.attributes(file)).mode == 0o600
+
+
+async def outcome(question: Awaitable[object]) -> object:
+    try:
+        return await question
+    except PoolError as error:
+        return error
 
 
 @pytest.mark.parametrize("lasts_s", [math.nan, -1.0, -math.inf, math.inf])

@@ -175,11 +175,13 @@ class Delegated:
             self._known.require_directory(inode, removed_too=True)
             upto = self._known.covered(inode)
             if upto < math.inf:
-                generation = self._known.generation
+                generation, asked = self._known.generation, self._known.moment
                 page = await self.inner.directory(inode, after, limit)
                 if not self._answers(inode) or self._known.generation != generation:
                     continue
-                upto = self._known.take_page(inode, after, page)
+                if self._known.is_overtaken(inode, asked):
+                    continue
+                upto = self._known.take_page(inode, after, page, asked)
             found, lacking = self._known.between(inode, after, upto, limit + 1)
             if not lacking:
                 return DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
@@ -235,19 +237,19 @@ class Delegated:
                 await self._learn_more(InodeId(directory))
 
     async def _learn_row(self, inode: InodeId) -> None:
-        generation = self._known.generation
+        generation, asked = self._known.generation, self._known.moment
         try:
             row = await self.inner.attributes(inode)
         except NotFound:
             if self._known.generation == generation:
-                self._known.take_gone(inode)
+                self._known.take_gone(inode, asked)
             return
         if self._known.generation == generation:
-            self._known.take_row(row)
+            self._known.take_row(row, asked)
 
     async def _learn_name(self, parent: InodeId, name: bytes) -> None:
         """With the next entries of the directory: who asks for one will ask for others."""
-        generation = self._known.generation
+        generation, asked = self._known.generation, self._known.moment
         found: Entry | PoolError
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._learn_more, parent)
@@ -260,15 +262,15 @@ class Delegated:
         if self._known.generation != generation or not self.holds:
             return
         if isinstance(found, Entry):
-            self._known.take_entry(parent, found)
+            self._known.take_entry(parent, found, asked)
         elif self._known.row(parent) is not None:
-            self._known.take_absent(parent, name)
+            self._known.take_absent(parent, name, asked)
         else:
             raise found
 
     async def _learn_more(self, directory: InodeId) -> None:
         """The directory's attributes and its next entries."""
-        generation, after = self._known.generation, self._known.covered(directory)
+        generation, asked, after = self._known.generation, self._known.moment, self._known.covered(directory)
         if after == math.inf:
             return
         try:
@@ -278,7 +280,7 @@ class Delegated:
         except PoolError:
             return  # who needs it asks for something else too, and hears why
         if self._known.generation == generation and self.holds:
-            self._known.take_page(directory, int(after), page)
+            self._known.take_page(directory, int(after), page, asked)
 
     async def _make_room(self) -> None:
         """At the beginning of a call only: what it learns must last until it is done."""
@@ -407,7 +409,7 @@ class Delegated:
         self._known.note_opened(operations)
         if is_newest:
             for row in applied.attributes:
-                self._known.take_row(row)
+                self._known.take_row(row, self._known.moment)
 
     async def settle(self) -> None:
         """See Namespace."""

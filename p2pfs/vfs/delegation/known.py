@@ -70,12 +70,13 @@ Need = NeedRow | NeedName | NeedListing
 
 
 class KnownTree(MemoryRules):
-    """`generation` rises with every `clear`: an answer asked for in an earlier one is not taken."""
+    """`generation` rises with every `clear`: an answer asked for in an earlier one is not to be taken. `moment` rises
+    with every `forget`: what is said of a forgotten inode is not taken if it was asked before."""
 
     def __init__(self) -> None:
         super().__init__(root_head=b"")
         self._next_id = _ANY_NUMBER  # the coordinator checks which were granted
-        self.generation = 0
+        self.generation = self.moment = 0
         self.bytes = 0
         self.clear()
 
@@ -88,6 +89,7 @@ class KnownTree(MemoryRules):
         self._gone: dict[int, bool] = {}
         self._covered: dict[int, float] = {}  # of a directory: all dentries up to this number are known
         self._order: dict[int, list[tuple[int, bytes]]] = {}
+        self._forgotten: dict[int, int] = {}
 
     # ---- what is known
 
@@ -147,29 +149,35 @@ class KnownTree(MemoryRules):
 
     # ---- answers
 
-    def take_row(self, row: Attributes) -> None:
+    def is_overtaken(self, inode: int, asked: int) -> bool:
+        """Whether what was asked at that moment of an inode, or of names in it, may not be so any more."""
+        return self._forgotten.get(inode, 0) > asked
+
+    def take_row(self, row: Attributes, asked: int) -> None:
         """Attributes that were asked for."""
-        if row.inode in self._inodes or row.inode in self._gone:
+        if row.inode in self._inodes or row.inode in self._gone or self.is_overtaken(row.inode, asked):
             return
         self._inodes[row.inode] = row
         self.bytes += _ROW_COST + len(row.head) + len(row.inline or b"") + len(row.target or b"")
         if row.kind == Kind.DIRECTORY:
             self._names.setdefault(row.inode, {})
 
-    def take_gone(self, inode: int) -> None:
+    def take_gone(self, inode: int, asked: int) -> None:
         """There is no such inode, it was said."""
-        if inode not in self._inodes:
+        if inode not in self._inodes and not self.is_overtaken(inode, asked):
             self._gone[inode] = True
             self.bytes += _GONE_COST
 
-    def take_entry(self, parent: int, entry: Entry) -> None:
+    def take_entry(self, parent: int, entry: Entry, asked: int) -> None:
         """A name that was asked for."""
+        if self.is_overtaken(parent, asked):
+            return
         names = self._names.setdefault(parent, {})
         known = names.get(entry.name)
         if known is None and (self._is_absent(parent, entry.name) or entry.attributes.inode in self._gone):
             return
         if known is None or known.inode == entry.attributes.inode:
-            self.take_row(entry.attributes)
+            self.take_row(entry.attributes, asked)
         if known is not None:
             return
         names[entry.name] = Name(entry.dentry, entry.tag, entry.attributes.inode)
@@ -178,17 +186,19 @@ class KnownTree(MemoryRules):
         if entry.attributes.kind == Kind.DIRECTORY:
             self._up.setdefault(entry.attributes.inode, parent)
 
-    def take_absent(self, parent: int, name: bytes) -> None:
+    def take_absent(self, parent: int, name: bytes, asked: int) -> None:
         """There is no such name, it was said."""
-        if name not in self._names.get(parent, {}):
+        if name not in self._names.get(parent, {}) and not self.is_overtaken(parent, asked):
             self._absent.setdefault(parent, set()).add(name)
             self.bytes += _NAME_COST // 4
 
-    def take_page(self, directory: int, after: int, page: DirectoryPage) -> float:
-        """Dentries behind `after` that were asked for; up to which number they were told."""
+    def take_page(self, directory: int, after: int, page: DirectoryPage, asked: int) -> float:
+        """Dentries behind `after` that were asked for; up to which number they were told, 0 if that is overtaken."""
+        if self.is_overtaken(directory, asked):
+            return 0
         self._names.setdefault(directory, {})
         for entry in page.entries:
-            self.take_entry(directory, entry)
+            self.take_entry(directory, entry, asked)
         upto = math.inf if page.complete else max((entry.dentry for entry in page.entries), default=after)
         if after <= self.covered(directory):
             self._covered[directory] = max(upto, self.covered(directory))
@@ -198,7 +208,11 @@ class KnownTree(MemoryRules):
 
     def forget(self, inodes: Iterable[int]) -> None:
         """What these are, and which names they have as directories. None of it waits to be sent."""
+        self.moment += 1
         for inode in inodes:
+            if inode not in self._forgotten:
+                self.bytes += _GONE_COST
+            self._forgotten[inode] = self.moment
             self._inodes.pop(inode, None)
             self._covered.pop(inode, None)
             self._absent.pop(inode, None)
