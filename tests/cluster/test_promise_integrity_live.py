@@ -215,7 +215,7 @@ def _of_files(rows: Tables) -> Tables:
 
 def test_damaged_disks_give_right_bytes_or_errors(tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    with demo_pool(tmp_path, settings={"io_timeout": "2s"}) as pool:
+    with demo_pool(tmp_path, settings={"io_timeout": "2s", "delegation": "0"}) as pool:
         library, disks = Library(pool.mount), Disks(pool, chance)
         library.fill()
         past = [disks.rows()]
