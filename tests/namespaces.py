@@ -30,7 +30,7 @@ from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.wire import answers
 from p2pfs.wire.chunks import Receipt
-from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
+from p2pfs.wire.delegations import AskDelegation, Delegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.membership import Heartbeat, Resources
 from p2pfs.wire.namespace import (
@@ -367,6 +367,29 @@ async def world(kind: str, directory: Path) -> AsyncIterator[World]:
             yield remote
 
 
+class Asking:
+    """A session that asks for the delegation only while its world has no other mount."""
+
+    def __init__(self, inner: Namespace, world: "DelegatedWorld") -> None:
+        self.inner, self._world = inner, world
+        self.asks = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the session has
+        return getattr(self.inner, name)
+
+    async def delegate(self, epoch: int) -> Delegation:
+        if self._world.is_shared:
+            await trio.lowlevel.checkpoint()
+            return Delegation(0, 10.0)
+        self.asks += 1
+        told: Delegation = await self.inner.delegate(epoch)  # type: ignore[attr-defined]
+        if told.epoch and self._world.is_shared:
+            await self.inner.return_delegation(told.epoch, 0.0)  # type: ignore[attr-defined]
+            told = Delegation(0, 10.0)
+        self.asks -= 1
+        return told
+
+
 class DelegatedWorld:
     """A world whose first mount holds the delegation while it is alone. Mounts run as long as the nursery."""
 
@@ -374,14 +397,18 @@ class DelegatedWorld:
         self.base, self._nursery = base, nursery
         self._mounts: list[Delegated] = []
 
+    @property
+    def is_shared(self) -> bool:
+        return len(self._mounts) > 1
+
     async def mount(self, *, read_only: bool = False) -> Namespace:
-        inner = await self.base.mount(read_only=read_only)
+        inner = Asking(await self.base.mount(read_only=read_only), self)
         delegated = Delegated(inner, now=trio.current_time, io_timeout_s=10.0)  # type: ignore[arg-type]
-        self._nursery.start_soon(Holding(delegated, trio.current_time).hold)
         self._mounts.append(delegated)
-        while len(self._mounts) == 1 and not (read_only or delegated.holds):
+        self._nursery.start_soon(Holding(delegated, trio.current_time).hold)
+        while not (self.is_shared or read_only or delegated.holds):
             await trio.lowlevel.checkpoint()
-        while len(self._mounts) > 1 and any(mount.epoch for mount in self._mounts):
+        while self.is_shared and any(mount.epoch or mount.inner.asks for mount in self._mounts):  # type: ignore[attr-defined]
             for mount in self._mounts:
                 if mount.epoch:
                     mount.recalled.set()  # as the coordinator says with events, which the test may not ask for
@@ -416,7 +443,8 @@ class DelegatedWorld:
 
 def _inner(namespace: Namespace) -> Namespace:
     assert isinstance(namespace, Delegated)
-    return namespace.inner
+    inner: Namespace = namespace.inner.inner  # type: ignore[attr-defined]
+    return inner
 
 
 KINDS = ("memory", "inline", "sqlite", "remote", "delegated", "delegated-remote")

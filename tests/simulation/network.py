@@ -222,7 +222,7 @@ class _Body:
     def __init__(self, data: bytes) -> None:
         self._left = memoryview(data)
 
-    async def receive_into(self, view: memoryview) -> int:
+    async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         await trio.lowlevel.checkpoint()
         count = min(len(view), len(self._left))
         view[:count] = self._left[:count]
