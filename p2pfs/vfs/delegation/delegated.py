@@ -23,17 +23,7 @@ from p2pfs.errors import NotFound, PoolError, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.vfs.delegation.changes import Changes
-from p2pfs.vfs.delegation.known import (
-    KnownTree,
-    Need,
-    NeedListing,
-    NeedName,
-    NeedRow,
-    concerned,
-    concerns,
-    is_local,
-    new_numbers,
-)
+from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerned, is_local, new_numbers
 from p2pfs.wire.events import Events
 from p2pfs.wire.namespace import (
     Applied,
@@ -294,8 +284,7 @@ class Delegated:
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """See Namespace."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        applied = self.apply_now(operations)
-        if applied is not None:
+        if (applied := self.apply_now(operations)) is not None:
             return applied
         await trio.lowlevel.checkpoint()
         await self.changes.room()
@@ -404,7 +393,7 @@ class Delegated:
 
     def _adopt(self, operations: Sequence[Operation], applied: Applied, *, is_newest: bool) -> None:
         """Take in what a change that was sent through did; nobody can have changed it since if it `is_newest`."""
-        self._known.forget(inode for operation in operations for inode in concerns(operation))
+        self._known.forget(concerned(operations))
         self._known.forget([*(row.inode for row in applied.attributes), *applied.removed])
         self._known.note_opened(operations)
         if is_newest:
