@@ -288,9 +288,14 @@ class Delegated:
         await self.changes.room()
         await self._make_room()
         touched = {inode for operation in operations for inode in concerns(operation)}
-        while self.holds or self._is_taking:
-            if touched & self._busy or not self.holds:
+        while True:
+            if self._is_taking or touched & self._busy:
                 await self._freed.wait()
+                continue
+            if not self.holds:
+                if not self.changes.outstanding and self.changes.error is None:
+                    return await self._direct(operations, touched)
+                await self.changes.settle()  # meanwhile it may be held again
                 continue
             numbers = [number for operation in operations for number in new_numbers(operation)]
             if touched & self._doubtful.keys() or not (
@@ -307,8 +312,6 @@ class Delegated:
             self._granted.difference_update(numbers)
             self.changes.put(operations)
             return applied
-        await self._ordered()
-        return await self._direct(operations, touched)
 
     def _need(self, operations: Sequence[Operation]) -> Need | None:
         """What has to be known first. Operations of a batch may rest on those before them: what they make is known."""
