@@ -99,6 +99,30 @@ async def test_a_commit_in_doubt_from_before_the_delegation_is_not_missed(autoju
             assert (await delegated.apply([SetAttributes(file, 8, mode=0o600)])).attributes[0].size == 9
 
 
+@pytest.mark.parametrize("_", range(10))  # who waits for the same goes on in any order
+async def test_a_change_that_waited_for_the_queue_while_the_delegation_came_back_is_not_missed(
+    _: int, autojump_clock: object
+) -> None:
+    session, delegated, held = fresh()
+    file = (await make(delegated, b"file")).inode
+    async with holding(held), trio.open_nursery() as nursery:
+        gate = trio.Event()
+        session.before_apply = gate.wait
+        await make(delegated, b"waits")
+        epoch, delegated._until_s = delegated.epoch, -math.inf
+        nursery.start_soon(delegated.apply, [SetAttributes(file, 8, mode=0o600)])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(delegated.hold, epoch, trio.current_time() + 30)
+        await wait_all_tasks_blocked()
+        session.before_apply = partial(trio.sleep, 1)
+        gate.set()
+        await trio.sleep(0.5)
+        await delegated.attributes(file)
+        await trio.sleep(3)
+        await delegated.settle()
+        assert (await delegated.attributes(file)).mode == 0o600
+
+
 @pytest.mark.parametrize("method", ["directory", "lookup", "attributes"])
 async def test_an_answer_that_a_change_overtook_is_not_believed(
     method: str, autojump_clock: object, monkeypatch: pytest.MonkeyPatch

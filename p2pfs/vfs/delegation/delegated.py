@@ -290,9 +290,14 @@ class Delegated:
         await self.changes.room()
         await self._make_room()
         touched = concerned(operations)
-        while self.holds or self._is_taking:
-            if touched & self._busy or not self.holds:
+        while True:
+            if self._is_taking or touched & self._busy:
                 await self._freed.wait()
+                continue
+            if not self.holds:
+                if not self.changes.outstanding and self.changes.error is None:
+                    return await self._direct(operations, touched)
+                await self.changes.settle()  # meanwhile it may be held again
                 continue
             if touched & self._doubtful.keys() or not self._is_judged_here(operations):
                 return await self._through(operations, touched)
@@ -303,12 +308,10 @@ class Delegated:
             if not all(map(self._known.can_judge, operations)):
                 return await self._through(operations, touched)
             return self._judge(operations)
-        await self._ordered()
-        return await self._direct(operations, touched)
 
     def apply_now(self, operations: Sequence[Operation]) -> Applied | None:
         """As `apply`, if nobody has to be waited for or asked; else None, and nothing was done. No checkpoint."""
-        if not (self.holds and self.changes.has_room) or self._known.bytes > self._known_bytes:
+        if self._is_taking or not (self.holds and self.changes.has_room) or self._known.bytes > self._known_bytes:
             return None
         touched = concerned(operations)
         if touched & self._busy or touched & self._doubtful.keys() or not self._is_judged_here(operations):
