@@ -33,7 +33,7 @@ A_CASE = 600
 LIVES = 4
 """How often each mount comes and goes in a case."""
 IN_DOUBT = 0.05
-LONGEST_S = 3600.0
+LONGEST_S = 600.0
 """Of simulated time; nobody waits for ever."""
 
 
