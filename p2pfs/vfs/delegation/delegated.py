@@ -365,6 +365,7 @@ class Delegated:
                 applied = await doubt.again()
             except Semantic:
                 self._doubtful -= Counter(touched)
+                self._known.forget(touched)
                 raise
             self._doubtful -= Counter(touched)
             self._adopt(operations, applied, is_newest=False)
