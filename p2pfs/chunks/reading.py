@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2pfs.chunks.protocol import Blocks, Check, ChunkStore
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.protocol import Blocks, Check, PeerStore
 from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
 from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
 from p2pfs.runtime.retry import backoff
@@ -23,7 +24,7 @@ Locate = Callable[[VolumeId, ChunkId], Awaitable[Sequence[PeerNumber]]]
 class Sources:
     """Where copies can be had; the same for every read of a store."""
 
-    peers: Callable[[PeerNumber], ChunkStore | None]
+    peers: Callable[[PeerNumber], PeerStore | None]
     states: Callable[[], Mapping[PeerNumber, str]]
     locate: Locate
     refresh: Locate
@@ -118,13 +119,18 @@ async def _ask_next(
     """Ask the next holder, if there is one, and wait: for an outcome, or until it is time to ask another one too."""
     if not waiting:
         return await _outcome(wanted, race, math.inf)
-    peer = waiting.pop(0)
-    hedge_s = sources.standings.hedge_after_s(peer)
-    _start(sources, wanted, race, sources.standings.begin(peer), deadline)
+    standings, peer = sources.standings, waiting.pop(0)
+    hedge_s = standings.hedge_after_s(peer)
+    start, stop = runs.span(wanted.size, wanted.blocks)
+    attempt = standings.begin(peer, stop - start)
+    _start(sources, wanted, race, attempt, deadline)
     if not waiting:
         return await _outcome(wanted, race, math.inf)
     outcome = await _outcome(wanted, race, hedge_s)
-    if outcome is None and not sources.standings.take_hedge():
+    # On a full link a second request would only take its share of it.
+    while outcome is None and (wait_s := standings.look_again_s(attempt, hedge_s)) is not None:
+        outcome = await _outcome(wanted, race, wait_s)
+    if outcome is None and not standings.take_hedge():
         outcome = await _outcome(wanted, race, max(0.0, HEDGE_CAP_S - hedge_s))
     return outcome
 
@@ -178,7 +184,7 @@ async def _ask(
             store = sources.peers(peer)
             if store is None:
                 raise Unavailable(f"the pool does not know peer {peer}")
-            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks)
+            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks, watch=attempt.watch)
             standings.read(attempt)
         except (Unavailable, Denied) as error:
             standings.failed(attempt)
