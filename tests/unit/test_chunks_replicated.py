@@ -556,3 +556,19 @@ async def test_a_silent_peer_is_written_to_again_once_it_answers_a_probe(
         await pool.write(chunks[2])
         await trio.sleep(1)
         assert 1 in (await pool.write(chunks[3]))[0]
+
+
+async def test_of_two_answers_at_the_same_moment_the_first_is_taken_and_none_is_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Both come before the read runs again, the first at the moment when its patience ends."""
+    async with pool_of(2) as pool:
+        for seed in range(5):
+            chunk = sealed(seed, 5000)
+            await pool.hold(chunk, 1, 2)
+            pool.fault(Fault(delay_s=0.5), 1, 2)
+            data, took = await pool.read(chunk)
+            assert data == chunk.data
+            assert took <= 0.5
+        await trio.sleep(2)
+        assert not any(pool.store.standings.of(peer).attempts for peer in pool.memory)
