@@ -5,11 +5,13 @@ A plan, asked at every call, says what goes wrong; without a fault the call pass
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
 from p2pfs.errors import PoolError
+from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
@@ -18,6 +20,7 @@ from p2pfs.wire.chunks import Receipt
 class Fault:
     """What happens to one call, in the order of the fields."""
 
+    flow_bytes: int = 0  # moves a second, while it is delayed
     delay_s: float = 0.0
     hang: bool = False  # until cancelled, like a stopped process
     refuse: PoolError | None = None  # instead of doing it
@@ -37,10 +40,16 @@ class FaultyStore:
         self.plan = plan
 
     async def put(
-        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        *,
+        released: Released | None = None,
+        watch: Watch | None = None,
     ) -> list[Receipt]:
         try:
-            fault = await self._before("put", volume, chunk)
+            fault = await self._before("put", volume, chunk, watch)
             receipts = await self._inner.put(volume, chunk, parts)
             _after(fault)
             return receipts
@@ -49,9 +58,16 @@ class FaultyStore:
                 released()
 
     async def get(
-        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        blocks: Blocks,
+        *,
+        check: Check | None = None,
+        watch: Watch | None = None,
     ) -> memoryview:
-        fault = await self._before("get", volume, chunk)
+        fault = await self._before("get", volume, chunk, watch)
         view = await self._inner.get(volume, chunk, size, blocks)
         _after(fault)
         if fault is not None and fault.change is not None:
@@ -71,9 +87,11 @@ class FaultyStore:
         await self._inner.delete(volume, chunk, put_seq)
         _after(fault)
 
-    async def _before(self, call: str, volume: VolumeId, chunk: ChunkId) -> Fault | None:
+    async def _before(self, call: str, volume: VolumeId, chunk: ChunkId, watch: Watch | None = None) -> Fault | None:
         fault = self.plan(call, volume, chunk)
         if fault is not None:
+            if watch is not None and fault.flow_bytes:
+                watch.follow(partial(_flowed, fault, trio.current_time()))
             if fault.delay_s:
                 await trio.sleep(fault.delay_s)
             if fault.hang:
@@ -81,6 +99,10 @@ class FaultyStore:
             if fault.refuse is not None:
                 raise fault.refuse
         return fault
+
+
+def _flowed(fault: Fault, since_s: float) -> int:
+    return int(fault.flow_bytes * min(fault.delay_s, trio.current_time() - since_s))
 
 
 def _after(fault: Fault | None) -> None:

@@ -15,13 +15,29 @@ from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 
+class _Turn:
+    """One of so many at once, for the block. Takes a checkpoint only where it waits."""
+
+    def __init__(self, most: int) -> None:
+        self._free = trio.Semaphore(most)
+
+    async def __aenter__(self) -> None:
+        try:
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            await self._free.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
+
+
 class LimitedStore:
     """At most `requests` at once, holding at most `bytes_held` to be stored and as much to be read; who comes later
     waits in order. Two budgets, so that copies still under way to a slow peer do not hold up readers."""
 
     def __init__(self, inner: ChunkStore, *, requests: int, bytes_held: int) -> None:
         self._inner = inner
-        self._requests = trio.CapacityLimiter(requests)
+        self._turn = _Turn(requests)
         self._writing = ByteCredits(bytes_held)
         self._reading = ByteCredits(bytes_held)
 
@@ -37,7 +53,7 @@ class LimitedStore:
                 released()
 
         try:
-            async with self._requests:
+            async with self._turn:
                 await self._writing.take(size)
                 passed_on = True
                 return await self._inner.put(volume, chunk, parts, released=release)
@@ -49,15 +65,15 @@ class LimitedStore:
         self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
     ) -> memoryview:
         start, stop = runs.span(size, blocks)
-        async with self._requests:
+        async with self._turn:
             await self._reading.take(stop - start)
             with self._reading.returned(stop - start):
                 return await self._inner.get(volume, chunk, size, blocks, check=check)
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
-        async with self._requests:
+        async with self._turn:
             return await self._inner.has(volume, chunk)
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
-        async with self._requests:
+        async with self._turn:
             await self._inner.delete(volume, chunk, put_seq)

@@ -13,6 +13,7 @@ from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.chunks.receipts import Sign, sign_for
 from p2pfs.errors import Corrupt, Misuse, NoSpace, NotFound
 from p2pfs.format import chunk as format_chunk
+from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 
@@ -37,7 +38,13 @@ class MemoryStore:
         return sum(map(len, self.chunks.values()))
 
     async def put(
-        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        *,
+        released: Released | None = None,
+        watch: Watch | None = None,
     ) -> list[Receipt]:
         try:
             await trio.lowlevel.checkpoint()
@@ -59,7 +66,14 @@ class MemoryStore:
         return [self._sign(volume, chunk, len(data), self._last_seq)]
 
     async def get(
-        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        blocks: Blocks,
+        *,
+        check: Check | None = None,
+        watch: Watch | None = None,
     ) -> memoryview:
         start, stop = runs.span(size, blocks)
         await trio.lowlevel.checkpoint()

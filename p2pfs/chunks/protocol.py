@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
@@ -67,4 +68,34 @@ class ChunkStore(Protocol):
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
         """Move the copy to the trash unless it was put again since `put_seq`. Absent is fine."""
+        ...
+
+
+class PeerStore(ChunkStore, Protocol):
+    """One peer's chunks, for who asks several: he sees how far each has come. `watch` is only ever looked at; a store
+    that cannot tell leaves it alone, and counts as silent until it answers."""
+
+    async def put(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        *,
+        released: Released | None = None,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        """As any store's."""
+        ...
+
+    async def get(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        blocks: Blocks,
+        *,
+        check: Check | None = None,
+        watch: Watch | None = None,
+    ) -> memoryview:
+        """As any store's."""
         ...

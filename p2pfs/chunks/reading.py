@@ -5,12 +5,14 @@ learn whether their peer is slow or silent.
 """
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
-from p2pfs.chunks.protocol import Blocks, Check, ChunkStore
+from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.protocol import Blocks, Check, PeerStore
 from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
 from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
 from p2pfs.runtime.retry import backoff
@@ -23,7 +25,7 @@ Locate = Callable[[VolumeId, ChunkId], Awaitable[Sequence[PeerNumber]]]
 class Sources:
     """Where copies can be had; the same for every read of a store."""
 
-    peers: Callable[[PeerNumber], ChunkStore | None]
+    peers: Callable[[PeerNumber], PeerStore | None]
     states: Callable[[], Mapping[PeerNumber, str]]
     locate: Locate
     refresh: Locate
@@ -46,11 +48,29 @@ class Wanted:
 class _Race:
     """The requests of one round."""
 
-    results: trio.MemoryReceiveChannel[tuple[PeerNumber, memoryview | PoolError]]
-    send: trio.MemorySendChannel[tuple[PeerNumber, memoryview | PoolError]]
+    outcomes: deque[tuple[PeerNumber, memoryview | PoolError]] = field(default_factory=deque)
+    waiting: trio.lowlevel.Task | None = None  # the read, while no outcome is there
     scopes: list[trio.CancelScope] = field(default_factory=list)
     running: int = 0
     failures: dict[PeerNumber, PoolError] = field(default_factory=dict)
+
+    def end(self, peer: PeerNumber, outcome: memoryview | PoolError) -> None:
+        self.outcomes.append((peer, outcome))
+        task, self.waiting = self.waiting, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def outcome(self) -> tuple[PeerNumber, memoryview | PoolError]:
+        """The next one. For one task, which waits without the channel, events and locks that several would need."""
+        if not self.outcomes:
+            self.waiting = trio.lowlevel.current_task()
+
+            def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+                self.waiting = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        return self.outcomes.popleft()
 
 
 async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryview:
@@ -95,8 +115,7 @@ async def _round(
     """Ask the holders one after another, impatiently: the bytes, or why each of them failed."""
     waiting = sources.standings.read_order(holders, sources.states())
     probe_silent(sources, wanted.volume, wanted.chunk, waiting)
-    send, results = trio.open_memory_channel[tuple[PeerNumber, memoryview | PoolError]](len(waiting) + 1)
-    race = _Race(results, send)
+    race = _Race()
     try:
         while waiting or race.running:
             outcome = await _ask_next(sources, wanted, race, waiting, deadline)
@@ -118,13 +137,18 @@ async def _ask_next(
     """Ask the next holder, if there is one, and wait: for an outcome, or until it is time to ask another one too."""
     if not waiting:
         return await _outcome(wanted, race, math.inf)
-    peer = waiting.pop(0)
-    hedge_s = sources.standings.hedge_after_s(peer)
-    _start(sources, wanted, race, sources.standings.begin(peer), deadline)
+    standings, peer = sources.standings, waiting.pop(0)
+    hedge_s = standings.hedge_after_s(peer)
+    start, stop = runs.span(wanted.size, wanted.blocks)
+    attempt = standings.begin(peer, stop - start)
+    _start(sources, wanted, race, attempt, deadline)
     if not waiting:
         return await _outcome(wanted, race, math.inf)
     outcome = await _outcome(wanted, race, hedge_s)
-    if outcome is None and not sources.standings.take_hedge():
+    # On a full link a second request would only take its share of it.
+    while outcome is None and (wait_s := standings.look_again_s(attempt, hedge_s)) is not None:
+        outcome = await _outcome(wanted, race, wait_s)
+    if outcome is None and not standings.take_hedge():
         outcome = await _outcome(wanted, race, max(0.0, HEDGE_CAP_S - hedge_s))
     return outcome
 
@@ -134,13 +158,13 @@ def _start(sources: Sources, wanted: Wanted, race: _Race, attempt: Attempt, dead
     scope = trio.CancelScope(deadline=deadline)
     race.scopes.append(scope)
     race.running += 1
-    sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race.send)
+    sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race)
 
 
 async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
     """What one of the holders asked gave: right bytes, or why not; None if none of them gave anything in time."""
     with trio.move_on_after(patience_s):
-        peer, outcome = await race.results.receive()
+        peer, outcome = await race.outcome()
         race.running -= 1
         if isinstance(outcome, memoryview):
             try:
@@ -168,7 +192,7 @@ async def _ask(
     wanted: Wanted,
     attempt: Attempt,
     scope: trio.CancelScope,
-    send: trio.MemorySendChannel[tuple[PeerNumber, memoryview | PoolError]],
+    race: _Race,
 ) -> None:
     """One request to one peer; its outcome goes to the race and to the peer's standing."""
     standings, peer = sources.standings, attempt.peer
@@ -178,7 +202,7 @@ async def _ask(
             store = sources.peers(peer)
             if store is None:
                 raise Unavailable(f"the pool does not know peer {peer}")
-            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks)
+            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks, watch=attempt.watch)
             standings.read(attempt)
         except (Unavailable, Denied) as error:
             standings.failed(attempt)
@@ -189,7 +213,7 @@ async def _ask(
         except trio.Cancelled:
             standings.dropped(attempt)
             raise
-    send.send_nowait((peer, outcome))
+    race.end(peer, outcome)
 
 
 def probe_silent(sources: Sources, volume: VolumeId, chunk: ChunkId, peers: Sequence[PeerNumber]) -> None:

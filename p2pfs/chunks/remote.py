@@ -14,6 +14,7 @@ from p2pfs.chunks.pages import room
 from p2pfs.chunks.protocol import Blocks, Check, Released
 from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
+from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
 from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Receipt, Token
@@ -54,7 +55,13 @@ class RemoteStore:
         return f"RemoteStore(peer {self.peer} at {self.endpoint.addresses})"
 
     async def put(
-        self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        *,
+        released: Released | None = None,
+        watch: Watch | None = None,
     ) -> list[Receipt]:
         try:
             size = runs.total_bytes(parts)
@@ -62,7 +69,7 @@ class RemoteStore:
             token = self._tokens(self.peer, size)
             if token is None:
                 raise NoSpace(f"no room is reserved on peer {self.peer}")
-            reply = await self._send(volume, chunk, parts, token, size)
+            reply = await self._send(volume, chunk, parts, token, size, watch)
         finally:
             if released is not None:
                 released()
@@ -71,7 +78,15 @@ class RemoteStore:
             raise Unavailable(f"peer {self.peer} answered with a receipt of peer {receipt.peer}")
         return [receipt]
 
-    async def _send(self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], token: Token, size: int) -> Reply:
+    async def _send(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        token: Token,
+        size: int,
+        watch: Watch | None,
+    ) -> Reply:
         try:
             return await self._client.request(
                 self.endpoint,
@@ -81,6 +96,7 @@ class RemoteStore:
                 headers=((RESERVATION_HEADER, codec.encode(token).hex()),),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
+                watch=watch,
             )
         except NoSpace:
             raise  # perhaps the peer counts more than we do: the token stays spent, and is replaced the sooner
@@ -90,7 +106,14 @@ class RemoteStore:
             raise
 
     async def get(
-        self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        blocks: Blocks,
+        *,
+        check: Check | None = None,
+        watch: Watch | None = None,
     ) -> memoryview:
         start, stop = runs.span(size, blocks)
         try:
@@ -102,6 +125,7 @@ class RemoteStore:
                 into=room(stop - start),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
+                watch=watch,
             )
         except Invalid as error:  # its copy is shorter than the caller knows the chunk to be
             raise Corrupt(f"peer {self.peer} has another chunk than the one asked for: {error}") from None

@@ -13,7 +13,7 @@ import trio
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks import reading
-from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
+from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
 from p2pfs.chunks.reading import Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
 from p2pfs.chunks.writing import Destinations, Late, Load, Targets, WriteFlight
@@ -34,7 +34,7 @@ class ReplicatedStore:
 
     def __init__(
         self,
-        peers: Callable[[PeerNumber], ChunkStore | None],
+        peers: Callable[[PeerNumber], PeerStore | None],
         *,
         map: Callable[[], PoolMap],
         locate: Locate,

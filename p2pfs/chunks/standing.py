@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from p2pfs.net.watch import Watch
 from p2pfs.types import PeerNumber, PeerState
 
 HEDGE_FLOOR_S: Final = 0.03
@@ -21,6 +22,7 @@ PATIENCE_S: Final = 1.0
 """Without progress for so long, an attempt counts as silent."""
 PROBE_EVERY_S: Final = 15.0
 DISTRUST_S: Final = 60.0
+_NO_TIME_S: Final = 0.001
 _SAMPLES: Final = 64
 _FEWEST_SAMPLES: Final = 8
 _SMOOTHING: Final = 0.2
@@ -43,10 +45,28 @@ def _rank(state: str | None) -> int:
 
 @dataclass(slots=True)
 class Attempt:
-    """One request under way."""
+    """One request under way, and what was seen of it when somebody last looked."""
 
     peer: PeerNumber
     started_s: float
+    size: int  # bytes it is to move
+    watch: Watch = field(default_factory=Watch)
+    moved: int = 0
+    moved_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.moved_s = self.started_s
+
+    def quiet_s(self, now: float) -> float:
+        """How long nothing has moved, as far as those who looked can know."""
+        moved = self.watch.moved()
+        if moved != self.moved:
+            self.moved, self.moved_s = moved, now
+        return now - self.moved_s
+
+    def is_late(self, now: float) -> bool:
+        """Whether it is too slow to be waited for alone, though it moves: less than half has come in a second."""
+        return now - self.started_s >= PATIENCE_S and 2 * self.moved < self.size
 
 
 @dataclass(slots=True)
@@ -79,8 +99,9 @@ class Standings:
 
     # ---- what happens -----------------------------------------------------------------------------------------------
 
-    def begin(self, peer: PeerNumber) -> Attempt:
-        attempt = Attempt(peer, self._now())
+    def begin(self, peer: PeerNumber, size: int = 0) -> Attempt:
+        """A request that moves about `size` bytes."""
+        attempt = Attempt(peer, self._now(), size)
         self.of(peer).attempts.append(attempt)
         return attempt
 
@@ -129,8 +150,13 @@ class Standings:
             standing.silent_since_s = standing.probed_s = self._now()
 
     def dropped(self, attempt: Attempt) -> None:
-        """We gave the attempt up; that says something only if it was overdue by then."""
-        if self._now() - attempt.started_s >= PATIENCE_S:
+        """We gave the attempt up; that says something only if it was overdue by then. A trickle, too, is to be the last
+        to be asked, when it answers questions again."""
+        now = self._now()
+        if attempt.quiet_s(now) >= PATIENCE_S:
+            self.failed(attempt)
+        elif attempt.is_late(now):
+            self._smooth(self.of(attempt.peer), now - attempt.started_s)
             self.failed(attempt)
         else:
             self._end(attempt)
@@ -152,7 +178,17 @@ class Standings:
         standing = self.of(peer)
         if standing.silent_since_s is not None:
             return True
-        return bool(standing.attempts) and self._now() - standing.attempts[0].started_s >= PATIENCE_S
+        return bool(standing.attempts) and standing.attempts[0].quiet_s(self._now()) >= PATIENCE_S
+
+    def look_again_s(self, attempt: Attempt, patience_s: float) -> float | None:
+        """An attempt took longer than usual: how long to go on waiting for it alone, because it moves; None if it has
+        not for `patience_s`, or is late."""
+        now = self._now()
+        left_s = patience_s - attempt.quiet_s(now)
+        if left_s < _NO_TIME_S or attempt.is_late(now):
+            return None
+        verdict_s = attempt.started_s + PATIENCE_S - now  # then it is known whether it is late
+        return min(left_s, verdict_s) if verdict_s > _NO_TIME_S else left_s
 
     def take_probe(self, peers: Iterable[PeerNumber]) -> PeerNumber | None:
         """A silent peer that nobody has tried for 15 s and that the caller now tries in the background."""

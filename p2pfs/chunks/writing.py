@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from p2pfs.chunks.protocol import ChunkStore, Released
-from p2pfs.chunks.standing import Standings
+from p2pfs.chunks.protocol import PeerStore, Released
+from p2pfs.chunks.standing import Attempt, Standings
 from p2pfs.errors import Denied, NoSpace, PoolError, Unavailable
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
@@ -42,7 +42,7 @@ class Targets:
 class Destinations:
     """What every PUT of a store shares."""
 
-    peers: Callable[[PeerNumber], ChunkStore | None]
+    peers: Callable[[PeerNumber], PeerStore | None]
     targets: Callable[[ChunkId], Targets]
     standings: Standings
     late: Late | None
@@ -64,8 +64,9 @@ class Load:
 class _Sending:
     """A PUT under way to one peer."""
 
+    attempt: Attempt
+    patience_s: float
     patience_ends_s: float
-    scope: trio.CancelScope
     overdue: bool = False
 
 
@@ -173,8 +174,10 @@ class WriteFlight:
             self._take_in(*await self._outcomes.receive())
         now = trio.current_time()
         for sending in self._sending.values():
-            if now >= sending.patience_ends_s:
-                sending.overdue = True
+            if now >= sending.patience_ends_s and not sending.overdue:
+                more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s)
+                sending.overdue = more_s is None
+                sending.patience_ends_s = now + (more_s or 0.0)
 
     async def _recover(self, pauses: Iterator[float]) -> bool:
         """Everybody was tried. Once the caller has his answer that is the end; before, members that are away or full
@@ -192,8 +195,9 @@ class WriteFlight:
 
     def _start(self, peer: PeerNumber, nursery: trio.Nursery) -> None:
         patience_s = self._to.standings.write_patience_s(peer)
-        self._sending[peer] = _Sending(trio.current_time() + patience_s, trio.CancelScope())
-        nursery.start_soon(self._put, peer)
+        attempt = self._to.standings.begin(peer, self._load.size)
+        self._sending[peer] = _Sending(attempt, patience_s, trio.current_time() + patience_s)
+        nursery.start_soon(self._put, attempt)
 
     def _take_in(self, peer: PeerNumber, outcome: Receipt | PoolError) -> None:
         del self._sending[peer]
@@ -214,16 +218,15 @@ class WriteFlight:
         self._ends_s = now + min(max(GRACE_S, 3 * (now - self._started_s)), self._to.io_timeout_s)
         self._answered.set()
 
-    async def _put(self, peer: PeerNumber) -> None:
+    async def _put(self, attempt: Attempt) -> None:
         """One PUT to one peer; its outcome goes to the flight and to the peer's standing."""
-        standings, load = self._to.standings, self._load
-        attempt = standings.begin(peer)
+        standings, load, peer = self._to.standings, self._load, attempt.peer
         outcome: Receipt | PoolError
         try:
             store = self._to.peers(peer)
             if store is None:
                 raise Unavailable(f"the pool does not know peer {peer}")
-            receipts = await store.put(load.volume, load.chunk, load.parts)
+            receipts = await store.put(load.volume, load.chunk, load.parts, watch=attempt.watch)
             outcome = receipts[0]
             standings.wrote(attempt)
         except Unavailable as error:

@@ -19,6 +19,7 @@ from p2pfs.net.addresses import RELAY
 from p2pfs.net.dialled import Connect, Dialled, Endpoint, Reply, connect_by_tcp, dial, expecting
 from p2pfs.net.heads import request_head
 from p2pfs.net.identity import Revocations, joining_context, verify_leaf
+from p2pfs.net.watch import Watch
 from p2pfs.net.wires import Stall
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import MIB, Buffer, NodeId, PoolId
@@ -148,9 +149,11 @@ class Client:
         idempotent: bool = True,
         raw: bool = False,
         limit: int = _LARGEST_ANSWER,
+        watch: Watch | None = None,
     ) -> Reply:
         """One request. Its body is the concatenation of `parts`, which nobody may change meanwhile; the answer's body
-        is received into `into` where given. `timeout_s` bounds everything, `idle_s` the time without a byte moving.
+        is received into `into` where given. `timeout_s` bounds everything, `idle_s` the time without a byte moving;
+        `watch` sees what moves.
 
         A connection that turns out to be stale is replaced once, if no byte of an answer was seen and the request is
         `idempotent`.
@@ -167,7 +170,7 @@ class Client:
             length=sum(map(len, parts)) if parts or method in _WITH_BODY else None,
             headers=headers,
         )
-        exchange = _Exchange(head, parts, has_body=method != "HEAD", into=into, limit=limit, idle_s=idle_s)
+        exchange = _Exchange(head, parts, has_body=method != "HEAD", into=into, limit=limit, idle_s=idle_s, watch=watch)
         with trio.move_on_after(max(0.0, timeout_s)) as scope:
             reply = await self._exchange(endpoint, exchange, idempotent)
         if scope.cancelled_caught:
@@ -294,7 +297,7 @@ class Client:
 class _Exchange:
     """One request, ready to be sent over whichever connection there is."""
 
-    __slots__ = ("_has_body", "_head", "_idle_s", "_into", "_limit", "_parts", "is_stalled")
+    __slots__ = ("_has_body", "_head", "_idle_s", "_into", "_limit", "_parts", "_watch", "is_stalled")
 
     def __init__(
         self,
@@ -305,6 +308,7 @@ class _Exchange:
         into: memoryview | None,
         limit: int,
         idle_s: float | None,
+        watch: Watch | None = None,
     ) -> None:
         self._head = head
         self._parts = parts
@@ -312,10 +316,21 @@ class _Exchange:
         self._into = into
         self._limit = limit
         self._idle_s = idle_s
+        self._watch = watch
         self.is_stalled = False
 
     async def over(self, connection: Dialled) -> Reply:
         """Raises Unavailable after `idle_s` without progress, and as `Dialled.exchange`."""
+        if self._watch is None:
+            return await self._unless_stalled(connection)
+        # That a request without a body was acknowledged says nothing: a stopped process's system does that too.
+        self._watch.follow(connection.stream.moved if self._parts else connection.stream.arrived)
+        try:
+            return await self._unless_stalled(connection)
+        finally:
+            self._watch.leave()
+
+    async def _unless_stalled(self, connection: Dialled) -> Reply:
         if self._idle_s is None:
             return await self._over(connection)
         with trio.CancelScope() as scope:

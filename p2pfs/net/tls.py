@@ -70,6 +70,14 @@ class TlsStream:
     def stall(self, stall: Stall | None) -> None:
         self._wire.stall = stall
 
+    def arrived(self) -> int:
+        """Bytes that have come, as they travel; see `net.watch`."""
+        return self._wire.arrived()
+
+    def moved(self) -> int:
+        """These and what was sent and acknowledged."""
+        return self._wire.moved()
+
     def is_readable(self) -> bool:
         """Whether an idle connection has something to say, which is its end or a mistake."""
         return self._wire.is_readable()

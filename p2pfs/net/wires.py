@@ -6,10 +6,13 @@ receive buffer a thread; after a few such calls in a row it takes one, so that a
 knows how much is still to come is woken when much of it is there (SO_RCVLOWAT) and not for every piece.
 """
 
+import array
 import contextlib
+import fcntl
 import os
 import select
 import ssl
+import termios
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
@@ -48,6 +51,14 @@ class Wire(Protocol):
     """Raises Unavailable when the connection is gone, from every method but `close`."""
 
     stall: Stall | None
+
+    def arrived(self) -> int:
+        """Bytes that have come so far, also those that nobody has taken yet."""
+        ...
+
+    def moved(self) -> int:
+        """These and the bytes sent, as far as it is known that they got to the other end's system."""
+        ...
 
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         """Put what has arrived into `incoming`, waiting for at least a byte; False at the end of the stream.
@@ -94,12 +105,13 @@ _buffer = _Buffer()
 class SocketWire:
     """A TCP (or UNIX) socket."""
 
-    __slots__ = ("_awaited", "_socket", "_streak", "stall")
+    __slots__ = ("_awaited", "_received", "_sent", "_socket", "_streak", "stall")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._awaited = 1  # the socket counts as readable from so many bytes on
         self._streak = 0  # calls since this task last let others run
+        self._received = self._sent = 0
         self.stall: Stall | None = None
         with contextlib.suppress(OSError):  # not TCP
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
@@ -110,6 +122,21 @@ class SocketWire:
         if fd < 0:
             raise Unavailable("the connection was closed at this end")
         return fd
+
+    def arrived(self) -> int:
+        return self._received + self._queued(termios.FIONREAD)
+
+    def moved(self) -> int:
+        return self.arrived() + self._sent - self._queued(termios.TIOCOUTQ)
+
+    def _queued(self, which: int) -> int:
+        """Bytes in the kernel that wait to be read, or that were written and not acknowledged; 0 when closed."""
+        found = array.array("i", [0])
+        fd = self._socket.fileno()
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(fd, which, found)
+        return found[0]
 
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         while True:
@@ -139,6 +166,7 @@ class SocketWire:
 
     def _took(self, incoming: ssl.MemoryBIO, count: int) -> None:
         incoming.write(_buffer.view[:count])
+        self._received += count
         if self.stall is not None:
             self.stall.progressed()
 
@@ -159,6 +187,7 @@ class SocketWire:
             except OSError as error:
                 raise _lost(error) from None
             rest = rest[count:]
+            self._sent += count
             if self.stall is not None:
                 self.stall.progressed()
         await self._take_turns()
@@ -200,11 +229,18 @@ class SocketWire:
 class StreamWire:
     """Any trio stream: memory streams in tests, a connection spliced through somebody else."""
 
-    __slots__ = ("_stream", "stall")
+    __slots__ = ("_received", "_sent", "_stream", "stall")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self._received = self._sent = 0
         self.stall: Stall | None = None
+
+    def arrived(self) -> int:
+        return self._received
+
+    def moved(self) -> int:
+        return self._received + self._sent
 
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         try:
@@ -215,6 +251,7 @@ class StreamWire:
             incoming.write_eof()
             return False
         incoming.write(data)
+        self._received += len(data)
         if self.stall is not None:
             self.stall.progressed()
         return True
@@ -227,6 +264,7 @@ class StreamWire:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _lost(error) from None
+        self._sent += len(data)
         if self.stall is not None:
             self.stall.progressed()
 

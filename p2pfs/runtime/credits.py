@@ -56,10 +56,12 @@ class ByteCredits:
         return True
 
     async def take(self, n: int) -> None:
-        """Take `n` bytes, waiting for them if need be. The caller's cancel scope bounds the wait."""
+        """Take `n` bytes, waiting for them if need be. The caller's cancel scope bounds the wait.
+
+        Takes a checkpoint only where it waits: what the bytes are for has its own.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.take_nowait(n):
-            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         task = trio.lowlevel.current_task()
         self._waiting[task] = n

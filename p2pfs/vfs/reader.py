@@ -36,19 +36,22 @@ class ReadAhead:
 
     next_offset: int = 0
     window: int = 0
+    near: int = 0  # reads in a row
 
     def note(self, offset: int, length: int) -> None:
-        """Near the expected place is sequential: the kernel's own read-ahead comes slightly out of order."""
+        """Near the expected place is sequential: the kernel's own read-ahead comes slightly out of order. One small
+        read may be there by chance, and would fetch two MiB for nothing."""
         if abs(offset - self.next_offset) <= MIB:
+            self.near += 1
             if offset + length > self.next_offset:
                 grown = (offset + length) // CHUNK_BYTES > self.next_offset // CHUNK_BYTES
                 if self.window == 0:
-                    self.window = 1
+                    self.window = int(self.near > 1 or length > BLOCK_BYTES)
                 elif grown:
                     self.window = min(2 * self.window, MOST_AHEAD)
                 self.next_offset = offset + length
         else:
-            self.window = 0
+            self.window = self.near = 0
             self.next_offset = offset + length
 
 

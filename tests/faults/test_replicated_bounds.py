@@ -35,6 +35,8 @@ FAULTS = {
     "refused": Fault(refuse=Unavailable("refused")),
     "hung": Fault(hang=True),
     "slow": Fault(delay_s=20.0),
+    "trickling": Fault(flow_bytes=100, delay_s=20.0),
+    "stopping": Fault(flow_bytes=4000, delay_s=0.2, hang=True),
     "late": Fault(delay_s=0.9),
     "reset": Fault(delay_s=0.9, lose_answer=Unavailable("reset")),
     "missing": Fault(refuse=NotFound("no such chunk here")),

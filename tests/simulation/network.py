@@ -17,6 +17,7 @@ from p2pfs.net import heads
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Server
+from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, NodeId, PoolId, Role
 from p2pfs.wire import failures
 
@@ -276,6 +277,7 @@ class SimClient(Client):
         idempotent: bool = True,
         raw: bool = False,
         limit: int = 1 << 30,
+        watch: Watch | None = None,  # everything comes at once: until then a peer is silent
     ) -> Reply:
         body = b"".join(bytes(part) for part in parts)
         length = len(body) if parts or method in ("POST", "PUT") else None

@@ -97,3 +97,21 @@ async def test_a_failure_gives_everything_back() -> None:
             await store.has(VOLUME, chunk.id)
         with pytest.raises(PoolError):
             await store.delete(VOLUME, chunk.id, 1)
+
+
+async def test_nobody_else_runs_before_a_request_that_has_room(autojump_clock: trio.testing.MockClock) -> None:
+    others = 0
+
+    class Here(MemoryStore):
+        async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
+            return others == 0
+
+    async def other() -> None:
+        nonlocal others
+        others += 1
+
+    store, chunk = LimitedStore(Here(), requests=1, bytes_held=100), sealed(1, 1000)
+    async with trio.open_nursery() as nursery:
+        for _ in range(64):  # in any order, and so would this task be
+            nursery.start_soon(other)
+        assert await store.has(VOLUME, chunk.id)

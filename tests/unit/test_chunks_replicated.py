@@ -168,6 +168,44 @@ async def test_reads_under_way_when_a_peer_hangs_are_hedged(autojump_clock: trio
         assert slowest <= 1.0
 
 
+@pytest.mark.parametrize("known", [0, 20])
+async def test_a_second_peer_is_not_asked_while_the_bytes_of_the_first_arrive(
+    known: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A full link: a second request would only take its share of it."""
+    async with pool_of(2) as pool:
+        chunks = [sealed(seed, 5000) for seed in range(known + 10)]
+        for chunk in chunks:
+            await pool.hold(chunk, 1, 2)
+        for chunk in chunks[:known]:
+            await pool.read(chunk)
+        pool.asked.clear()
+        pool.fault(Fault(flow_bytes=4000, delay_s=1.4), 1, 2)
+        for chunk in chunks[known:]:
+            assert (await pool.read(chunk))[1] == pytest.approx(1.4)
+        assert len(pool.asked) == 10
+        assert not any(pool.store.standings.is_silent(peer) for peer in pool.memory)
+
+
+@pytest.mark.parametrize(
+    ("fault", "longest_s"),
+    [
+        (Fault(flow_bytes=100, delay_s=20), 1.0),
+        (Fault(flow_bytes=4000, delay_s=0.3, hang=True), 0.75),
+        (Fault(flow_bytes=4000, delay_s=1.2, hang=True), 1.5),
+    ],
+    ids=["trickles", "stops early", "stops late"],
+)
+async def test_a_second_peer_is_asked_when_the_first_stops_or_trickles(
+    fault: Fault, longest_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with pool_of(2) as pool:
+        chunk = sealed(1, 5000)
+        await pool.hold(chunk, 1, 2)
+        pool.fault(fault, 1)
+        assert await pool.read(chunk) == (chunk.data, pytest.approx(longest_s, abs=0.01))
+
+
 @pytest.mark.parametrize(
     "change",
     [lambda data: b"?" + data[1:], lambda data: data[:-1], lambda data: data + b"!", lambda _: b""],
@@ -347,6 +385,30 @@ async def test_a_failing_peer_delays_the_first_write_by_a_second_at_most(
         assert max(times) <= 1.05
 
 
+async def test_no_third_peer_gets_a_chunk_while_the_bytes_to_two_flow(autojump_clock: trio.testing.MockClock) -> None:
+    async with pool_of(3) as pool:
+        chunk = sealed(1, 5000)
+        pool.fault(Fault(flow_bytes=3000, delay_s=1.9), 1, 2, 3)
+        assert await pool.write(chunk) == (set(pool.placed(chunk)[:2]), pytest.approx(1.9))
+        assert len(pool.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(flow_bytes=100, delay_s=20), Fault(flow_bytes=4000, delay_s=0.3, hang=True)],
+    ids=["trickle", "stop"],
+)
+async def test_a_third_peer_gets_a_chunk_when_the_bytes_to_another_stop_or_trickle(
+    fault: Fault, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with pool_of(3) as pool:
+        chunk = sealed(1, 5000)
+        pool.fault(fault, pool.placed(chunk)[0])
+        receipts, took = await pool.write(chunk)
+        assert receipts == set(pool.placed(chunk)[1:])
+        assert took <= 2.01
+
+
 async def test_down_and_suspect_peers_are_passed_over_while_there_are_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -494,3 +556,19 @@ async def test_a_silent_peer_is_written_to_again_once_it_answers_a_probe(
         await pool.write(chunks[2])
         await trio.sleep(1)
         assert 1 in (await pool.write(chunks[3]))[0]
+
+
+async def test_of_two_answers_at_the_same_moment_the_first_is_taken_and_none_is_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Both come before the read runs again, the first at the moment when its patience ends."""
+    async with pool_of(2) as pool:
+        for seed in range(5):
+            chunk = sealed(seed, 5000)
+            await pool.hold(chunk, 1, 2)
+            pool.fault(Fault(delay_s=0.5), 1, 2)
+            data, took = await pool.read(chunk)
+            assert data == chunk.data
+            assert took <= 0.5
+        await trio.sleep(2)
+        assert not any(pool.store.standings.of(peer).attempts for peer in pool.memory)

@@ -15,6 +15,7 @@ from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.messages import TooSlow
 from p2pfs.net.server import Limits, Request, Response, Server
 from p2pfs.net.tls import TlsStream
+from p2pfs.net.watch import Watch
 from p2pfs.types import KIB, MIB
 
 pytestmark = pytest.mark.l0
@@ -323,3 +324,27 @@ async def test_connections_idle_for_long_are_closed(ca: TestAuthority, autojump_
             assert repr(client) == "Client(0 busy, 1 idle)"
             await wait_all_tasks_blocked()
             assert server.connections == 0
+
+
+async def test_how_far_a_request_has_come_can_be_seen(ca: TestAuthority, autojump_clock: MockClock) -> None:
+    """What was sent counts only where there is a body: anybody's system acknowledges a head."""
+    seen: list[int] = []
+    watches = [Watch(), Watch(), Watch()]
+
+    async def look(request: Request) -> Response:
+        await request.body()
+        seen.append(watches[len(seen)].moved())
+        return Response(200, bytes(1000))
+
+    server, endpoint = memory_server(ca, {**HANDLERS, "fetch": look, "echo": look})
+    async with trio.open_nursery() as nursery, client_of(ca, connect=connector(server, nursery)) as client:
+        await client.request(endpoint, "GET", "/fetch/1", timeout_s=3, watch=watches[0])
+        await client.request(endpoint, "PUT", "/echo/x", parts=(bytes(5000),), timeout_s=3, watch=watches[1])
+        moved = [watch.moved() for watch in watches]
+        await client.request(endpoint, "GET", "/fetch/1", timeout_s=3, raw=True)  # another's bytes
+        assert [watch.moved() for watch in watches] == moved  # the third was not handed down
+        nursery.cancel_scope.cancel()
+    assert seen[0] == 0
+    assert 5000 < seen[1] < 6000
+    assert 1000 < moved[0] < 2000
+    assert 6000 < moved[1] < 7500

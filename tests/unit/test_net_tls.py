@@ -290,6 +290,31 @@ async def test_a_stall_ends_a_scope_only_when_nothing_moves(ca: TestAuthority, a
         assert trio.current_time() == pytest.approx(20 * 0.9 + 1.0, abs=0.2)
 
 
+@pytest.mark.parametrize("kind", ["socket", "memory"])
+async def test_bytes_that_travel_are_counted_before_anybody_takes_them(ca: TestAuthority, kind: str) -> None:
+    async with _pair(ca, kind) as (client, server):
+        arrived, moved = server.arrived(), client.moved()
+        view = memoryview(bytearray(200_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receive_all, server, view)  # on a socket it is woken for far more than what comes now
+            await wait_all_tasks_blocked()
+            await client.send_all((bytes(50_000),))
+            with trio.fail_after(5):
+                while server.arrived() - arrived < 50_000 or client.moved() - moved < 50_000:
+                    await trio.lowlevel.checkpoint()
+            await client.send_all((bytes(150_000),))
+        assert server.arrived() - arrived < 202_000
+    assert server.arrived() - arrived >= 200_000  # closed, it still knows
+
+
+async def test_bytes_that_the_other_end_has_no_room_for_do_not_count_as_moved(ca: TestAuthority) -> None:
+    async with _pair(ca, "socket") as (client, _server):
+        moved = client.moved()
+        with trio.move_on_after(0.05):  # nobody receives: it fills every buffer on the way
+            await client.send_all((bytes(64 * MIB),))
+        assert 0 < client.moved() - moved < client._wire._sent  # type: ignore[attr-defined]
+
+
 async def test_an_idle_socket_that_has_something_to_say_is_seen(ca: TestAuthority) -> None:
     async with _pair(ca, "socket") as (client, server):
         assert not client.is_readable()

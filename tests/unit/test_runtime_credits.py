@@ -112,3 +112,23 @@ def test_impossible_amounts_are_refused() -> None:
         credits.take_nowait(-1)
     with pytest.raises(Misuse):
         ByteCredits(0)
+
+
+async def test_nobody_else_runs_where_nothing_is_waited_for() -> None:
+    """Each turn of the scheduler costs a small read as much as its request does."""
+    credits = ByteCredits(10)
+    ran = False
+
+    async def other() -> None:
+        nonlocal ran
+        ran = True
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(64):  # in any order, and so would this task be
+            nursery.start_soon(other)
+        await credits.take(10)
+        assert not ran
+    with trio.move_on_after(0) as scope:
+        await credits.take(1)
+    assert scope.cancelled_caught
+    assert credits.taken == 10
