@@ -136,7 +136,7 @@ class Delegated:
         while self._answers(parent):
             found = self._known.entry(parent, name)
             if found is not None:
-                if found.attributes.inode in self._doubtful:
+                if self._is_unsure(found.attributes.inode):
                     break
                 return found
             await self._learn_name(parent, name)
@@ -208,7 +208,11 @@ class Delegated:
         return await self.inner.space()
 
     def _answers(self, inode: int) -> bool:
-        return self.holds and inode not in self._doubtful
+        """Not of an inode that a change on its way may have changed already: others may show what it is by then."""
+        return self.holds and not self._is_unsure(inode)
+
+    def _is_unsure(self, inode: int) -> bool:
+        return inode in self._doubtful or inode in self._busy
 
     async def _ordered(self) -> None:
         """Before something is asked of the coordinator that must show what was acknowledged here."""
