@@ -269,12 +269,17 @@ class Writer:
 
     async def settle_for_others(self, inode: Inode) -> None:
         """As `settle`, for a call that needs the bytes stored and is not their writer's: its error is the writer's too,
-        and is raised there once more."""
+        and is raised there once more. That nobody answered earlier is the writer's to hear alone: if the bytes are
+        stored now, what needs them can go on."""
+        kept = inode.error if isinstance(inode.error, Unavailable) else None
+        if kept is not None:
+            inode.error = None
         try:
             await self.settle(inode)
         except PoolError as error:
-            inode.error = inode.error or error
+            inode.error = kept or inode.error or error
             raise
+        inode.error = kept
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
