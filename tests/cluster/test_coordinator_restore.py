@@ -23,7 +23,13 @@ def pool(tmp_path: Path) -> Iterator[DemoPool]:
 
 
 def await_backup(pool: DemoPool, state_s: float) -> dict[str, Any]:
-    """Until three peers have backups, the newest one of what was committed before `state_s` (UTC)."""
+    """Until three peers have backups of what was committed before `state_s` (UTC); the newest one. `status` tells of
+    the peer that is ahead: once one of them has a later round, all have had theirs of the round before."""
+    _await_newest(pool, state_s)
+    return _await_newest(pool, time.time())
+
+
+def _await_newest(pool: DemoPool, state_s: float) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         backup: dict[str, Any] = pool.status()["backup"]
