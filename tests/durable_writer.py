@@ -31,13 +31,15 @@ MOST_NAMES = 8
 
 
 class Manifest:
-    """Appends lines; each is one write(2), so that a kill leaves no half of one."""
+    """Appends lines; each is one write(2), so that lines of several threads do not mix."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def say(self, what: str, path: Path, **more: Any) -> None:  # noqa: ANN401 - what JSON holds
-        os.write(self._fd, json.dumps({"what": what, "path": str(path), **more}).encode() + b"\n")
+        line = json.dumps({"what": what, "path": str(path), **more}).encode() + b"\n"
+        if os.write(self._fd, line) != len(line):
+            raise OSError("a short write")
 
 
 class Job:
@@ -233,13 +235,18 @@ class Promise:
 
 
 class Promises:
-    """A manifest read back."""
+    """A manifest read back, also while it is written.
+
+    A last line without its end does not count: a file grows page by page, so that a reader can see a write(2) half
+    done, and a kill can leave it so. Nothing was promised by it yet.
+    """
 
     def __init__(self, manifest: Path) -> None:
         self.by_path: dict[Path, Promise] = {}
         self.ended: list[str] = []
         self.done = 0
-        for line in manifest.read_text().splitlines() if manifest.exists() else ():
+        lines = manifest.read_bytes().split(b"\n")[:-1] if manifest.exists() else []
+        for line in lines:
             self._take(json.loads(line))
 
     def _take(self, said: dict[str, Any]) -> None:

@@ -108,6 +108,13 @@ class Processes:
                 self.beat = trio.Event()
                 await self.beat.wait()
 
+    async def counted(self, number: PeerNumber, chunks: int) -> None:
+        """Wait until a peer says that it holds so many chunks, or more: after a start it counts beside its service."""
+        with trio.fail_after(30):
+            while self.heartbeats[number].chunks < chunks:
+                self.beat = trio.Event()
+                await self.beat.wait()
+
     def token(self, peer: PeerNumber, _size: int) -> Token:
         return self.maker.make(VOLUME, peer, room=1 << 40)
 

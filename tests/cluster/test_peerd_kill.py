@@ -96,7 +96,7 @@ async def test_no_acknowledged_chunk_is_lost_by_kill_9(tmp_path: Path) -> None:
         assert list((peer.home.path / "chunks" / "temp").iterdir()) == []
         assert list((peer.home.path / "chunks" / "quarantine").iterdir()) == []
         assert await load.lost() == []
-        assert processes.heartbeats[PEER].chunks >= len(load.acknowledged)
+        await processes.counted(PEER, len(load.acknowledged))
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])

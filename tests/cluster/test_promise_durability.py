@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from durable_writer import Promises
+from durable_writer import Manifest, Promises
 from pools import demo_pool
 from written import writing
 
@@ -26,6 +26,19 @@ SEED = int(os.environ.get("P2PFS_SEED", "1"))
 PEERS = 3
 SETTINGS = {"heartbeat": "500ms"}  # parts that come back are heard of soon
 PARTS = ("coordinator", *(f"peer-{number}" for number in range(1, PEERS + 1)))
+
+
+def test_a_line_of_a_manifest_counts_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "manifest"
+    manifest = Manifest(path)
+    manifest.say("begin", tmp_path, size=1, sha="1")
+    manifest.say("done", tmp_path, by="close", size=1, sha="1")
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        promises = Promises(path)
+        assert (promises.in_flight, promises.done) == (int(first <= size < len(whole)), int(size == len(whole)))
 
 
 def test_what_was_promised_outlives_a_killed_mount_a_lost_peer_and_every_cache(tmp_path: Path) -> None:
