@@ -1,8 +1,11 @@
 """Loaded for every test: plugins, and hypothesis settings that keep runs short and repeatable."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
 
 pytest_plugins = ["plugins.checklogs"]
 
@@ -11,3 +14,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True, database=None)
 hypothesis.settings.load_profile(os.environ.get("P2PFS_HYPOTHESIS", "default"))
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the run ignores it, as in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

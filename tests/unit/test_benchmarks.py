@@ -156,6 +156,7 @@ def interrupted(steps: list[str], *, failing: bool) -> None:
             raise RuntimeError
 
 
+@pytest.mark.usefixtures("sigint")
 @pytest.mark.parametrize("failing", [False, True])
 def test_an_interrupt_counts_after_what_must_not_be_cut_short(failing: bool) -> None:
     steps: list[str] = []

@@ -21,15 +21,28 @@ from p2pfs.coordinator.delegations import (
     Wish,
     decide,
 )
-from p2pfs.errors import Denied, Fenced, Misuse, Overruled, Recalling
+from p2pfs.errors import Denied, Fenced, Misuse, NotFound, Overruled, Recalling
 from p2pfs.meta import delegations as rows
 from p2pfs.meta import sessions
 from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.types import ROOT_INODE, Kind, NodeId, Role, SessionId, VolumeId
-from p2pfs.wire import codec
+from p2pfs.wire import answers, codec
 from p2pfs.wire.delegations import ReturnDelegation
 from p2pfs.wire.events import Events, WaitEvents
-from p2pfs.wire.namespace import Accessed, Applied, Batch, Make, Operation, Released, SetAttributes
+from p2pfs.wire.namespace import (
+    Accessed,
+    Applied,
+    Attributes,
+    Batch,
+    Entry,
+    GetAttributes,
+    Lookup,
+    Make,
+    Operation,
+    Question,
+    Released,
+    SetAttributes,
+)
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs.wire.volumes import OpenSession
 
@@ -86,6 +99,22 @@ class Mount:
 
     async def change(self, *, epoch: int = 0) -> Applied:
         return await self.apply(SetAttributes(ROOT_INODE, 9, mode=0o700), epoch=epoch)
+
+    async def committed(self, question: Question) -> answers.Answer:
+        """Looked up, for the answer to a batch under an epoch tells of no attributes."""
+        (answer,) = await self.p.services.sessions.answer(self.p.identity(self.node), VOLUME, [question])
+        return answer
+
+    async def has(self, name: bytes) -> bool:
+        try:
+            answers.unwrap(await self.committed(Lookup(ROOT_INODE, name)), Entry)
+        except NotFound:
+            return False
+        return True
+
+    async def changes(self) -> int:
+        """How often the root was changed."""
+        return answers.unwrap(await self.committed(GetAttributes(ROOT_INODE)), Attributes).attr_change
 
     async def events(self, wait_s: float = 0.0) -> Events:
         told = await self.p.services.sessions.events(self.session, WaitEvents(self.stream, self.last, wait_s))
@@ -175,7 +204,9 @@ async def test_a_mount_that_is_alone_is_granted_it_and_renews_it(tmp_path: Path)
         for _ in range(5):
             p.clock.advance(20)
             assert await a.ask() == a.epoch
-        assert (await a.change(epoch=a.epoch)).attributes
+        before = await a.changes()
+        assert await a.change(epoch=a.epoch) == Applied([])
+        assert await a.changes() == before + 1
         assert (await a.change()).attributes  # its own, without an epoch, are fine too
         assert held(p) == (a.epoch, a.session)
 
@@ -263,9 +294,12 @@ async def test_a_mount_started_anew_takes_over_at_once(tmp_path: Path) -> None:
         p.clock.advance(0.1)
         new = await (await mount(p, node)).hold()
         assert new.epoch > dead.epoch
-        assert (await new.change(epoch=new.epoch)).attributes
+        before = await new.changes()
+        await new.change(epoch=new.epoch)
+        assert await new.changes() == before + 1
         with pytest.raises(Overruled):
             await dead.change(epoch=dead.epoch)
+        assert await new.changes() == before + 1
 
 
 async def test_a_mount_started_anew_changes_without_waiting_for_its_predecessor(tmp_path: Path) -> None:
@@ -323,7 +357,8 @@ async def test_a_second_mount_recalls_it_and_its_change_goes_on_when_it_is_retur
                 await wait_all_tasks_blocked()
                 assert told == [a.epoch]
                 made = await waiting(nursery, b.change)
-                assert (await a.apply(a.make(b"late"), epoch=a.epoch)).attributes
+                await a.apply(a.make(b"late"), epoch=a.epoch)
+                assert await a.has(b"late")
                 assert await a.ask() == a.epoch  # while it empties its queue
                 await a.give_back()
                 await made.wait()
@@ -430,11 +465,13 @@ async def test_a_holder_that_does_not_return_it_is_fenced_when_its_time_has_run_
         p.clock.advance(LASTS_S + MARGIN_S - 0.1)
         with pytest.raises(Recalling):
             await b.change()
-        assert (await a.apply(a.make(b"second"), epoch=a.epoch)).attributes
+        await a.apply(a.make(b"second"), epoch=a.epoch)
+        assert await a.has(b"second")
         p.clock.advance(0.1)
         assert (await b.change()).attributes
         with pytest.raises(Overruled):
             await a.apply(a.make(b"third"), epoch=a.epoch)
+        assert not await a.has(b"third")
         assert await a.apply(a.make(b"first"), epoch=a.epoch, seq=1) == first  # its old answer
         assert (await a.apply(a.make(b"fourth"))).attributes  # its session lives on
         assert not await a.ask()
@@ -458,7 +495,8 @@ async def test_a_holder_that_slept_goes_on_if_nobody_changed_anything(tmp_path: 
         one, _ = await nodes(p)
         a = await (await mount(p, one)).hold()
         p.clock.advance(3600)
-        assert (await a.apply(a.make(b"kept"), epoch=a.epoch)).attributes
+        await a.apply(a.make(b"kept"), epoch=a.epoch)
+        assert await a.has(b"kept")
         assert await a.ask() == a.epoch
 
 
@@ -493,11 +531,12 @@ async def test_a_fence_and_a_batch_of_the_holder_race(tmp_path: Path, first: str
                 )
             )
         if first == "batch":
-            assert (await a.apply(late, epoch=a.epoch)).attributes
+            await a.apply(late, epoch=a.epoch)
         assert (await b.change()).attributes
         if first == "fence":
             with pytest.raises(Overruled):
                 await a.apply(late, epoch=a.epoch)
+        assert await a.has(b"name") is (first == "batch")
 
 
 # ---- what ends it ---------------------------------------------------------------------------------------------------
@@ -543,7 +582,8 @@ async def test_a_holder_reclaims_it_after_the_coordinators_restart_and_nobody_el
         a = await (await mount(p, one)).hold()
     async with pool(tmp_path, clock=clock) as p:
         a, b = a.again(p), b.again(p)
-        assert (await a.apply(a.make(b"name"), epoch=a.epoch)).attributes
+        await a.apply(a.make(b"name"), epoch=a.epoch)
+        assert await a.has(b"name")
         assert await a.ask() == a.epoch
         assert not await b.ask()
         assert (await a.events()).recall == a.epoch  # it is heard: who would not be alone any more
