@@ -13,7 +13,7 @@ from namespaces import VOLUME, extent, new_chunk
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
-from p2pfs.errors import Fenced, NotFound, PoolError, Semantic
+from p2pfs.errors import Denied, Fenced, NotFound, PoolError, Semantic
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import ROOT_INODE, Kind
@@ -316,3 +316,21 @@ async def test_what_is_known_stays_within_its_bound_while_many_change_without_pa
     assert most < 300_000
     with pytest.raises(NotFound):
         await delegated.lookup(ROOT_INODE, b"0 0")
+
+
+async def test_a_coordinator_that_refuses_the_return_does_not_end_the_mount(
+    claim_logs: Claims, autojump_clock: object
+) -> None:
+    claim_logs("cannot be returned, and runs out", count=1)
+    session, delegated, held = fresh()
+
+    async def refuse(epoch: int, timeouts_s: float) -> None:
+        raise Denied("this node is revoked")
+
+    session.return_delegation = refuse  # type: ignore[method-assign]
+    async with holding(held):
+        assert delegated.holds
+        session.volume.delegation.recall(0)
+        delegated.recalled.set()
+        await trio.sleep(5)
+        assert not delegated.holds

@@ -136,10 +136,17 @@ class Holding:
                 break
             except Unavailable:
                 await trio.sleep(PAUSE_S)
+            except Fenced:
+                raise
+            except PoolError as error:  # this node was revoked, say: that must not end the mount
+                log.warning("the delegation cannot be returned, and runs out: %s", error)
+                break
         await self.kernel.withdraw()
         try:
             await delegated.inner.return_delegation(epoch, 0.0)
-        except Unavailable as error:
+        except Fenced:
+            raise
+        except PoolError as error:
             log.info("others wait until the kernel's memory has run out: %s", error)
 
     async def _emptied(self, epoch: int) -> Fenced | None:
