@@ -81,6 +81,7 @@ class Sessions:
         self._noticed = noticed
         self._lifetime_s = lifetime_s
         self._clock = clock
+        self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
         self.reapable = trio.Event()
 
     @property
@@ -167,6 +168,7 @@ class Sessions:
         return True
 
     def _over(self, session: SessionId) -> None:
+        self._rows.pop(session, None)
         self._listeners.ended(session)
         self._delegations.ended(session)
         self._reservations.session_over(session)
@@ -182,7 +184,8 @@ class Sessions:
             Fenced: It is over.
         """
         self._roster.member(identity.node)
-        row = self._row(session)
+        # One that has ended otherwise (its node was revoked) is Fenced where it is used.
+        row = self._rows.get(session) or self._rows.setdefault(session, self._row(session))
         if row.node != identity.node:
             raise Denied("this session is another node's")
         self._delegations.heard(row)
