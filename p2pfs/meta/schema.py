@@ -309,7 +309,20 @@ CREATE TABLE delegation (           -- to which mount a volume was delegated; a 
 CREATE INDEX session_volume ON session (volume);
 """
 
-MIGRATIONS: Final = (_POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS, _CARE, _DELEGATIONS)
+_EXCLUSION: Final = """
+ALTER TABLE session ADD COLUMN exclusive INTEGER NOT NULL DEFAULT 0;    -- 1: no other may change the volume meanwhile
+"""
+
+MIGRATIONS: Final = (
+    _POOL + _VOLUMES + _SESSIONS,
+    _DISTRUST,
+    _XATTRS,
+    _HOLDS,
+    _XATTR_SUMS,
+    _CARE,
+    _DELEGATIONS,
+    _EXCLUSION,
+)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 
