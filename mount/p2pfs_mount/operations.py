@@ -36,7 +36,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
-from p2pfs_mount.entries import KINDS, dot, dots, entry_of, nothing
+from p2pfs_mount.entries import DOTS, KINDS, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
@@ -265,7 +265,7 @@ class Operations(pyfuse3.Operations):
                 if handle.complete or not is_empty:
                     return
                 handle.listed, handle.complete = await self._fs.directory(
-                    handle.inode, DentryId(handle.next - 1), PAGE_ENTRIES
+                    handle.inode, _behind(handle.next), PAGE_ENTRIES
                 )
                 handle.at = 0
                 continue
@@ -341,6 +341,12 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
+
+
+def _behind(cookie: int) -> DentryId:
+    """The dentry that a cookie stands behind; from the dots on, all are wanted: only then may a listing count as whole,
+    and be known."""
+    return DentryId(cookie - 1 if cookie > DOTS else 0)
 
 
 def _owner(ctx: RequestContext) -> Owner:
