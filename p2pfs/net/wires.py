@@ -207,6 +207,8 @@ class SocketWire:
         except OSError as error:
             raise _lost(error) from None
         self._sent += count
+        if self.stall is not None:
+            self.stall.progressed()
         return count
 
     async def _take_turns(self) -> None:
