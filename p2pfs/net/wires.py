@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import trio
 
 from p2pfs.errors import Unavailable
-from p2pfs.types import KIB
+from p2pfs.types import KIB, Buffer
 
 RECEIVE_BYTES: Final = 128 * KIB
 _UNSENT_BYTES: Final = 256 * KIB
@@ -60,6 +60,10 @@ class Wire(Protocol):
         """These and the bytes sent, as far as it is known that they got to the other end's system."""
         ...
 
+    def write_nowait(self, data: Buffer) -> int:
+        """Send what is taken without waiting; how many bytes. 0 after many calls in a row: it is others' turn then."""
+        ...
+
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         """Put what has arrived into `incoming`, waiting for at least a byte; False at the end of the stream.
 
@@ -74,7 +78,7 @@ class Wire(Protocol):
         """Put what has arrived into `incoming` without waiting; False when that is nothing, or not known."""
         ...
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         """Send all. Cancellation: some of it may have gone out."""
         ...
 
@@ -176,7 +180,7 @@ class SocketWire:
             self._socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVLOWAT, count)
             self._awaited = count
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         rest = memoryview(data)
         while rest:
             try:
@@ -191,6 +195,21 @@ class SocketWire:
             if self.stall is not None:
                 self.stall.progressed()
         await self._take_turns()
+
+    def write_nowait(self, data: Buffer) -> int:
+        if self._streak >= _LONGEST_STREAK:
+            return 0
+        self._streak += 1
+        try:
+            count = os.write(self._fd(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _lost(error) from None
+        self._sent += count
+        if self.stall is not None:
+            self.stall.progressed()
+        return count
 
     async def _take_turns(self) -> None:
         self._streak += 1
@@ -242,6 +261,9 @@ class StreamWire:
     def moved(self) -> int:
         return self._received + self._sent
 
+    def write_nowait(self, data: Buffer) -> int:
+        return 0
+
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         try:
             data = await self._stream.receive_some(RECEIVE_BYTES)
@@ -259,7 +281,7 @@ class StreamWire:
     def take(self, incoming: ssl.MemoryBIO) -> bool:
         return False
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
