@@ -116,6 +116,22 @@ class TlsStream:
             raise _mapped(error) from None
         self._is_sending = False  # not in a `finally`: see *Cancellation*
 
+    @property
+    def sends_now(self) -> bool:
+        """Whether there is `send_now`."""
+        return self._wire.sends_now
+
+    def send_now(self, data: bytes) -> bool:
+        """Send a little without waiting; False when that is not possible, after which the stream only closes."""
+        if self._is_sending:
+            raise Misuse("another task sends on this connection, or one was cancelled while it did")
+        try:
+            self._ssl.write(data)
+        except ssl.SSLError:
+            return False
+        self._is_sending = not self._wire.write_now(self._outgoing.read())
+        return not self._is_sending
+
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         """Fill `view` with what has arrived, waiting for at least one byte; 0 at the end of the stream. If nothing can
         be done before `expected` bytes are there, which are sure to come, the wait may last until most of them are.

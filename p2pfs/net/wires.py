@@ -51,6 +51,8 @@ class Wire(Protocol):
     """Raises Unavailable when the connection is gone, from every method but `close`."""
 
     stall: Stall | None
+    sends_now: bool
+    """Whether there is `write_now`."""
 
     def arrived(self) -> int:
         """Bytes that have come so far, also those that nobody has taken yet."""
@@ -76,6 +78,10 @@ class Wire(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send all. Cancellation: some of it may have gone out."""
+        ...
+
+    def write_now(self, data: bytes) -> bool:
+        """Send all without waiting; False when that is not possible, and some of it may have gone out."""
         ...
 
     def is_readable(self) -> bool:
@@ -105,11 +111,13 @@ _buffer = _Buffer()
 class SocketWire:
     """A TCP (or UNIX) socket."""
 
-    __slots__ = ("_awaited", "_received", "_sent", "_socket", "_streak", "stall")
+    __slots__ = ("_awaited", "_is_quiet", "_received", "_sent", "_socket", "_streak", "stall")
+    sends_now = True
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._awaited = 1  # the socket counts as readable from so many bytes on
+        self._is_quiet = False  # something was just sent, and the other end will first have to read it
         self._streak = 0  # calls since this task last let others run
         self._received = self._sent = 0
         self.stall: Stall | None = None
@@ -141,14 +149,17 @@ class SocketWire:
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         while True:
             try:
-                count = os.readv(self._fd(), _buffer.list)
+                count = -1 if self._is_quiet else os.readv(self._fd(), _buffer.list)
             except BlockingIOError:
+                count = -1
+            except OSError as error:
+                raise _lost(error) from None
+            if count < 0:
+                self._is_quiet = False
                 # While each byte counts as progress, each must be seen.
                 self._await(expected - _TLS_RECORD if self.stall is None else 1)
                 await self._wait(trio.lowlevel.wait_readable)
                 continue
-            except OSError as error:
-                raise _lost(error) from None
             if not count:
                 incoming.write_eof()
                 return False
@@ -190,7 +201,17 @@ class SocketWire:
             self._sent += count
             if self.stall is not None:
                 self.stall.progressed()
+        self._is_quiet = True
         await self._take_turns()
+
+    def write_now(self, data: bytes) -> bool:
+        try:
+            count = os.write(self._fd(), data)
+        except (OSError, Unavailable):
+            return False
+        self._sent += count
+        self._is_quiet = True
+        return count == len(data)
 
     async def _take_turns(self) -> None:
         self._streak += 1
@@ -230,6 +251,7 @@ class StreamWire:
     """Any trio stream: memory streams in tests, a connection spliced through somebody else."""
 
     __slots__ = ("_received", "_sent", "_stream", "stall")
+    sends_now = False
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -267,6 +289,9 @@ class StreamWire:
         self._sent += len(data)
         if self.stall is not None:
             self.stall.progressed()
+
+    def write_now(self, data: bytes) -> bool:
+        return False
 
     def is_readable(self) -> bool:
         return False
