@@ -5,13 +5,13 @@ learn whether their peer is slow or silent.
 """
 
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
 from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import Asking, Blocks, Check, PeerStore
 from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
 from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
@@ -49,29 +49,10 @@ class Wanted:
 class _Race:
     """The requests of one round."""
 
-    outcomes: deque[tuple[PeerNumber, memoryview | PoolError]] = field(default_factory=deque)
-    waiting: trio.lowlevel.Task | None = None  # the read, while no outcome is there
+    outcomes: Outcomes[memoryview | PoolError] = field(default_factory=Outcomes)
     scopes: list[trio.CancelScope] = field(default_factory=list)
     running: int = 0
     failures: dict[PeerNumber, PoolError] = field(default_factory=dict)
-
-    def end(self, peer: PeerNumber, outcome: memoryview | PoolError) -> None:
-        self.outcomes.append((peer, outcome))
-        task, self.waiting = self.waiting, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
-    async def outcome(self) -> tuple[PeerNumber, memoryview | PoolError]:
-        """The next one. For one task, which waits without the channel, events and locks that several would need."""
-        if not self.outcomes:
-            self.waiting = trio.lowlevel.current_task()
-
-            def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-                self.waiting = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        return self.outcomes.popleft()
 
 
 async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryview:
@@ -253,7 +234,7 @@ def _start(
 async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
     """What one of the holders asked gave: right bytes, or why not; None if none of them gave anything in time."""
     with trio.move_on_after(patience_s):
-        peer, outcome = await race.outcome()
+        peer, outcome = await race.outcomes.next()
         race.running -= 1
         if isinstance(outcome, memoryview):
             try:
@@ -303,7 +284,7 @@ async def _ask(
         finally:
             if asking is not None:
                 await asking.aclose()
-    race.end(peer, outcome)
+    race.outcomes.add(peer, outcome)
 
 
 async def _get(sources: Sources, wanted: Wanted, attempt: Attempt) -> memoryview:

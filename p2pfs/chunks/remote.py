@@ -51,6 +51,7 @@ class RemoteStore:
         self._unspent = unspent
         self._timeout_s = timeout_s
         self._idle_s = idle_s
+        self._shown: tuple[Token, tuple[str, str]] | None = None
 
     def __repr__(self) -> str:
         return f"RemoteStore(peer {self.peer} at {self.endpoint.addresses})"
@@ -94,7 +95,7 @@ class RemoteStore:
                 "PUT",
                 _path(volume, chunk),
                 parts=parts,
-                headers=((RESERVATION_HEADER, codec.encode(token).hex()),),
+                headers=(self._reservation(token),),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
                 watch=watch,
@@ -105,6 +106,12 @@ class RemoteStore:
             if self._unspent is not None:
                 self._unspent(self.peer, token, size)
             raise
+
+    def _reservation(self, token: Token) -> tuple[str, str]:
+        """The header for a token, which serves for many chunks."""
+        if self._shown is None or self._shown[0] is not token:
+            self._shown = token, (RESERVATION_HEADER, codec.encode(token).hex())
+        return self._shown[1]
 
     async def get(
         self,
