@@ -137,6 +137,11 @@ class TlsStream:
         self._is_sending = False
         return not self._unsent
 
+    @property
+    def sends_now(self) -> bool:
+        """Whether `send_nowait` would try."""
+        return self._wire.sends_now
+
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         """Fill `view` with what has arrived, waiting for at least one byte; 0 at the end of the stream. If nothing can
         be done before `expected` bytes are there, which are sure to come, the wait may last until most of them are.

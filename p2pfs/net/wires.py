@@ -52,6 +52,11 @@ class Wire(Protocol):
 
     stall: Stall | None
 
+    @property
+    def sends_now(self) -> bool:
+        """Whether `write_nowait` would try."""
+        ...
+
     def arrived(self) -> int:
         """Bytes that have come so far, also those that nobody has taken yet."""
         ...
@@ -109,17 +114,21 @@ _buffer = _Buffer()
 class SocketWire:
     """A TCP (or UNIX) socket."""
 
-    __slots__ = ("_awaited", "_received", "_sent", "_socket", "_streak", "stall")
-
+    __slots__ = ("_awaited", "_is_quiet", "_received", "_sent", "_socket", "_streak", "stall")
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._awaited = 1  # the socket counts as readable from so many bytes on
+        self._is_quiet = False  # something was just sent, and the other end will first have to read it
         self._streak = 0  # calls since this task last let others run
         self._received = self._sent = 0
         self.stall: Stall | None = None
         with contextlib.suppress(OSError):  # not TCP
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    @property
+    def sends_now(self) -> bool:
+        return self._streak < _LONGEST_STREAK
 
     def _fd(self) -> int:
         fd = self._socket.fileno()
@@ -145,14 +154,17 @@ class SocketWire:
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         while True:
             try:
-                count = os.readv(self._fd(), _buffer.list)
+                count = -1 if self._is_quiet else os.readv(self._fd(), _buffer.list)
             except BlockingIOError:
+                count = -1
+            except OSError as error:
+                raise _lost(error) from None
+            if count < 0:
+                self._is_quiet = False
                 # While each byte counts as progress, each must be seen.
                 self._await(expected - _TLS_RECORD if self.stall is None else 1)
                 await self._wait(trio.lowlevel.wait_readable)
                 continue
-            except OSError as error:
-                raise _lost(error) from None
             if not count:
                 incoming.write_eof()
                 return False
@@ -194,10 +206,11 @@ class SocketWire:
             self._sent += count
             if self.stall is not None:
                 self.stall.progressed()
+        self._is_quiet = True
         await self._take_turns()
 
     def write_nowait(self, data: Buffer) -> int:
-        if self._streak >= _LONGEST_STREAK:
+        if not self.sends_now:
             return 0
         self._streak += 1
         try:
@@ -207,6 +220,7 @@ class SocketWire:
         except OSError as error:
             raise _lost(error) from None
         self._sent += count
+        self._is_quiet = True
         if self.stall is not None:
             self.stall.progressed()
         return count
@@ -254,6 +268,10 @@ class StreamWire:
         self._stream = stream
         self._received = self._sent = 0
         self.stall: Stall | None = None
+
+    @property
+    def sends_now(self) -> bool:
+        return False
 
     def arrived(self) -> int:
         return self._received

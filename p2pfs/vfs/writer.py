@@ -116,6 +116,9 @@ class Writer:
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
             self._freeze_for_room()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._credits.take_nowait(size):
+            return
         with trio.move_on_after(math.inf if self._limits.hard else self._limits.io_timeout_s) as waiting:
             await self._credits.take(size)
         if waiting.cancelled_caught:
@@ -216,9 +219,12 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
-        async with trio.open_nursery() as nursery:
-            for upload in freeze.uploads:
-                if not upload.is_stored:
+        missing = [upload for upload in freeze.uploads if not upload.is_stored]
+        if len(missing) == 1:
+            await put(missing[0])
+        else:
+            async with trio.open_nursery() as nursery:
+                for upload in missing:
                     nursery.start_soon(put, upload)
         if errors:
             raise errors[0]
