@@ -35,6 +35,10 @@ class Glimpse:
     def kind(self) -> Kind:
         return self.head.kind
 
+    @property
+    def size(self) -> int:
+        return self.head.size
+
     def stat(self) -> Stat:
         """What the kernel is told now; the same object each time."""
         if self._stat is None:
