@@ -43,7 +43,7 @@ from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
 log = logging.getLogger(__name__)
 
-PAGE_ENTRIES: Final = 512
+PAGE_ENTRIES: Final = 1000
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -115,6 +115,7 @@ class SocketWire:
     """A TCP (or UNIX) socket."""
 
     __slots__ = ("_awaited", "_is_quiet", "_received", "_sent", "_socket", "_streak", "stall")
+
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._awaited = 1  # the socket counts as readable from so many bytes on

@@ -20,6 +20,7 @@ from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import ApplyNow, Committer
 from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
@@ -164,7 +165,7 @@ class Filesystem:
 
     # ---- references
 
-    def refer(self, inode: Inode) -> None:
+    def refer(self, inode: Inode | Glimpse) -> None:
         """The kernel was told of the inode once more."""
         self._keeper.refer(inode)
 
