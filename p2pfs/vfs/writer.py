@@ -116,6 +116,8 @@ class Writer:
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
             self._freeze_for_room()
+        if self._credits.take_nowait(size):
+            return
         with trio.move_on_after(math.inf if self._limits.hard else self._limits.io_timeout_s) as waiting:
             await self._credits.take(size)
         if waiting.cancelled_caught:
@@ -285,8 +287,9 @@ class Writer:
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
-        if inode.frozen:  # the commit goes behind the making of the file, which can go while chunks are stored
-            self._hurry()
+        if not inode.frozen:
+            return
+        self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
         inode.kick.pulse()
         last = inode.freezes
         awaited = self._awaited.setdefault(inode.id, [])

@@ -40,6 +40,7 @@ _ROW_COST: Final = 700
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
 _ANY_NUMBER: Final = 1 << 63
+_LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed)
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
 
@@ -382,7 +383,7 @@ def is_local(operation: Operation) -> bool:
     """Whether nothing but the tree decides about it: no receipts of peers, no rows that are not kept here."""
     if isinstance(operation, Commit):
         return not (operation.extents or operation.chunks or operation.drop) and operation.cut_index < 0
-    return isinstance(operation, Make | Link | Unlink | Rename | SetAttributes | Opened | Released | Accessed)
+    return isinstance(operation, _LOCAL)
 
 
 def new_numbers(operation: Operation) -> tuple[int, ...]:
