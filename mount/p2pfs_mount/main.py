@@ -12,11 +12,10 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.errors import PoolError, UserError
-from p2pfs.runtime import mounts
+from p2pfs.runtime import mounts, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
-from p2pfs.runtime.process import collect_rarely
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.connection import Connection, Cut
@@ -55,7 +54,7 @@ def run(
     path = mounts.canonical(mount_point)
     life.require_fuse()
     life.require_mount_point(path)
-    collect_rarely()
+    process.collect_rarely()
     return trio.run(_Mount(home, settings, volume, path, passphrase, options, ready).run, strict_exception_groups=True)
 
 

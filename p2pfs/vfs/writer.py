@@ -291,8 +291,9 @@ class Writer:
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
-        if inode.frozen:  # the commit goes behind the making of the file, which can go while chunks are stored
-            self._hurry()
+        if not inode.frozen:
+            return
+        self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
         inode.kick.pulse()
         last = inode.freezes
         awaited = self._awaited.setdefault(inode.id, [])

@@ -352,15 +352,21 @@ class Delegated:
         """As `apply`, if nobody has to be waited for or asked; else None, and nothing was done. No checkpoint."""
         if self._is_taking or not (self.holds and self.changes.has_room) or self._known.bytes > self._known_bytes:
             return None
-        touched = concerned(operations)
-        if touched & self._busy or touched & self._doubtful.keys() or not self._is_judged_here(operations):
+        if self._busy or self._doubtful:
+            touched = concerned(operations)
+            if touched & self._busy or touched & self._doubtful.keys():
+                return None
+        if not self._is_judged_here(operations):
             return None
         if self._known.needs(operations) is not None or not all(map(self._known.can_judge, operations)):
             return None
         return self._judge(operations)
 
     def _is_judged_here(self, operations: Sequence[Operation]) -> bool:
-        return all(is_local(operation) and self._granted.issuperset(new_numbers(operation)) for operation in operations)
+        for operation in operations:
+            if not is_local(operation) or not self._granted.issuperset(new_numbers(operation)):
+                return False
+        return True
 
     def _judge(self, operations: Sequence[Operation]) -> Applied:
         applied = self._known.apply(operations)

@@ -42,6 +42,7 @@ _GONE_COST: Final = 100
 _TOLD_COST: Final = 100
 _AROUND: Final = 64
 _ANY_NUMBER: Final = 1 << 63
+_LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed)
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
 
@@ -470,7 +471,7 @@ def is_local(operation: Operation) -> bool:
     """Whether nothing but the tree decides about it: no receipts of peers, no rows that are not kept here."""
     if isinstance(operation, Commit):
         return not (operation.extents or operation.chunks or operation.drop) and operation.cut_index < 0
-    return isinstance(operation, Make | Link | Unlink | Rename | SetAttributes | Opened | Released | Accessed)
+    return isinstance(operation, _LOCAL)
 
 
 def new_numbers(operation: Operation) -> tuple[int, ...]:
