@@ -91,7 +91,9 @@ class Filesystem:
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
-        self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
+        self.promises = Promises(
+            namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard, trust=trust
+        )
 
     @classmethod
     @asynccontextmanager

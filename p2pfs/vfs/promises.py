@@ -5,7 +5,7 @@ Called by `vfs.filesystem`; storing is the writer's.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -20,15 +20,25 @@ from p2pfs.vfs.writer import Writer
 
 T = TypeVar("T")
 
+SOON_S: Final = 0.01
+"""How long a close waits for the small file's bytes to be an operation, before they are kept on their own."""
+
 
 class Promises:
     """Of one mount. `Inode.changes` counts what programs did to an inode, `Inode.settled` how much of that is
     committed for certain: a close of a file nobody changed since waits for nothing."""
 
     def __init__(
-        self, namespace: Namespace, writer: Writer, durability: Durability, journal: NoJournal, *, hard: bool
+        self,
+        namespace: Namespace,
+        writer: Writer,
+        durability: Durability,
+        journal: NoJournal,
+        *,
+        hard: bool,
+        trust: Callable[[], float],
     ) -> None:
-        self._journal = journal
+        self._journal, self._trust = journal, trust
         self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
         self._lost: Fenced | None = None
 
@@ -48,13 +58,22 @@ class Promises:
         return, unless it has no name: nobody will see it again. Under `fsync` its bytes are in the journal, if there is
         one. Raises an error of storing kept since."""
         if self._journal.keeps and inode.is_dirty and inode.attributes.links:
-            self._writer.freeze(inode)
-            await self._journal.keep(inode)
+            await self._kept(inode)
         is_promised = self._durability is not Durability.FSYNC and inode.attributes.links
         if is_promised and (inode.is_dirty or inode.changes > inode.settled):
             await self.synced(inode)
         else:
             inode.raise_error()
+
+    async def _kept(self, inode: Inode) -> None:
+        """In the journal, as bytes or as the operation that commits them: whoever may change a volume alone has that a
+        moment later, and then the bytes are written once."""
+        self._writer.freeze(inode)
+        if self._trust():
+            with trio.move_on_after(SOON_S):
+                while any(freeze.inline for freeze in inode.frozen):
+                    await inode.progress.wait()
+        await self._journal.keep(inode)
 
     async def synced(self, inode: Inode) -> None:
         """fsync: everything done to the inode, and every name given before, is on stable storage on return.
