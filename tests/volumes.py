@@ -10,6 +10,7 @@ from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, Space
@@ -36,6 +37,7 @@ async def filesystem(
     now_ns: Callable[[], int] | None = None,
     copies: LateCopies | None = None,
     trust: Callable[[], float] = lambda: 0.0,
+    journal: NoJournal | None = None,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -49,5 +51,6 @@ async def filesystem(
         now_ns=now_ns or ticking(),
         copies=copies,
         trust=trust,
+        journal=journal,
     ) as served:
         yield served

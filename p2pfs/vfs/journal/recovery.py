@@ -212,7 +212,7 @@ async def _found(filesystem: Filesystem, number: InodeId) -> Inode | None:
         inode = await filesystem.inode(number)
     except NotFound:
         return None
-    return inode if inode.kind is Kind.FILE else None
+    return inode if inode.kind is Kind.FILE and inode.attributes.links else None
 
 
 def _runs(kept: Kept) -> Iterator[tuple[int, Buffer]]:
