@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 from plugins.checklogs import Claims
-from trio.testing import wait_all_tasks_blocked
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
@@ -23,7 +22,7 @@ from p2pfs.vfs.journal.journal import Journal
 from p2pfs.vfs.journal.recovery import Recovery, recovering
 from p2pfs.vfs.limits import Durability, Limits, WriteLimits
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import Applied, Batch, Commit, Operation
+from p2pfs.wire.namespace import Applied, Batch, Commit, Operation, SetAttributes
 
 pytestmark = pytest.mark.l3
 
@@ -39,6 +38,11 @@ class World:
         self.root = root
         self.volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
         self.chunks = MemoryStore()
+        self.sent: list[tuple[str, list[Operation]]] = []  # in sessions of dead mounts
+
+    async def send(self, session: str, batch: Batch) -> Applied:
+        self.sent.append((session, batch.operations))
+        return Applied([])
 
     @asynccontextmanager
     async def mount(
@@ -52,7 +56,7 @@ class World:
         keeps = limits.durability is Durability.FSYNC
         async with (
             recovering(
-                self.root / home, KEYS, VOLUME, keeps=keeps, budget_bytes=4 * MIB, send=_never, end=_nothing
+                self.root / home, KEYS, VOLUME, keeps=keeps, budget_bytes=4 * MIB, send=self.send, end=_nothing
             ) as recovery,
             filesystem(
                 namespace or self.session(), store or self.chunks, limits=limits, journal=recovery.journal
@@ -72,10 +76,6 @@ class World:
 
     def records(self, home: str = "dead") -> list[Path]:
         return list((self.root / home / "journal").glob("*/*.journal"))
-
-
-async def _never(session: str, batch: Batch) -> Applied:
-    raise AssertionError(f"{session}: {batch}")
 
 
 async def _nothing(session: str) -> None:
@@ -152,26 +152,32 @@ async def test_what_was_only_partly_committed_is_completed(world: World) -> None
 class Unanswered(MemoryNamespace):
     """Commits are done, and nobody hears of it."""
 
-    after: Callable[[], None] = staticmethod(lambda: None)
+    done: trio.Event
+
+    @classmethod
+    def of(cls, world: World) -> "Unanswered":
+        made = cls(world.volume, world.volume.session().number, read_only=False)
+        made.done = trio.Event()
+        return made
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         applied = await super().apply(operations)
         if any(isinstance(operation, Commit) for operation in operations):
-            self.after()
+            self.done.set()
             await trio.sleep_forever()
         return applied
 
 
 @pytest.mark.parametrize("closes_first", [True, False])
 async def test_a_commit_that_was_done_and_not_answered_is_not_done_again(world: World, closes_first: bool) -> None:
-    names = Unanswered(world.volume, world.volume.session().number, read_only=False)
+    names = Unanswered.of(world)
     async with world.mount(namespace=names) as (fs, _):
         handle = await write(fs, b"f", BIG)
         if not closes_first:
             fs.writer.freeze(handle.inode)
-            await wait_all_tasks_blocked()
+            await names.done.wait()
         await fs.flush(handle)
-        await wait_all_tasks_blocked()
+        await names.done.wait()
         world.die(fs)
         number = handle.inode.id
     before = (await names.attributes(number)).change
@@ -244,7 +250,7 @@ class OnlyTheFirst(MemoryStore):
 
 
 async def test_appended_bytes_that_moved_are_kept_where_they_went(world: World) -> None:
-    names = Unanswered(world.volume, world.volume.session().number, read_only=False)
+    names = Unanswered.of(world)
     store, rest, theirs = OnlyTheFirst(), os.urandom(50 * KIB), b"theirs" * 20_000
     async with world.mount("other") as (other, _), world.mount(store=store, namespace=names) as (fs, _):
         handle = await fs.create(ROOT_INODE, b"f", 0o644, NOBODY, append=True)
@@ -255,7 +261,7 @@ async def test_appended_bytes_that_moved_are_kept_where_they_went(world: World) 
         await other.write(appending, 0, theirs)
         await other.fsync(appending)
         store.lets_go.set()
-        await wait_all_tasks_blocked()
+        await names.done.wait()
         assert handle.inode.moves == 1
         world.die(fs)
     async with world.mount("dead", store=DeadStore()) as (fs, recovery):
@@ -300,18 +306,19 @@ async def test_a_mount_whose_close_waits_finishes_what_is_left_and_keeps_nothing
 async def test_a_journal_stays_small_though_one_file_is_never_stored(world: World) -> None:
     class OneIsStuck(MemoryStore):
         async def put(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
-            if self.stuck:
-                self.stuck = False
+            if not self.is_stuck.is_set():
+                self.is_stuck.set()
                 await trio.sleep_forever()
             return await super().put(*arguments, **more)  # type: ignore[arg-type]
 
-        stuck = True
+        is_stuck = trio.Event()
 
-    async with world.mount(store=OneIsStuck()) as (fs, recovery):
+    store = OneIsStuck()
+    async with world.mount(store=store) as (fs, recovery):
         assert isinstance(recovery.journal, Journal)
         recovery.journal._segment_bytes, recovery.journal._most_bytes = 64 * KIB, MIB
         await close(fs, await write(fs, b"f", BIG))
-        await wait_all_tasks_blocked()
+        await store.is_stuck.wait()
         for number in range(100):
             await close(fs, await write(fs, b"%d" % number, os.urandom(50 * KIB)))
             assert recovery.journal.segments.size < 2 * MIB
@@ -355,3 +362,39 @@ async def test_a_damaged_journal_is_kept_aside_and_what_can_be_read_is_stored(wo
         assert (await content(fs), await content(fs, b"g")) == (BIG, b"")
         assert recovery.journal.rejected == 1
     assert [one.read_bytes() for one in (world.root / "dead" / "journal" / "rejected").iterdir()] == [bytes(data)]
+
+
+async def test_names_that_were_finished_are_not_sent_again_while_bytes_beside_them_wait(world: World) -> None:
+    async with world.mount(store=DeadStore()) as (fs, _):
+        fs.journal.opened("one")
+        fs.journal.queued([SetAttributes(1, 1), SetAttributes(1, 2)])
+        await close(fs, await write(fs, b"f", BIG))
+        world.die(fs)
+    async with world.mount("dead", store=DeadStore()) as (fs, _):
+        assert world.sent == [("one", [SetAttributes(1, 1), SetAttributes(1, 2)])]
+        world.die(fs, "between")
+        fs.journal.opened("two")
+        fs.journal.queued([SetAttributes(1, 3)])
+        world.die(fs, "next")
+    for home, expected in (("between", []), ("next", [("two", [SetAttributes(1, 3)])])):
+        world.sent.clear()
+        async with world.mount(home, store=DeadStore()) as (fs, recovery):
+            assert world.sent == expected
+            assert await content(fs) == BIG
+            assert recovery.journal.rejected == 0
+
+
+async def test_names_behind_committed_ones_whose_segment_is_deleted_are_found(world: World) -> None:
+    async with world.mount() as (fs, recovery):
+        assert isinstance(recovery.journal, Journal)
+        recovery.journal._segment_bytes = 1  # each record in its own
+        fs.journal.opened("one")
+        for number in range(4):
+            fs.journal.queued([SetAttributes(1, number)])
+        fs.journal.sending(Batch(1, 1, [SetAttributes(1, 0), SetAttributes(1, 1)], epoch=5))
+        fs.journal.committed(2)
+        assert len(world.records("home")) < 5
+        world.die(fs)
+    async with world.mount("dead") as (fs, recovery):
+        assert world.sent == [("one", [SetAttributes(1, 2), SetAttributes(1, 3)])]
+        assert recovery.journal.rejected == 0
