@@ -5,7 +5,7 @@ Called by `vfs.filesystem`; storing is the writer's.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -19,9 +19,6 @@ from p2pfs.vfs.patience import until_available
 from p2pfs.vfs.writer import Writer
 
 T = TypeVar("T")
-
-SOON_S: Final = 0.01
-"""How long a close waits for the small file's bytes to be an operation, before they are kept on their own."""
 
 
 class Promises:
@@ -66,13 +63,11 @@ class Promises:
             inode.raise_error()
 
     async def _kept(self, inode: Inode) -> None:
-        """In the journal, as bytes or as the operation that commits them: whoever may change a volume alone has that a
-        moment later, and then the bytes are written once."""
-        self._writer.freeze(inode)
-        if self._trust():
-            with trio.move_on_after(SOON_S):
-                while any(freeze.inline for freeze in inode.frozen):
-                    await inode.progress.wait()
+        """In the journal, as bytes or as the operation that commits them."""
+        if self._trust():  # it commits small files without waiting for anybody
+            await self._writer.commit_small(inode)
+        else:
+            self._writer.freeze(inode)
         await self._journal.keep(inode)
 
     async def synced(self, inode: Inode) -> None:

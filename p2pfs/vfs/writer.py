@@ -137,10 +137,35 @@ class Writer:
             self._freeze(inode, indices)
 
     def _freeze(self, inode: Inode, indices: list[int]) -> None:
+        freeze = self._taken(inode, indices)
+        self._nursery.start_soon(self._store, inode, freeze)
+
+    async def commit_small(self, inode: Inode) -> None:
+        """As `freeze`, but what fits the metadata and comes first is committed by this task: for mounts that need
+        nobody's answer for that. An error is for the task that tries again."""
+        if inode.frozen or inode.size > self._limits.small_file:
+            self.freeze(inode)
+            return
+        freeze = self._taken(inode, sorted(inode.active))
+        try:
+            freeze.inline = self._committer.may_be_inline(inode, freeze)
+            if freeze.inline:
+                await self._committer.commit_stored(inode)
+        except PoolError as error:
+            log.info("inode %d: storing is delayed: %s", inode.id, error)
+        finally:
+            if freeze in inode.frozen:
+                self._nursery.start_soon(self._store, inode, freeze)
+            else:
+                self._done(inode)
+
+    def _taken(self, inode: Inode, indices: list[int]) -> Freeze:
         mibs = {index: inode.active.pop(index) for index in indices}
         freeze = self._frozen(next(self._numbers), mibs, inode.mtime_ns or self._now_ns(), inode)
         self._credits.charge(FREEZE_COST)
-        self._start(inode, freeze)
+        inode.freezes = freeze.number
+        inode.frozen.append(freeze)
+        return freeze
 
     def _frozen(self, number: int, mibs: dict[int, DirtyMib], mtime_ns: int, inode: Inode) -> Freeze:
         return Freeze(
@@ -154,11 +179,6 @@ class Writer:
             runs=sum(len(mib.runs) for mib in mibs.values()),
             inline=inode.size <= self._limits.small_file,
         )
-
-    def _start(self, inode: Inode, freeze: Freeze) -> None:
-        inode.freezes = freeze.number
-        inode.frozen.append(freeze)
-        self._nursery.start_soon(self._store, inode, freeze)
 
     async def restore(self, inode: Inode, number: int, mtime_ns: int, runs: Iterable[tuple[int, Buffer]]) -> Freeze:
         """Bytes (by offset) that an earlier mount had frozen under this number are on their way again. Freezes of one
@@ -177,7 +197,9 @@ class Writer:
         inode.mtime_ns = mtime_ns
         freeze = self._frozen(number, mibs, mtime_ns, inode)
         self._credits.charge(freeze.cost)
-        self._start(inode, freeze)
+        inode.freezes = number
+        inode.frozen.append(freeze)
+        self._nursery.start_soon(self._store, inode, freeze)
         return freeze
 
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
