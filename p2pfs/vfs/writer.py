@@ -150,7 +150,9 @@ class Writer:
         try:
             freeze.inline = self._committer.may_be_inline(inode, freeze)
             if freeze.inline:
-                await self._committer.commit_stored(inode)
+                # cut short when the volume was recalled just now, nobody would know whether it was done
+                with trio.move_on_after(self._limits.io_timeout_s, shield=True):
+                    await self._committer.commit_stored(inode)
         except PoolError as error:
             log.info("inode %d: storing is delayed: %s", inode.id, error)
         finally:
