@@ -23,6 +23,7 @@ from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
@@ -61,6 +62,7 @@ class Filesystem:
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
+        journal: NoJournal | None = None,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -79,7 +81,8 @@ class Filesystem:
         )  # fmt: skip
         copies = copies or LateCopies(namespace, nursery)
         uploader = Uploader(sealer, store, places, space, copies, dedup=limits.write.dedup)
-        unsaved = Unsaved(space, copies, limits.write.dirty_bytes)
+        self.journal = journal or NoJournal()
+        unsaved = Unsaved(space, copies, limits.write.dirty_bytes, self.journal)
         committer = Committer(
             sealer, namespace, self._reader, uploader, copies, unsaved,
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
@@ -89,7 +92,7 @@ class Filesystem:
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
         )  # fmt: skip
-        self.promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
+        self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
     @classmethod
     @asynccontextmanager
@@ -107,6 +110,7 @@ class Filesystem:
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
+        journal: NoJournal | None = None,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -116,7 +120,7 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
-                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now,
+                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, journal=journal,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
@@ -139,7 +143,8 @@ class Filesystem:
     async def _age(self) -> None:
         while True:
             await trio.sleep(AGEING_S)
-            self.writer.freeze_aged()
+            for inode in self.writer.freeze_aged():
+                await self.journal.keep(inode)
 
     async def _tell(self) -> None:
         while True:

@@ -97,7 +97,7 @@ class Freeze:
        └──retry with back-off on failure (the error is raised once by the next write, fsync or close)
     """
 
-    number: int
+    number: int  # rises, across files
     mibs: dict[int, DirtyMib]
     uploads: list[Upload]
     end: int  # file size these bytes imply
@@ -167,7 +167,8 @@ class Inode:
         self.kernel_size = KernelSize()
         self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
-        self.freezes = 0
+        self.freezes = 0  # the number of the last
+        self.last_commit: tuple[bytes, int] | None = None  # for vfs.journal
         self.changes = 0  # writes, settings and its making by programs of this mount
         self.settled = 0  # of these, how many are on stable storage for certain
 
