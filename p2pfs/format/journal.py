@@ -57,7 +57,7 @@ def open_frames(keys: VolumeKeys, volume: VolumeId, data: bytes) -> tuple[list[b
     """
     start = MAGIC + keys.prefix
     at = len(start) + SALT_BYTES
-    if len(data) < at and (data[: len(start)] == start[: len(data)]):
+    if (len(data) < at and data[: len(start)] == start[: len(data)]) or not any(data):
         return [], Ending.TORN
     if data[: len(start)] != start:
         raise Corrupt("this is no journal that this program and this key can read")
@@ -65,7 +65,7 @@ def open_frames(keys: VolumeKeys, volume: VolumeId, data: bytes) -> tuple[list[b
     view, frames = memoryview(data), list[bytes]()
     while at < len(data):
         first = at + _LENGTH.size
-        if first > len(data):
+        if first > len(data) or (not any(view[at:first]) and not any(view[first:])):  # some file systems leave zeros
             return frames, Ending.TORN
         (length,) = _LENGTH.unpack_from(data, at)
         if first + length > len(data):

@@ -252,6 +252,7 @@ async def attach(
             journal=journal,
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)
+            nursery.start_soon(recovery.salvage, filesystem)
             holding.store = filesystem.recalled
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
@@ -272,7 +273,21 @@ def _recovering(
     async def end(session: str) -> None:
         await calls().tell("DELETE", f"/sessions/{session}")
 
-    return recovering(home.path, keys, volume, keeps=keeps, budget_bytes=settings.write_buffer, send=send, end=end)
+    @asynccontextmanager
+    async def open_namespace() -> AsyncIterator[RemoteNamespace]:
+        request = OpenSession(platform.node(), "", False)
+        namespace = await RemoteNamespace.open(
+            pool.client, pool.coordinator, volume, request=request, io_timeout_s=settings.io_timeout
+        )
+        try:
+            yield namespace
+        finally:
+            await namespace.aclose()
+
+    return recovering(
+        home.path, keys, volume,
+        keeps=keeps, budget_bytes=settings.write_buffer, send=send, end=end, open_namespace=open_namespace,
+    )  # fmt: skip
 
 
 def _boot_time_s() -> float:

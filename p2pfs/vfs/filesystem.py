@@ -248,7 +248,9 @@ class Filesystem:
     # ---- names
 
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
-        return await self.tree.lookup(parent, name)
+        inode = await self.tree.lookup(parent, name)
+        inode.place = parent, name
+        return inode
 
     def parent(self, number: InodeId) -> InodeId:
         """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
@@ -272,6 +274,7 @@ class Filesystem:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
+        moved[0].place = new_parent, new_name
         await self.promises.named()
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
@@ -339,6 +342,7 @@ class Filesystem:
         """A new file, open; otherwise like `make`."""
         inode = await self._make(parent, name, Kind.FILE, mode, owner, rdev=0, umask=umask, inherit=inherit)
         self._keeper.opened(inode)  # no checkpoint since it was made: it must not look unused
+        inode.place = parent, name
         try:
             await self.promises.changed(inode)
         except BaseException:

@@ -168,7 +168,8 @@ class Inode:
         self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0  # the number of the last
-        self.last_commit: tuple[bytes, int] | None = None  # for vfs.journal
+        self.last_commit: tuple[bytes, int] | None = None  # for vfs.journal, as is
+        self.place: tuple[InodeId, bytes] | None = None  # a name it had when this mount last looked
         self.changes = 0  # writes, settings and its making by programs of this mount
         self.settled = 0  # of these, how many are on stable storage for certain
 

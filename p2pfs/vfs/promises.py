@@ -51,20 +51,16 @@ class Promises:
 
     async def closed(self, inode: Inode) -> None:
         """A descriptor is closed. Under `close` and `sync` what was done to the file, its making included, is stored on
-        return, unless it has no name: nobody will see it again. Under `fsync` its bytes are in the journal, if there is
-        one. Raises an error of storing kept since."""
+        return, unless it has no name: nobody will see it again. Under `fsync` its bytes are in the journal or, where
+        none can be kept, stored too. Raises an error of storing kept since."""
         if self._journal.keeps and inode.is_dirty and inode.attributes.links:
-            await self._kept(inode)
-        is_promised = self._durability is not Durability.FSYNC and inode.attributes.links
-        if is_promised and (inode.is_dirty or inode.changes > inode.settled):
+            self._writer.freeze(inode)
+            await self._journal.keep(inode)
+        waits = self._durability is not Durability.FSYNC or self._journal.has_ended
+        if waits and inode.attributes.links and (inode.is_dirty or inode.changes > inode.settled):
             await self.synced(inode)
         else:
             inode.raise_error()
-
-    async def _kept(self, inode: Inode) -> None:
-        """In the journal, as bytes or as the operation that commits them."""
-        self._writer.freeze(inode)
-        await self._journal.keep(inode)
 
     async def synced(self, inode: Inode) -> None:
         """fsync: everything done to the inode, and every name given before, is on stable storage on return.

@@ -167,19 +167,15 @@ class Writer:
             inline=inode.size <= self._limits.small_file,
         )
 
-    async def restore(self, inode: Inode, number: int, mtime_ns: int, runs: Iterable[tuple[int, Buffer]]) -> Freeze:
+    def restore(self, inode: Inode, number: int, mtime_ns: int, runs: Iterable[tuple[int, Buffer]]) -> Freeze:
         """Bytes (by offset) that an earlier mount had frozen under this number are on their way again. Freezes of one
-        inode are restored in their order, before anything else is written to it.
-
-        Raises:
-            NoSpace: The pool cannot promise room for them.
-        """
+        inode are restored in their order, before anything else is written to it. No room is promised for them: they
+        are there whether or not the pool has any now, and it is asked when they are sent."""
         mibs: dict[int, DirtyMib] = {}
         for offset, data in runs:
             for piece in pieces(offset, len(data)):
                 mib = mibs.setdefault(piece.index, DirtyMib(piece.index, trio.current_time()))
                 mib.write(piece.off, memoryview(data)[piece.at : piece.at + piece.length])
-        await self._space.promise(sum(mib.bytes for mib in mibs.values()))
         inode.size = max(inode.size, *(mib.end for mib in mibs.values()))
         inode.mtime_ns = mtime_ns
         freeze = self._frozen(number, mibs, mtime_ns, inode)

@@ -1,5 +1,6 @@
 """Bytes of closed files that a mount had not stored when it died: the next one stores them, or keeps them aside."""
 
+import copy
 import errno
 import os
 import shutil
@@ -14,15 +15,16 @@ from plugins.checklogs import Claims
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import Overruled
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import KIB, MIB, ROOT_INODE
+from p2pfs.types import KIB, MIB, ROOT_INODE, DentryId
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
-from p2pfs.vfs.journal.journal import Journal
+from p2pfs.vfs.journal.journal import Journal, NoJournal
 from p2pfs.vfs.journal.recovery import Recovery, recovering
 from p2pfs.vfs.limits import Durability, Limits, WriteLimits
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import Applied, Batch, Commit, Operation, SetAttributes
+from p2pfs.wire.namespace import Applied, Batch, Commit, Operation, Released, SetAttributes
 
 pytestmark = pytest.mark.l3
 
@@ -38,9 +40,12 @@ class World:
         self.root = root
         self.volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
         self.chunks = MemoryStore()
+        self.refuses = False
         self.sent: list[tuple[str, list[Operation]]] = []  # in sessions of dead mounts
 
     async def send(self, session: str, batch: Batch) -> Applied:
+        if self.refuses:
+            raise Overruled("somebody else was here")
         self.sent.append((session, batch.operations))
         return Applied([])
 
@@ -56,7 +61,14 @@ class World:
         keeps = limits.durability is Durability.FSYNC
         async with (
             recovering(
-                self.root / home, KEYS, VOLUME, keeps=keeps, budget_bytes=4 * MIB, send=self.send, end=_nothing
+                self.root / home,
+                KEYS,
+                VOLUME,
+                keeps=keeps,
+                budget_bytes=4 * MIB,
+                send=self.send,
+                end=_nothing,
+                open_namespace=self.namespace,
             ) as recovery,
             filesystem(
                 namespace or self.session(), store or self.chunks, limits=limits, journal=recovery.journal
@@ -64,6 +76,10 @@ class World:
         ):
             await recovery.restore(fs)
             yield fs, recovery
+
+    @asynccontextmanager
+    async def namespace(self) -> AsyncIterator[MemoryNamespace]:
+        yield self.session()
 
     def session(self) -> MemoryNamespace:
         return MemoryNamespace(self.volume, self.volume.session().number, read_only=False)
@@ -189,8 +205,20 @@ async def test_a_commit_that_was_done_and_not_answered_is_not_done_again(world: 
     assert (await names.attributes(number)).change == before
 
 
-async def test_bytes_are_not_laid_over_what_others_wrote_since(world: World, claim_logs: Claims) -> None:
-    claim_logs("102400 bytes written before a crash are not stored", count=1)
+async def recovered(fs: Filesystem, found: Recovery) -> dict[str, bytes]:
+    """What is given back, by what its name begins with."""
+    await found.salvage(fs)
+    return {
+        name.split(".recovered-")[0]: await content(fs, name.encode())
+        for name in [one.name.decode() for one in (await fs.directory(ROOT_INODE, DentryId(0), 100))[0]]
+        if ".recovered-" in name
+    }
+
+
+async def test_bytes_in_conflict_with_what_others_wrote_since_are_given_back_in_a_file_beside(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("102400 bytes written before a crash are in conflict", count=2)
     async with world.mount(store=DeadStore()) as (fs, _):
         handle = await write(fs, b"f", BIG)
         await close(fs, handle)
@@ -199,15 +227,94 @@ async def test_bytes_are_not_laid_over_what_others_wrote_since(world: World, cla
         other = await fs.open(handle.inode.id)
         await fs.write(other, 0, b"theirs")
         await fs.fsync(other)
+    shutil.copytree(world.root / "dead", world.root / "again")
     async with world.mount("dead") as (fs, recovery):
-        assert await content(fs) == b"theirs"
         assert recovery.journal.rejected == 1
-    aside = list((world.root / "dead" / "journal" / "rejected").iterdir())
-    assert len(aside) == 1
-    assert BIG[:100] not in aside[0].read_bytes()
-    assert aside[0].stat().st_size > len(BIG)
+        assert await recovered(fs, recovery) == {"f": BIG}
+        assert await content(fs) == b"theirs"
+    assert world.records() == []
     async with world.mount("dead") as (fs, recovery):
         assert recovery.journal.rejected == 0
+    async with world.mount("again") as (fs, recovery):  # it died before it could forget them
+        assert await recovered(fs, recovery) == {"f": BIG}
+        assert len((await fs.directory(ROOT_INODE, DentryId(0), 100))[0]) == 3
+
+
+class Ahead(MemoryNamespace):
+    """Acknowledges what nobody hears of."""
+
+    journal: NoJournal
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if any(isinstance(operation, Commit) and operation.chunks for operation in operations):
+            await trio.sleep_forever()
+        self.journal.queued(operations)
+        return await super().apply(operations)
+
+
+async def test_small_files_in_conflict_are_given_back_under_their_last_name(world: World, claim_logs: Claims) -> None:
+    claim_logs("changes acknowledged before a crash are in conflict", count=1)
+    claim_logs("bytes written before a crash are in conflict", count=3)
+    async with world.mount() as (fs, _):
+        for name in (b"edited", b"safe"):
+            handle = await write(fs, name, b"before")
+            await fs.fsync(handle)
+    copied = copy.deepcopy(world.volume)
+    names = Ahead(copied, copied.session().number, read_only=False)
+    await world.session().new_ids(1000)  # others are granted other numbers
+    async with world.mount(namespace=names) as (fs, _):
+        names.journal = fs.journal
+        fs.journal.opened("s")
+        for name in (b"edited", b"safe"):
+            handle = await fs.open((await fs.lookup(ROOT_INODE, name)).id)
+            await fs.write(handle, 0, b"mine, " + name)
+            await fs.fsync(handle)
+        handle = await write(fs, b"n.tmp", b"mine, new")
+        await fs.fsync(handle)
+        await fs.rename(ROOT_INODE, b"n.tmp", ROOT_INODE, b"new", 0)
+        handle = await write(fs, b"gone", b"mine, gone")
+        await fs.fsync(handle)
+        await fs.remove(ROOT_INODE, b"gone", directory=False)
+        handle = await write(fs, b"grown", b"small")
+        await fs.fsync(handle)
+        await fs.write(handle, 5, BIG)
+        await close(fs, handle)
+        world.die(fs)
+    async with world.mount("other") as (fs, _):
+        handle = await fs.open((await fs.lookup(ROOT_INODE, b"edited")).id)
+        await fs.write(handle, 0, b"theirs")
+        await fs.fsync(handle)
+        for name in (b"n.tmp", b"gone", b"grown"):
+            await close(fs, await write(fs, name, b"theirs"))
+        await fs.settle_all()
+    world.refuses = True
+    async with world.mount("dead") as (fs, recovery):
+        assert await recovered(fs, recovery) == {
+            "edited": b"mine, edited", "new": b"mine, new", "grown": b"small" + BIG,
+        }  # fmt: skip
+        assert await content(fs, b"safe") == b"mine, safe"
+        for name in (b"edited", b"n.tmp", b"gone", b"grown"):
+            assert await content(fs, name) == b"theirs"
+    assert world.records() == []
+
+
+async def test_what_is_in_conflict_waits_for_peers_that_are_away_and_the_mount_does_not(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await write(fs, b"f", BIG)
+        await close(fs, handle)
+        world.die(fs)
+    async with world.mount("other") as (fs, _):
+        other = await fs.open(handle.inode.id)
+        await fs.write(other, 0, b"theirs")
+        await fs.fsync(other)
+    async with world.mount("dead", store=DeadStore()) as (fs, recovery):
+        with trio.move_on_after(1000):
+            await recovery.salvage(fs)
+        assert await content(fs) == b"theirs"
+        assert len((await fs.directory(ROOT_INODE, DentryId(0), 100))[0]) == 2
+    assert world.records()
 
 
 async def test_a_file_removed_since_takes_its_bytes_along(world: World) -> None:
@@ -328,11 +435,11 @@ async def test_a_journal_stays_small_though_one_file_is_never_stored(world: Worl
         assert recovery.journal.rejected == 0
 
 
-async def test_a_disk_that_fails_ends_the_journal_and_not_the_mount(
+async def test_where_the_disk_of_the_journal_is_full_each_close_waits_until_its_file_is_stored(
     world: World, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
 ) -> None:
     claim_logs("the journal of this mount ends", count=1)
-    async with world.mount(store=DeadStore()) as (fs, recovery):
+    async with world.mount() as (fs, recovery):
         await close(fs, await write(fs, b"f", BIG))
 
         def full(*_: object) -> int:
@@ -340,11 +447,26 @@ async def test_a_disk_that_fails_ends_the_journal_and_not_the_mount(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            await close(fs, await write(fs, b"g", BIG))
+            handle = await write(fs, b"g", BIG)
+            await fs.flush(handle)
+            assert not handle.inode.is_dirty
         await close(fs, await write(fs, b"h", BIG))
         assert world.records("home") == []
-        assert await content(fs, b"g") == BIG
         assert not recovery.journal.keeps
+    async with world.mount("empty") as (fs, _):
+        assert [await content(fs, name) for name in (b"g", b"h")] == [BIG, BIG]
+
+
+async def test_where_no_journal_can_be_made_each_close_waits_until_its_file_is_stored(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("the journal cannot be used", count=1)
+    (world.root / "home").mkdir()
+    (world.root / "home" / "journal").write_text("no directory")
+    async with world.mount() as (fs, _):
+        handle = await write(fs, b"f", BIG)
+        await fs.flush(handle)
+        assert not handle.inode.is_dirty
 
 
 async def test_a_damaged_journal_is_kept_aside_and_what_can_be_read_is_stored(world: World, claim_logs: Claims) -> None:
@@ -361,7 +483,7 @@ async def test_a_damaged_journal_is_kept_aside_and_what_can_be_read_is_stored(wo
     async with world.mount("dead") as (fs, recovery):
         assert (await content(fs), await content(fs, b"g")) == (BIG, b"")
         assert recovery.journal.rejected == 1
-    assert [one.read_bytes() for one in (world.root / "dead" / "journal" / "rejected").iterdir()] == [bytes(data)]
+    assert [one.read_bytes() for one in (world.root / "dead" / "journal").glob("*/damaged/*")] == [bytes(data)]
 
 
 async def test_names_that_were_finished_are_not_sent_again_while_bytes_beside_them_wait(world: World) -> None:
@@ -391,8 +513,9 @@ async def test_names_behind_committed_ones_whose_segment_is_deleted_are_found(wo
         fs.journal.opened("one")
         for number in range(4):
             fs.journal.queued([SetAttributes(1, number)])
-        fs.journal.sending(Batch(1, 1, [SetAttributes(1, 0), SetAttributes(1, 1)], epoch=5))
-        fs.journal.committed(2)
+        sent: list[Operation] = [SetAttributes(1, 0), Released(2), SetAttributes(1, 1)]
+        fs.journal.sending(Batch(1, 1, sent, epoch=5))
+        fs.journal.committed(sent)
         assert len(world.records("home")) < 5
         world.die(fs)
     async with world.mount("dead") as (fs, recovery):

@@ -52,6 +52,12 @@ def test_a_file_torn_anywhere_gives_the_frames_before() -> None:
         assert ending is (Ending.WHOLE if length in ends else Ending.TORN)
 
 
+def test_zeros_where_the_power_went_are_a_torn_end() -> None:
+    header, frames = written()
+    assert open_frames(KEYS, VOLUME, header + frames[0] + bytes(5000)) == (PLAIN[:1], Ending.TORN)
+    assert open_frames(KEYS, VOLUME, bytes(5000)) == ([], Ending.TORN)
+
+
 def test_no_flipped_byte_goes_unseen() -> None:
     data = whole()
     for at in range(len(data)):

@@ -5,8 +5,8 @@ from itertools import count
 import pytest
 
 from p2pfs.vfs.journal.records import Committing, Kept, Queued, Record, State, Stored, Untimed
-from p2pfs.vfs.journal.unfinished import BATCH_OPERATIONS, Unfinished, judge, refused_inodes
-from p2pfs.wire.namespace import Commit, Operation, Released, SetAttributes, Unlink
+from p2pfs.vfs.journal.unfinished import AHEAD, BATCH_OPERATIONS, Unfinished, judge
+from p2pfs.wire.namespace import Commit, Operation, SetAttributes
 
 pytestmark = pytest.mark.l0
 
@@ -46,7 +46,7 @@ def test_the_batch_under_way_is_sent_as_it_was_and_the_others_with_numbers_never
     found = read(Queued(0, operations(1500)), State("s", 3, seq=9, acked=4, done=10, sent_seq=7, sent_upto=20))
     batches = list(found.batches())
     assert (batches[0].seq, batches[0].operations) == (7, operations(10, 10))
-    assert [batch.seq for batch in batches[1:]] == [10, 11, 12]
+    assert [batch.seq for batch in batches[1:]] == [4 + AHEAD + 1, 4 + AHEAD + 2, 4 + AHEAD + 3]
     assert [operation for batch in batches for operation in batch.operations] == operations(1490, 10)
     assert all(len(batch.operations) <= BATCH_OPERATIONS and (batch.acked, batch.epoch) == (4, 3) for batch in batches)
     assert list(found.batches()) == batches
@@ -68,10 +68,6 @@ def test_nothing_behind_a_gap_is_done() -> None:
     assert found.end == 7
 
 
-def test_releasing_an_inode_refuses_nothing_else_about_it() -> None:
-    assert refused_inodes([Released(8), Unlink(1, b"n", 9, False, 1)]) == {1, 9}
-
-
 # ---- bytes
 
 
@@ -89,29 +85,29 @@ def test_a_time_that_was_set_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "refused", "expected"),
+    ("head", "damaged", "expected"),
     [
         (BASE, False, ([1, 2, 3], [], [])),
         (MINE, False, ([2, 3], [], [1])),
         (THEIRS, False, ([], [1, 2, 3], [])),
         (None, False, ([], [], [1, 2, 3])),
-        (BASE, True, ([], [1, 2, 3], [])),
+        (BASE, True, ([1, 2, 3], [], [])),
         (None, True, ([], [1, 2, 3], [])),
     ],
-    ids=["untouched", "partly-committed", "changed-by-others", "removed", "name-refused", "making-refused"],
+    ids=["untouched", "partly-committed", "changed-by-others", "removed", "untouched-damaged", "making-damaged"],
 )
-def test_what_becomes_of_bytes(head: bytes | None, refused: bool, expected: tuple[list[int], ...]) -> None:
+def test_what_becomes_of_bytes(head: bytes | None, damaged: bool, expected: tuple[list[int], ...]) -> None:
     found = read(kept(3, after=2), kept(1), kept(2, after=1), Committing(5, MINE, 1))
-    verdict = judge(list(found.kept.values()), head, found.heads[5], is_refused=refused)
+    verdict = judge(list(found.kept.values()), head, found.heads[5], is_damaged=damaged)
     assert tuple(map(numbers, verdict)) == expected
 
 
 def test_bytes_behind_others_that_are_missing_are_not_stored() -> None:
-    verdict = judge([kept(1), kept(3, after=2), kept(4, after=3)], BASE, {BASE: 0}, is_refused=False)
+    verdict = judge([kept(1), kept(3, after=2), kept(4, after=3)], BASE, {BASE: 0}, is_damaged=False)
     assert tuple(map(numbers, verdict)) == ([1], [3, 4], [])
 
 
 def test_all_of_it_committed_is_finished() -> None:
     steps = count(1)
     freezes = [kept(next(steps), after=0), kept(next(steps), after=1)]
-    assert tuple(map(numbers, judge(freezes, MINE, {BASE: 0, MINE: 2}, is_refused=False))) == ([], [], [1, 2])
+    assert tuple(map(numbers, judge(freezes, MINE, {BASE: 0, MINE: 2}, is_damaged=False))) == ([], [], [1, 2])

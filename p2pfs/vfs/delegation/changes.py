@@ -137,7 +137,7 @@ class Changes:
                 self._fail(Fenced(f"the coordinator refused a change: {error}"), operations)
             else:
                 self._done += count
-                self._journal.committed(len(operations))
+                self._journal.committed(operations)
             self._pulse()
 
     def _take(self) -> tuple[int, list[Operation]]:

@@ -11,7 +11,7 @@ and nothing else.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,18 @@ import trio
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import CHUNK_BYTES, KIB, MIB, VolumeId
 from p2pfs.vfs.inodes import Freeze, Inode
-from p2pfs.vfs.journal.records import Committing, Kept, Queued, Record, State, Stored, Untimed, head_digest
+from p2pfs.vfs.journal.records import (
+    Committing,
+    Kept,
+    Named,
+    Queued,
+    Record,
+    State,
+    Stored,
+    Untimed,
+    head_digest,
+    lasting,
+)
 from p2pfs.vfs.journal.segments import Segment, Segments
 from p2pfs.wire import codec
 from p2pfs.wire.namespace import Batch, Operation
@@ -38,6 +49,8 @@ class NoJournal:
     """For mounts that keep none: nothing happens."""
 
     keeps = False
+    has_ended = False
+    """Whether there should be one and is none: no call is acknowledged for its sake then."""
     rejected = 0
     next_number = 1
 
@@ -58,8 +71,8 @@ class NoJournal:
     def sending(self, batch: Batch) -> None:
         """Before a batch is sent for the first time. One with an epoch is of the oldest operations outstanding."""
 
-    def committed(self, count: int) -> None:
-        """So many of the oldest operations outstanding are."""
+    def committed(self, operations: Sequence[Operation]) -> None:
+        """These, the oldest outstanding, are."""
 
     def gave_up(self) -> None:
         """The operations outstanding never will be, and programs are told."""
@@ -82,13 +95,25 @@ class NoJournal:
         """It is committed, or acknowledged as an operation, or nobody's any more."""
 
 
+class EndedJournal(NoJournal):
+    """Where one should be kept and cannot be."""
+
+    has_ended = True
+
+
 @dataclass(slots=True)
 class _Live:
-    """A freeze that is kept. Without `inode` it is of an earlier mount and not taken over."""
+    """A freeze that is kept. Without `inode` it is of an earlier mount and not taken over; then it is in `record`."""
 
     segment: Segment
+    record: Kept | None = None
     inode: Inode | None = None
     freeze: Freeze | None = None
+
+    def as_record(self) -> Kept | None:
+        if self.inode is None or self.freeze is None:
+            return self.record
+        return _kept(self.inode, self.freeze)
 
 
 class Journal(NoJournal):
@@ -115,11 +140,11 @@ class Journal(NoJournal):
         self._live: dict[int, _Live] = {}
         self._is_broken = False
 
-    def take_over(self, kept: dict[int, Segment], *, position: int, last_number: int) -> None:
+    def take_over(self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int) -> None:
         """Begin behind an earlier mount's segments. `kept` are its freezes that are not stored yet, `position` that
         behind its last operation; all of them are finished, one way or the other. Raises OSError."""
-        for number, segment in kept.items():
-            self._live[number] = _Live(segment)
+        for record, segment in kept:
+            self._live[record.number] = _Live(segment, record)
             segment.live += 1
         self.next_number = last_number + 1
         self._queued = position
@@ -128,10 +153,23 @@ class Journal(NoJournal):
         self._append(self._state)
         self.segments.trim()
 
+    def replace(self, numbers: Iterable[int], records: Iterable[Kept]) -> list[Kept]:
+        """Keep these of an earlier mount instead of those; a number of its own for each that has none."""
+        added = []
+        for record in records:
+            if not record.number:
+                record = msgspec.structs.replace(record, number=self.next_number)
+                self.next_number += 1
+            self._put(record.number, record)
+            added.append(record)
+        for number in set(numbers) - {record.number for record in added}:
+            self.finished(number)
+        return added
+
     def adopt(self, inode: Inode, freeze: Freeze) -> None:
         """A freeze of an earlier mount is this one's now."""
         live = self._live[freeze.number]
-        live.inode, live.freeze = inode, freeze
+        live.record, live.inode, live.freeze = None, inode, freeze
 
     def finished(self, number: int) -> None:
         """Nothing is to be done about a freeze of an earlier mount any more."""
@@ -152,9 +190,9 @@ class Journal(NoJournal):
 
     def queued(self, operations: Sequence[Operation]) -> None:
         """See NoJournal."""
-        if self.keeps:
-            segment = self._append(Queued(self._queued, list(operations)))
-            self._queued += len(operations)
+        if self.keeps and (kept := lasting(operations)):
+            segment = self._append(Queued(self._queued, kept))
+            self._queued += len(kept)
             if segment is not None:
                 segment.live += 1
                 self._operations.append((self._queued, segment))
@@ -165,14 +203,16 @@ class Journal(NoJournal):
             return
         seq, done = max(self._state.seq, batch.seq), self._state.done
         if batch.epoch:
-            self._change(seq=seq, acked=batch.acked, sent_seq=batch.seq, sent_upto=done + len(batch.operations))
+            self._change(
+                seq=seq, acked=batch.acked, sent_seq=batch.seq, sent_upto=done + len(lasting(batch.operations))
+            )
         else:
             self._change(seq=seq, acked=batch.acked)
 
-    def committed(self, count: int) -> None:
+    def committed(self, operations: Sequence[Operation]) -> None:
         """See NoJournal. What is written next will say so: until then the batch would only get its old answer."""
         if self.keeps:
-            self._state = msgspec.structs.replace(self._state, done=self._state.done + count)
+            self._state = msgspec.structs.replace(self._state, done=self._state.done + len(lasting(operations)))
             self._forget_operations()
 
     def gave_up(self) -> None:
@@ -203,14 +243,20 @@ class Journal(NoJournal):
                     await trio.lowlevel.checkpoint()
 
     def _keep(self, inode: Inode, freeze: Freeze) -> None:
-        segment = self._append(_kept(inode, freeze))
+        self._put(freeze.number, _kept(inode, freeze))
+        if (live := self._live.get(freeze.number)) is not None:
+            live.record, live.inode, live.freeze = None, inode, freeze
+
+    def _put(self, number: int, record: Kept) -> None:
+        """In the place of the record of that number before, if there is one."""
+        segment = self._append(record)
         if segment is None:
             return
-        before = self._live.get(freeze.number)
+        before = self._live.get(number)
         if before is not None:
             before.segment.live -= 1
         segment.live += 1
-        self._live[freeze.number] = _Live(segment, inode, freeze)
+        self._live[number] = _Live(segment, record)
 
     def moved(self, inode: Inode) -> None:
         """See NoJournal."""
@@ -225,8 +271,12 @@ class Journal(NoJournal):
 
     def committing(self, inode: Inode, head: bytes, included: int) -> None:
         """See NoJournal."""
+        if not (self.keeps or self._live):
+            return
         digest = head_digest(head)
         inode.last_commit = (digest, included)
+        if inode.attributes.change and (named := _named(inode)) is not None:  # of a new file its making tells
+            self._append(named)
         if self._follows(inode):
             self._append(Committing(inode.id, digest, included))
 
@@ -277,23 +327,23 @@ class Journal(NoJournal):
         self.segments.trim()
         while self.segments.size > self._most_bytes:
             oldest = self.segments.oldest
-            late = [live for live in self._live.values() if live.segment is oldest and live.inode is not None]
-            for live in late:
-                assert live.inode is not None
-                assert live.freeze is not None
-                segment = self.segments.append(codec.encode(_kept(live.inode, live.freeze)))
+            for live in [live for live in self._live.values() if live.segment is oldest]:
+                segment = self.segments.append(codec.encode(live.as_record()))
                 oldest.live -= 1
                 segment.live += 1
                 live.segment = segment
             self.segments.trim()
             if self.segments.oldest is oldest:
-                return  # operations wait in it, or what could not be taken over
+                return  # operations wait in it
 
     def _break(self, error: OSError) -> None:
         """A journal that lacks something would be worse than none."""
-        self._is_broken = True
+        self._is_broken = self.has_ended = True
         self.keeps = False
-        log.warning("the journal of this mount ends, what is closed and not stored may be lost: %s", error)
+        log.warning(
+            "the journal of this mount ends: from now on each close waits until its file is stored, and what is on its"
+            " way now would be lost in a crash: %s", error,
+        )  # fmt: skip
         try:
             self.segments.delete()
         except OSError as more:
@@ -331,4 +381,11 @@ def _kept(inode: Inode, freeze: Freeze) -> Kept:
             runs.append((mib.index * CHUNK_BYTES + run.start, run.length))
             parts += run.parts
     after = inode.frozen[at - 1].number if at else 0
-    return Kept(inode.id, freeze.number, after, heads, freeze.mtime_ns, runs, b"".join(parts))
+    return Kept(inode.id, freeze.number, after, heads, freeze.mtime_ns, runs, b"".join(parts), _named(inode))
+
+
+def _named(inode: Inode) -> Named | None:
+    if inode.place is None:
+        return None
+    row = inode.attributes
+    return Named(inode.id, *inode.place, row.mode, row.uid, row.gid)

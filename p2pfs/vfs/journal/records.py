@@ -1,13 +1,15 @@
 """What the frames of a journal say. Persisted: fields are only ever added, at the end and with a default."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from blake3 import blake3
 
-from p2pfs.wire.namespace import Operation
+from p2pfs.wire.namespace import Accessed, Opened, Operation, Released
 
 HEAD_DIGEST_BYTES: Final = 16
+_PASSING: Final = (Opened, Released, Accessed)
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -23,16 +25,28 @@ class State(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Queued(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Operations acknowledged, from that one on."""
+    """Operations acknowledged, from that one on; only those that matter when the session is over."""
 
     position: int
     operations: list[Operation]
 
 
+class Named(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """A name that the inode had and what it looks like, for a file beside it should its bytes be in conflict."""
+
+    inode: int
+    parent: int
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
 class Kept(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """A freeze: bytes of a file that are not committed yet. One of the same number that follows replaces it.
 
-    `heads` are contents on which they may be laid: (digest of the sealed head, number of the last freeze in it).
+    `heads` are contents on which they may be laid: (digest of the sealed head, number of the last freeze in it). None:
+    they can only be given back in a file of their own. Of runs that overlap the later one counts.
     """
 
     inode: int
@@ -42,6 +56,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag=3):
     mtime_ns: int  # 0: leave it
     runs: list[tuple[int, int]]  # (offset in the file, length)
     data: bytes  # of all runs
+    named: Named | None = None
 
 
 class Committing(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -65,10 +80,15 @@ class Untimed(msgspec.Struct, frozen=True, array_like=True, tag=6):
     upto: int
 
 
-Record = State | Queued | Kept | Committing | Stored | Untimed
+Record = State | Queued | Kept | Committing | Stored | Untimed | Named
 
 
 def head_digest(sealed: bytes) -> bytes:
     """What stands for a sealed head. Equal heads mean equal content: sealing is deterministic, and a head holds the
     digests of what the content consists of."""
     return blake3(sealed).digest(HEAD_DIGEST_BYTES)
+
+
+def lasting(operations: Sequence[Operation]) -> list[Operation]:
+    """Without those that are about what the session has open, or has read."""
+    return [operation for operation in operations if not isinstance(operation, _PASSING)]

@@ -1,35 +1,40 @@
 """Finishing what a mount that died had acknowledged: before its volume is served again from the same node.
 
 Names first: the session of the dead mount, which the coordinator keeps for a day, goes on where it stopped, with the
-same batch numbers under the same delegation; so each operation is done once, in order, or refused as it would have been
-refused then. Then the session is closed, and the dead mount's bytes are given to the new mount's writer, if the files
-still are what they were laid over. What is in conflict goes to `rejected`, sealed as it was. All of it may be cut short
-anywhere and begun again.
+same batch numbers under the same delegation; so each operation is done once, in order. What is refused then, because
+others have changed the volume or the session is over, is merged (`vfs.journal.merging`). Then the dead mount's bytes
+are given to the new mount's writer, if the files still are what they were laid over, or else to files of their own
+(`vfs.journal.salvage`). All of it may be cut short anywhere and begun again.
 """
 
 import fcntl
 import logging
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
-from p2pfs.errors import CoordinatorAway, Corrupt, Misuse, NotFound, PoolError, Unavailable
-from p2pfs.format.journal import Ending, Frames, open_frames
+import trio
+
+from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
+from p2pfs.format.journal import Ending, open_frames
 from p2pfs.format.keys import VolumeKeys
+from p2pfs.meta.protocol import Namespace
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import Buffer, InodeId, Kind, VolumeId, volume_name
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.inodes import Inode
-from p2pfs.vfs.journal.journal import Journal, NoJournal
-from p2pfs.vfs.journal.records import Kept, Queued, Record, head_digest
+from p2pfs.vfs.journal.journal import EndedJournal, Journal, NoJournal
+from p2pfs.vfs.journal.merging import aside, merge
+from p2pfs.vfs.journal.records import Kept, Record, head_digest
+from p2pfs.vfs.journal.salvage import give_back
 from p2pfs.vfs.journal.segments import SUFFIX, Segment
-from p2pfs.vfs.journal.unfinished import Unfinished, judge, refused_inodes
+from p2pfs.vfs.journal.unfinished import Unfinished, judge
 from p2pfs.wire import codec
-from p2pfs.wire.namespace import Applied, Batch
+from p2pfs.wire.namespace import Applied, Batch, Operation
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +46,18 @@ End = Callable[[str], Awaitable[None]]
 """Close an earlier session; fine when it is over."""
 
 
+OpenNamespace = Callable[[], AbstractAsyncContextManager[Namespace]]
+"""A session of its own, for a moment. Raises PoolError."""
+
+
 @dataclass(slots=True)
 class Recovery:
     """What a mount found in its journal; `restore` gives the bytes to the file system that is served now."""
 
     journal: NoJournal
     unfinished: Unfinished = field(default_factory=Unfinished)
-    refused: set[int] = field(default_factory=set)  # inodes
-    rejected: "Rejected | None" = None
+    is_damaged: bool = False
+    conflicts: list[list[Kept]] = field(default_factory=list)  # by file, for `salvage`
 
     async def restore(self, filesystem: Filesystem) -> None:
         """Have the writer store what is kept. Inodes that cannot be asked for now are left for the next mount."""
@@ -68,143 +77,171 @@ class Recovery:
         journal = cast("Journal", self.journal)  # there is one where something is kept
         inode = await _found(filesystem, number)
         head = None if inode is None else head_digest(inode.attributes.head)
-        verdict = judge(freezes, head, self.unfinished.heads[number], is_refused=number in self.refused)
+        verdict = judge(freezes, head, self.unfinished.heads.get(number, {}), is_damaged=self.is_damaged)
         if verdict.rejected:
-            assert self.rejected is not None
-            path = self.rejected.put(verdict.rejected)
-            journal.rejected += len(verdict.rejected)
-            log.warning(
-                "inode %d: %d bytes written before a crash are not stored, as the file was changed by others since, or"
-                " its name was not to be had: they are kept in %s",
-                number, sum(len(kept.data) for kept in verdict.rejected), path,
-            )  # fmt: skip
-        for kept in [*verdict.finished, *verdict.rejected]:
+            self.conflicts.append(verdict.rejected)
+            journal.rejected += 1
+        for kept in verdict.finished:
             journal.finished(kept.number)
         for kept in verdict.restored:
             assert inode is not None
-            freeze = await filesystem.writer.restore(inode, kept.number, kept.mtime_ns, _runs(kept))
+            freeze = filesystem.writer.restore(inode, kept.number, kept.mtime_ns, _runs(kept))
             journal.adopt(inode, freeze)
 
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """Where what cannot be finished goes."""
-
-    directory: Path
-    keys: VolumeKeys
-    volume: VolumeId
-
-    def put(self, records: list[Kept] | list[Queued]) -> Path:
-        """Sealed, on stable storage; which file. Raises OSError."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.directory / f"{volume_name(self.volume)}-{time.time_ns()}{SUFFIX}"
-        frames = Frames(self.keys, self.volume)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(frames.header)
-            for record in records:
-                file.write(frames.seal(codec.encode(record)))
-            file.flush()
-            os.fsync(file.fileno())
-        return path
-
-    def copy(self, segment: Path) -> Path:
-        """A segment as it is; again is fine. Raises OSError."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.directory / f"{volume_name(self.volume)}-{segment.name}"
-        shutil.copyfile(segment, path)
-        path.chmod(0o600)
-        return path
+    async def salvage(self, filesystem: Filesystem) -> None:
+        """Give what is in conflict back as files of their own, each stored before the journal forgets it. Beside the
+        mount: waits as long as nothing can be stored."""
+        while self.conflicts:
+            kept = self.conflicts[0]
+            named = next((one.named for one in reversed(kept) if one.named is not None), None)
+            runs = [run for one in kept for run in _runs(one)]
+            for pause_s in backoff(1.0, 60.0):
+                try:
+                    await give_back(filesystem, kept[0].inode, named, runs)
+                    break
+                except PoolError as error:
+                    log.info("what a crash left in the journal cannot be given back now: %s", error)
+                await trio.sleep(pause_s)
+            for one in kept:
+                cast("Journal", self.journal).finished(one.number)
+            del self.conflicts[0]
 
 
 @asynccontextmanager
 async def recovering(
-    home: Path, keys: VolumeKeys, volume: VolumeId, *, keeps: bool, budget_bytes: int, send: Send, end: End
+    home: Path,
+    keys: VolumeKeys,
+    volume: VolumeId,
+    *,
+    keeps: bool,
+    budget_bytes: int,
+    send: Send,
+    end: End,
+    open_namespace: OpenNamespace,
 ) -> AsyncIterator[Recovery]:
     """The journal of this node's mount of a volume, with the names finished that an earlier mount left. Without
     `keeps` there is one only if something was left.
 
     Raises:
-        CoordinatorAway: Names cannot be finished now; nothing is lost.
-        Unavailable: The disk fails.
+        Unavailable: Names cannot be finished now; nothing is lost.
     """
     directory = home / "journal" / volume_name(volume)
     if not keeps and not any(directory.glob(f"*{SUFFIX}")):
         yield Recovery(NoJournal())
         return
+    async with AsyncExitStack() as stack:
+        try:
+            is_ours = stack.enter_context(_locked(directory))
+            journal = Journal(directory, keys, volume, keeps=keeps, budget_bytes=budget_bytes) if is_ours else None
+            recovery = None if journal is None else await _begun(journal, keys, volume, send, end, open_namespace)
+        except OSError as error:
+            log.warning("the journal cannot be used, so that each close waits until its file is stored: %s", error)
+            journal = recovery = None
+        else:
+            if journal is None and keeps:
+                log.warning(
+                    "another mount of this node keeps the journal of this volume: each close of this one waits until"
+                    " its file is stored"
+                )
+        if journal is not None:
+            stack.callback(journal.close)
+        yield recovery or Recovery(EndedJournal() if keeps else NoJournal())
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Whether the journal is this process's now. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.warning("another mount of this node keeps the journal of this volume: this one keeps none")
-            yield Recovery(NoJournal())
-            return
-        journal = Journal(directory, keys, volume, keeps=keeps, budget_bytes=budget_bytes)
-        rejected = Rejected(home / "journal" / "rejected", keys, volume)
-        try:
-            recovery = await _begun(journal, rejected, send, end)
-        except OSError as error:
-            raise Unavailable(f"the journal in {directory} cannot be used: {error}") from error
-        try:
-            yield recovery
-        finally:
-            journal.close()
+            is_ours = True
+        except BlockingIOError:
+            is_ours = False
+        yield is_ours
     finally:
         os.close(lock)
 
 
-async def _begun(journal: Journal, rejected: Rejected, send: Send, end: End) -> Recovery:
+async def _begun(
+    journal: Journal, keys: VolumeKeys, volume: VolumeId, send: Send, end: End, open_namespace: OpenNamespace
+) -> Recovery:
+    """Raises OSError, Unavailable."""
     segments = list(journal.segments)
-    unfinished, damaged = _read(segments, rejected)
+    unfinished, damaged = _read(segments, keys, volume)
     journal.rejected += damaged
-    refused = await _finish_names(unfinished, send)
-    if refused:
-        path = rejected.put(refused)
-        count = sum(len(record.operations) for record in refused)
-        journal.rejected += count
-        log.warning("%d changes acknowledged before a crash could not be finished: they are kept in %s", count, path)
-    session = unfinished.state.session
-    kept = {number: segments[unfinished.segments[number]] for number in unfinished.kept}
+    session, conflicts = unfinished.state.session, list[Kept]()
+    if left := await _finish_names(unfinished, send):
+        await end(session)  # or its delegation would be in the way
+        async with open_namespace() as namespace:
+            refused = await merge(namespace, left)
+        if refused:
+            conflicts = aside(keys, volume, unfinished, left, refused)
+            journal.rejected += len(refused)
+            log.warning(
+                "%d of %d changes acknowledged before a crash are in conflict with what others did since, and are not"
+                " done; content that was written is given back in files of their own", len(refused), len(left),
+            )  # fmt: skip
+    kept = [(one, segments[unfinished.segments[number]]) for number, one in unfinished.kept.items()]
+    inodes = {one.inode for one in conflicts}
+    gone = [number for number, one in unfinished.kept.items() if one.inode in inodes]
     journal.take_over(kept, position=unfinished.end, last_number=unfinished.last_number)
-    if session:
+    for number in gone:
+        del unfinished.kept[number]
+    unfinished.kept |= {one.number: one for one in journal.replace(gone, conflicts)}
+    if session and not left:
         await end(session)
-    operations = [operation for record in refused for operation in record.operations]
-    return Recovery(journal, unfinished, refused_inodes(operations), rejected)
+    return Recovery(journal, unfinished, bool(damaged))
 
 
-def _read(segments: list[Segment], rejected: Rejected) -> tuple[Unfinished, int]:
+def _read(segments: list[Segment], keys: VolumeKeys, volume: VolumeId) -> tuple[Unfinished, int]:
     """All records, and how many segments are damaged: what can be read of them is used."""
     unfinished, damaged = Unfinished(), 0
     for index, segment in enumerate(segments):
         try:
-            frames, ending = open_frames(rejected.keys, rejected.volume, segment.path.read_bytes())
+            frames, ending = open_frames(keys, volume, segment.path.read_bytes())
             records = [codec.decode(frame, cast("type[Record]", Record)) for frame in frames]
         except (Corrupt, Misuse) as error:
             log.info("%s: %s", segment.path, error)
             records, ending = [], Ending.DAMAGED
-        if ending is Ending.DAMAGED:
-            damaged += 1
-            log.warning("the journal is damaged: what cannot be read is kept in %s", rejected.copy(segment.path))
+        damaged += ending is Ending.DAMAGED
         for record in records:
             unfinished.take(index, record)
+    if damaged:
+        copies = [_set_aside(segment.path) for segment in segments]
+        log.warning(
+            "the journal is damaged, or not of this volume: files that were closed in the last seconds before a crash"
+            " may lack what was written. What can be read of it is stored; as it was it is in %s", copies[0].parent,
+        )  # fmt: skip
     return unfinished, damaged
 
 
-async def _finish_names(unfinished: Unfinished, send: Send) -> list[Queued]:
-    """Do the operations that are left, in order; those that cannot be done."""
+def _set_aside(segment: Path) -> Path:
+    """A copy, which takes the place of what was damaged before. Raises OSError."""
+    directory = segment.parent / "damaged"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    path = directory / segment.name
+    shutil.copyfile(segment, path)
+    path.chmod(0o600)
+    return path
+
+
+async def _finish_names(unfinished: Unfinished, send: Send) -> list[Operation]:
+    """Do the operations that are left in the dead mount's session, in order; those that could not be done there."""
+    if operations := unfinished.operations:
+        log.info("an earlier mount ended without storing all: %d changes are finished now", len(operations))
     done = 0
     for batch in unfinished.batches():
         try:
             await send(unfinished.state.session, batch)
-        except CoordinatorAway:
+        except Unavailable:
             raise
         except PoolError as error:
             log.info("what an earlier mount acknowledged is refused: %s", error)
             break
         done += len(batch.operations)
-    lost = [*unfinished.operations[done:], *unfinished.unreachable]
-    return [Queued(unfinished.state.done + done, lost)] if lost else []
+    return [*operations[done:], *unfinished.unreachable]
 
 
 async def _found(filesystem: Filesystem, number: InodeId) -> Inode | None:

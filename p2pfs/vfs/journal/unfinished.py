@@ -1,17 +1,19 @@
 """What a dead mount left in its journal, and what becomes of it. Pure: `vfs.journal.recovery` does it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pfs.vfs.delegation.known import concerns
-from p2pfs.vfs.journal.records import Committing, Kept, Queued, Record, State, Stored, Untimed
-from p2pfs.wire.namespace import Accessed, Batch, Commit, Opened, Operation, Released
+from p2pfs.vfs.journal.records import Committing, Kept, Named, Queued, Record, State, Stored, Untimed
+from p2pfs.wire.namespace import Batch, Commit, Operation
 
 BATCH_OPERATIONS: Final = 500
 BATCH_BYTES: Final = 4 << 20
+AHEAD: Final = 2048
+"""How far behind the oldest unanswered batch new numbers begin: no mount is so far ahead (`OutstandingBatches`). With
+the power the end of a journal is lost, and the answer to a batch of which it does not tell is no other's."""
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class Unfinished:
     kept: dict[int, Kept] = field(default_factory=dict)  # by number
     segments: dict[int, int] = field(default_factory=dict)  # in which segment each of them is
     heads: dict[int, dict[bytes, int]] = field(default_factory=dict)  # of each inode
+    names: dict[int, Named] = field(default_factory=dict)  # by inode
     last_number: int = 0
     _operations: dict[int, Operation] = field(default_factory=dict)  # by position
 
@@ -36,6 +39,10 @@ class Unfinished:
                 self.kept[number], self.segments[number] = record, segment
                 self.heads.setdefault(inode, {}).update(record.heads)
                 self.last_number = max(self.last_number, number)
+                if record.named is not None:
+                    self.names[inode] = record.named
+            case Named(inode):
+                self.names[inode] = record
             case Committing(inode, head, included):
                 self.heads.setdefault(inode, {})[head] = included
                 self.last_number = max(self.last_number, included)
@@ -72,7 +79,7 @@ class Unfinished:
         """As which the operations are sent in the dead mount's session. They are the same however often it is tried,
         so that each is done once: the one under way first, as it was, then others with the next numbers."""
         state, operations = self.state, self.operations
-        seq = max(state.seq, state.sent_seq)
+        seq = max(state.seq, state.sent_seq, state.acked + AHEAD)
         sent = max(0, min(state.sent_upto - state.done, len(operations)))
         if sent:
             yield Batch(state.sent_seq, state.acked, operations[:sent], state.epoch)
@@ -89,14 +96,14 @@ class Verdict(NamedTuple):
     finished: list[Kept]
 
 
-def judge(kept: Sequence[Kept], head: bytes | None, heads: dict[bytes, int], *, is_refused: bool) -> Verdict:
+def judge(kept: Sequence[Kept], head: bytes | None, heads: dict[bytes, int], *, is_damaged: bool) -> Verdict:
     """Freezes of one inode that are not known to be stored. `head` is the digest of what the inode holds now, None if
-    there is no such inode; `is_refused` says that an operation on it could not be finished."""
+    there is no such inode: it was removed then, but for a journal that `is_damaged`, which may lack its making."""
     ordered = sorted(kept, key=lambda freeze: freeze.number)
-    if is_refused:
+    if not all(freeze.heads for freeze in ordered):
         return Verdict([], ordered, [])
     if head is None:
-        return Verdict([], [], ordered)  # removed: its bytes are nobody's
+        return Verdict([], ordered, []) if is_damaged else Verdict([], [], ordered)
     if head not in heads:
         return Verdict([], ordered, [])
     included = heads[head]
@@ -108,12 +115,6 @@ def judge(kept: Sequence[Kept], head: bytes | None, heads: dict[bytes, int], *, 
             break  # the one before it is missing: what was written last must not hide that
         restored.append(freeze)
     return Verdict(restored, rest[len(restored) :], finished)
-
-
-def refused_inodes(operations: Iterable[Operation]) -> set[int]:
-    """Inodes about whose names or content something could not be finished."""
-    harmless = (Opened, Released, Accessed)
-    return {inode for op in operations if not isinstance(op, harmless) for inode in concerns(op)}
 
 
 def _portions(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
