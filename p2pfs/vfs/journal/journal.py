@@ -141,17 +141,22 @@ class Journal(NoJournal):
         self._is_broken = False
 
     def take_over(self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int) -> None:
-        """Begin behind an earlier mount's segments. `kept` are its freezes that are not stored yet, `position` that
-        behind its last operation; all of them are finished, one way or the other. Raises OSError."""
+        """Begin behind an earlier mount's segments; without room for that the journal ends. `kept` are its freezes that
+        are not stored yet, `position` that behind its last operation; all of those are finished, in one way or another.
+        """
         for record, segment in kept:
             self._live[record.number] = _Live(segment, record)
             segment.live += 1
         self.next_number = last_number + 1
         self._queued = position
         self._state = State(done=position)
-        self.segments.begin()
-        self._append(self._state)
-        self.segments.trim()
+        try:
+            self.segments.begin()
+            self.segments.append(codec.encode(self._state))
+        except OSError as error:
+            self._end(error)
+        else:
+            self.segments.trim()
 
     def replace(self, numbers: Iterable[int], records: Iterable[Kept]) -> list[Kept]:
         """Keep these of an earlier mount instead of those; a number of its own for each that has none."""
@@ -172,9 +177,12 @@ class Journal(NoJournal):
         live.record, live.inode, live.freeze = None, inode, freeze
 
     def finished(self, number: int) -> None:
-        """Nothing is to be done about a freeze of an earlier mount any more."""
+        """Nothing is to be done about a freeze any more."""
+        live = self._live.pop(number, None)  # first: what follows may write those that live once more
+        if live is not None:
+            live.segment.live -= 1
         self._append(Stored(number))
-        self._drop(number)
+        self._trim()
 
     # ---- names
 
@@ -288,12 +296,6 @@ class Journal(NoJournal):
         if freeze.number in self._live:
             self.finished(freeze.number)
 
-    def _drop(self, number: int) -> None:
-        live = self._live.pop(number, None)
-        if live is not None:
-            live.segment.live -= 1
-        self._trim()
-
     # ---- the files
 
     def _append(self, record: Record) -> Segment | None:
@@ -338,16 +340,19 @@ class Journal(NoJournal):
 
     def _break(self, error: OSError) -> None:
         """A journal that lacks something would be worse than none."""
+        self._end(error)
+        try:
+            self.segments.delete()
+        except OSError as more:
+            log.warning("the journal of this mount cannot be deleted: %s", more)
+
+    def _end(self, error: OSError) -> None:
         self._is_broken = self.has_ended = True
         self.keeps = False
         log.warning(
             "the journal of this mount ends: from now on each close waits until its file is stored, and what is on its"
             " way now would be lost in a crash: %s", error,
         )  # fmt: skip
-        try:
-            self.segments.delete()
-        except OSError as more:
-            log.warning("the journal of this mount cannot be deleted: %s", more)
 
     async def run(self) -> None:
         """See NoJournal."""
@@ -362,9 +367,7 @@ class Journal(NoJournal):
 
     def close(self) -> None:
         """At the end; what is not finished stays for the next mount."""
-        if self._is_broken:
-            return
-        if self._live or self._operations:
+        if self._live or (self._operations and not self._is_broken):
             self.segments.close()
         else:
             self.segments.delete()

@@ -17,6 +17,7 @@ from p2pfs.runtime.files import sync_directory
 from p2pfs.types import VolumeId
 
 SUFFIX: Final = ".journal"
+_NAMES: Final = "[0-9]" * 12 + SUFFIX
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +34,7 @@ class Segments:
 
     def __init__(self, directory: Path, keys: VolumeKeys, volume: VolumeId) -> None:
         self._directory, self._keys, self._volume = directory, keys, volume
-        self._segments = deque(Segment(path, path.stat().st_size) for path in sorted(directory.glob(f"*{SUFFIX}")))
+        self._segments = deque(Segment(path, path.stat().st_size) for path in sorted(directory.glob(_NAMES)))
         self._fd = -1
         self._frames: Frames | None = None
         self.is_unsynced = False
