@@ -22,6 +22,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.journal.journal import Journal, NoJournal
 from p2pfs.vfs.journal.recovery import Recovery, recovering
+from p2pfs.vfs.journal.segments import Segments
 from p2pfs.vfs.limits import Durability, Limits, WriteLimits
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import Applied, Batch, Commit, Operation, Released, SetAttributes
@@ -122,7 +123,7 @@ async def close(fs: Filesystem, handle: Handle) -> None:
 
 
 async def content(fs: Filesystem, name: bytes = b"f") -> bytes:
-    handle = await fs.open((await fs.lookup(ROOT_INODE, name)).id)
+    handle = await fs.open((await fs.lookup(ROOT_INODE, name)).id, writes=False)
     found = bytes(await fs.read(handle, 0, handle.inode.size))
     await close(fs, handle)
     return found
@@ -455,6 +456,32 @@ async def test_where_the_disk_of_the_journal_is_full_each_close_waits_until_its_
         assert not recovery.journal.keeps
     async with world.mount("empty") as (fs, _):
         assert [await content(fs, name) for name in (b"g", b"h")] == [BIG, BIG]
+
+
+async def test_where_the_disk_is_full_what_is_left_is_stored_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
+) -> None:
+    claim_logs("the journal of this mount ends", count=2)
+    async with world.mount(store=DeadStore()) as (fs, _):
+        await close(fs, await write(fs, b"f", BIG))
+        world.die(fs)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "begin", full)
+        async with world.mount("dead", store=DeadStore()) as (fs, _):
+            assert await content(fs) == BIG
+        assert world.records()
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "begin", full)
+        async with world.mount("dead") as (fs, _):
+            await close(fs, await write(fs, b"g", BIG))
+            await fs.settle_all()
+    assert not world.records()
+    async with world.mount("empty") as (fs, _):
+        assert [await content(fs, name) for name in (b"f", b"g")] == [BIG, BIG]
 
 
 async def test_where_no_journal_can_be_made_each_close_waits_until_its_file_is_stored(
