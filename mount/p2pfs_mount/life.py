@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES: Final = 4096
 UNMOUNT_S: Final = 20.0
+TELL_S: Final = 5.0
 READ_AHEAD_KIB: Final = 1024
 
 
@@ -116,6 +117,15 @@ class Control:
     ) -> None:
         """`leave` is told whom to report unsaved bytes to, and returns what is lost for good."""
         self._leave, self._stats = leave, stats
+        self._leaving = 0  # who asked to leave and has not been told what came of it
+        self._told = trio.Event()
+
+    async def everybody_told(self) -> None:
+        """Wait until all who asked to leave know what came of it; not for ever, should one not listen. The kernel has
+        let go before they know, and who hears nothing does not learn of a loss."""
+        with trio.move_on_after(TELL_S):
+            while self._leaving:
+                await self._told.wait()
 
     async def serve(self, path: Path) -> None:
         """Runs until cancelled; removes the socket then."""
@@ -134,7 +144,13 @@ class Control:
                         await _say(stream, dict(self._stats()))
                         return
                 if request == "umount":
-                    await self._umount(stream)
+                    self._leaving += 1
+                    try:
+                        await self._umount(stream)
+                    finally:
+                        self._leaving -= 1
+                        self._told.set()
+                        self._told = trio.Event()
                 else:
                     await _say(stream, {"error": "this request is not known"})
 

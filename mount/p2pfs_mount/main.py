@@ -121,6 +121,7 @@ class _Mount:
                 await pyfuse3.main()  # ends when the kernel lets go of the mount, or we of it
                 await trio.to_thread.run_sync(connection.detach)  # at once: later another's mount may be there
                 await self._settle(attached)
+                await control.everybody_told()
                 nursery.cancel_scope.cancel()
         finally:
             await kernel.aclose()
