@@ -10,9 +10,10 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -22,9 +23,13 @@ from p2pfs.runtime import mounts
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES: Final = 4096
+REQUEST_BYTES: Final = 1 << 16
 UNMOUNT_S: Final = 20.0
 READ_AHEAD_KIB: Final = 1024
+
+Say = Callable[[dict[str, object]], Awaitable[None]]
+Command = Callable[[dict[str, Any], Say], Awaitable[None]]
+"""What answers a request line by line. Raises PoolError."""
 
 
 def require_fuse() -> None:
@@ -96,15 +101,17 @@ class Control:
 
     {"op": "umount"} → {"pending_bytes": N} … then {"done": true, "lost": "…"} or {"error": "…"}.
     {"op": "stats"} → one line of numbers.
+    {"op": one of `commands`, …} → its lines, then {"done": true} or {"error": "…", "code": class of p2pfs.errors}.
     """
 
     def __init__(
         self,
         leave: Callable[[Callable[[int], None]], Awaitable[str]],
         stats: Callable[[], dict[str, int]],
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         """`leave` is told whom to report unsaved bytes to, and returns what is lost for good."""
-        self._leave, self._stats = leave, stats
+        self._leave, self._stats, self._commands = leave, stats, commands or {}
 
     async def serve(self, path: Path) -> None:
         """Runs until cancelled; removes the socket then."""
@@ -117,15 +124,30 @@ class Control:
     async def _answer(self, stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async with stream:
+                request: dict[str, Any] = {}
                 with trio.move_on_after(10):
                     request = await _request(stream)
-                    if request == "stats":
+                    if request.get("op") == "stats":
                         await _say(stream, dict(self._stats()))
                         return
-                if request == "umount":
+                command = self._commands.get(str(request.get("op")))
+                if request.get("op") == "umount":
                     await self._umount(stream)
+                elif command is not None:
+                    await self._run(stream, command, request)
                 else:
                     await _say(stream, {"error": "this request is not known"})
+
+    async def _run(self, stream: trio.SocketStream, command: Command, request: dict[str, Any]) -> None:
+        """Who hangs up ends it, between two lines."""
+        try:
+            await command(request, partial(_say, stream))
+            answer: dict[str, object] = {"done": True}
+        except PoolError as error:
+            answer = {"error": str(error), "code": type(error).__name__}
+        except (KeyError, TypeError, ValueError):
+            answer = {"error": "this request is not understood", "code": "Misuse"}
+        await _say(stream, answer)
 
     async def _umount(self, stream: trio.SocketStream) -> None:
         async with trio.open_nursery() as nursery:
@@ -153,7 +175,8 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def _request(stream: trio.SocketStream) -> str:
+async def _request(stream: trio.SocketStream) -> dict[str, Any]:
+    """Empty for what is no request."""
     data = b""
     while b"\n" not in data and len(data) < REQUEST_BYTES:
         part = await stream.receive_some(REQUEST_BYTES)
@@ -162,9 +185,9 @@ async def _request(stream: trio.SocketStream) -> str:
         data += part
     try:
         request = json.loads(data)
-        return str(request["op"])
-    except (ValueError, TypeError, KeyError):
-        return ""
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 async def _say(stream: trio.SocketStream, message: dict[str, object]) -> None:

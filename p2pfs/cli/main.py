@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "mount": "mount",
     "umount": "umount",
     "where": "where",
+    "undelete": "undelete",
+    "trash": "trash",
     "bench": "bench",
     "status": "status",
     "jobs": "jobs",

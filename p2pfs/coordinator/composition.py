@@ -36,7 +36,9 @@ from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.upkeep.purge import Purge
+from p2pfs.coordinator.upkeep.quiet import Quiet
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
+from p2pfs.coordinator.upkeep.trash import TrashPurge
 from p2pfs.coordinator.volumes import Volumes
 from p2pfs.meta import jobs as job_rows
 from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
@@ -161,6 +163,7 @@ async def compose(
         orphan_grace_s=settings.orphan_grace,
         clock=clock,
     )
+    quiet = Quiet(roster, settings.quiet_load)
     purge = Purge(
         database=database,
         roster=roster,
@@ -170,7 +173,30 @@ async def compose(
         covered_s=backups.covered_s,
         grace_s=settings.purge_grace,
         latest_s=settings.purge_latest,
-        quiet_load=settings.quiet_load,
+        quiet=quiet,
+        clock=clock,
+    )
+    mounts = Sessions(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        receipts=receipts,
+        listeners=listeners,
+        delegations=delegations,
+        noticed=noticed,
+        lifetime_s=settings.session_lifetime,
+        clock=clock,
+    )
+    trash = TrashPurge(
+        record.node,
+        database=database,
+        reservations=promised,
+        deletions=deletions,
+        pool_clock=pool_clock,
+        quiet=quiet,
+        reap=mounts.wake_reaper,
+        pressure=settings.trash_pressure,
+        latest_s=settings.purge_latest,
         clock=clock,
     )
     scrubs = Scrubs(roster, jobs)
@@ -206,17 +232,7 @@ async def compose(
         dialability=dialability,
         relay=Relay(roster),
         volumes=Volumes(database=database, roster=roster, clock=clock),
-        sessions=Sessions(
-            database=database,
-            roster=roster,
-            reservations=promised,
-            receipts=receipts,
-            listeners=listeners,
-            delegations=delegations,
-            noticed=noticed,
-            lifetime_s=settings.session_lifetime,
-            clock=clock,
-        ),
+        sessions=mounts,
         delegations=delegations,
         reservations=promised,
         status=Status(
@@ -240,7 +256,7 @@ async def compose(
         leaving=leaving,
         jobs=jobs,
         pool_clock=pool_clock,
-        workers=(care, leaving, audits, purge, jobs),
+        workers=(care, leaving, audits, trash, purge, jobs),
     )
 
 

@@ -30,6 +30,7 @@ from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeI
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import Batch, GetSpace, GetXattrs, Locate, NewChunk, Question, ReadDirectory, ReadExtents
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
@@ -165,6 +166,10 @@ class Sessions:
         await self._database.write(lambda connection: open_inodes.lapse(connection, now_s=now_s, limit=_LAPSE_ROWS))
         self.reapable.set()
         return True
+
+    def wake_reaper(self) -> None:
+        """Sealed rows wait to be destroyed."""
+        self.reapable.set()
 
     def _over(self, session: SessionId) -> None:
         self._listeners.ended(session)
@@ -330,7 +335,7 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 def _cost(question: Question) -> int:
-    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs):
+    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring):
         return PAGE_COST
     return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 
