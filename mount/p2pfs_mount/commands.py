@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import trio
 
+from p2pfs.types import InodeId
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.leases import Expiring, extended
 from p2pfs.vfs.trash import Discarded, Restored
 from p2pfs_mount.life import Command, Say
 
@@ -32,6 +34,10 @@ class Commands:
             "trash restore": self.restore,
             "trash purge": self.purge,
             "undelete": self.undelete,
+            "lease show": self.show_lease,
+            "lease set": self.set_lease,
+            "lease extend": self.extend_lease,
+            "lease list": self.list_leases,
         }
 
     async def list_trash(self, request: Request, say: Say) -> None:
@@ -55,6 +61,30 @@ class Commands:
         await self._fs.trash.restore(row.entry.attributes.inode, lambda back: say(_restored(back)), at_s)
         await self._forgotten()
 
+    async def show_lease(self, request: Request, say: Say) -> None:
+        """{"inode": N} → {"expires_s": UTC, 0 for ever}."""
+        await say({"expires_s": await self._fs.leases.of(InodeId(int(request["inode"])))})
+
+    async def set_lease(self, request: Request, say: Say) -> None:
+        """{"inode": N, "expires_s": UTC or 0, "only_new": bool} → {"changed": so many by now} …"""
+        inode, expires_s = InodeId(int(request["inode"])), int(request["expires_s"])
+        is_deep = not request.get("only_new", False)
+        await self._fs.leases.change(inode, lambda _: expires_s, lambda done: say({"changed": done}), is_deep=is_deep)
+
+    async def extend_lease(self, request: Request, say: Say) -> None:
+        """{"inode": N, "span_s": N, "now_s": UTC, "only_new": bool} → as `lease set`."""
+        inode, span_s, now_s = InodeId(int(request["inode"])), int(request["span_s"]), int(request["now_s"])
+        is_deep = not request.get("only_new", False)
+        await self._fs.leases.change(
+            inode, lambda old: extended(old, now_s, span_s), lambda done: say({"changed": done}), is_deep=is_deep
+        )
+
+    async def list_leases(self, request: Request, say: Say) -> None:
+        """{"before_s": UTC, "below": path} → a line for each inode whose lease ends before."""
+        await self._fs.leases.look(
+            int(request["before_s"]), _bytes(request.get("below", "")), lambda found: say(_expiring(found))
+        )
+
     async def _forgotten(self) -> None:
         with trio.move_on_after(KERNEL_S):
             await self._kernel_idle()
@@ -74,6 +104,16 @@ def _discarded(found: Discarded) -> dict[str, object]:
 
 def _restored(restored: Restored) -> dict[str, object]:
     return {"path": _text(restored.path), "was": _text(restored.was)}
+
+
+def _expiring(found: Expiring) -> dict[str, object]:
+    return {
+        "inode": found.inode,
+        "path": _text(found.path),
+        "kind": found.kind.name.lower(),
+        "size": found.size,
+        "expires_s": found.expires_s,
+    }
 
 
 def _bytes(path: str) -> bytes:

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "mount": "mount",
     "umount": "umount",
     "where": "where",
+    "lease": "lease",
     "undelete": "undelete",
     "trash": "trash",
     "bench": "bench",

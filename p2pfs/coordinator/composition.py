@@ -31,6 +31,7 @@ from p2pfs.coordinator.upkeep.care import Care
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.leases import LeaseExpiry
 from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.upkeep.orders import OrderBook
@@ -202,6 +203,15 @@ async def compose(
     scrubs = Scrubs(roster, jobs)
     for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
+    leases = LeaseExpiry(
+        database=database,
+        delegations=delegations,
+        listeners=listeners,
+        pool_clock=pool_clock,
+        rules=mounts.rules,
+        reap=mounts.wake_reaper,
+        clock=clock,
+    )
     return Services(
         roster=roster,
         membership=Membership(
@@ -256,7 +266,7 @@ async def compose(
         leaving=leaving,
         jobs=jobs,
         pool_clock=pool_clock,
-        workers=(care, leaving, audits, trash, purge, jobs),
+        workers=(care, leaving, audits, leases, trash, purge, jobs),
     )
 
 

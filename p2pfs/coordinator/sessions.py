@@ -23,6 +23,7 @@ from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.sessions import Outcome, Session
+from p2pfs.meta.work import Rules
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
@@ -166,6 +167,12 @@ class Sessions:
         await self._database.write(lambda connection: open_inodes.lapse(connection, now_s=now_s, limit=_LAPSE_ROWS))
         self.reapable.set()
         return True
+
+    def rules(self) -> Rules:
+        """For a change of the coordinator's own: what mounts may have open is kept for them as after any other."""
+        now_s = self._clock.time()
+        awake_s = now_s + self.kept_s - self._lifetime_s
+        return Rules(self._receipts.verify, 0, now_s, awake_s, HELD * self._lifetime_s)
 
     def wake_reaper(self) -> None:
         """Sealed rows wait to be destroyed."""

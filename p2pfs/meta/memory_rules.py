@@ -168,7 +168,8 @@ class MemoryRules(MemoryState):
         self.add_name(batch, op.parent, op.name, Name(op.dentry, op.dentry_tag, op.inode))
         row = self._inodes[op.inode]
         is_directory = row.kind == Kind.DIRECTORY
-        kept_s = int(self.now_s + self.trash_s) + 1 if 0 < row.expires_s <= self.now_s else row.expires_s
+        again_s = int(self.now_s + max(self.trash_s, 86400.0))
+        kept_s = again_s if 0 < row.expires_s <= self.now_s else row.expires_s
         self.edit(batch, op.inode, links=2 if is_directory else 1, ctime_ns=op.time_ns, expires_s=kept_s)
         if is_directory:
             self.put(batch, self._up, op.inode, value=op.parent)

@@ -34,6 +34,8 @@ from p2pfs.wire.namespace import (
     Unlink,
 )
 
+SHORTEST_AGAIN_S: Final = 86400.0
+"""For at least so long what had expired is kept once it is back."""
 MAX_LINKS: Final = 65_000
 MAX_SEALED_NAME_BYTES: Final = 512
 MAX_SEALED_TARGET_BYTES: Final = 8192
@@ -167,7 +169,12 @@ def restore(work: Work, operation: Restore) -> None:
         row.parent = parent.inode
         _add_link(parent)
     if 0 < row.expires_s <= work.rules.now_s:
-        work.set_lease(row, int(work.rules.now_s + work.trash_s) + 1)
+        work.set_lease(row, int(work.rules.now_s + max(_expired_delay_s(work), SHORTEST_AGAIN_S)))
+
+
+def _expired_delay_s(work: Work) -> float:
+    row = work.connection.execute("SELECT trash_expired_s FROM volume WHERE id = ?", (work.volume,)).fetchone()
+    return float(row[0])
 
 
 def purge_trash(work: Work, operation: PurgeTrash) -> None:

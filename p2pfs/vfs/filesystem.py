@@ -24,6 +24,7 @@ from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.keeping import Keeper
+from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
@@ -75,6 +76,7 @@ class Filesystem:
         self.tree = Tree(keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self.trash = Trash(keys, volume, namespace, self.tree, now_ns=now_ns, told=self._reappeared)
+        self.leases = Leases(keys, volume, namespace, self.tree)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,

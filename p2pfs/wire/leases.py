@@ -19,8 +19,9 @@ class Reason(enum.IntEnum):
 
 class Restore(msgspec.Struct, frozen=True, array_like=True, tag=13):
     """Give an inode that is in the trash a name again, with all it had. The mount re-seals name and tag where the place
-    is another; `dentry` is the number it had, or a granted one. A lease that is over begins anew with the trash's
-    delay. Raises NotFound (not in the trash, or no such parent), NotDirectory, Exists."""
+    is another; `dentry` is the number it had, or a granted one. A lease that is over begins anew and lasts as long as
+    the trash keeps what has expired, at least a day. Raises NotFound (not in the trash, or no such parent),
+    NotDirectory, Exists."""
 
     inode: int
     parent: int
