@@ -258,6 +258,7 @@ async def compose(
             addresses=addresses,
             clock=clock,
             backups=backups,
+            is_pressed=lambda: trash.is_pressed,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,

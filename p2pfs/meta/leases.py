@@ -4,6 +4,7 @@ transaction; when and whether to let go is decided by `p2pfs.coordinator`.
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.errors import Misuse, NotEmpty
@@ -64,6 +65,25 @@ def _named(connection: sqlite3.Connection, volume: VolumeId, of: Attributes) -> 
     ).fetchone()
     parent, dentry, name, tag = row or (of.inode, 0, b"", b"")
     return Named(parent, Entry(dentry, name, tag, of))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How many of a volume's inodes expire soon, and when its root does; 0: never."""
+
+    count: int
+    root_s: int
+
+
+def expected(connection: sqlite3.Connection, *, before_s: int) -> dict[VolumeId, Expected]:
+    """Of every volume, what expires before then. A scan of that."""
+    rows = connection.execute(
+        "SELECT v.id, (SELECT count(*) FROM inode i INDEXED BY inode_expiry WHERE i.volume = v.id AND i.expires_s > 0"
+        " AND i.expires_s < ?1 AND i.links > 0 AND i.inode != ?2),"
+        " (SELECT expires_s FROM inode r WHERE r.volume = v.id AND r.inode = ?2) FROM volume v",
+        (before_s, ROOT_INODE),
+    )
+    return {VolumeId(volume): Expected(count, root_s) for volume, count, root_s in rows}
 
 
 # ---- letting go -----------------------------------------------------------------------------------------------------
