@@ -21,6 +21,10 @@ class Exists(Semantic):
     """The name, volume or node is already there."""
 
 
+class Busy(Semantic):
+    """Another mount has the volume, and one of the two wants it for itself alone."""
+
+
 class NotDirectory(Semantic):
     """A directory was needed."""
 

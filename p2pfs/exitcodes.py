@@ -32,7 +32,7 @@ BAD_CONFIGURATION: Final = 15
 """A setting is unknown or has no such value."""
 NOT_MOUNTED: Final = 16
 BUSY: Final = 17
-"""Another process uses this home, address or mount."""
+"""Another process uses this home, address or mount, or another mount the volume, which one of them wants alone."""
 DATA_NOT_STORED: Final = 18
 """Unmounted, but some written data could not be stored; the message says what."""
 ABORTED: Final = 19

@@ -99,7 +99,7 @@ class World(Protocol):
     """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted; `fall_asleep` lets
     time pass in which a session is not renewed, though it lives on; `lapse` lets two lifetimes pass."""
 
-    async def mount(self, *, read_only: bool = False) -> Namespace: ...
+    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace: ...
 
     async def end(self, namespace: Namespace) -> None: ...
 
@@ -126,8 +126,8 @@ class MemoryWorld:
             gid=1000,
         )
 
-    async def mount(self, *, read_only: bool = False) -> Namespace:
-        return self.volume.session(read_only=read_only)
+    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
+        return self.volume.session(read_only=read_only, exclusive=exclusive)
 
     async def end(self, namespace: Namespace) -> None:
         assert isinstance(namespace, MemoryNamespace)
@@ -163,6 +163,10 @@ class SqlWorld:
 
     async def open_session(self, request: OpenSession) -> SessionGrant:
         def begin(connection: sqlite3.Connection) -> SessionGrant:
+            awake = {row.id for row in sessions.sessions(connection) if row.expires_s >= self.clock.time()}
+            sessions.make_way(
+                connection, VOLUME, node=NODE, request=request, is_silent=lambda session: session not in awake
+            )
             return sessions.open_session(
                 connection,
                 VOLUME,
@@ -175,8 +179,8 @@ class SqlWorld:
 
         return await self.database.write(begin)
 
-    async def mount(self, *, read_only: bool = False) -> Namespace:
-        grant = await self.open_session(OpenSession(read_only=read_only))
+    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
+        grant = await self.open_session(OpenSession("host", "/mnt", read_only, exclusive))
         return LocalNamespace(
             self.database,
             VOLUME,
@@ -224,12 +228,12 @@ class RemoteWorld(SqlWorld):
         self.coordinator = coordinator
         self._places = itertools.count(1)
 
-    async def mount(self, *, read_only: bool = False) -> Namespace:
+    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
         return await RemoteNamespace.open(
             self.client,
             self.coordinator,
             VOLUME,
-            request=OpenSession("host", f"/mnt/{next(self._places)}", read_only),
+            request=OpenSession("host", f"/mnt/{next(self._places)}", read_only, exclusive),
             io_timeout_s=10.0,
         )
 
@@ -416,8 +420,8 @@ class DelegatedWorld:
     def is_shared(self) -> bool:
         return len(self._mounts) > 1
 
-    async def mount(self, *, read_only: bool = False) -> Namespace:
-        inner = Asking(await self.base.mount(read_only=read_only), self)
+    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
+        inner = Asking(await self.base.mount(read_only=read_only, exclusive=exclusive), self)
         delegated = Delegated(inner, now=trio.current_time, io_timeout_s=10.0)  # type: ignore[arg-type]
         self._mounts.append(delegated)
         self._nursery.start_soon(Holding(delegated, trio.current_time).hold)

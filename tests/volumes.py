@@ -38,6 +38,7 @@ async def filesystem(
     copies: LateCopies | None = None,
     trust: Callable[[], float] = lambda: 0.0,
     apply_now: ApplyNow = lambda _: None,
+    hurry: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -52,5 +53,6 @@ async def filesystem(
         copies=copies,
         trust=trust,
         apply_now=apply_now,
+        hurry=hurry,
     ) as served:
         yield served

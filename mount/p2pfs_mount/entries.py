@@ -14,6 +14,8 @@ from p2pfs_mount.trust import KERNEL_CACHE_S
 DOTS: Final = 2
 DIRECTORY_BYTES: Final = 4096
 """What a directory says its size is: as on ext4, and like there it says nothing of its content."""
+MOST_TOLD: Final = 10_000
+"""Inodes whose attributes are kept ready, about 500 bytes each."""
 PREFERRED_BYTES: Final = 128 * 1024
 """st_blksize: what programs take as their buffer size."""
 
@@ -46,6 +48,24 @@ def nothing(seconds: float) -> EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino, entry.entry_timeout = InodeT(0), seconds
     return entry
+
+
+class Entries:
+    """What the kernel was told of inodes in listings, to tell it again as long as they are the same. Bounded."""
+
+    def __init__(self) -> None:
+        self._told: dict[InodeId, tuple[Stat, EntryAttributes]] = {}
+
+    def of(self, row: Stat) -> EntryAttributes:
+        """Its attributes, for use before the next checkpoint: whoever asks sets the timeouts. Raises Corrupt."""
+        told = self._told.get(row.inode)
+        if told is not None and told[0] is row:
+            return told[1]
+        entry = entry_of(row)
+        if len(self._told) >= MOST_TOLD:
+            self._told.clear()
+        self._told[row.inode] = row, entry
+        return entry
 
 
 def entry_of(row: Stat) -> EntryAttributes:

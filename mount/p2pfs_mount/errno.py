@@ -7,6 +7,7 @@ from p2pfs import errors
 _ERRNO: dict[type[errors.PoolError], int] = {
     errors.NotFound: errno.ENOENT,
     errors.Exists: errno.EEXIST,
+    errors.Busy: errno.EBUSY,
     errors.NotDirectory: errno.ENOTDIR,
     errors.IsDirectory: errno.EISDIR,
     errors.NotEmpty: errno.ENOTEMPTY,

@@ -16,6 +16,7 @@ from p2pfs.runtime import mounts
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
+from p2pfs.runtime.process import collect_rarely
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.commands import Commands
@@ -55,6 +56,7 @@ def run(
     path = mounts.canonical(mount_point)
     life.require_fuse()
     life.require_mount_point(path)
+    collect_rarely()
     return trio.run(_Mount(home, settings, volume, path, passphrase, options, ready).run, strict_exception_groups=True)
 
 

@@ -36,7 +36,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Listed, Owner
-from p2pfs_mount.entries import KINDS, dot, dots, entry_of, nothing
+from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
@@ -64,21 +64,34 @@ Handler = Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
 
 def guarded(handler: Handler[P, R]) -> Handler[P, R]:
     """The contract with pyfuse3: only FUSEError leaves, and in time. For handlers that are told names."""
-    return _guarded(handler, errno_of)
+    return _guarded(_timed(handler), errno_of)
 
 
 def guarded_number(handler: Handler[P, R]) -> Handler[P, R]:
     """As `guarded`, for handlers that are told an inode's number, or a handle: that it is gone says nothing of the name
     it was found by, which may have been given to another since."""
+    return _guarded(_timed(handler), errno_of_number)
+
+
+def prompt_number(handler: Handler[P, R]) -> Handler[P, R]:
+    """As `guarded_number`, for handlers that wait for nothing, or only within `pending`: a deadline costs 5 µs."""
     return _guarded(handler, errno_of_number)
+
+
+def _timed(handler: Handler[P, R]) -> Handler[P, R]:
+    @functools.wraps(handler)
+    async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.pending.one():
+            return await handler(self, *args, **kwargs)
+
+    return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
 
 
 def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handler[P, R]:
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with self.pending.one():
-                return await handler(self, *args, **kwargs)
+            return await handler(self, *args, **kwargs)
         except PoolError as error:
             log.debug("%s: %s", handler.__name__, error)
             raise pyfuse3.FUSEError(code(error)) from None
@@ -110,6 +123,7 @@ class Operations(pyfuse3.Operations):
         self.unexpected = 0
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
+        self._entries = Entries()
         self._last_handle = 0
 
     def _new_handle(self) -> FileHandleT:
@@ -243,13 +257,13 @@ class Operations(pyfuse3.Operations):
 
     # ---- directories
 
-    @guarded_number
+    @prompt_number
     async def opendir(self, number: InodeT, ctx: RequestContext) -> FileHandleT:
         fh = self._new_handle()
         self._directories[fh] = DirectoryHandle(InodeId(number))
         return fh
 
-    @guarded_number
+    @prompt_number
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         handle = self._directories[fh]
         rewound = start == 0
@@ -260,27 +274,30 @@ class Operations(pyfuse3.Operations):
             start = cookie
         if rewound or start != handle.next:  # rewinddir, seekdir, or another reader of the same handle
             handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
-        is_empty = True
-        while True:
-            if handle.at == len(handle.listed):
-                if handle.complete or not is_empty:
-                    return
-                handle.listed, handle.complete = await self._fs.directory(
-                    handle.inode, DentryId(handle.next - 1), PAGE_ENTRIES
-                )
-                handle.at = 0
-                continue
-            listed = handle.listed[handle.at]
-            cookie = listed.cookie + 1
-            entry = self._named(handle.inode, listed.name, listed.inode)
-            if not pyfuse3.readdir_reply(token, FileNameT(listed.name), entry, cookie):
+        while handle.at == len(handle.listed):
+            if handle.complete:
                 return
-            is_empty = False
-            self._fs.refer(listed.inode)
-            handle.at += 1
-            handle.next = cookie
+            with self.pending.one():
+                handle.listed, handle.complete = await self._fs.directory(
+                    handle.inode, _behind(handle.next), PAGE_ENTRIES
+                )
+            handle.at = 0
+        self._give(handle, token)
 
-    @guarded_number
+    def _give(self, handle: DirectoryHandle, token: ReaddirToken) -> None:
+        """As many entries of what was fetched as the kernel takes; each counts as one more reference."""
+        seconds, note, entry_of, refer = self.trust.seconds(), self.trust.note, self._entries.of, self._fs.refer
+        for at in range(handle.at, len(handle.listed)):
+            name, dentry, inode = handle.listed[at]
+            entry = entry_of(inode.stat())
+            entry.entry_timeout = note((handle.inode, name), seconds)
+            entry.attr_timeout = note(inode.id, seconds)
+            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, dentry + 1):
+                return
+            refer(inode)
+            handle.at, handle.next = at + 1, dentry + 1
+
+    @prompt_number
     async def releasedir(self, fh: FileHandleT) -> None:
         self._directories.pop(fh, None)
 
@@ -342,6 +359,12 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
+
+
+def _behind(cookie: int) -> DentryId:
+    """The dentry that a cookie stands behind; from the dots on, all are wanted: only then may a listing count as whole,
+    and be known."""
+    return DentryId(cookie - 1 if cookie > DOTS else 0)
 
 
 def _owner(ctx: RequestContext) -> Owner:

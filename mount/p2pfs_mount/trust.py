@@ -40,6 +40,7 @@ class KernelTrust:
         self._old: set[int | tuple[int, bytes]] = set()
         self._since = 0.0  # when the younger began
         self._until = 0.0  # when the last timeout given runs out
+        self._ends = 0.0  # when one runs out that is given now
 
     def __repr__(self) -> str:
         return f"KernelTrust({len(self)} trusted, {self.longest_s():.0f} s)"
@@ -49,13 +50,14 @@ class KernelTrust:
 
     def inode_s(self, number: int) -> float:
         """For how long the kernel may believe the attributes of an inode."""
-        return self._given(number)
+        return self.note(number, self.seconds())
 
     def name_s(self, parent: int, name: bytes) -> float:
         """For how long it may believe what a name leads to, or that it leads nowhere."""
-        return self._given((parent, name))
+        return self.note((parent, name), self.seconds())
 
-    def _given(self, what: int | tuple[int, bytes]) -> float:
+    def seconds(self) -> float:
+        """For how long the kernel may believe what it is told before the next checkpoint, if it is noted."""
         seconds = min(LONGEST_S, self._trust())
         if seconds <= KERNEL_CACHE_S:
             return KERNEL_CACHE_S
@@ -63,11 +65,19 @@ class KernelTrust:
         if now >= self._since + GENERATION_S:
             is_over = now >= self._since + 2 * GENERATION_S
             self._old, self._young, self._since = set() if is_over else self._young, set(), now
+        self._ends = now + seconds + DELIVERY_S
+        return seconds
+
+    def note(self, what: int | tuple[int, bytes], seconds: float) -> float:
+        """An inode, or a directory and a name in it, is told for `seconds`; for how long it may be."""
+        if seconds <= KERNEL_CACHE_S:
+            return KERNEL_CACHE_S
         if what not in self._young:
-            if len(self) >= self._most:
+            if len(self._young) + len(self._old) >= self._most:
                 return KERNEL_CACHE_S
             self._young.add(what)
-        self._until = max(self._until, now + seconds + DELIVERY_S)
+        if self._until < self._ends:
+            self._until = self._ends
         return seconds
 
     def longest_s(self) -> float:

@@ -7,10 +7,9 @@ one write. One that a stuck disk may still be reading is forfeited, never lent a
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import trio
-
 from p2pfs.chunks.header import HEADER_BYTES
 from p2pfs.chunks.pages import aligned
+from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import SEALED_CHUNK_BYTES
 
 
@@ -31,21 +30,20 @@ class BufferPool:
 
     def __init__(self, limit: int = 16) -> None:
         self._free: list[ChunkBuffer] = []
-        self._limiter = trio.CapacityLimiter(limit)
+        self._limit = ByteCredits(limit)
 
     @property
     def lent(self) -> int:
-        return int(self._limiter.borrowed_tokens)
+        return self._limit.taken
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[ChunkBuffer]:
         """A buffer for the duration of the block."""
-        borrower = object()
-        await self._limiter.acquire_on_behalf_of(borrower)
+        await self._limit.take(1)
         buffer = self._free.pop() if self._free else ChunkBuffer()
         try:
             yield buffer
         finally:
             if not buffer.forfeited:
                 self._free.append(buffer)
-            self._limiter.release_on_behalf_of(borrower)
+            self._limit.give(1)

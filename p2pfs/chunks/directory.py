@@ -25,6 +25,7 @@ from p2pfs.chunks.receipts import Sign
 from p2pfs.errors import Misuse, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.runtime.threads import Threads
 from p2pfs.types import Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
@@ -49,8 +50,8 @@ class DirectoryStore:
         self._disk_timeout_s = disk_timeout_s
         self._buffers = BufferPool(buffers)
         # Reads and writes do not wait for each other's threads: a disk that stalls on fsync still serves its cache.
-        self._writing = trio.CapacityLimiter(8)
-        self._reading = trio.CapacityLimiter(8)
+        self._writing = Threads(8)
+        self._reading = Threads(8)
         self.inventory = Inventory(files, lambda work: self._hop(work, self._reading))
 
     @classmethod
@@ -126,9 +127,7 @@ class DirectoryStore:
 
         Cancellation: the thread goes on.
         """
-        await trio.to_thread.run_sync(
-            lambda: self._files.trash(volume, chunk, put_seq), abandon_on_cancel=True, limiter=self._writing
-        )
+        await self._writing.run(lambda: self._files.trash(volume, chunk, put_seq))
 
     # ---- what the peer daemon needs beyond it -----------------------------------------------------------------------
 
@@ -272,11 +271,11 @@ class DirectoryStore:
         """See Inventory."""
         return await self.inventory.listed(bucket, after, limit)
 
-    async def _hop(self, work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+    async def _hop(self, work: Callable[[], T], threads: Threads) -> T:
         """Run `work` in a thread, but wait for it no longer than a disk may take.
 
         Cancellation: the thread goes on.
         """
         with trio.move_on_after(self._disk_timeout_s):
-            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+            return await threads.run(work)
         raise Unavailable("the disk does not answer")

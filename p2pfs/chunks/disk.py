@@ -3,17 +3,24 @@
 No policy: it raises what the system raises; `mapped` turns that into this project's errors at the edge.
 """
 
+import contextlib
 import errno
+import fcntl
 import mmap
 import os
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from p2pfs.errors import NoSpace, Unavailable
 from p2pfs.types import Buffer
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# From <linux/fs.h>; 64 bit.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_DIRECTORY: Final = 0x00020000
 
 
 class Disk:
@@ -45,6 +52,22 @@ class Disk:
 
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
+
+    def remove_directory(self, path: Path) -> None:
+        path.rmdir()
+
+    def spread(self, directory: Path) -> None:
+        """Directories made in `directory` from now on need not lie near it (`chattr +T`). ext4 looks for a free inode
+        near the directory of a new file and passes over, one by one, all that were freed in the last minutes: 0.1 to
+        0.5 ms a file where others have just deleted thousands. Where it means nothing it does nothing."""
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):
+                (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))
+                if not flags & _TOP_DIRECTORY:
+                    fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
+        finally:
+            os.close(fd)
 
     def sync_directory(self, path: Path) -> None:
         """Make names created, renamed or removed in `path` durable."""
@@ -98,7 +121,7 @@ def allows_direct(disk: Disk, directory: Path) -> bool:
     return True
 
 
-@contextmanager
+@contextlib.contextmanager
 def mapped(doing: str) -> Iterator[None]:
     """Turn what the system raises into NoSpace or Unavailable."""
     try:

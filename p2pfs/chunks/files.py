@@ -17,6 +17,7 @@ import errno
 import itertools
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class ChunkFiles:
             self._make_top()
             for leftover in (self.root / "temp").iterdir():
                 self._disk.remove(leftover)
+            for directory in self.root.glob("temp.*"):
+                self._disk.remove_directory(directory)
             self._disk.sync_directory(self.root)
             self._direct = allows_direct(self._disk, self.root / "temp")
             has_claim = self._sequence.load()
@@ -291,8 +294,15 @@ class ChunkFiles:
 
     def _make_top(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("temp", "trash", "quarantine"):
+        self._disk.spread(self.root)
+        for name in ("trash", "quarantine"):
             self._disk.make_directory(self.root / name)
+        temporary = self.root / "temp"
+        if not temporary.exists():
+            # ext4 places it by its name: a new one each time, or all stores of a disk would share a place.
+            new = self.root / f"temp.{secrets.token_hex(8)}"
+            self._disk.make_directory(new)
+            self._disk.rename(new, temporary)
 
     def _make_directories(self, volume: VolumeId) -> None:
         """Everything above the chunk files of a volume, durable before anything is in it. All 256 at once, because one

@@ -9,6 +9,7 @@ from p2pfs import errors, exitcodes
 _CODES: Final[dict[type[errors.PoolError], int]] = {
     errors.NotFound: exitcodes.NOT_FOUND,
     errors.Exists: exitcodes.EXISTS,
+    errors.Busy: exitcodes.BUSY,
     errors.Denied: exitcodes.DENIED,
     errors.Invalid: exitcodes.USAGE,
     errors.NoSpace: exitcodes.POOL_FULL,

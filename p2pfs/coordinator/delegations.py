@@ -155,6 +155,10 @@ class Delegations:
             if held.holder not in (None, session.id) and not self._is_dead(held):
                 self._recall(held)
 
+    def silent_s(self, session: SessionId) -> float:
+        """For how long it was not heard; since the coordinator started, at most."""
+        return self._clock.monotonic() - self._hearing.last_s(session)
+
     def ended(self, session: SessionId) -> None:
         """It is over, and its row gone."""
         self._hearing.heard_s.pop(session, None)

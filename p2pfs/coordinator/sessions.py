@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfs.coordinator.delegations import Delegations
@@ -83,6 +84,7 @@ class Sessions:
         self._noticed = noticed
         self._lifetime_s = lifetime_s
         self._clock = clock
+        self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
         self.reapable = trio.Event()
 
     @property
@@ -93,13 +95,17 @@ class Sessions:
     # ---- life -------------------------------------------------------------------------------------------------------
 
     async def open(self, identity: Identity, volume: VolumeId, request: OpenSession) -> SessionGrant:
-        """Begin a session of the asking node; that its owner may use the volume was checked before."""
+        """Begin a session of the asking node; that its owner may use the volume was checked before. Raises Busy."""
         node, now_s = self._roster.member(identity.node), self._clock.time()
         if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
             raise Misuse("a host or mount point has an impossible length")
 
-        def begin(connection: sqlite3.Connection) -> tuple[SessionGrant, SessionId | None]:
-            given_up = self._make_room(connection, node.id, now_s)
+        def is_silent(other: SessionId) -> bool:
+            return self._delegations.silent_s(other) >= self._lifetime_s
+
+        def begin(connection: sqlite3.Connection) -> tuple[SessionGrant, list[SessionId]]:
+            given_up = rows.make_way(connection, volume, node=node.id, request=request, is_silent=is_silent)
+            given_up += self._make_room(connection, node.id, now_s)
             grant = rows.open_session(
                 connection,
                 volume,
@@ -111,28 +117,28 @@ class Sessions:
             )
             return grant, given_up
 
-        def listen(begun: tuple[SessionGrant, SessionId | None]) -> None:
+        def listen(begun: tuple[SessionGrant, list[SessionId]]) -> None:
             grant, given_up = begun
-            if given_up is not None:
-                self._over(given_up)
+            for session in given_up:
+                self._over(session)
             self._listeners.opened(SessionId(grant.session), volume)
             self._delegations.opened(SessionId(grant.session))
 
         grant, _ = await self._database.write(begin, committed=listen)
         _log.info("%s mounts volume %016x", node.name, volume)
-        return SessionGrant(grant.session, grant.incarnation, self._lifetime_s, grant.first_id, grant.last_id)
+        return msgspec.structs.replace(grant, lifetime_s=self._lifetime_s)
 
-    def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> SessionId | None:
+    def _make_room(self, connection: sqlite3.Connection, node: NodeId, now_s: float) -> list[SessionId]:
         """A node that crashes and mounts again all day must not fill the table, nor be locked out. The session that was
-        given up for it."""
+        given up for it, if any."""
         own = [row for row in rows.sessions(connection) if row.node == node]
         if len(own) < MAX_SESSIONS:
-            return None
+            return []
         oldest = min(own, key=lambda row: row.expires_s)
         if oldest.expires_s - self.kept_s > now_s - 3 * self._lifetime_s:
             raise Denied(f"this node has {MAX_SESSIONS} mounts at work: unmount one")
         rows.close_session(connection, oldest.id)
-        return oldest.id
+        return [oldest.id]
 
     async def renew(self, session: SessionId) -> RenewedSession:
         """Raises Fenced."""
@@ -179,6 +185,7 @@ class Sessions:
         self.reapable.set()
 
     def _over(self, session: SessionId) -> None:
+        self._rows.pop(session, None)
         self._listeners.ended(session)
         self._delegations.ended(session)
         self._reservations.session_over(session)
@@ -194,7 +201,8 @@ class Sessions:
             Fenced: It is over.
         """
         self._roster.member(identity.node)
-        row = self._row(session)
+        # One that has ended otherwise (its node was revoked) is Fenced where it is used.
+        row = self._rows.get(session) or self._rows.setdefault(session, self._row(session))
         if row.node != identity.node:
             raise Denied("this session is another node's")
         self._delegations.heard(row)

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from p2pfs.errors import Denied, Fenced, Misuse, PoolError
+from p2pfs.errors import Busy, Denied, Fenced, Misuse, PoolError
 from p2pfs.meta.events import Listeners, Publication
 from p2pfs.meta.memory_delegation import MemoryDelegation
 from p2pfs.meta.memory_rules import MemoryRules
@@ -41,10 +41,18 @@ class MemoryVolume(MemoryRules):
         super().__init__(**options)
         self.listeners = Listeners()
         self.delegation = MemoryDelegation()
+        self._alone: int | None = None  # the session that nobody else may join
 
-    def session(self, *, read_only: bool = False) -> "MemoryNamespace":
-        """A new session."""
+    def session(self, *, read_only: bool = False, exclusive: bool = False) -> "MemoryNamespace":
+        """A new session of a mount. Raises Busy."""
+        in_the_way = [other for other in self._sessions if exclusive or other == self._alone]
+        if not self.asleep.issuperset(in_the_way):
+            raise Busy("another mount has the volume")
+        for other in in_the_way:
+            self.end(other)
         number = next(self._session_numbers)
+        if exclusive:
+            self._alone = number
         self._sessions.add(number)
         self.delegation.recall(number)
         self.listeners.opened(_id(number), self.volume)
@@ -53,6 +61,7 @@ class MemoryVolume(MemoryRules):
     def end(self, number: int) -> None:
         """End a session; nameless inodes only it held open go."""
         self._sessions.discard(number)
+        self._alone = None if self._alone == number else self._alone
         batch = BatchLog(number)
         for inode, session in [key for key in self._open if key[1] == number]:
             del self._open[inode, session]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from p2pfs.errors import Conflict, Exists, Misuse, NoSpace, NotDirectory, NotFound
@@ -37,8 +38,9 @@ _NONE: Any = object()
 _VOLUME = VolumeId(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(msgspec.Struct, frozen=True, gc=False):
+    """What a name leads to."""
+
     dentry: int
     tag: bytes
     inode: int

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from p2pfs.errors import CoordinatorAway, Fenced, Gone, PoolError
+from p2pfs.errors import CoordinatorAway, Fenced, Gone, PoolError, Unsupported
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -117,10 +117,12 @@ class RemoteNamespace:
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
     ) -> "RemoteNamespace":
-        """Open a session; everything asked in it waits without end if `endless`. Raises NotFound, Denied,
-        CoordinatorAway."""
+        """Open a session; everything asked in it waits without end if `endless`. Raises NotFound, Denied, Busy,
+        CoordinatorAway, and Unsupported where the coordinator is too old to give a volume to one mount alone."""
         calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
         grant = await calls.ask("POST", f"/volumes/{volume_name(volume)}/sessions", request, SessionGrant)
+        if request.exclusive and not grant.exclusive:
+            raise Unsupported("the coordinator is of a version that cannot give a volume to one mount alone")
         return cls(
             client,
             coordinator,

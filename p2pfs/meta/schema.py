@@ -309,6 +309,10 @@ CREATE TABLE delegation (           -- to which mount a volume was delegated; a 
 CREATE INDEX session_volume ON session (volume);
 """
 
+_EXCLUSION: Final = """
+ALTER TABLE session ADD COLUMN exclusive INTEGER NOT NULL DEFAULT 0;    -- 1: no other may change the volume meanwhile
+"""
+
 _LEASES: Final = """
 ALTER TABLE inode ADD COLUMN expires_s INTEGER NOT NULL DEFAULT 0;  -- UTC, kept until then; 0: for ever
 CREATE INDEX inode_expiry ON inode (volume, expires_s) WHERE expires_s > 0 AND links > 0;
@@ -326,7 +330,7 @@ CREATE TABLE trash (                -- inodes that lost their last name and can 
     dentry      INTEGER NOT NULL,
     name        BLOB NOT NULL,
     tag         BLOB NOT NULL,
-    reason      INTEGER NOT NULL,   -- wire.trash.Reason
+    reason      INTEGER NOT NULL,   -- wire.leases.Reason
     removed_s   REAL NOT NULL,
     purge_s     REAL NOT NULL,      -- kept until then
     PRIMARY KEY (volume, inode)
@@ -337,8 +341,16 @@ CREATE INDEX trash_parent ON trash (volume, parent);    -- what was in a directo
 """
 
 MIGRATIONS: Final = (
-    _POOL + _VOLUMES + _SESSIONS, _DISTRUST, _XATTRS, _HOLDS, _XATTR_SUMS, _CARE, _DELEGATIONS, _LEASES,
-)  # fmt: skip
+    _POOL + _VOLUMES + _SESSIONS,
+    _DISTRUST,
+    _XATTRS,
+    _HOLDS,
+    _XATTR_SUMS,
+    _CARE,
+    _DELEGATIONS,
+    _EXCLUSION,
+    _LEASES,
+)
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
 

@@ -7,13 +7,13 @@ transaction; called by `meta.local` and by the coordinator's handlers.
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from p2pfs.errors import Denied, Fenced, Misuse, Semantic
+from p2pfs.errors import Busy, Denied, Fenced, Misuse, Semantic
 from p2pfs.meta import delegations, engine, inodes, open_inodes, settings, volumes
 from p2pfs.meta.events import Publication
 from p2pfs.meta.protocol import MAX_HELD
@@ -49,6 +49,7 @@ class Session:
     read_only: bool
     opened_s: float
     expires_s: float
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,46 @@ class Outcome:
 
     answer: Answer
     news: Publication | None = None
+
+
+def make_way(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    node: NodeId,
+    request: OpenSession,
+    is_silent: Callable[[SessionId], bool],
+) -> list[SessionId]:
+    """End the sessions that keep a new one from beginning, where one of them is to have the volume alone and the other
+    is dead; which those were. One is dead that `is_silent`, or that the new one `succeeds`.
+
+    Raises:
+        Busy: One is alive.
+    """
+    ended: list[Session] = []
+    for other in _of_volume(connection, volume):
+        is_free = _is_bystander(other) or _is_bystander(request)
+        if is_free or not (request.exclusive or other.exclusive):
+            continue
+        is_succeeded = request.succeeds and (other.node, other.mount_point) == (node, request.mount_point)
+        if not is_succeeded and not is_silent(other.id):
+            raise Busy(_in_the_way(other))
+        ended.append(other)
+    for other in ended:
+        _end(connection, other.number, volume)
+    return [other.id for other in ended]
+
+
+def _is_bystander(session: Session | OpenSession) -> bool:
+    """Whether it neither mounts the volume nor changes it: who has that alone does not mind."""
+    return session.read_only and not session.mount_point
+
+
+def _in_the_way(other: Session) -> str:
+    where = f"{other.host}:{other.mount_point}" if other.mount_point else f"a command on {other.host or other.node}"
+    if other.exclusive:
+        return f"{where} has mounted the volume for itself alone (writeback_cache): unmount it there first"
+    return f"{where} uses the volume too, which writeback_cache does not allow: unmount it there or leave that option"
 
 
 def open_session(
@@ -73,8 +114,9 @@ def open_session(
     block = volumes.grant_ids(connection, volume, count=FIRST_IDS)
     session = secrets.token_hex(16)
     connection.execute(
-        "INSERT INTO session (id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s, acked)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        "INSERT INTO session"
+        " (id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s, acked, exclusive)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
         (
             session,
             volume,
@@ -85,13 +127,16 @@ def open_session(
             int(request.read_only),
             now_s,
             now_s + lifetime_s,
+            int(request.exclusive),
         ),
     )
     incarnation = settings.incarnation(connection)
-    return SessionGrant(session, incarnation, lifetime_s, block.first_id, block.last_id)
+    return SessionGrant(session, incarnation, lifetime_s, block.first_id, block.last_id, request.exclusive)
 
 
-_SESSION = "SELECT number, id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s FROM session"
+_SESSION = (
+    "SELECT number, id, volume, node, owner, host, mount_point, read_only, opened_s, expires_s, exclusive FROM session"
+)
 
 
 def session(connection: sqlite3.Connection, session_id: SessionId) -> Session:
@@ -109,7 +154,11 @@ def sessions(connection: sqlite3.Connection) -> list[Session]:
 
 def mounts(connection: sqlite3.Connection, volume: VolumeId) -> list[Session]:
     """The sessions of a volume that are mounts, not commands, oldest first."""
-    rows = connection.execute(f"{_SESSION} WHERE volume = ? AND mount_point != '' ORDER BY number", (volume,))
+    return [row for row in _of_volume(connection, volume) if row.mount_point]
+
+
+def _of_volume(connection: sqlite3.Connection, volume: VolumeId) -> list[Session]:
+    rows = connection.execute(f"{_SESSION} WHERE volume = ? ORDER BY number", (volume,))
     return [_session(row) for row in rows]
 
 
@@ -286,6 +335,7 @@ def _session(row: Sequence[Any]) -> Session:
         read_only=bool(row[7]),
         opened_s=row[8],
         expires_s=row[9],
+        exclusive=bool(row[10]),
     )
 
 

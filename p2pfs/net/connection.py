@@ -134,11 +134,12 @@ class Connection:
             arrived = await self._inbox.arrival()
         if not arrived:
             return None
-        raw = None
-        with trio.move_on_after(self._limits.head_s) as scope:
-            raw = await self._inbox.head()
-        if scope.cancelled_caught:
-            raise heads.BadHead(_TIMEOUT_STATUS, "the head came too slowly")
+        raw = self._inbox.whole_head()
+        if raw is None:
+            with trio.move_on_after(self._limits.head_s) as scope:
+                raw = await self._inbox.head()
+            if scope.cancelled_caught:
+                raise heads.BadHead(_TIMEOUT_STATUS, "the head came too slowly")
         return None if raw is None else heads.parse_request(raw)
 
     async def _refuse(self, error: heads.BadHead) -> None:

@@ -39,16 +39,31 @@ class Inbox:
             BadHead: It is too large, or the stream ends within it.
         """
         while True:
-            end = self._buffer.find(END, max(self._start, self._searched - len(END)), self._stop)
-            if end >= 0:
-                return self._cut(end + len(END))
-            self._searched = self._stop
+            if (head := self.whole_head()) is not None:
+                return head
             if self.waiting >= MAX_HEAD_BYTES:
                 raise BadHead(431, f"the head is larger than {MAX_HEAD_BYTES} bytes")
             if not await self._receive():
                 if self.waiting:
                     raise BadHead(400, "the connection ended within a head")
                 return None
+
+    def whole_head(self) -> bytes | None:
+        """The next head, if all of it has arrived."""
+        end = self._buffer.find(END, max(self._start, self._searched - len(END)), self._stop)
+        if end >= 0:
+            return self._cut(end + len(END))
+        self._searched = self._stop
+        return None
+
+    def waiting_bytes(self, size: int) -> bytearray | None:
+        """The next `size` body bytes, if all of them have arrived."""
+        if size > self.waiting:
+            return None
+        body = self._buffer[self._start : self._start + size]
+        self._start += size
+        self._searched = self._start
+        return body
 
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         """Body bytes: at least one unless `view` is empty or the stream has ended (0); `expected` as for the stream."""

@@ -54,6 +54,8 @@ class Source(Protocol):
 
     async def receive_into(self, view: memoryview, expected: int = 1) -> int: ...
 
+    def waiting_bytes(self, size: int) -> bytearray | None: ...
+
 
 class Request:
     """One request that was let in. The body is read by the handler, once, in whichever way suits it."""
@@ -154,6 +156,9 @@ class Request:
             return body
         size, body = self.remaining, bytearray()
         free = await self._room.announce(size) if self._room is not None else size
+        if free >= size and self._source is not None and (whole := self._source.waiting_bytes(size)) is not None:
+            self.remaining = 0
+            return whole
         while len(body) < size:
             at, step = len(body), min(size - len(body), STEP_BYTES)
             if at < free:

@@ -24,7 +24,7 @@ from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import NodeId, PoolId
-from p2pfs.wire.routes import Route, match
+from p2pfs.wire.routes import Route, Table
 
 __all__ = ["Authorise", "Handler", "Limits", "Request", "Response", "Server"]
 
@@ -60,9 +60,10 @@ class Server:
         names = {route.name for route in routes}
         if unknown := set(handlers) - names:
             raise Misuse(f"handlers for routes that do not exist: {', '.join(sorted(unknown))}")
-        self._routes = tuple(route for route in routes if route.name in handlers)
-        if authorise is None and any(route.members for route in self._routes):
+        served = [route for route in routes if route.name in handlers]
+        if authorise is None and any(route.members for route in served):
             raise Misuse("routes for members need an `authorise`")
+        self._routes = Table(served)
         self._handlers = dict(handlers)
         self._context = context
         self._pool = pool
@@ -253,7 +254,7 @@ class Server:
         return identity is not None and self._per_node[identity.node] > self.limits.per_node
 
     async def _admit(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Request:
-        found = match(self._routes, head.method, head.path)
+        found = self._routes.match(head.method, head.path)
         now = self._clock.time()
         route = admit(found[0] if found else None, identity, now=now, revocations=self._revocations)
         if found is None:

@@ -6,7 +6,6 @@ one piece. Pure bookkeeping; `Inode` has it, writer and committer follow it.
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -75,7 +74,7 @@ class KernelSize:
     count at once."""
 
     def __init__(self) -> None:
-        self._told: deque[_Told] = deque()  # the oldest still in doubt
+        self._told: list[_Told] = []  # the oldest still in doubt
         self._wrote_s = -math.inf
 
     @property
@@ -92,19 +91,19 @@ class KernelSize:
             return
         self._told.append(_Told(now, size, is_sure))
         if len(self._told) > MOST_TOLD:
-            first, second = self._told.popleft(), self._told.popleft()
-            self._told.appendleft(_Told(second.when, min(first.size, second.size), False))
+            first, second = self._told[:2]
+            self._told[:2] = [_Told(second.when, min(first.size, second.size), False)]
 
     def wrote(self, end: int, now: float, *, is_end: bool) -> None:
         """The kernel wrote up to `end`, which with `is_end` is what it takes the size to be."""
         self._wrote_s = now
         known = [] if is_end else [told._replace(size=max(told.size, end)) for told in self._told]
-        self._told = deque(known or [_Told(now, end, True)])
+        self._told = known or [_Told(now, end, True)]
 
     def is_page(self, offset: int, length: int, now: float) -> bool:
         """Whether a write through a handle that appends is none for certain: a page of a shared mapping comes through
         whichever handle there is, and stays where it is. An append starts at the end."""
         while len(self._told) > 1 and self._told[1].is_sure and self._told[1].when < now - DELIVERED_S:
-            self._told.popleft()
+            del self._told[0]
         at_least = min((told.size for told in self._told), default=-1)
         return offset % PAGE_BYTES == 0 and offset + length <= at_least

@@ -231,7 +231,7 @@ async def attach(
         async with Filesystem.serve(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
-            apply_now=namespace.apply_now,
+            apply_now=namespace.apply_now, hurry=namespace.changes.hurry,
         ) as filesystem:  # fmt: skip
             holding.store = filesystem.recalled
             if mount_point and not read_only:

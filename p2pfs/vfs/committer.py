@@ -7,6 +7,7 @@ again if it moved: otherwise another mount's commit would be hidden without a Co
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -101,8 +102,9 @@ class Committer:
             try:
                 await self.resolve(inode)
                 if ready := _ready(inode):
+                    committed_size = inode.head.size
                     await self._commit(inode, ready)
-                    for index in sorted({index for freeze in ready for index in freeze.mibs}):
+                    for index in _layered(ready, committed_size):
                         await self._compact(inode, index)
             except (Gone, Misuse):
                 self._forget_stored(inode)
@@ -329,6 +331,15 @@ def _ready(inode: Inode) -> list[Freeze]:
             break
         ready.append(freeze)
     return ready
+
+
+def _layered(freezes: list[Freeze], committed_size: int) -> list[int]:
+    """The MiBs that may have too many layers once these are committed to a file of that size: not those behind its end
+    that got few. To ask for their extents would cost a new file a round trip."""
+    runs = Counter[int]()
+    for freeze in freezes:
+        runs.update({index: len(mib.runs) for index, mib in freeze.mibs.items()})
+    return sorted(index for index in runs if index * CHUNK_BYTES < committed_size or runs[index] >= MAX_LAYERS)
 
 
 def _whole(index: int, content: Buffer) -> Upload:

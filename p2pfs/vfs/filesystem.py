@@ -63,6 +63,7 @@ class Filesystem:
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -91,7 +92,7 @@ class Filesystem:
         )  # fmt: skip
         self.writer = Writer(
             uploader, committer, unsaved, nursery,
-            limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
+            limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
         )  # fmt: skip
         self.promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
 
@@ -111,6 +112,7 @@ class Filesystem:
         copies: LateCopies | None = None,
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -120,7 +122,7 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
-                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now,
+                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)

@@ -168,6 +168,7 @@ class Inode:
         self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0
+        self._stat: tuple[Attributes, Head, int, Stat] | None = None  # what was told last, and what it was made of
         self.changes = 0  # writes, settings and its making by programs of this mount
         self.settled = 0  # of these, how many are on stable storage for certain
 
@@ -184,9 +185,21 @@ class Inode:
         return bool(self.active or self.frozen)
 
     def stat(self) -> Stat:
-        """What the kernel is told now."""
+        """What the kernel is told now; the same object while it is the same and nothing is unsaved."""
         row = self.attributes
         self.kernel_size.tell(self.size, trio.current_time())
+        if self.is_dirty:
+            return self._stat_now()
+        if self._stat is not None:
+            of, head, read_ns, told = self._stat
+            if of is row and head is self.head and read_ns == self.read_ns:
+                return told
+        told = self._stat_now()
+        self._stat = row, self.head, self.read_ns, told
+        return told
+
+    def _stat_now(self) -> Stat:
+        row = self.attributes
         mtime = (self.is_dirty and self.mtime_ns) or row.mtime_ns
         ctime = max(row.ctime_ns, self.mtime_ns) if self.is_dirty else row.ctime_ns
         return Stat(

@@ -17,7 +17,7 @@ import trio
 from p2pfs.errors import Fenced, NoSpace, NotFound, PoolError, Semantic, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import InodeId
+from p2pfs.types import InodeId, Kind
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Signal
 from p2pfs.wire.namespace import Opened, Operation, Released
@@ -95,7 +95,8 @@ class Keeper:
     def refer(self, inode: Inode) -> None:
         """The kernel was told of the inode once more."""
         self._table.refer(inode)
-        self._weigh(inode.id)
+        if inode.kind is not Kind.FILE:  # files are used by whoever opens them
+            self._weigh(inode.id)
 
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""

@@ -5,6 +5,7 @@ shown. What a change builds on is named in it; when another mount was faster, it
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
@@ -29,6 +30,7 @@ from p2pfs.wire.namespace import (
     RENAME_NOREPLACE,
     Applied,
     Attributes,
+    DirectoryPage,
     Entry,
     Link,
     Make,
@@ -40,6 +42,8 @@ from p2pfs.wire.namespace import (
 MOST_CONFLICTS: Final = 10
 REMEMBERED_SEALS: Final = 8192
 """Sealed names, opened names and verified tags each: about 2 MiB."""
+REMEMBERED_ENTRIES: Final = 20_000
+"""Of directories listed last, opened and verified: about 4 MiB."""
 
 
 class Owner(NamedTuple):
@@ -55,6 +59,30 @@ class Listed(NamedTuple):
     name: bytes
     cookie: DentryId
     inode: Inode
+
+
+class _Listings:
+    """What pages of directories were made of, to give the same for the same page: `namespace` gives the same object
+    while it knows that nothing has changed."""
+
+    def __init__(self, most: int = REMEMBERED_ENTRIES) -> None:
+        self._pages: OrderedDict[tuple[InodeId, DentryId], tuple[DirectoryPage, list[Listed]]] = OrderedDict()
+        self._most, self._entries = most, 0
+
+    def get(self, place: tuple[InodeId, DentryId], page: DirectoryPage) -> list[Listed] | None:
+        of, listed = self._pages.get(place, (None, None))
+        return listed if of is page else None
+
+    def put(self, place: tuple[InodeId, DentryId], page: DirectoryPage, listed: list[Listed]) -> None:
+        self._drop(self._pages.pop(place, None))
+        self._pages[place] = page, listed
+        self._entries += len(listed)
+        while self._entries > self._most:
+            self._drop(self._pages.popitem(last=False)[1])
+
+    def _drop(self, kept: tuple[DirectoryPage, list[Listed]] | None) -> None:
+        if kept is not None:
+            self._entries -= len(kept[1])
 
 
 class Tree:
@@ -75,6 +103,7 @@ class Tree:
         self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
         self._names = KnownNames()
+        self._listings = _Listings()
         # what was sealed, opened or verified comes again soon: a lookup before a create, a second listing
         self._seal = lru_cache(REMEMBERED_SEALS)(partial(seal_name, keys, volume))
         self._open = lru_cache(REMEMBERED_SEALS)(partial(open_name, keys, volume))
@@ -163,6 +192,9 @@ class Tree:
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         """Up to `limit` entries behind a cookie, and whether that was all. Raises NotFound, NotDirectory, Corrupt."""
         page = await self._namespace.directory(number, after, limit)
+        known = self._listings.get((number, after), page)
+        if known is not None and all(self._table.get(inode.id) is inode for _, _, inode in known):
+            return known, page.complete
         listed = []
         for entry in page.entries:
             name = self._open(number, entry.name)
@@ -170,6 +202,7 @@ class Tree:
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
             listed.append(Listed(name, DentryId(entry.dentry), inode))
+        self._listings.put((number, after), page, listed)
         return listed, page.complete
 
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:

@@ -50,12 +50,14 @@ class Writer:
         now_ns: Callable[[], int],
         inodes: Callable[[], list[Inode]],
         done: Callable[[Inode], None],
+        hurry: Callable[[], None],
     ) -> None:
+        """`hurry` has the changes of names that were acknowledged sent without waiting for more of them."""
         self._uploader, self._committer = uploader, committer
         self._unsaved, self._nursery = unsaved, nursery
         self._credits, self._space = unsaved.credits, unsaved.space
         self._limits, self._now_ns = limits, now_ns
-        self._inodes, self._done = inodes, done
+        self._inodes, self._done, self._hurry = inodes, done, hurry
         self._awaited: dict[InodeId, list[int]] = {}  # the last freezes that callers wait for
         self.failures = 0
         """How often something could not be stored when it was tried."""
@@ -283,6 +285,8 @@ class Writer:
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
+        if inode.frozen:  # the commit goes behind the making of the file, which can go while chunks are stored
+            self._hurry()
         inode.kick.pulse()
         last = inode.freezes
         awaited = self._awaited.setdefault(inode.id, [])

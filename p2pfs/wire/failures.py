@@ -19,6 +19,7 @@ _MOST_SHOWN = 500
 _STATUS: dict[type[errors.PoolError], int] = {
     errors.NotFound: 404,
     errors.Exists: 409,
+    errors.Busy: 409,
     errors.NotDirectory: 409,
     errors.IsDirectory: 409,
     errors.NotEmpty: 409,

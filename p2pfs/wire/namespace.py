@@ -23,8 +23,10 @@ FIRST_CHANGE: Final = 0
 """`change` of a new inode, and inside the head that comes with it; each commit adds one."""
 
 
-class Attributes(msgspec.Struct, frozen=True, array_like=True):
-    """An inode's row. `size` is what the coordinator counts with; a mount trusts only the size inside `head`."""
+class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An inode's row. `size` is what the coordinator counts with; a mount trusts only the size inside `head`.
+
+    A mount keeps very many of these; nothing in them can refer back, so the garbage collector need not look."""
 
     inode: int
     kind: int  # types.Kind
@@ -45,7 +47,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     expires_s: int = 0  # UTC: the lease; 0: for ever
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A dentry with the attributes of its inode."""
 
     dentry: int  # also the readdir cookie
@@ -54,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     attributes: Attributes
 
 
-class DirectoryPage(msgspec.Struct, frozen=True, array_like=True):
+class DirectoryPage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Entries in ascending dentry number; `complete` when none follow."""
 
     entries: list[Entry]

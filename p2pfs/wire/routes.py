@@ -4,6 +4,7 @@
 runs; a route that is not here does not exist.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -96,19 +97,21 @@ def relay_path(node: NodeId) -> str:
     return f"/relay/dial/{node}"
 
 
-def match(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-    """The route for a request and its path parameters, or None. `path` has no query."""
-    segments = path.split("/")
-    for route in routes:
-        pattern = route.path.split("/")
-        if route.method != method or len(pattern) != len(segments):
-            continue
-        parameters = {}
-        for wanted, given in zip(pattern, segments, strict=True):
-            if wanted.startswith("{"):
-                parameters[wanted[1:-1]] = given
-            elif wanted != given:
-                break
-        else:
-            return route, parameters
-    return None
+class Table:
+    """Routes to look requests up in; made once by each server."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes: dict[tuple[str, int], list[tuple[Route, list[tuple[int, str]], list[tuple[int, str]]]]] = {}
+        for route in routes:
+            places = list(enumerate(route.path.split("/")))
+            fixed = [(at, segment) for at, segment in places if not segment.startswith("{")]
+            parameters = [(at, segment[1:-1]) for at, segment in places if segment.startswith("{")]
+            self._routes.setdefault((route.method, len(places)), []).append((route, fixed, parameters))
+
+    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route for a request and its path parameters, or None. `path` has no query."""
+        segments = path.split("/")
+        for route, fixed, parameters in self._routes.get((method, len(segments)), ()):
+            if all(segments[at] == wanted for at, wanted in fixed):
+                return route, {name: segments[at] for at, name in parameters}
+        return None

@@ -73,11 +73,17 @@ class VolumeSlots(msgspec.Struct, frozen=True):
 
 
 class OpenSession(msgspec.Struct, frozen=True):
-    """`POST /volumes/{volume}/sessions`."""
+    """`POST /volumes/{volume}/sessions`. Raises Busy when it or another session is `exclusive`.
+
+    With `succeeds` the process of whatever this node had mounted there before is gone for certain: its session need not
+    be waited for.
+    """
 
     host: str = ""
     mount_point: str = ""
     read_only: bool = False
+    exclusive: bool = False
+    succeeds: bool = False
 
 
 class SessionGrant(msgspec.Struct, frozen=True):
@@ -88,6 +94,7 @@ class SessionGrant(msgspec.Struct, frozen=True):
     lifetime_s: float
     first_id: int
     last_id: int
+    exclusive: bool = False  # an earlier version does not know that it was asked to be
 
 
 class RenewSession(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from namespaces import GENUINE, KINDS, Hand, World, chunk_id, extent, new_chunk, world
 
 from p2pfs.errors import (
+    Busy,
     Conflict,
     Denied,
     Exists,
@@ -22,6 +23,7 @@ from p2pfs.errors import (
     NotFound,
     TooLarge,
 )
+from p2pfs.meta.protocol import Namespace
 from p2pfs.types import (
     CHUNK_BYTES,
     DIGEST_RANGE_BYTES,
@@ -856,3 +858,42 @@ async def test_unknown_chunks_are_left_out(hand: Hand) -> None:
     for nonsense in (b"", bytes(31), bytes(33)):
         with pytest.raises(Misuse):
             await hand.namespace.locate([chunk_id(1), ChunkId(nonsense)])
+
+
+# ---- alone ----------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_joins_a_mount_that_has_the_volume_alone(pool: World) -> None:
+    alone = await pool.mount(exclusive=True)
+    for read_only, exclusive in ((False, False), (True, False), (False, True)):
+        with pytest.raises(Busy):
+            await pool.mount(read_only=read_only, exclusive=exclusive)
+    await Hand(alone).make(b"a")
+    await pool.end(alone)
+    await pool.mount()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_nobody_has_a_volume_alone_that_another_has_mounted(pool: World, read_only: bool) -> None:
+    other = await pool.mount(read_only=read_only)
+    with pytest.raises(Busy):
+        await pool.mount(exclusive=True)
+    await pool.end(other)
+    await pool.mount(exclusive=True)
+
+
+async def test_one_that_fell_silent_loses_the_volume_to_whoever_wants_it_or_wants_it_alone(pool: World) -> None:
+    first = await pool.mount(exclusive=True)
+    await pool.fall_asleep(first)
+    second = await pool.mount()
+    await pool.fall_asleep(second)
+    third = await pool.mount(exclusive=True)
+
+    async def change(over: Namespace) -> None:
+        await Hand(over).make(b"late")
+        await over.settle()
+
+    for over in (first, second):
+        with pytest.raises(Fenced):
+            await change(over)
+    await Hand(third).make(b"a")

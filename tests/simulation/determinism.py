@@ -34,6 +34,7 @@ import p2pfs_peerd.orders
 from p2pfs.chunks.inventory import Inventory
 from p2pfs.format.inventory import BUCKETS, EMPTY
 from p2pfs.runtime.retry import backoff
+from p2pfs.runtime.threads import Threads
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.wire.membership import Resources
 
@@ -121,6 +122,7 @@ def controlled(seed: int, *, verbose: bool = False) -> Iterator[Bugs]:
         stack.enter_context(mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True))
         stack.enter_context(mock.patch.object(scheduler, "_r", random.Random(seed)))
         stack.enter_context(mock.patch.object(trio.to_thread, "run_sync", in_the_loop))
+        stack.enter_context(mock.patch.object(Threads, "run", _in_the_loop))
         stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "resources", _resources))
         stack.enter_context(mock.patch.object(p2pfs_peerd.heartbeat, "version", return_value="simulated"))
         stack.enter_context(mock.patch.object(os, "getloadavg", return_value=(0.1, 0.1, 0.1)))
@@ -194,6 +196,11 @@ async def in_the_loop(
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+async def _in_the_loop(_: Threads, work: Callable[[], T]) -> T:
+    """Stands in for `Threads.run`, likewise."""
+    return await in_the_loop(work, abandon_on_cancel=True)
 
 
 def _backoff(*_: float) -> Iterator[float]:

@@ -230,6 +230,9 @@ class _Body:
         self._left = self._left[count:]
         return count
 
+    def waiting_bytes(self, size: int) -> None:
+        return None
+
 
 async def answer(server: Server, raw: bytes, identity: Identity, body: bytes) -> tuple[bytes, bytes]:
     """What the server says to a request: (head, body)."""

@@ -1,5 +1,6 @@
 """The directory store beyond the conformance suite: damage, slow disks, restarts."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,39 @@ async def test_a_restarted_store_knows_what_it_has(tmp_path: Path) -> None:
     assert not list((tmp_path / "temp").iterdir())
     (newer,) = await again.put(VOLUME, chunks[1].id, [chunks[1].data])
     assert newer.put_seq > max(receipt.put_seq for receipt in receipts)
+
+
+async def test_files_are_made_where_others_delete_nothing(tmp_path: Path) -> None:
+    """ext4 passes over freed inodes one by one, and looks for free ones near the directory: stores of one disk must not
+    have theirs in one place, nor near whatever else is made and deleted there."""
+
+    class Watched(Disk):
+        def __init__(self) -> None:
+            self.spread_out: list[Path] = []
+            self.made: list[str] = []
+
+        def spread(self, directory: Path) -> None:
+            self.spread_out.append(directory)
+            super().spread(directory)
+
+        def make_directory(self, path: Path) -> None:
+            if path.name.startswith("temp"):
+                assert path.parent in self.spread_out
+                self.made.append(path.name)
+            super().make_directory(path)
+
+    disks = [Watched(), Watched()]
+    for number, disk in enumerate(disks):
+        await opened(tmp_path / str(number), disk)
+        assert (tmp_path / str(number) / "temp").is_dir()
+    assert disks[0].made != disks[1].made, "ext4 places a directory by the hash of its name"
+
+
+async def test_a_temporary_directory_left_half_made_is_removed(tmp_path: Path) -> None:
+    await opened(tmp_path)
+    (tmp_path / "temp.0123456789abcdef").mkdir()
+    await opened(tmp_path)
+    assert set(os.listdir(tmp_path)) == {"temp", "trash", "quarantine"}
 
 
 # ---- receipts -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
 from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
-from p2pfs.errors import Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
+from p2pfs.errors import Busy, Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, questions, sessions
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
@@ -46,6 +46,7 @@ from p2pfs.wire.volumes import OpenSession, Reserve
 pytestmark = pytest.mark.l0
 
 VOLUME = VolumeId(7)
+LIFETIME_S = 60.0
 ROUTES = {route.name: route for route in COORDINATOR_ROUTES}
 
 
@@ -518,3 +519,69 @@ async def test_counting_is_shared_for_a_second(tmp_path: Path, monkeypatch: pyte
         await p.peers(1)  # a change of who is reachable is seen at once
         await p.services.status.report(p.identity())
         assert scans == 3
+
+
+# ---- alone ----------------------------------------------------------------------------------------------------------
+
+
+async def open_alone(p: Pool, node: str, place: str = "/mnt", *, succeeds: bool = False) -> SessionId:
+    request = OpenSession("host", place, exclusive=True, succeeds=succeeds)
+    grant = await p.services.sessions.open(p.identity(node, [Role.CLIENT]), VOLUME, request)
+    assert grant.exclusive
+    return SessionId(grant.session)
+
+
+async def test_a_mount_that_has_the_volume_alone_keeps_it_for_a_lifetime_of_silence(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        other = await mounted(p)
+        with pytest.raises(Busy, match="host:/mnt uses the volume"):
+            await open_alone(p, other.identity.node, "/elsewhere")
+        await p.services.sessions.close(other.session)
+        alone = await open_alone(p, other.identity.node)
+        p.clock.advance(LIFETIME_S - 1)
+        p.services.sessions.require_holder(other.identity, alone)  # it said something
+        p.clock.advance(LIFETIME_S - 1)
+        with pytest.raises(Busy, match="for itself alone"):
+            await other.open()
+        p.clock.advance(1)
+        await other.open()
+        with pytest.raises(Fenced):
+            p.services.sessions.require_holder(other.identity, alone)
+
+
+async def test_the_silence_counts_from_the_coordinators_start(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        node = (await p.join("anna@laptop", Role.CLIENT)).node
+        await p.services.volumes.create(p.identity(node), volume_message(VOLUME))
+        await open_alone(p, node)
+        clock = p.clock
+    clock.advance(LIFETIME_S)
+    async with pool(tmp_path, clock=clock) as p:
+        with pytest.raises(Busy):
+            await open_alone(p, node, "/elsewhere")
+        clock.advance(LIFETIME_S)
+        await open_alone(p, node, "/elsewhere")
+
+
+async def test_a_mount_takes_over_at_once_from_a_dead_one_of_its_place(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        laptop, desk = [(await p.join(name, Role.CLIENT)).node for name in ("anna@laptop", "anna@desk")]
+        await p.services.volumes.create(p.identity(laptop), volume_message(VOLUME))
+        dead = await open_alone(p, laptop)
+        for node, place, succeeds in ((laptop, "/mnt", False), (laptop, "/elsewhere", True), (desk, "/mnt", True)):
+            with pytest.raises(Busy):
+                await open_alone(p, node, place, succeeds=succeeds)
+        await open_alone(p, laptop, succeeds=True)
+        with pytest.raises(Fenced):
+            p.services.sessions.require_holder(p.identity(laptop), dead)
+
+
+async def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        await p.services.sessions.close(mount.session)
+        await p.services.sessions.open(mount.identity, VOLUME, OpenSession(read_only=True))
+        await open_alone(p, mount.identity.node)
+        await p.services.sessions.open(mount.identity, VOLUME, OpenSession(read_only=True))
+        with pytest.raises(Busy):  # a command that may change something
+            await p.services.sessions.open(mount.identity, VOLUME, OpenSession())

@@ -194,6 +194,9 @@ async def test_a_byte_at_the_very_last_moment_gains_nothing(autojump_clock: Mock
             view[:1] = b"x"
             return 1
 
+        def waiting_bytes(self, size: int) -> None:
+            return None
+
     request = Request(ROUTES[0], {}, content_length=3, source=AtTheLastMoment(), allowance_s=10)
     assert await request.receive_into(memoryview(bytearray(3))) == 1
     with pytest.raises(TooSlow):

@@ -19,6 +19,7 @@ from p2pfs.errors import Misuse, NoSpace
 from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.runtime.worker import Progress, run
 from p2pfs.types import GIB, KIB, MIB, ChunkId, PeerNumber, VolumeId
+from p2pfs.runtime.threads import Threads
 from p2pfs.wire.membership import Scrub
 from p2pfs_peerd.scrub import SLOWEST, SPREAD, Scrubber
 
@@ -37,7 +38,11 @@ def _threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return work(*arguments)
 
+    async def run(_: Threads, work: Callable[[], object]) -> object:
+        return await run_sync(work)
+
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    monkeypatch.setattr(Threads, "run", run)
 
 
 class Watched(Disk):

@@ -1,6 +1,7 @@
 """Small files under a delegation: committed where they are frozen when nobody has to be waited for, else as always."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -10,14 +11,15 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import Conflict
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import KIB, ROOT_INODE
+from p2pfs.types import KIB, MAX_LAYERS, MIB, ROOT_INODE, InodeId
 from p2pfs.vfs.delegation.changes import LINGER_S, Changes
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import Applied, Commit, Operation, Released
+from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.namespace import Applied, Commit, ExtentPage, Operation, Released
 
 pytestmark = pytest.mark.l2
 
@@ -109,6 +111,65 @@ async def test_a_holder_does_at_once_what_it_can_judge_and_nothing_else() -> Non
             delegated.let_go()
             assert delegated.apply_now([Released(handle.inode.id)]) is None
         nursery.cancel_scope.cancel()
+
+
+class Slow(MemoryStore):
+    """Takes its time to store."""
+
+    async def put(self, *args: Any, **kwargs: Any) -> list[Receipt]:  # noqa: ANN401 - as the store's
+        await trio.sleep(10)
+        return await super().put(*args, **kwargs)
+
+
+class Watched(MemoryNamespace):
+    """Notes when batches came, and what was asked about extents."""
+
+    def __init__(self, volume: MemoryVolume, number: int) -> None:
+        super().__init__(volume, number, read_only=False)
+        self.came_s: list[float] = []
+        self.asked = 0
+
+    async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
+        self.came_s.append(trio.current_time())
+        return await super().apply_under(epoch, operations)
+
+    async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
+        self.asked += 1
+        return await super().extents(inode, range_number)
+
+
+async def test_a_large_file_is_made_while_its_bytes_are_stored_and_nothing_is_asked_of_it_afterwards(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    namespace = Watched(volume, volume.session().number)
+    async with trio.open_nursery() as nursery:
+        delegated = Delegated(namespace, now=trio.current_time, io_timeout_s=100.0)
+        nursery.start_soon(Holding(delegated, trio.current_time).hold)
+        while not delegated.holds:
+            await trio.lowlevel.checkpoint()
+        hurry = delegated.changes.hurry
+        async with filesystem(delegated, Slow(), apply_now=delegated.apply_now, hurry=hurry) as fs:
+            handle = await written(fs, bytes(100 * KIB))
+            began = trio.current_time()
+            await fs.flush(handle)
+            assert trio.current_time() - began >= 10
+            assert (namespace.came_s, namespace.asked) == ([began], 0)
+            assert (await namespace.attributes(handle.inode.id)).size == 100 * KIB
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_mib_of_many_layers_is_looked_at_also_behind_the_end() -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    namespace = Watched(volume, volume.session().number)
+    async with filesystem(namespace, MemoryStore()) as fs:
+        handle = await written(fs, b"")
+        for place in range(MAX_LAYERS):
+            await fs.write(handle, MIB + place * 8 * KIB, bytes(4 * KIB))
+        await fs.flush(handle)
+        async with handle.inode.content:  # compaction goes on behind the flush, with this lock
+            assert namespace.asked == 1
+        assert len((await namespace.extents(handle.inode.id, 0)).extents) == 1
 
 
 async def test_changes_nobody_waits_for_go_together_and_one_somebody_waits_for_at_once(

@@ -1,5 +1,6 @@
 """A mount with the delegation when its coordinator is odd, slow or away, and what it remembers of failures."""
 
+import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,11 +17,25 @@ from trio.testing import wait_all_tasks_blocked
 from p2pfs.errors import Denied, Fenced, NotFound, PoolError, Semantic
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
-from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.types import ROOT_INODE, DentryId, Kind
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
+from p2pfs.vfs.delegation.known import KnownTree
 from p2pfs.wire.delegations import Delegation
-from p2pfs.wire.namespace import Applied, Commit, Make, Operation, Rename, SetAttributes, Unlink
+from p2pfs.wire.namespace import (
+    RENAME_EXCHANGE,
+    Applied,
+    Attributes,
+    Commit,
+    DirectoryPage,
+    Entry,
+    Link,
+    Make,
+    Operation,
+    Rename,
+    SetAttributes,
+    Unlink,
+)
 
 pytestmark = pytest.mark.l0
 
@@ -334,3 +349,43 @@ async def test_a_coordinator_that_refuses_the_return_does_not_end_the_mount(
         delegated.recalled.set()
         await trio.sleep(5)
         assert not delegated.holds
+
+
+@pytest.mark.parametrize("numbers", [[[2, 3], [5, 9], [10, 11]], [[3, 2], [9, 5], [11, 10]]])
+def test_pages_of_a_directory_are_given_away_in_the_order_of_their_numbers(numbers: list[list[int]]) -> None:
+    """A coordinator need not keep to it."""
+    known = KnownTree()
+    known.take_row(_row(ROOT_INODE, Kind.DIRECTORY), known.moment)
+    after = 0
+    for at, page in enumerate(numbers, 1):
+        entries = [Entry(number, b"%d" % number, b"tag", _row(100 + number, Kind.FILE)) for number in page]
+        after = int(known.take_page(ROOT_INODE, after, DirectoryPage(entries, False), known.moment))
+        found, lacking = known.between(ROOT_INODE, 0, after, 10)
+        assert [entry.dentry for entry in found] == sorted(itertools.chain(*numbers[:at]))
+        assert not lacking
+
+
+@pytest.mark.parametrize("change", ["mode", "exchange", "link", "unlink"])
+async def test_a_page_that_was_given_is_not_given_again_after_a_change(change: str, autojump_clock: object) -> None:
+    session, delegated, held = fresh()
+    async with holding(held):
+        one, two = [await make(delegated, name) for name in (b"one", b"two")]
+        before = await delegated.directory(ROOT_INODE, DentryId(0), 10)
+        assert await delegated.directory(ROOT_INODE, DentryId(0), 10) is before
+        (number,) = await delegated.new_ids(1)
+        operations: dict[str, Operation] = {
+            "mode": SetAttributes(one.inode, 8, mode=0o600),
+            "exchange": Rename(
+                ROOT_INODE, b"one", one.inode, ROOT_INODE, b"two", 0, b"A", two.inode, RENAME_EXCHANGE, 8, b"B"
+            ),
+            "link": Link(ROOT_INODE, b"more", number, b"tag", one.inode, 8),
+            "unlink": Unlink(ROOT_INODE, b"two", two.inode, False, 8),
+        }
+        await delegated.apply([operations[change]])
+        after = await delegated.directory(ROOT_INODE, DentryId(0), 10)
+        await delegated.settle()
+        assert after == await session.directory(ROOT_INODE, DentryId(0), 10) != before
+
+
+def _row(inode: int, kind: Kind) -> Attributes:
+    return Attributes(inode, kind, 0o644, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, b"head")

@@ -74,6 +74,11 @@ class Changes:
         if self._is_much():
             self._urgent.set()
 
+    def hurry(self) -> None:
+        """Send what waits now: somebody waits for something behind it."""
+        if self._waiting:
+            self._urgent.set()
+
     def _is_much(self) -> bool:
         return self._operations >= BATCH_OPERATIONS or self._bytes >= BATCH_BYTES
 

@@ -175,9 +175,9 @@ class Delegated:
                 if self._known.is_overtaken(inode, asked):
                     continue
                 upto = self._known.take_page(inode, after, page, asked)
-            found, lacking = self._known.between(inode, after, upto, limit + 1)
+            known, lacking = self._known.page(inode, after, upto, limit)
             if not lacking:
-                return DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
+                return known
             for number in lacking:  # a change of them went through
                 await self._learn_row(InodeId(number))
         await self._ordered()

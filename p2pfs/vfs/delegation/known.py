@@ -40,9 +40,21 @@ _ROW_COST: Final = 700
 """Bytes of memory for an inode's row besides its head, content and target; measured."""
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
+_TOLD_COST: Final = 100
 _ANY_NUMBER: Final = 1 << 63
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A page that was told, and what it was made of."""
+
+    page: DirectoryPage
+    names: list[Name]
+    order: list[tuple[int, bytes]]
+    length: int
+    made_for: tuple[int, float, int]  # after, upto, limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class KnownTree(MemoryRules):
         self._covered: dict[int, float] = {}  # of a directory: all dentries up to this number are known
         self._order: dict[int, list[tuple[int, bytes]]] = {}
         self._forgotten: dict[int, int] = {}
+        self._told: dict[int, _Told] = {}  # of each directory, the page told last
 
     # ---- what is known
 
@@ -120,6 +133,33 @@ class KnownTree(MemoryRules):
         """All dentries up to this number are known; inf when all are."""
         return self._covered.get(directory, 0)
 
+    def page(self, directory: int, after: int, upto: float, limit: int) -> tuple[DirectoryPage, list[int]]:
+        """As `between`, up to `limit`: the same object as last time while it is the same."""
+        told = self._told.get(directory)
+        if told is not None and told.made_for == (after, upto, limit) and self._is_still(directory, told):
+            return told.page, []
+        found, lacking = self.between(directory, after, upto, limit + 1)
+        page = DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
+        if not lacking:
+            self._tell(directory, page, (after, upto, limit))
+        return page, lacking
+
+    def _tell(self, directory: int, page: DirectoryPage, made_for: tuple[int, float, int]) -> None:
+        old = self._told.get(directory)
+        self.bytes += _TOLD_COST * (len(page.entries) - (len(old.names) if old is not None else 0))
+        names, order = self._names.get(directory, {}), self._sorted(directory)
+        made_of = [names[entry.name] for entry in page.entries]
+        self._told[directory] = _Told(page, made_of, order, len(order), made_for)
+
+    def _is_still(self, directory: int, told: _Told) -> bool:
+        if self._order.get(directory) is not told.order or len(told.order) != told.length:
+            return False
+        names, rows = self._names[directory], self._inodes
+        return all(
+            names.get(entry.name) is name and rows.get(name.inode) is entry.attributes
+            for name, entry in zip(told.names, told.page.entries, strict=True)
+        )
+
     def between(self, directory: int, after: int, upto: float, limit: int) -> tuple[list[Entry], list[int]]:
         """The known entries with numbers above `after`, ascending, up to `upto`; and the inodes of those among them
         whose attributes are not known."""
@@ -144,6 +184,15 @@ class KnownTree(MemoryRules):
             order = sorted(((known.dentry, name) for name, known in names.items()), key=itemgetter(0))
             self._order[directory] = order
         return order
+
+    def _put_in_order(self, directory: int, new: list[tuple[int, bytes]]) -> None:
+        """Pages come one behind the other: a long directory is not sorted again for each."""
+        new.sort()
+        order = self._order.get(directory)
+        if order is not None and new and (not order or order[-1][0] < new[0][0]):
+            order.extend(new)
+        elif new:
+            self._order.pop(directory, None)
 
     def _is_absent(self, parent: int, name: bytes) -> bool:
         return self._covered.get(parent) == math.inf or name in self._absent.get(parent, ())
@@ -171,21 +220,24 @@ class KnownTree(MemoryRules):
 
     def take_entry(self, parent: int, entry: Entry, asked: int) -> None:
         """A name that was asked for."""
-        if self.is_overtaken(parent, asked):
-            return
+        if not self.is_overtaken(parent, asked) and self._take_entry(parent, entry, asked):
+            self._order.pop(parent, None)
+
+    def _take_entry(self, parent: int, entry: Entry, asked: int) -> bool:
+        """Whether it is a name more."""
         names = self._names.setdefault(parent, {})
         known = names.get(entry.name)
         if known is None and (self._is_absent(parent, entry.name) or entry.attributes.inode in self._gone):
-            return
+            return False
         if known is None or known.inode == entry.attributes.inode:
             self.take_row(entry.attributes, asked)
         if known is not None:
-            return
+            return False
         names[entry.name] = Name(entry.dentry, entry.tag, entry.attributes.inode)
         self.bytes += _NAME_COST
-        self._order.pop(parent, None)
         if entry.attributes.kind == Kind.DIRECTORY:
             self._up.setdefault(entry.attributes.inode, parent)
+        return True
 
     def take_absent(self, parent: int, name: bytes, asked: int) -> None:
         """There is no such name, it was said."""
@@ -198,8 +250,8 @@ class KnownTree(MemoryRules):
         if self.is_overtaken(directory, asked):
             return 0
         self._names.setdefault(directory, {})
-        for entry in page.entries:
-            self.take_entry(directory, entry, asked)
+        new = [(entry.dentry, entry.name) for entry in page.entries if self._take_entry(directory, entry, asked)]
+        self._put_in_order(directory, new)
         upto = math.inf if page.complete else max((entry.dentry for entry in page.entries), default=after)
         if after <= self.covered(directory):
             self._covered[directory] = max(upto, self.covered(directory))

@@ -1,0 +1,192 @@
+"""Directories through the FUSE handlers while the mount holds the delegation: what is known is not asked for again."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pyfuse3
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+from volumes import ROOT_HEAD, VOLUME, filesystem, ticking
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
+from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind
+from p2pfs.vfs import inode_table
+from p2pfs.vfs.delegation.delegated import SETTLING_S, Delegated
+from p2pfs.vfs.delegation.holding import Holding
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage
+from p2pfs_mount.operations import Operations
+
+pytestmark = pytest.mark.l2
+
+ROOT = pyfuse3.InodeT(ROOT_INODE)
+NOBODY = Owner(0, 0)
+ROOM = 40
+
+
+class Session(MemoryNamespace):
+    """Counts the directory pages it is asked for."""
+
+    def __init__(self, volume: MemoryVolume) -> None:
+        super().__init__(volume, volume.session().number, read_only=False)
+        self.pages: list[tuple[int, int]] = []
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        self.pages.append((inode, after))
+        return await super().directory(inode, after, limit)
+
+
+class Buffer:
+    """The kernel's: takes a few entries a call."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.entries: list[tuple[bytes, Any, int]] = []
+
+    def take(self, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
+        if len(self.entries) >= self.room:
+            return False
+        self.entries.append((name, told(entry), cookie))
+        return True
+
+
+def told(entry: pyfuse3.EntryAttributes) -> tuple[object, ...]:
+    """What the kernel takes of an answer."""
+    times = entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns
+    return entry.st_ino, entry.st_size, entry.st_mode, times, entry.entry_timeout > 1.0, entry.attr_timeout > 1.0
+
+
+@pytest.fixture(autouse=True)
+def _replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyfuse3, "readdir_reply", lambda buffer, name, entry, cookie: buffer.take(name, entry, cookie))
+
+
+@asynccontextmanager
+async def mounted(files: int) -> AsyncIterator[tuple[Session, Filesystem, Operations]]:
+    """A volume with some files that another mount made, delegated to this one."""
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    maker = volume.session()
+    async with filesystem(maker, MemoryStore()) as other:
+        for number in range(files):
+            await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
+    volume.end(maker.number)
+    session = Session(volume)
+    delegated = Delegated(session, now=trio.current_time, io_timeout_s=30.0)
+    async with (
+        filesystem(delegated, MemoryStore(), trust=delegated.trust_s, now_ns=ticking(2 * 10**18)) as fs,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(Holding(delegated, trio.current_time).hold)
+        await wait_all_tasks_blocked()
+        await trio.sleep(2 * SETTLING_S)
+        assert delegated.trust_s() > 1.0
+        yield session, fs, Operations(fs, io_timeout_s=30.0)
+        nursery.cancel_scope.cancel()
+
+
+async def listing(operations: Operations, number: int = ROOT) -> dict[bytes, Any]:
+    """What the kernel is told, without the dots."""
+    fh = await operations.opendir(pyfuse3.InodeT(number), None)  # type: ignore[arg-type]  # no context is used
+    found: list[tuple[bytes, Any, int]] = []
+    while True:
+        buffer: Any = Buffer(ROOM)
+        await operations.readdir(fh, found[-1][2] if found else 0, buffer)
+        if not buffer.entries:
+            break
+        found += buffer.entries
+    await operations.releasedir(fh)
+    assert [entry[0] for entry in found[:2]] == [b".", b".."]
+    return {name: told for name, told, _ in found[2:]}
+
+
+async def test_a_directory_that_was_listed_is_known(autojump_clock: object) -> None:
+    async with mounted(100) as (session, _, operations):
+        first = await listing(operations)
+        assert sorted(first) == sorted(b"%d" % number for number in range(100))
+        session.pages.clear()
+        assert await listing(operations) == first
+        assert session.pages == []
+
+
+async def _written(fs: Filesystem) -> None:
+    handle = await fs.open(await _number(fs, b"1"), writes=True)
+    await fs.write(handle, 0, b"twelve bytes")
+    await fs.release(handle)
+
+
+async def _number(fs: Filesystem, name: bytes) -> InodeId:
+    return (await fs.lookup(ROOT_INODE, name)).id
+
+
+async def _held_open(fs: Filesystem) -> None:
+    await fs.write(await fs.open(await _number(fs, b"2"), writes=True), 5, b"unsaved")
+
+
+async def _looked_into(fs: Filesystem) -> None:
+    handle = await fs.open(await _number(fs, b"3"))
+    await fs.read(handle, 0, 1)
+    await fs.release(handle)
+
+
+async def _read_at(fs: Filesystem) -> None:
+    await fs.set_attributes(await _number(fs, b"3"), atime_ns=5)
+
+
+CHANGES: dict[str, Callable[[Filesystem], Awaitable[object]]] = {
+    "nothing": lambda fs: fs.lookup(ROOT_INODE, b"1"),
+    "made": lambda fs: fs.make(ROOT_INODE, b"new", Kind.FILE, 0o644, NOBODY),
+    "removed": lambda fs: fs.remove(ROOT_INODE, b"1", directory=False),
+    "moved": lambda fs: fs.rename(ROOT_INODE, b"1", ROOT_INODE, b"moved", 0),
+    "replaced": lambda fs: fs.rename(ROOT_INODE, b"1", ROOT_INODE, b"2", 0),
+    "exchanged": lambda fs: fs.rename(ROOT_INODE, b"1", ROOT_INODE, b"2", RENAME_EXCHANGE),
+    "written": _written,
+    "held open": _held_open,
+    "looked into": _looked_into,
+    "read": _read_at,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_listing_shows_what_was_changed_since_the_last(change: str, autojump_clock: object) -> None:
+    async with mounted(60) as (_, fs, operations):
+        await fs.set_attributes(await _number(fs, b"1"), mode=0o600)
+        before = await listing(operations)
+        await CHANGES[change](fs)
+        after = await listing(operations)
+        assert (after == before) == (change == "nothing")
+        assert after == await looked_up(operations, [*map(b"%d".__mod__, range(60)), b"new", b"moved"])
+        assert await listing(operations) == after
+
+
+async def test_a_listing_shows_what_is_unsaved_of_an_inode_that_was_forgotten_since(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inode_table, "IDLE_INODES", 2)
+    async with mounted(60) as (_, fs, operations):
+        await listing(operations)
+        await _held_open(fs)
+        assert (await listing(operations))[b"2"][1] == 5 + len(b"unsaved")
+
+
+async def looked_up(operations: Operations, names: list[bytes]) -> dict[bytes, Any]:
+    """What the kernel is told of each, those that are not there left out."""
+    found = {}
+    for name in names:
+        entry = await operations.lookup(ROOT, name, None)  # type: ignore[arg-type]
+        if entry.st_ino:
+            found[name] = told(entry)
+    return found
+
+
+async def test_each_listing_counts_as_references(autojump_clock: object) -> None:
+    async with mounted(3) as (_, fs, operations):
+        below = await fs.make(ROOT_INODE, b"below", Kind.DIRECTORY, 0o755, NOBODY)
+        for times in (1, 2, 3):
+            for name in await listing(operations):
+                assert fs._table.references(await _number(fs, name)) == times, name
+        await operations.forget([(pyfuse3.InodeT(below.id), 3)])
+        assert not fs._table.is_in_use(below.id)
