@@ -326,7 +326,7 @@ CREATE TABLE trash (                -- inodes that lost their last name and can 
     dentry      INTEGER NOT NULL,
     name        BLOB NOT NULL,
     tag         BLOB NOT NULL,
-    reason      INTEGER NOT NULL,   -- wire.trash.Reason
+    reason      INTEGER NOT NULL,   -- wire.leases.Reason
     removed_s   REAL NOT NULL,
     purge_s     REAL NOT NULL,      -- kept until then
     PRIMARY KEY (volume, inode)
