@@ -53,7 +53,7 @@ def list_trash(path: Path, as_json: bool) -> None:
             str(item["inode"]),
             item["reason"],
             f"{format_duration(max(0.0, now_s - item['removed_s']))} ago",
-            format_duration(max(0.0, item["purge_s"] - now_s)),
+            format_duration(item["purge_s"] - now_s) if item["purge_s"] > now_s else "goes when it is quiet",
             "" if item["kind"] == "directory" else format_size(item["size"]),
             mounted.shown(item["path"]) + ("/" if item["kind"] == "directory" else ""),
         )

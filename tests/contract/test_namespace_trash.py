@@ -273,3 +273,19 @@ async def test_an_inode_has_all_its_names_and_the_root_has_none(hand: Hand) -> N
     assert await hand.namespace.names(ROOT_INODE) == []
     with pytest.raises(NotFound):
         await hand.namespace.names(InodeId(1 << 40))
+
+
+async def test_other_mounts_are_told_what_came_back_and_see_it(pool: World, hand: Hand) -> None:
+    other = Hand(await pool.mount())
+    inode = await hand.make(b"file")
+    await hand.unlink(b"file", inode)
+    await other.namespace.apply([Released(inode)])  # which was kept for it
+    assert await other.names() == []
+    await other.namespace.events(0.0)
+    await other.namespace.events(0.0)
+    await restore(hand, (await trash(other))[inode])
+    told = await other.namespace.events(0.0)
+    assert [(changed.parent, changed.name) for changed in told.names] == [(ROOT_INODE, b"file")]
+    assert ROOT_INODE in {changed.inode for changed in told.inodes}
+    assert await other.names() == [b"file"]
+    assert (await other.namespace.attributes(InodeId(inode))).links == 1
