@@ -296,10 +296,11 @@ async def rounds(
 def _forget(fs: Filesystem) -> None:
     """As if many other inodes had been met since: only the changes of these are remembered."""
     table = fs._table
-    for number, inode in list(table._inodes.items()):
-        table._idle.pop(number, None)
-        del table._inodes[number]
-        table._remember_change(inode)
+    for known in (table._inodes, table._glimpses):
+        for number, inode in list(known.items()):
+            table._idle.pop(number, None)
+            del known[number]
+            table._remember_change(inode)
 
 
 async def _cache(root: Path, chunk: ChunkId, data: bytes, size: int) -> None:

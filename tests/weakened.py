@@ -11,10 +11,11 @@ from volumes import KEYS
 from p2pfs.format import extents, heads, names, values
 from p2pfs.format import keys as format_keys
 from p2pfs.format.heads import open_head
+from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.ranges import SEALED_BLOCK_BYTES
 from p2pfs.format.rows import PREFIX_BYTES, SIV_BYTES
-from p2pfs.types import TAG_BYTES, Buffer, ChunkId, ChunkKey, InodeId
-from p2pfs.vfs import reader, tree
+from p2pfs.types import TAG_BYTES, Buffer, ChunkId, ChunkKey, InodeId, VolumeId
+from p2pfs.vfs import glimpses, inodes, reader, tree
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Page
 from p2pfs.wire.namespace import Attributes, ExtentPage
@@ -74,10 +75,11 @@ def inline_data_is_not_compared_with_its_head(monkeypatch: pytest.MonkeyPatch) -
 def heads_may_be_of_another_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """The head opens, but what stands beside it is believed: the change that tells old from new."""
 
-    def opened_head(self: Inode, attributes: Attributes) -> object:
-        return open_head(self._keys, self._volume, self.id, attributes.head)
+    def opened_head(keys: VolumeKeys, volume: VolumeId, attributes: Attributes) -> heads.Head:
+        return open_head(keys, volume, InodeId(attributes.inode), attributes.head)
 
-    monkeypatch.setattr(Inode, "_opened_head", opened_head)
+    for module in (inodes, glimpses):
+        monkeypatch.setattr(module, "opened_head", opened_head)
 
 
 def tags_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +91,7 @@ def older_states_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mount forgets what it has seen."""
 
     def refresh(self: Inode, attributes: Attributes) -> bool:
-        self.head = self._opened_head(attributes)
+        self.head = inodes.opened_head(self._keys, self._volume, attributes)
         self.pages.clear()
         self.inline, self.size, self.attributes = None, self.head.size, attributes
         return True

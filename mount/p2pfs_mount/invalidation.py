@@ -58,10 +58,13 @@ class KernelCache:
         invalidate_entry: Callable[[int, bytes], None] = pyfuse3.invalidate_entry,
         most_waiting: int = MOST_WAITING,
         threads: int = THREADS,
+        keeps_pages: bool = False,
     ) -> None:
         """`stuck` is called in the event loop when a call has hung for `deadline_s` (inf: only at the end) and `hangs`
         says that it is the mount that does not answer. It must make the kernel let go, and end the process when it is
-        asked again."""
+        asked again. A kernel that `keeps_pages` has unwritten ones among them: told that they are stale it loses them
+        (seen with 6.18), and nobody else changes them."""
+        self._keeps_pages = keeps_pages
         self._deadline_s, self._stuck, self._hangs, self._most = deadline_s, stuck, hangs, most_waiting
         self._invalidate_inode, self._invalidate_entry = invalidate_inode, invalidate_entry
         # the values say of inodes whether content is stale too
@@ -93,7 +96,7 @@ class KernelCache:
 
     def stale_inode(self, inode: int, *, content: bool) -> None:
         """The kernel's attributes of an inode are stale, and with `content` its pages."""
-        self._put(_Inode(inode), content)
+        self._put(_Inode(inode), content and not self._keeps_pages)
 
     def stale_name(self, parent: int, name: bytes) -> None:
         """What the kernel knows of a name is stale, that there is none included."""

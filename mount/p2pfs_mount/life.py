@@ -4,6 +4,7 @@ Leaving in order: store everything, take the mount away from the kernel, store w
 """
 
 import contextlib
+import ctypes
 import errno
 import json
 import logging
@@ -86,6 +87,16 @@ def unmount(path: Path) -> None:
 def detach(path: Path) -> None:
     """Take the mount out of the tree even while it is used; the last user's files stay usable until closed."""
     subprocess.run(["fusermount3", "-u", "-z", "--", str(path)], capture_output=True, timeout=UNMOUNT_S, check=False)
+
+
+def write_back(path: Path) -> None:
+    """Have the kernel send the written pages that it keeps; on return they are on their way, not yet answered. Blocks
+    while requests do."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        ctypes.CDLL(None).syncfs(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def raise_read_ahead(path: Path) -> None:

@@ -12,11 +12,10 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.errors import PoolError, UserError
-from p2pfs.runtime import mounts
+from p2pfs.runtime import mounts, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
-from p2pfs.runtime.process import collect_rarely
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.commands import Commands
@@ -32,6 +31,8 @@ log = logging.getLogger(__name__)
 
 LINGER_S: Final = 5.0
 """How long a mount told to end waits for files that are still open."""
+WRITE_BACK_S: Final = 20.0
+"""How long a mount that leaves waits for the pages its kernel keeps."""
 CUT_MARGIN_S: Final = 5.0
 """How much longer than any handler a notification may take."""
 
@@ -56,7 +57,7 @@ def run(
     path = mounts.canonical(mount_point)
     life.require_fuse()
     life.require_mount_point(path)
-    collect_rarely()
+    process.collect_rarely()
     return trio.run(_Mount(home, settings, volume, path, passphrase, options, ready).run, strict_exception_groups=True)
 
 
@@ -81,6 +82,7 @@ class _Mount:
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
                 mount_point=os.fsencode(self._path).decode(errors="replace"),
+                by_kernel=self._options.writeback_cache, succeeds=not _is_still_served(self._path),
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -90,13 +92,18 @@ class _Mount:
     async def _serve(self, attached: Attached) -> None:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
         kind = XattrOperations if self._options.xattr else Operations
-        operations = kind(attached.filesystem, io_timeout_s=io_timeout, hard=hard)
+        operations = kind(
+            attached.filesystem, io_timeout_s=io_timeout, hard=hard, writeback_cache=self._options.writeback_cache
+        )
         self._mount(operations, attached)
         connection = Connection(self._path)
         cut = Cut(connection, operations.pending)
         stuck_s = stuck_after_s(operations.pending)
         kernel = KernelCache(
-            deadline_s=stuck_s, stuck=cut.stuck, hangs=lambda: operations.pending.oldest_s() >= stuck_s
+            deadline_s=stuck_s,
+            stuck=cut.stuck,
+            hangs=lambda: operations.pending.oldest_s() >= stuck_s,
+            keeps_pages=self._options.writeback_cache,
         )
         attached.holding.kernel = Believed(operations.trust, kernel)
         socket = mounts.socket_path(self._home.path, self._path)
@@ -155,6 +162,7 @@ class _Mount:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("%s: storing everything and unmounting", signal.Signals(number).name)
+                await self._take_in_pages(operations)
                 await self._settle(attached)
                 self._release(operations)
                 await trio.to_thread.run_sync(life.detach, self._path)
@@ -177,11 +185,23 @@ class _Mount:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted.
         Returns what is lost for good, or nothing: staying would not bring it back."""
         try:
+            await self._take_in_pages(operations)
             await attached.filesystem.settle_all(report)
         finally:
             self._release(operations)
         await trio.to_thread.run_sync(life.unmount, self._path)
         return attached.filesystem.promises.losses()
+
+    async def _take_in_pages(self, operations: Operations) -> None:
+        """What programs have written and the kernel keeps is written here: for who is about to leave."""
+        if not self._options.writeback_cache:
+            return
+        with trio.move_on_after(WRITE_BACK_S):
+            try:
+                await trio.to_thread.run_sync(life.write_back, self._path, abandon_on_cancel=True)
+            except OSError as error:
+                log.info("the kernel is not asked for what it keeps: %s", error)
+            await operations.pending.idle()
 
     def _release(self, operations: Operations) -> None:
         """Who waits in a hard mount would keep it for ever; in others all end by themselves."""
@@ -193,6 +213,12 @@ def stuck_after_s(pending: Pending) -> float:
     """When a notification hangs for good: it waits behind requests under way, so not before each of them was answered
     or given up. Never in a hard mount."""
     return pending.deadline_s + CUT_MARGIN_S
+
+
+def _is_still_served(path: Path) -> bool:
+    """Whether a mount that was there before is unmounted, but its process not done with what it has to store."""
+    record = mounts.find(path)
+    return record is not None and record.alive()
 
 
 def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:

@@ -43,7 +43,7 @@ from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
 log = logging.getLogger(__name__)
 
-PAGE_ENTRIES: Final = 512
+PAGE_ENTRIES: Final = 1000
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -112,10 +112,14 @@ class Operations(pyfuse3.Operations):
     """pyfuse3's interface over one `Filesystem`. Files and directories share one counter of handle numbers."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = False
 
-    def __init__(self, filesystem: Filesystem, *, io_timeout_s: float, hard: bool = False) -> None:
+    def __init__(
+        self, filesystem: Filesystem, *, io_timeout_s: float, hard: bool = False, writeback_cache: bool = False
+    ) -> None:
+        """With `writeback_cache` the kernel keeps written pages, and with them sizes and times of files, until it
+        likes, and knows them better than we do: nobody else may have the volume mounted."""
         super().__init__()
+        self.enable_writeback_cache = writeback_cache
         self._fs = filesystem
         self.trust = KernelTrust(filesystem.trust)
         # the layers below have deadlines by progress; this one only catches what they miss
@@ -185,6 +189,7 @@ class Operations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,  # only the kernel that keeps pages tells it
         )
         return self._attributes(changed)
 
@@ -313,26 +318,30 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         handle = await self._fs.create(
             InodeId(parent), name, stat.S_IMODE(mode), _owner(ctx),
-            umask=ctx.umask, inherit=self.enable_acl, append=bool(flags & os.O_APPEND),
+            umask=ctx.umask, inherit=self.enable_acl, append=self._appends(flags),
         )  # fmt: skip
         return self._opened(handle), self._reply(parent, name, handle.inode)
 
     @guarded_number
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         # the kernel leaves O_TRUNC to us (libfuse asks it to)
-        truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
+        truncate, append = bool(flags & os.O_TRUNC), self._appends(flags)
         writes, is_root = flags & os.O_ACCMODE != os.O_RDONLY, ctx.uid == 0
         opened = await self._fs.open(
             InodeId(number), truncate=truncate, append=append, writes=writes, keep_set_id=is_root
         )
         return self._opened(opened)
 
+    def _appends(self, flags: int) -> bool:
+        """Whether writes go behind the end wherever that is now; a kernel that keeps pages has found their place."""
+        return bool(flags & os.O_APPEND) and not self.enable_writeback_cache
+
     def _opened(self, handle: Handle) -> FileInfo:
-        """Kernel pages are kept only when they are of the change that is read now."""
+        """Kernel pages are kept only when they are of the change that is read now, or are what shall be written."""
         fh = self._new_handle()
         self._files[fh] = handle
         inode = handle.inode
-        keep = inode.cached_change == inode.head.change
+        keep = self.enable_writeback_cache or inode.cached_change == inode.head.change
         inode.cached_change = inode.head.change
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep)
 

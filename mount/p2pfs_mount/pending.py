@@ -12,6 +12,8 @@ import trio
 MOST_OLD: Final = 64
 """Of pyfuse3's 99 tasks, how many may wait for long in a hard mount."""
 CAP_CHECK_S: Final = 1.0
+IDLE_CHECK_S: Final = 0.02
+IDLE_CHECKS: Final = 5
 
 
 class Pending:
@@ -36,6 +38,14 @@ class Pending:
         """Make every handler under way answer now."""
         for scope in self._since:
             scope.cancel()
+
+    async def idle(self) -> None:
+        """Wait until none was under way at some looks in a row: the kernel sends the next request when it has taken in
+        an answer."""
+        idle = 0
+        while idle < IDLE_CHECKS:
+            idle = 0 if self._since else idle + 1
+            await trio.sleep(IDLE_CHECK_S)
 
     async def keep_capped(self, old_s: float, most: int = MOST_OLD) -> None:
         """Let at most `most` handlers be older than `old_s`: the newest beyond that are made to answer. Runs until

@@ -1,14 +1,13 @@
 """Cached runs of blocks as files, with their index: the blocking half of the cached store.
 
     ROOT/<volume, 16 hex>/<id, 2 hex>/<62 hex>-<first>-<count>
-        a page: BLAKE3 of the rest of it, BLAKE3 of each sealed block, zeros; then the sealed blocks
+        a page: BLAKE3 of the rest of it, BLAKE3 of each sealed block, zeros; then the sealed blocks, in whole pages
 
-Nothing is fsynced: what a crash tears is recognised by its hashes and dropped. The index lives in memory, least
-recently used first, and is read from the directory at start. Losing the cache loses nothing.
+Nothing is fsynced or renamed: what a crash tears is recognised by its hashes and dropped. The index lives in memory,
+least recently used first, and is read from the directory at start. Losing the cache loses nothing.
 """
 
 import contextlib
-import itertools
 import math
 import os
 import threading
@@ -22,7 +21,7 @@ from blake3 import blake3
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.disk import Disk, allows_direct, mapped
-from p2pfs.chunks.pages import PAGE, PagePool, read_data, write_file
+from p2pfs.chunks.pages import PAGE, PagePool, read_data, up
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Corrupt, Misuse
 from p2pfs.format.chunk import block_hashes
@@ -56,7 +55,6 @@ class CacheFiles:
         self._lock = threading.Lock()
         self._sizes: OrderedDict[Run, int] = OrderedDict()
         self._by_chunk: dict[tuple[VolumeId, ChunkId], list[Run]] = {}
-        self._temporary = itertools.count()
         self._used = 0
         self._unchecked = math.inf  # bytes written since the disk's free space was looked at
         self._made: set[Path] = set()
@@ -120,16 +118,16 @@ class CacheFiles:
 
     def write(self, run: Run, data: memoryview) -> None:
         """Keep a run, making room for it; a disk without room is no error, the run is just not kept."""
-        length = PAGE + len(data)
+        length = up(PAGE + len(data))
         with contextlib.suppress(OSError):
             if length > self._budget or not self._has_room(length):
                 return
             self._evict(length)
-            temporary = self.root / f"{next(self._temporary)}.tmp"
+            path = self._path(run)
             try:
-                self._write(temporary, data, run)
+                self._write(path, data)
             except OSError:
-                self._disk.remove(temporary)
+                self._disk.remove(path)
                 raise
             with self._lock:
                 self._add(run, length)
@@ -154,28 +152,31 @@ class CacheFiles:
             for run in victims:
                 self._disk.remove(self._path(run))
 
-    def _write(self, temporary: Path, data: memoryview, run: Run) -> None:
-        self._disk.remove(temporary)
+    def _write(self, path: Path, data: memoryview) -> None:
         whole = self._pool.lend(len(data))
         hashes = b"".join(block_hashes(data))
         whole[_HASH_BYTES:PAGE] = hashes.ljust(PAGE - _HASH_BYTES, b"\0")
         whole[:_HASH_BYTES] = _sum(whole[:PAGE])
         whole[PAGE : PAGE + len(data)] = data
-        fd = self._disk.create(temporary, direct=self._direct)
+        for directory in (path.parent.parent, path.parent):
+            if directory not in self._made:
+                self._disk.make_directory(directory)
+                self._made.add(directory)
+        fd = self._create(path)
         try:
-            write_file(self._disk, fd, whole, PAGE + len(data))
+            self._disk.write(fd, whole[: up(PAGE + len(data))])
         finally:
             self._disk.close(fd)
-        path = self._path(run)
-        if path.parent not in self._made:
-            for directory in (path.parent.parent, path.parent):
-                self._disk.make_directory(directory)
-            self._made.add(path.parent)
+
+    def _create(self, path: Path) -> int:
         try:
-            self._disk.rename(temporary, path)
+            return self._disk.create(path, direct=self._direct)
         except FileNotFoundError:
             self._made.clear()  # somebody emptied the cache under us
             raise
+        except FileExistsError:  # and is in no index
+            self._disk.remove(path)
+            return self._disk.create(path, direct=self._direct)
 
     def _evict(self, needed: int) -> None:
         victims = []

@@ -26,7 +26,7 @@ from p2pfs.errors import Misuse, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.threads import Threads
-from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.types import BLOCKS_PER_CHUNK, Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 TRASH_KEEP_S: Final = 7 * 86400.0
@@ -36,6 +36,9 @@ _TRIES: Final = 5
 _LONGEST_REST_S: Final = 1.0
 _HASH_STEP: Final = 256 * 1024
 """Bytes hashed between checkpoints: 0.1 ms."""
+
+_SMALL: Final = 4
+"""Blocks. Reading one through the page cache costs 0.04 ms of processor instead of 0.02, and 0.01 the next time."""
 
 T = TypeVar("T")
 
@@ -113,7 +116,7 @@ class DirectoryStore:
             runs.expect_size(stored, size)
             return blocks
 
-        _, view = await self.read(volume, chunk, select)
+        _, view = await self.read(volume, chunk, select, most=blocks.count)
         if check is not None:
             check(view)
         return view
@@ -162,9 +165,18 @@ class DirectoryStore:
         put_seq = await self._hop(store, self._writing)
         return self._sign(volume, chunk, size, put_seq)
 
-    async def read(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview]:
-        """(sealed size, verified bytes of the run that `select` wants, given the size). `select` runs in a thread."""
-        return await self._hop(lambda: self._files.read(volume, chunk, select), self._reading)
+    async def read(
+        self, volume: VolumeId, chunk: ChunkId, select: Select, *, most: int = BLOCKS_PER_CHUNK
+    ) -> tuple[int, memoryview]:
+        """(sealed size, verified bytes of the run that `select` wants, given the size). `select` runs in a thread, and
+        wants at most `most` blocks: few of them go through the page cache and come from there without a thread, many
+        past it, where they cost a fifth."""
+        is_small = most <= _SMALL
+        if is_small:
+            found = self._files.read_cached(volume, chunk, select)
+            if found is not None:
+                return found
+        return await self._hop(lambda: self._files.read(volume, chunk, select, keep=is_small), self._reading)
 
     async def size(self, volume: VolumeId, chunk: ChunkId) -> int | None:
         """Sealed size of a chunk that is here, without reading it."""

@@ -3,13 +3,14 @@
 A plan, asked at every call, says what goes wrong; without a fault the call passes through.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import trio
 
-from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
+from p2pfs.chunks.protocol import Asking, Blocks, Check, ChunkStore, Released
 from p2pfs.errors import PoolError
 from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, VolumeId
@@ -33,7 +34,9 @@ Plan = Callable[[str, VolumeId, ChunkId], Fault | None]
 
 
 class FaultyStore:
-    """`inner`, but."""
+    """`inner`, but. It can be asked without a task if it `asks`."""
+
+    asks = False
 
     def __init__(self, inner: ChunkStore, plan: Plan) -> None:
         self._inner = inner
@@ -67,13 +70,26 @@ class FaultyStore:
         check: Check | None = None,
         watch: Watch | None = None,
     ) -> memoryview:
-        fault = await self._before("get", volume, chunk, watch)
+        fault = self._begin("get", volume, chunk, watch)
+        view = await self._got(fault, trio.current_time(), volume, chunk, size, blocks)
+        if check is not None:
+            check(view)
+        return view
+
+    def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
+        if not self.asks:
+            return None
+        fault = self._begin("get", volume, chunk, watch)
+        return _Asking(partial(self._got, fault, trio.current_time(), volume, chunk, size, blocks))
+
+    async def _got(
+        self, fault: Fault | None, since_s: float, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks
+    ) -> memoryview:
+        await _suffer(fault, since_s)
         view = await self._inner.get(volume, chunk, size, blocks)
         _after(fault)
         if fault is not None and fault.change is not None:
             view = memoryview(fault.change(bytes(view)))
-        if check is not None:
-            check(view)
         return view
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
@@ -88,17 +104,34 @@ class FaultyStore:
         _after(fault)
 
     async def _before(self, call: str, volume: VolumeId, chunk: ChunkId, watch: Watch | None = None) -> Fault | None:
-        fault = self.plan(call, volume, chunk)
-        if fault is not None:
-            if watch is not None and fault.flow_bytes:
-                watch.follow(partial(_flowed, fault, trio.current_time()))
-            if fault.delay_s:
-                await trio.sleep(fault.delay_s)
-            if fault.hang:
-                await trio.sleep_forever()
-            if fault.refuse is not None:
-                raise fault.refuse
+        fault = self._begin(call, volume, chunk, watch)
+        await _suffer(fault, trio.current_time())
         return fault
+
+    def _begin(self, call: str, volume: VolumeId, chunk: ChunkId, watch: Watch | None) -> Fault | None:
+        fault = self.plan(call, volume, chunk)
+        if fault is not None and watch is not None and fault.flow_bytes:
+            watch.follow(partial(_flowed, fault, trio.current_time()))
+        return fault
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    sealed: Callable[[], Coroutine[Any, Any, memoryview]]
+
+    async def aclose(self) -> None:
+        return
+
+
+async def _suffer(fault: Fault | None, since_s: float) -> None:
+    if fault is None:
+        return
+    if fault.delay_s:
+        await trio.sleep_until(since_s + fault.delay_s)
+    if fault.hang:
+        await trio.sleep_forever()
+    if fault.refuse is not None:
+        raise fault.refuse
 
 
 def _flowed(fault: Fault, since_s: float) -> int:

@@ -66,6 +66,7 @@ class ChunkFiles:
 
     def __init__(self, root: Path, ledger: Ledger, now: Callable[[], float], disk: Disk) -> None:
         self.root = root
+        self._root = str(root)
         self.ledger = ledger
         self._now = now
         self._disk = disk
@@ -174,8 +175,9 @@ class ChunkFiles:
                     with contextlib.suppress(OSError):  # the first failure is the one to tell; temp is emptied at start
                         self._disk.remove(temporary)
 
-    def read(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview]:
-        """(sealed size of the chunk, bytes of the run `select` wants), read and verified.
+    def read(self, volume: VolumeId, chunk: ChunkId, select: Select, *, keep: bool = False) -> tuple[int, memoryview]:
+        """(sealed size of the chunk, bytes of the run `select` wants), read and verified. `keep`: through the page
+        cache, so that `read_cached` finds it the next time.
 
         Raises:
             NotFound: No such chunk here.
@@ -183,9 +185,33 @@ class ChunkFiles:
             Unavailable: The disk fails.
             Whatever `select` raises.
         """
-        with self._opened(volume, chunk) as fd:
+        with self._opened(volume, chunk, direct=self._direct and not keep) as fd:
             size, _, data = self._read(fd, volume, chunk, select)
             return size, data
+
+    def read_cached(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[int, memoryview] | None:
+        """As `read`, but only what the page cache has and can be verified at once; None: ask `read`. Does not block.
+
+        Raises:
+            Whatever `select` raises.
+        """
+        name = chunk.hex()
+        fd = self._disk.open_cached(f"{self._root}/{volume_name(volume)}/{name[:2]}/{name[2:]}")
+        if fd is None:
+            return None
+        try:
+            size = os.fstat(fd).st_size - HEADER_BYTES
+            hashes = self._hashes.get(volume, chunk, size)
+            if hashes is None:
+                return None
+            run = select(size)
+            start, stop = runs.span(size, run)
+            data = memoryview(bytearray(stop - start))
+            if self._disk.read_cached(fd, data, HEADER_BYTES + start) < len(data):
+                return None
+            return (size, data) if block_hashes(data) == list(hashes[run.first : run.first + run.count]) else None
+        finally:
+            self._disk.close(fd)
 
     def read_anew(self, volume: VolumeId, chunk: ChunkId, select: Select) -> tuple[tuple[bytes, ...], memoryview]:
         """(hashes of all blocks, bytes of the run) as they are on the disk now, past every cache that can be passed.
@@ -193,7 +219,7 @@ class ChunkFiles:
         Raises:
             As `read`.
         """
-        with self._opened(volume, chunk) as fd:
+        with self._opened(volume, chunk, direct=self._direct) as fd:
             if not self._direct:
                 self._disk.forget(fd)
             try:
@@ -206,7 +232,7 @@ class ChunkFiles:
     def head(self, volume: VolumeId, chunk: ChunkId) -> Held | None:
         """What the header of a chunk says; None if it is not here, or damaged and now in quarantine."""
         try:
-            with self._opened(volume, chunk) as fd:
+            with self._opened(volume, chunk, direct=self._direct) as fd:
                 state = os.fstat(fd)
                 header = self._expect_header(fd, volume, chunk, state.st_size - HEADER_BYTES)
         except (NotFound, Corrupt):
@@ -328,7 +354,7 @@ class ChunkFiles:
             self._disk.close(fd)
 
     @contextlib.contextmanager
-    def _opened(self, volume: VolumeId, chunk: ChunkId) -> Iterator[int]:
+    def _opened(self, volume: VolumeId, chunk: ChunkId, *, direct: bool) -> Iterator[int]:
         """The file of a chunk, open for reading. What is found damaged in the block goes to quarantine.
 
         Raises:
@@ -337,7 +363,7 @@ class ChunkFiles:
         path = self._path(volume, chunk)
         with mapped("reading a chunk"):
             try:
-                fd = self._disk.open(path, direct=self._direct)
+                fd = self._disk.open(path, direct=direct)
             except FileNotFoundError:
                 raise NotFound("no such chunk here") from None
             try:

@@ -67,8 +67,10 @@ class LimitedStore:
         start, stop = runs.span(size, blocks)
         async with self._turn:
             await self._reading.take(stop - start)
-            with self._reading.returned(stop - start):
+            try:
                 return await self._inner.get(volume, chunk, size, blocks, check=check)
+            finally:
+                self._reading.give(stop - start)
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
         async with self._turn:

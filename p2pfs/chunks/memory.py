@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.protocol import Blocks, Check, Released
+from p2pfs.chunks.protocol import Asking, Blocks, Check, Released
 from p2pfs.chunks.receipts import Sign, sign_for
 from p2pfs.errors import Corrupt, Misuse, NoSpace, NotFound
 from p2pfs.format import chunk as format_chunk
@@ -90,6 +90,9 @@ class MemoryStore:
         if check is not None:
             check(view)
         return view
+
+    def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
+        return None
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
         await trio.lowlevel.checkpoint()

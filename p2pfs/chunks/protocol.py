@@ -71,6 +71,21 @@ class ChunkStore(Protocol):
         ...
 
 
+class Asking(Protocol):
+    """A `get` that was sent to a peer; one task after another may wait for it."""
+
+    async def sealed(self) -> memoryview:
+        """The bytes. Raises as `get`, and Unavailable also for a connection that had ended before it was used.
+
+        Cancellation: they are still on their way; call this again, or `aclose`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Nobody wants them any more. Again is fine; takes no checkpoint."""
+        ...
+
+
 class PeerStore(ChunkStore, Protocol):
     """One peer's chunks, for who asks several: he sees how far each has come. `watch` is only ever looked at; a store
     that cannot tell leaves it alone, and counts as silent until it answers."""
@@ -98,4 +113,8 @@ class PeerStore(ChunkStore, Protocol):
         watch: Watch | None = None,
     ) -> memoryview:
         """As any store's."""
+        ...
+
+    def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
+        """A `get`, under way when this returns; None when it would have to wait before that, or always."""
         ...

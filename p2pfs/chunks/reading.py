@@ -5,16 +5,17 @@ learn whether their peer is slow or silent.
 """
 
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.protocol import Blocks, Check, PeerStore
+from p2pfs.chunks.outcomes import Outcomes
+from p2pfs.chunks.protocol import Asking, Blocks, Check, PeerStore
 from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
 from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
+from p2pfs.net.watch import Watch
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
 
@@ -48,29 +49,10 @@ class Wanted:
 class _Race:
     """The requests of one round."""
 
-    outcomes: deque[tuple[PeerNumber, memoryview | PoolError]] = field(default_factory=deque)
-    waiting: trio.lowlevel.Task | None = None  # the read, while no outcome is there
+    outcomes: Outcomes[memoryview | PoolError] = field(default_factory=Outcomes)
     scopes: list[trio.CancelScope] = field(default_factory=list)
     running: int = 0
     failures: dict[PeerNumber, PoolError] = field(default_factory=dict)
-
-    def end(self, peer: PeerNumber, outcome: memoryview | PoolError) -> None:
-        self.outcomes.append((peer, outcome))
-        task, self.waiting = self.waiting, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
-    async def outcome(self) -> tuple[PeerNumber, memoryview | PoolError]:
-        """The next one. For one task, which waits without the channel, events and locks that several would need."""
-        if not self.outcomes:
-            self.waiting = trio.lowlevel.current_task()
-
-            def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-                self.waiting = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        return self.outcomes.popleft()
 
 
 async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryview:
@@ -84,8 +66,12 @@ async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryv
     last: PoolError = Unavailable("no peer that holds the chunk answered in time")
     with trio.move_on_after(io_timeout_s) as scope:
         holders = await sources.locate(wanted.volume, wanted.chunk)
+        first = _ask_at_once(sources, wanted, holders)
+        if first is not None and (right := await _answered_soon(sources, wanted, first)) is not None:
+            return right
         for pause_s in backoff(0.1, 2.0):
-            outcome = await _round(sources, wanted, holders, scope.deadline)
+            outcome = await _round(sources, wanted, holders, scope.deadline, first)
+            first = None
             if isinstance(outcome, memoryview):
                 return outcome
             tried = set(holders)
@@ -99,6 +85,59 @@ async def read(sources: Sources, wanted: Wanted, io_timeout_s: float) -> memoryv
     raise last
 
 
+@dataclass(slots=True)
+class _First:
+    """A request that the read waits for by itself, as long as no second one is due: no task, and nothing to race."""
+
+    attempt: Attempt
+    asking: Asking
+    hedge_s: float  # infinite when there is nobody else to ask
+    is_over: bool = False
+    failure: PoolError | None = None  # final, for this peer
+
+
+def _ask_at_once(sources: Sources, wanted: Wanted, holders: Sequence[PeerNumber]) -> _First | None:
+    """Ask the best holder, if nothing stands in the way."""
+    standings = sources.standings
+    order = standings.read_order(holders, sources.states())
+    store = sources.peers(order[0]) if order and not standings.is_silent(order[0]) else None
+    if store is None:
+        return None
+    watch = Watch()
+    asking = store.ask(wanted.volume, wanted.chunk, wanted.size, wanted.blocks, watch=watch)
+    if asking is None:
+        return None
+    hedge_s = standings.hedge_after_s(order[0]) if len(order) > 1 else math.inf
+    start, stop = runs.span(wanted.size, wanted.blocks)
+    probe_silent(sources, wanted.volume, wanted.chunk, order)
+    return _First(standings.begin(order[0], stop - start, watch), asking, hedge_s)
+
+
+async def _answered_soon(sources: Sources, wanted: Wanted, first: _First) -> memoryview | None:
+    """Right bytes, if they come before a second holder would be asked."""
+    standings, attempt = sources.standings, first.attempt
+    try:
+        with trio.move_on_after(first.hedge_s):
+            sealed = await first.asking.sealed()
+            first.is_over = True
+            standings.read(attempt)
+            if wanted.check is not None:
+                wanted.check(sealed)
+            return sealed
+    except (Unavailable, Denied):  # perhaps only this connection: the peer is asked once more, over a new one
+        first.is_over = True
+        standings.refused(attempt)
+    except PoolError as error:
+        if not first.is_over:
+            standings.declined(attempt)
+        first.is_over, first.failure = True, error
+    except BaseException:
+        await first.asking.aclose()
+        standings.dropped(attempt)
+        raise
+    return None
+
+
 def _verdict(failures: Sequence[PoolError]) -> PoolError:
     """What it means that all of these holders failed; Unavailable is worth another round."""
     if all(isinstance(failure, NotFound) for failure in failures):
@@ -110,25 +149,40 @@ def _verdict(failures: Sequence[PoolError]) -> PoolError:
 
 
 async def _round(
-    sources: Sources, wanted: Wanted, holders: Sequence[PeerNumber], deadline: float
+    sources: Sources, wanted: Wanted, holders: Sequence[PeerNumber], deadline: float, first: _First | None
 ) -> memoryview | dict[PeerNumber, PoolError]:
-    """Ask the holders one after another, impatiently: the bytes, or why each of them failed."""
+    """Ask the holders one after another, impatiently: the bytes, or why each of them failed. One may have been asked
+    `first`, and be late."""
     waiting = sources.standings.read_order(holders, sources.states())
-    probe_silent(sources, wanted.volume, wanted.chunk, waiting)
     race = _Race()
     try:
+        if first is not None and first.failure is not None:
+            waiting.remove(first.attempt.peer)
+            race.failures[first.attempt.peer] = first.failure
+        elif first is not None and not first.is_over:
+            waiting.remove(first.attempt.peer)
+            _start(sources, wanted, race, first.attempt, deadline, first.asking)
+            outcome = await _wait_on(sources, wanted, race, first.attempt, first.hedge_s)
+            if isinstance(outcome, memoryview):
+                return _won(sources, race, outcome)
+        else:
+            probe_silent(sources, wanted.volume, wanted.chunk, waiting)
         while waiting or race.running:
             outcome = await _ask_next(sources, wanted, race, waiting, deadline)
             if isinstance(outcome, memoryview):
-                _finish(race, patience_s=PATIENCE_S)
-                for peer, failure in race.failures.items():
-                    if isinstance(failure, Corrupt | NotFound):
-                        sources.standings.distrust(peer)
-                return outcome
+                return _won(sources, race, outcome)
         return race.failures
     finally:
         # Only a cancelled read, or one whose deadline passed, still has scopes here.
         _finish(race, patience_s=0.0)
+
+
+def _won(sources: Sources, race: _Race, right: memoryview) -> memoryview:
+    _finish(race, patience_s=PATIENCE_S)
+    for peer, failure in race.failures.items():
+        if isinstance(failure, Corrupt | NotFound):
+            sources.standings.distrust(peer)
+    return right
 
 
 async def _ask_next(
@@ -145,6 +199,15 @@ async def _ask_next(
     if not waiting:
         return await _outcome(wanted, race, math.inf)
     outcome = await _outcome(wanted, race, hedge_s)
+    return outcome if outcome is not None else await _wait_on(sources, wanted, race, attempt, hedge_s)
+
+
+async def _wait_on(
+    sources: Sources, wanted: Wanted, race: _Race, attempt: Attempt, hedge_s: float
+) -> memoryview | PoolError | None:
+    """An attempt has taken `hedge_s`: wait on while that is better than to ask another holder too."""
+    standings = sources.standings
+    outcome: memoryview | PoolError | None = None
     # On a full link a second request would only take its share of it.
     while outcome is None and (wait_s := standings.look_again_s(attempt, hedge_s)) is not None:
         outcome = await _outcome(wanted, race, wait_s)
@@ -153,18 +216,25 @@ async def _ask_next(
     return outcome
 
 
-def _start(sources: Sources, wanted: Wanted, race: _Race, attempt: Attempt, deadline: float) -> None:
-    """Ask a peer in the background."""
+def _start(
+    sources: Sources,
+    wanted: Wanted,
+    race: _Race,
+    attempt: Attempt,
+    deadline: float,
+    asking: Asking | None = None,
+) -> None:
+    """Ask a peer in the background, or wait there for its answer."""
     scope = trio.CancelScope(deadline=deadline)
     race.scopes.append(scope)
     race.running += 1
-    sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race)
+    sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race, asking)
 
 
 async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
     """What one of the holders asked gave: right bytes, or why not; None if none of them gave anything in time."""
     with trio.move_on_after(patience_s):
-        peer, outcome = await race.outcome()
+        peer, outcome = await race.outcomes.next()
         race.running -= 1
         if isinstance(outcome, memoryview):
             try:
@@ -193,16 +263,14 @@ async def _ask(
     attempt: Attempt,
     scope: trio.CancelScope,
     race: _Race,
+    asking: Asking | None,
 ) -> None:
     """One request to one peer; its outcome goes to the race and to the peer's standing."""
     standings, peer = sources.standings, attempt.peer
     outcome: memoryview | PoolError = Unavailable(f"peer {peer} did not answer in time")
     with scope:
         try:
-            store = sources.peers(peer)
-            if store is None:
-                raise Unavailable(f"the pool does not know peer {peer}")
-            outcome = await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks, watch=attempt.watch)
+            outcome = await (_get(sources, wanted, attempt) if asking is None else asking.sealed())
             standings.read(attempt)
         except (Unavailable, Denied) as error:
             standings.failed(attempt)
@@ -213,7 +281,17 @@ async def _ask(
         except trio.Cancelled:
             standings.dropped(attempt)
             raise
-    race.end(peer, outcome)
+        finally:
+            if asking is not None:
+                await asking.aclose()
+    race.outcomes.add(peer, outcome)
+
+
+async def _get(sources: Sources, wanted: Wanted, attempt: Attempt) -> memoryview:
+    store = sources.peers(attempt.peer)
+    if store is None:
+        raise Unavailable(f"the pool does not know peer {attempt.peer}")
+    return await store.get(wanted.volume, wanted.chunk, wanted.size, wanted.blocks, watch=attempt.watch)
 
 
 def probe_silent(sources: Sources, volume: VolumeId, chunk: ChunkId, peers: Sequence[PeerNumber]) -> None:

@@ -11,8 +11,9 @@ import trio
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.pages import room
-from p2pfs.chunks.protocol import Blocks, Check, Released
+from p2pfs.chunks.protocol import Asking, Blocks, Check, Released
 from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
+from p2pfs.net.asked import Asked
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
@@ -50,6 +51,7 @@ class RemoteStore:
         self._unspent = unspent
         self._timeout_s = timeout_s
         self._idle_s = idle_s
+        self._shown: tuple[Token, tuple[str, str]] | None = None
 
     def __repr__(self) -> str:
         return f"RemoteStore(peer {self.peer} at {self.endpoint.addresses})"
@@ -93,7 +95,7 @@ class RemoteStore:
                 "PUT",
                 _path(volume, chunk),
                 parts=parts,
-                headers=((RESERVATION_HEADER, codec.encode(token).hex()),),
+                headers=(self._reservation(token),),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
                 watch=watch,
@@ -104,6 +106,12 @@ class RemoteStore:
             if self._unspent is not None:
                 self._unspent(self.peer, token, size)
             raise
+
+    def _reservation(self, token: Token) -> tuple[str, str]:
+        """The header for a token, which serves for many chunks."""
+        if self._shown is None or self._shown[0] is not token:
+            self._shown = token, (RESERVATION_HEADER, codec.encode(token).hex())
+        return self._shown[1]
 
     async def get(
         self,
@@ -121,19 +129,35 @@ class RemoteStore:
                 self.endpoint,
                 "GET",
                 _path(volume, chunk),
-                headers=(("Range", f"bytes={start}-{stop - 1}"),),
+                headers=(_range(start, stop),),
                 into=room(stop - start),
                 timeout_s=self._timeout_s,
                 idle_s=self._idle_s,
                 watch=watch,
             )
-        except Invalid as error:  # its copy is shorter than the caller knows the chunk to be
-            raise Corrupt(f"peer {self.peer} has another chunk than the one asked for: {error}") from None
+        except Invalid as error:
+            raise self._shorter(error) from None
+        sealed = self._sealed(reply, start, stop, size)
+        if check is not None:
+            check(sealed)
+        return sealed
+
+    def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
+        start, stop = runs.span(size, blocks)
+        if self._idle_s is not None:
+            return None
+        asked = self._client.ask(self.endpoint, _path(volume, chunk), (_range(start, stop),), room(stop - start), watch)
+        return None if asked is None else _Asking(asked, self, start, stop, size)
+
+    def _sealed(self, reply: Reply, start: int, stop: int, size: int) -> memoryview:
+        """The bytes of an answer. Raises Corrupt when they are not those asked for, as far as the peer says."""
         if reply.headers.get("content-range") != f"bytes {start}-{stop - 1}/{size}" or len(reply.body) != stop - start:
             raise Corrupt(f"peer {self.peer} answered with other bytes than those asked for")
-        if check is not None:
-            check(reply.body)
         return reply.body
+
+    def _shorter(self, error: Invalid) -> Corrupt:
+        """Its copy is shorter than the caller knows the chunk to be."""
+        return Corrupt(f"peer {self.peer} has another chunk than the one asked for: {error}")
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
         try:
@@ -146,6 +170,30 @@ class RemoteStore:
         """Refused: a peer deletes what its coordinator orders, and nothing else."""
         await trio.lowlevel.checkpoint()
         raise Misuse("a peer deletes only by order")
+
+
+class _Asking:
+    """A `get` under way."""
+
+    __slots__ = ("_asked", "_size", "_start", "_stop", "_store")
+
+    def __init__(self, asked: Asked, store: RemoteStore, start: int, stop: int, size: int) -> None:
+        self._asked, self._store = asked, store
+        self._start, self._stop, self._size = start, stop, size
+
+    async def sealed(self) -> memoryview:
+        try:
+            reply = await self._asked.answer()
+        except Invalid as error:
+            raise self._store._shorter(error) from None
+        return self._store._sealed(reply, self._start, self._stop, self._size)
+
+    async def aclose(self) -> None:
+        await self._asked.aclose()
+
+
+def _range(start: int, stop: int) -> tuple[str, str]:
+    return "Range", f"bytes={start}-{stop - 1}"
 
 
 def _path(volume: VolumeId, chunk: ChunkId) -> str:

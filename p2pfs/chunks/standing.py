@@ -8,6 +8,7 @@ map, and placement does not depend on either.
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ PROBE_EVERY_S: Final = 15.0
 DISTRUST_S: Final = 60.0
 _NO_TIME_S: Final = 0.001
 _SAMPLES: Final = 64
+_LOOK_EVERY_S: Final = 0.01
+"""How often an attempt is looked at, which costs two system calls: most are over before."""
 _FEWEST_SAMPLES: Final = 8
 _SMOOTHING: Final = 0.2
 _HEDGE_SHARE: Final = 0.1
@@ -50,18 +53,21 @@ class Attempt:
     peer: PeerNumber
     started_s: float
     size: int  # bytes it is to move
-    watch: Watch = field(default_factory=Watch)
+    watch: Watch
     moved: int = 0
     moved_s: float = field(init=False)
+    looked_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.moved_s = self.started_s
+        self.moved_s = self.looked_s = self.started_s
 
     def quiet_s(self, now: float) -> float:
         """How long nothing has moved, as far as those who looked can know."""
-        moved = self.watch.moved()
-        if moved != self.moved:
-            self.moved, self.moved_s = moved, now
+        if now - self.looked_s >= _LOOK_EVERY_S:
+            self.looked_s = now
+            moved = self.watch.moved()
+            if moved != self.moved:
+                self.moved, self.moved_s = moved, now
         return now - self.moved_s
 
     def is_late(self, now: float) -> bool:
@@ -74,7 +80,8 @@ class Standing:
     """One peer."""
 
     latency_s: float | None = None  # smoothed
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))  # of reads
+    latencies: deque[float] = field(default_factory=deque)  # of the last reads
+    ranked: list[float] = field(default_factory=list)  # the same, sorted
     write_latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     attempts: list[Attempt] = field(default_factory=list)  # oldest first
     silent_since_s: float | None = None
@@ -99,9 +106,9 @@ class Standings:
 
     # ---- what happens -----------------------------------------------------------------------------------------------
 
-    def begin(self, peer: PeerNumber, size: int = 0) -> Attempt:
+    def begin(self, peer: PeerNumber, size: int = 0, watch: Watch | None = None) -> Attempt:
         """A request that moves about `size` bytes."""
-        attempt = Attempt(peer, self._now(), size)
+        attempt = Attempt(peer, self._now(), size, watch or Watch())
         self.of(peer).attempts.append(attempt)
         return attempt
 
@@ -110,6 +117,9 @@ class Standings:
         standing, took_s = self._answered(attempt)
         self._hedges = min(_HEDGE_BURST, self._hedges + _HEDGE_SHARE)
         standing.latencies.append(took_s)
+        insort(standing.ranked, took_s)
+        if len(standing.latencies) > _SAMPLES:
+            del standing.ranked[bisect_left(standing.ranked, standing.latencies.popleft())]
         self._smooth(standing, took_s)
 
     def declined(self, attempt: Attempt) -> None:
@@ -240,7 +250,7 @@ class Standings:
 
     @staticmethod
     def _usual_s(standing: Standing) -> float:
-        if len(standing.latencies) < _FEWEST_SAMPLES:
+        ranked = standing.ranked
+        if len(ranked) < _FEWEST_SAMPLES:
             return HEDGE_CAP_S / 2
-        ranked = sorted(standing.latencies)
         return min(max(ranked[int(0.95 * (len(ranked) - 1))], HEDGE_FLOOR_S), HEDGE_CAP_S)

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import PeerStore, Released
 from p2pfs.chunks.standing import Attempt, Standings
 from p2pfs.errors import Denied, NoSpace, PoolError, Unavailable
@@ -83,8 +84,7 @@ class WriteFlight:
         self._answer: list[Receipt] | PoolError | None = None
         self._answered = trio.Event()
         self._scope = trio.CancelScope()
-        # Unbounded by itself, but no peer is sent to again before its last outcome was taken out.
-        self._send, self._outcomes = trio.open_memory_channel[tuple[PeerNumber, Receipt | PoolError]](math.inf)
+        self._outcomes = Outcomes[Receipt | PoolError]()
         self._progress_s = self._started_s = trio.current_time()
         self._ends_s = math.inf
 
@@ -120,9 +120,11 @@ class WriteFlight:
         """Whom to send to now: as many as are missing, not counting those that are overdue."""
         patient = sum(not sending.overdue for sending in self._sending.values())
         missing = self._targets.replicas - len(self._receipts) - patient
+        if missing <= 0:
+            return []
         tried = self._sending.keys() | self._refused.keys() | self._receipts.keys()
         order = self._to.standings.write_order(self._targets.order, self._targets.states)
-        return [peer for peer in order if peer not in tried][: max(0, missing)]
+        return [peer for peer in order if peer not in tried][:missing]
 
     def _failure(self) -> PoolError | None:
         """Nobody is left to try: why it is hopeless, or None if waiting may help."""
@@ -171,7 +173,7 @@ class WriteFlight:
     async def _listen(self) -> None:
         """Take in one outcome, or notice who is overdue."""
         with trio.move_on_at(self._wake_s()):
-            self._take_in(*await self._outcomes.receive())
+            self._take_in(*await self._outcomes.next())
         now = trio.current_time()
         for sending in self._sending.values():
             if now >= sending.patience_ends_s and not sending.overdue:
@@ -238,4 +240,4 @@ class WriteFlight:
         except trio.Cancelled:
             standings.dropped(attempt)
             raise
-        self._send.send_nowait((peer, outcome))
+        self._outcomes.add(peer, outcome)

@@ -43,7 +43,11 @@ class Request:
 @click.argument("mount_point", type=MountPoint())
 @click.option("-d", "--background", is_flag=True, help="Return when the mount is usable and leave it running.")
 @click.option(
-    "-o", "options", metavar="OPTIONS", multiple=True, help="ro, allow_other, xattr, home=DIR, …; as in fstab."
+    "-o",
+    "options",
+    metavar="OPTIONS",
+    multiple=True,
+    help="ro, allow_other, xattr, writeback_cache, home=DIR, …; as in fstab.",
 )
 @log_file_option
 @pid_file_option
@@ -65,7 +69,8 @@ def command(
     """Mount VOLUME at MOUNT_POINT, an empty directory; in the foreground until unmounted, or with -d behind it.
 
     Settings (io_timeout, cache_size, memory_cache, durability and the others of docs/commands.md) can be given with
-    --set or -o. Unmount with `p2pfs umount`, which waits until everything is stored.
+    --set or -o. Unmount with `p2pfs umount`, which waits until everything is stored. With -o writeback_cache the kernel
+    collects small writes and nobody else can mount the volume meanwhile; exit status 17 says that somebody has it.
 
     \b
     Examples:
@@ -109,6 +114,11 @@ def prepare(
             f"the node in {home.path} may not use volumes: join with an invite for the role client", exitcodes.DENIED
         )
     settings = home.settings(overrides | run_options.settings)
+    if run_options.writeback_cache and settings.durability == "sync":
+        raise UserError(
+            "writeback_cache contradicts durability=sync: the kernel answers writes before they are stored",
+            exitcodes.BAD_CONFIGURATION,
+        )
     path = mounts.canonical(mount_point)
     require_machine(path)
     if background and log_file is None:

@@ -67,6 +67,7 @@ def run(home: NodeHome, settings: Settings) -> int:
     Raises:
         UserError: It cannot start, or can no longer work.
     """
+    process.collect_rarely()
     with home.lock("coordinator"):
         try:
             trio.run(_run, home, settings)

@@ -155,9 +155,11 @@ class Delegations:
             if held.holder not in (None, session.id) and not self._is_dead(held):
                 self._recall(held)
 
-    def silent_s(self, session: SessionId) -> float:
-        """For how long it was not heard; since the coordinator started, at most."""
-        return self._clock.monotonic() - self._hearing.last_s(session)
+    def unheard(self, lasting_s: float) -> Callable[[SessionId], bool]:
+        """Whether a session was not heard for so long until now; since the coordinator started, at most. The answer may
+        be asked for in any thread."""
+        since_s = self._clock.monotonic() - lasting_s
+        return lambda session: self._hearing.last_s(session) <= since_s
 
     def ended(self, session: SessionId) -> None:
         """It is over, and its row gone."""

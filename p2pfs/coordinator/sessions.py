@@ -100,8 +100,7 @@ class Sessions:
         if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
             raise Misuse("a host or mount point has an impossible length")
 
-        def is_silent(other: SessionId) -> bool:
-            return self._delegations.silent_s(other) >= self._lifetime_s
+        is_silent = self._delegations.unheard(self._lifetime_s)
 
         def begin(connection: sqlite3.Connection) -> tuple[SessionGrant, list[SessionId]]:
             given_up = rows.make_way(connection, volume, node=node.id, request=request, is_silent=is_silent)

@@ -16,6 +16,7 @@ import trio
 
 from p2pfs.errors import Denied, Misuse, Unavailable
 from p2pfs.net.addresses import RELAY
+from p2pfs.net.asked import Asked
 from p2pfs.net.dialled import Connect, Dialled, Endpoint, Reply, connect_by_tcp, dial, expecting
 from p2pfs.net.heads import request_head
 from p2pfs.net.identity import Revocations, joining_context, verify_leaf
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _CONNECT_S: Final = 1.0
 _KEEP_IDLE_S: Final = 30.0  # less than servers keep them, so that stale ones are rare
 _MOST_IDLE: Final = 64
+_FRESH_S: Final = 0.5
 _RELAY_FIRST_S: Final = 60.0
 """How long a node reached through the relay is dialled there first: its own addresses cost a timeout each."""
 _LARGEST_ANSWER: Final = 32 * MIB
@@ -179,6 +181,32 @@ class Client:
             raise failures.decode_failure(reply.status, reply.body)
         return reply
 
+    def ask(
+        self, endpoint: Endpoint, path: str, headers: Iterable[tuple[str, str]], into: memoryview, watch: Watch
+    ) -> Asked | None:
+        """GET over an idle connection: sent when this returns. The answer's body is received into `into`. None when
+        that takes waiting, or looking after connections: then `request` it."""
+        node = self._nodes.get(endpoint.node)
+        if self._is_closed or node is None or not node.idle or self._oldest() is not None:
+            return None
+        connection = node.idle[-1]
+        if not connection.stream.sends_now or not self._is_good(connection, endpoint, is_checked=False):
+            return None
+        head = request_head("GET", path, endpoint.node, headers=headers)
+        try:
+            node.slots.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        node.idle.pop()
+        del self._idle[connection]
+        self._busy.add(connection)
+
+        async def done(connection: Dialled) -> None:
+            node.slots.release()
+            await self._done(connection, node)
+
+        return Asked(connection, head, into, watch, done)
+
     async def _exchange(self, endpoint: Endpoint, exchange: "_Exchange", idempotent: bool) -> Reply:
         if self._is_closed:
             raise Unavailable("this client is closed")
@@ -190,7 +218,7 @@ class Client:
         except trio.WouldBlock:
             await node.slots.acquire()
         try:
-            pooled = await self._pooled(node, endpoint)
+            pooled = await self._pooled(node, endpoint, is_checked=not idempotent)
             if pooled is not None:
                 try:
                     return await self._run(pooled, node, exchange)
@@ -206,13 +234,17 @@ class Client:
         try:
             return await exchange.over(connection)
         finally:
-            is_kept = connection.is_open and not self._is_closed and connection not in self._retired
-            self._busy.discard(connection)
-            self._retired.discard(connection)
-            if is_kept:
-                self._keep(connection, node)
-            else:
-                await connection.aclose()
+            await self._done(connection, node)
+
+    async def _done(self, connection: Dialled, node: _Node) -> None:
+        """The connection is busy no longer. Takes no checkpoint where it is kept."""
+        is_kept = connection.is_open and not self._is_closed and connection not in self._retired
+        self._busy.discard(connection)
+        self._retired.discard(connection)
+        if is_kept:
+            self._keep(connection, node)
+        else:
+            await connection.aclose()
 
     async def open(self, endpoint: Endpoint) -> Dialled:
         """A connection of the caller's own, who closes it. Raises as `request`."""
@@ -260,22 +292,28 @@ class Client:
         if self._is_closed:
             raise Unavailable("this client is closed")
 
-    async def _pooled(self, node: _Node, endpoint: Endpoint) -> Dialled | None:
+    async def _pooled(self, node: _Node, endpoint: Endpoint, *, is_checked: bool) -> Dialled | None:
         """An idle connection that still seems good; those that do not are closed on the way."""
         await self._sweep()
         while node.idle:
             connection = node.idle.pop()
             del self._idle[connection]
-            identity = connection.identity
-            if (
-                connection.is_usable()
-                and endpoint.role in identity.roles
-                and not self._revocations.revoked(identity)
-                and not identity.is_expired(self._clock.time())
-            ):
+            if self._is_good(connection, endpoint, is_checked=is_checked):
                 return connection
             await connection.aclose()
         return None
+
+    def _is_good(self, connection: Dialled, endpoint: Endpoint, *, is_checked: bool) -> bool:
+        """Whether an idle connection may be used. One that was used just now is looked at only if it is to be
+        `is_checked`: that it ended meanwhile is rare, and is met by the request then."""
+        identity = connection.identity
+        is_fresh = not is_checked and trio.current_time() < connection.idle_since + _FRESH_S
+        return (
+            (is_fresh or connection.is_usable())
+            and endpoint.role in identity.roles
+            and not self._revocations.revoked(identity)
+            and not identity.is_expired(self._clock.time())
+        )
 
     def _keep(self, connection: Dialled, node: _Node) -> None:
         connection.idle_since = trio.current_time()
@@ -284,14 +322,18 @@ class Client:
 
     async def _sweep(self) -> None:
         """Close what was idle for long, and the longest idle beyond the most there may be."""
-        now = trio.current_time()
-        while self._idle:
-            connection, node = next(iter(self._idle.items()))
-            if len(self._idle) <= _MOST_IDLE and now - connection.idle_since < _KEEP_IDLE_S:
-                return
-            del self._idle[connection]
-            node.idle.remove(connection)
+        while (connection := self._oldest()) is not None:
+            self._idle.pop(connection).idle.remove(connection)
             await connection.aclose()
+
+    def _oldest(self) -> Dialled | None:
+        """The longest idle connection, if it is to be closed."""
+        connection = next(iter(self._idle), None)
+        if connection is None or (
+            len(self._idle) <= _MOST_IDLE and trio.current_time() - connection.idle_since < _KEEP_IDLE_S
+        ):
+            return None
+        return connection
 
 
 class _Exchange:

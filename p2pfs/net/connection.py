@@ -28,6 +28,8 @@ from p2pfs.wire import failures
 
 _log = logging.getLogger(__name__)
 _LINGER_BYTES = 4096 * KIB
+_AT_ONCE_BYTES = 128 * KIB
+"""An answer up to this size is tried without a deadline first: mostly the kernel takes it at once."""
 _TIMEOUT_STATUS = 408
 _BODILESS = frozenset({heads.SWITCHING, 204, 304})
 
@@ -196,8 +198,11 @@ class Connection:
         elif size:
             headers = (("content-type", response.content_type), *headers)
         head = heads.response_head(response.status, length=length, headers=headers, keep_alive=keep_alive)
+        whole = (head,) if is_head else (head, *parts)
+        if size <= _AT_ONCE_BYTES and self._stream.send_nowait(whole):
+            return
         with trio.move_on_after(self._limits.transfer_s(size)) as scope:
-            await self._stream.send_all((head,) if is_head else (head, *parts))
+            await self._stream.send_all(() if size <= _AT_ONCE_BYTES else whole)
         if scope.cancelled_caught:
             raise TooSlow("the answer was taken too slowly")
 

@@ -22,7 +22,7 @@ from p2pfs.types import KIB, Buffer, NodeId, Role
 from p2pfs.wire import failures
 
 _BODILESS = frozenset({204, 304})
-_LARGEST_REFUSAL = 64 * KIB
+LARGEST_REFUSAL = 64 * KIB
 _LAST_WORDS_S = 1.0
 """How long to look for an answer after sending failed: who refuses a body early says why and closes."""
 
@@ -46,6 +46,20 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: memoryview
+
+
+class Incoming:
+    """An answer on its way: how much of it has come."""
+
+    __slots__ = ("has_body", "head", "into", "limit", "total", "view")
+
+    def __init__(self, *, has_body: bool, into: memoryview | None, limit: int) -> None:
+        self.has_body = has_body
+        self.into = into
+        self.limit = limit
+        self.head: heads.ResponseHead | None = None
+        self.view: memoryview | None = None  # of the body, once the head is there
+        self.total = 0  # bytes of it that have come
 
 
 Check = Callable[[bytes], Identity]
@@ -92,16 +106,43 @@ class Dialled:
             Denied: The other end refused our certificate.
         """
         self.is_open = self.saw_answer = False
+        incoming = Incoming(has_body=has_body, into=into, limit=limit)
         try:
-            answer = await self._answer_to(head, parts)
-            size = 0 if not has_body or answer.status in _BODILESS else answer.content_length
-            if size is None:
-                raise Unavailable("the answer does not say how long it is")
-            body = await self._body(size, into if answer.status < 400 else None, limit)
+            incoming.head = await self._answer_to(head, parts)
         except heads.BadHead as error:
-            raise Unavailable(f"the other end did not answer in HTTP: {error}") from None
+            raise _no_http(error) from None
+        return await self.receive(incoming)
+
+    def send_now(self, head: bytes) -> bool:
+        """Send a request without a body, whose answer `receive` brings, without waiting; False when that was not
+        possible, and the connection is of no use. Only where the stream `sends_now`."""
+        self.is_open = self.saw_answer = False
+        try:
+            return self._stream.send_nowait((head,))
+        except Unavailable:
+            return False
+
+    async def receive(self, incoming: Incoming) -> Reply:
+        """The answer to what was sent. Raises as `exchange`.
+
+        Cancellation: nothing is lost: whoever has `incoming` may go on.
+        """
+        try:
+            answer = incoming.head
+            if answer is None:
+                answer = incoming.head = await self._head()
+        except heads.BadHead as error:
+            raise _no_http(error) from None
+        view = incoming.view
+        if view is None:
+            view = incoming.view = _room_for(answer, incoming)
+        while incoming.total < len(view):
+            count = await self._inbox.receive_into(view[incoming.total :], len(view) - incoming.total)
+            if not count:
+                raise Unavailable(f"the answer was cut off after {incoming.total} of {len(view)} bytes")
+            incoming.total += count
         self.is_open = answer.keep_alive and not self._inbox.waiting
-        return Reply(answer.status, answer.headers, body)
+        return Reply(answer.status, answer.headers, view)
 
     async def upgrade(self, path: str, body: bytes = b"") -> RawStream | None:
         """POST to a route that makes a raw stream of this connection; None when it answers that there is none now
@@ -118,11 +159,11 @@ class Dialled:
             if answer.status == heads.SWITCHING:
                 return RawStream(self._stream, self._inbox)
             if answer.status >= 400:
-                raise failures.decode_failure(
-                    answer.status, await self._body(answer.content_length or 0, None, _LARGEST_REFUSAL)
-                )
+                refusal = Incoming(has_body=True, into=None, limit=LARGEST_REFUSAL)
+                refusal.head = answer
+                raise failures.decode_failure(answer.status, (await self.receive(refusal)).body)
         except heads.BadHead as error:
-            raise Unavailable(f"the other end did not answer in HTTP: {error}") from None
+            raise _no_http(error) from None
         if answer.status != 204:
             raise Unavailable(f"the other end answered {answer.status} and no raw stream")
         self.is_open = answer.keep_alive and not self._inbox.waiting
@@ -146,22 +187,25 @@ class Dialled:
             raise Unavailable("the connection was closed without an answer")
         return heads.parse_response(raw)
 
-    async def _body(self, size: int, into: memoryview | None, limit: int) -> memoryview:
-        if size > (limit if into is None else len(into)):
-            raise Unavailable(f"the answer has {size} bytes, more than was asked for")
-        view = memoryview(bytearray(size)) if into is None else into[:size]
-        total = 0
-        while total < size:
-            count = await self._inbox.receive_into(view[total:], size - total)
-            if not count:
-                raise Unavailable(f"the answer was cut off after {total} of {size} bytes")
-            total += count
-        return view
-
     async def aclose(self) -> None:
         """Ends within a second; exchanges under way fail with Unavailable."""
         self.is_open = False
         await self._stream.aclose()
+
+
+def _room_for(answer: heads.ResponseHead, incoming: Incoming) -> memoryview:
+    """Where the body goes. Raises Unavailable when there is no room for it."""
+    size = 0 if not incoming.has_body or answer.status in _BODILESS else answer.content_length
+    if size is None:
+        raise Unavailable("the answer does not say how long it is")
+    into = incoming.into if answer.status < 400 else None
+    if size > (incoming.limit if into is None else len(into)):
+        raise Unavailable(f"the answer has {size} bytes, more than was asked for")
+    return memoryview(bytearray(size)) if into is None else into[:size]
+
+
+def _no_http(error: heads.BadHead) -> Unavailable:
+    return Unavailable(f"the other end did not answer in HTTP: {error}")
 
 
 Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]

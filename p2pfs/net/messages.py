@@ -122,30 +122,30 @@ class Request:
             TooSlow: The sender is slower than the slowest rate allowed.
             Unavailable: The connection ended within the body.
         """
+        return await self._receive(view, expected, least=1)
+
+    async def fill(self, view: memoryview) -> int:
+        """Body bytes until `view` is full or the body ends; how many. Raises as `receive_into`."""
+        return await self._receive(view, len(view), least=len(view))
+
+    async def _receive(self, view: memoryview, expected: int, *, least: int) -> int:
         if not self.remaining or self._source is None:
             return 0
         if self._allowance_s <= 0:  # used up by bytes that came at the last moment
             raise TooSlow("the body came too slowly")
-        began = trio.current_time()
-        count = 0
+        view = view[: self.remaining]
+        began, total, count = trio.current_time(), 0, 1
         with trio.move_on_after(self._allowance_s) as scope:
-            view = view[: self.remaining]
-            count = await self._source.receive_into(view, min(expected, len(view)))
+            while count and total < min(least, len(view)):
+                rest = view[total:]
+                count = await self._source.receive_into(rest, min(expected - total, len(rest)))
+                total += count
+                self.remaining -= count
         self._allowance_s -= trio.current_time() - began
+        if scope.cancelled_caught:
+            raise TooSlow("the body came too slowly")
         if not count:
-            reason = "came too slowly" if scope.cancelled_caught else "was cut off"
-            raise (TooSlow if scope.cancelled_caught else Unavailable)(f"the body {reason}")
-        self.remaining -= count
-        return count
-
-    async def fill(self, view: memoryview) -> int:
-        """Body bytes until `view` is full or the body ends; how many. Raises as `receive_into`."""
-        total = 0
-        while total < len(view):
-            count = await self.receive_into(view[total:], len(view) - total)
-            if not count:
-                break
-            total += count
+            raise Unavailable("the body was cut off")
         return total
 
     async def body(self) -> bytearray:

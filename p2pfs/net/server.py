@@ -217,7 +217,10 @@ class Server:
         request: Request | None = None
         try:
             request = await self._admit(head, identity, source)
-            with self._apart(request):
+            if request.route.waits:
+                with self._apart(request):
+                    response = await self._handle(request)
+            else:
                 response = await self._handle(request)
             return Answer(response, request, must_close=self._is_crowded(identity))
         except PoolError as error:
@@ -236,7 +239,7 @@ class Server:
     def _apart(self, request: Request) -> Iterator[None]:
         """While a request waits its connection takes no place from its node's others, up to `waiting_per_node`. What
         then is one too many ends with its answer."""
-        node = request.identity.node if request.identity is not None and request.route.waits else None
+        node = request.identity.node if request.identity is not None else None
         if node is None or self._waiting[node] >= self.limits.waiting_per_node:
             yield
             return

@@ -47,7 +47,7 @@ class TlsStream:
     certificate.
     """
 
-    __slots__ = ("_incoming", "_is_sending", "_outgoing", "_ssl", "_wire")
+    __slots__ = ("_incoming", "_is_sending", "_outgoing", "_ssl", "_unsent", "_wire")
 
     def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool) -> None:
         self._wire = wire_of(transport)
@@ -55,6 +55,7 @@ class TlsStream:
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._is_sending = False
+        self._unsent: Buffer = b""  # sealed, and the kernel had no room
 
     @property
     def peer_certificate(self) -> bytes | None:
@@ -116,6 +117,31 @@ class TlsStream:
             raise _mapped(error) from None
         self._is_sending = False  # not in a `finally`: see *Cancellation*
 
+    def send_nowait(self, parts: Sequence[Buffer]) -> bool:
+        """Seal all of `parts`, which are few, and send what the kernel takes at once; takes no checkpoint. False when
+        that is not everything: then `send_all` sends the rest first."""
+        if self._is_sending:
+            raise Misuse("another task sends on this connection, or one was cancelled while it did")
+        self._is_sending = True
+        try:
+            for part in parts:
+                if part:
+                    self._ssl.write(part)
+        except ssl.SSLError as error:
+            raise _mapped(error) from None
+        sealed = self._outgoing.read()
+        if self._unsent:
+            self._unsent = b"".join((self._unsent, sealed))
+        else:
+            self._unsent = memoryview(sealed)[self._wire.write_nowait(sealed) :]
+        self._is_sending = False
+        return not self._unsent
+
+    @property
+    def sends_now(self) -> bool:
+        """Whether `send_nowait` would try."""
+        return self._wire.sends_now
+
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         """Fill `view` with what has arrived, waiting for at least one byte; 0 at the end of the stream. If nothing can
         be done before `expected` bytes are there, which are sure to come, the wait may last until most of them are.
@@ -124,13 +150,15 @@ class TlsStream:
         """
         read, total = self._ssl.read, 0
         while total < len(view):
-            try:
-                count = read(len(view) - total, view[total:])
-            except ssl.SSLWantReadError:
+            if self._is_dry():  # else OpenSSL would have to raise it
                 if not total:
                     await self._wire.fill(self._incoming, expected)
                 elif total >= expected or not self._wire.take(self._incoming):
                     break
+                continue
+            try:
+                count = read(len(view) - total, view[total:])
+            except ssl.SSLWantReadError:  # a part of a record; it is dry now
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 # Without close_notify too: bodies are counted, so that a cut connection cannot pass for a short body.
@@ -165,13 +193,20 @@ class TlsStream:
     async def aclose(self) -> None:
         """Close, telling the other end if that is possible at once. Ends within a second, cancelled or not."""
         last = b""
-        if not self._is_sending:  # else the other end waits for the rest of a record
+        if not self._is_sending and not self._unsent:  # else the other end waits for the rest of a record
             with contextlib.suppress(ssl.SSLError, ValueError):  # it asks for the other end's farewell: we do not wait
                 self._ssl.unwrap()
             last = self._outgoing.read()
         await self._wire.close(last)
 
+    def _is_dry(self) -> bool:
+        """Whether nothing can be read before more has arrived; False also when that is not known."""
+        return not (self._incoming.pending or self._ssl.pending() or self._incoming.eof)
+
     async def _flush(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            await self._wire.write(unsent)
         data = self._outgoing.read()
         if data:
             await self._wire.write(data)

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import trio
 
 from p2pfs.errors import Unavailable
-from p2pfs.types import KIB
+from p2pfs.types import KIB, Buffer
 
 RECEIVE_BYTES: Final = 128 * KIB
 _UNSENT_BYTES: Final = 256 * KIB
@@ -52,12 +52,21 @@ class Wire(Protocol):
 
     stall: Stall | None
 
+    @property
+    def sends_now(self) -> bool:
+        """Whether `write_nowait` would try."""
+        ...
+
     def arrived(self) -> int:
         """Bytes that have come so far, also those that nobody has taken yet."""
         ...
 
     def moved(self) -> int:
         """These and the bytes sent, as far as it is known that they got to the other end's system."""
+        ...
+
+    def write_nowait(self, data: Buffer) -> int:
+        """Send what is taken without waiting; how many bytes. 0 after many calls in a row: it is others' turn then."""
         ...
 
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
@@ -74,7 +83,7 @@ class Wire(Protocol):
         """Put what has arrived into `incoming` without waiting; False when that is nothing, or not known."""
         ...
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         """Send all. Cancellation: some of it may have gone out."""
         ...
 
@@ -105,17 +114,22 @@ _buffer = _Buffer()
 class SocketWire:
     """A TCP (or UNIX) socket."""
 
-    __slots__ = ("_awaited", "_received", "_sent", "_socket", "_streak", "stall")
+    __slots__ = ("_awaited", "_is_quiet", "_received", "_sent", "_socket", "_streak", "stall")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._awaited = 1  # the socket counts as readable from so many bytes on
+        self._is_quiet = False  # something was just sent, and the other end will first have to read it
         self._streak = 0  # calls since this task last let others run
         self._received = self._sent = 0
         self.stall: Stall | None = None
         with contextlib.suppress(OSError):  # not TCP
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    @property
+    def sends_now(self) -> bool:
+        return self._streak < _LONGEST_STREAK
 
     def _fd(self) -> int:
         fd = self._socket.fileno()
@@ -141,14 +155,17 @@ class SocketWire:
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         while True:
             try:
-                count = os.readv(self._fd(), _buffer.list)
+                count = -1 if self._is_quiet else os.readv(self._fd(), _buffer.list)
             except BlockingIOError:
+                count = -1
+            except OSError as error:
+                raise _lost(error) from None
+            if count < 0:
+                self._is_quiet = False
                 # While each byte counts as progress, each must be seen.
                 self._await(expected - _TLS_RECORD if self.stall is None else 1)
                 await self._wait(trio.lowlevel.wait_readable)
                 continue
-            except OSError as error:
-                raise _lost(error) from None
             if not count:
                 incoming.write_eof()
                 return False
@@ -176,7 +193,7 @@ class SocketWire:
             self._socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVLOWAT, count)
             self._awaited = count
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         rest = memoryview(data)
         while rest:
             try:
@@ -190,7 +207,24 @@ class SocketWire:
             self._sent += count
             if self.stall is not None:
                 self.stall.progressed()
+        self._is_quiet = True
         await self._take_turns()
+
+    def write_nowait(self, data: Buffer) -> int:
+        if not self.sends_now:
+            return 0
+        self._streak += 1
+        try:
+            count = os.write(self._fd(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _lost(error) from None
+        self._sent += count
+        self._is_quiet = True
+        if self.stall is not None:
+            self.stall.progressed()
+        return count
 
     async def _take_turns(self) -> None:
         self._streak += 1
@@ -236,11 +270,18 @@ class StreamWire:
         self._received = self._sent = 0
         self.stall: Stall | None = None
 
+    @property
+    def sends_now(self) -> bool:
+        return False
+
     def arrived(self) -> int:
         return self._received
 
     def moved(self) -> int:
         return self._received + self._sent
+
+    def write_nowait(self, data: Buffer) -> int:
+        return 0
 
     async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
         try:
@@ -259,7 +300,7 @@ class StreamWire:
     def take(self, incoming: ssl.MemoryBIO) -> bool:
         return False
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Buffer) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -43,7 +43,8 @@ def raise_file_limit() -> None:
 
 
 def collect_rarely() -> None:
-    """For a process that keeps very much that has no cycles. What there is already is not looked through again."""
+    """For a process that keeps very much that has no cycles, and makes few. What there is already is not looked through
+    again. Called once, when the program is loaded."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 10, 10)

@@ -185,14 +185,18 @@ async def attach(
     access_times: bool = True,
     hard: bool = False,
     mount_point: str = "",
+    by_kernel: bool = False,
+    succeeds: bool = False,
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
     what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
     all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one that is
-    alone.
+    alone. `by_kernel`: writes will come from the kernel's cache, so that nobody else may have the volume; `succeeds`:
+    whoever had it at this mount point before is dead.
 
     Raises:
         UserError: No such volume, wrong passphrase.
+        Busy: Another mount has it.
         PoolError: The coordinator does not answer or refuses.
     """
     async with connect(home, settings) as pool, trio.open_nursery() as nursery:
@@ -201,7 +205,7 @@ async def attach(
         keys = await pool.keys(home, info, passphrase())
         remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(platform.node(), mount_point, read_only),
+            request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
         )  # fmt: skip
@@ -222,6 +226,7 @@ async def attach(
                 age_s=PROMPT_AGE_S if durability is Durability.FSYNC else AGE_S,
                 io_timeout_s=settings.io_timeout,
                 hard=hard,
+                by_kernel=by_kernel,
             ),
             memory_cache=settings.memory_cache,
             durability=durability,

@@ -20,6 +20,7 @@ from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import ApplyNow, Committer
 from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
@@ -173,7 +174,7 @@ class Filesystem:
 
     # ---- references
 
-    def refer(self, inode: Inode) -> None:
+    def refer(self, inode: Inode | Glimpse) -> None:
         """The kernel was told of the inode once more."""
         self._keeper.refer(inode)
 
@@ -212,22 +213,25 @@ class Filesystem:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
     ) -> Stat:
-        """Change what is given. Before mtime is set, unsaved writes are stored, so that nobody takes what was there
-        before for what the time belongs to; while nobody else can look, they only move the time no more."""
+        """Change what is given; ctime is now by default. Before mtime is set, unsaved writes are stored, so that nobody
+        takes what was there before for what the time belongs to; while nobody else can look, they only move the time no
+        more. A kernel that keeps pages sets the time of what it writes so, and it is a time of its own that writing
+        does not move."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
                 raise IsDirectory("a directory has no size to set")
             await self._truncate(inode, size)
-        sets_time_of_unsaved = mtime_ns is not None and inode.is_dirty
+        sets_time_of_unsaved = mtime_ns is not None and inode.is_dirty and not self._limits.write.by_kernel
         if sets_time_of_unsaved and not self.trust():
             await self.writer.settle_for_others(inode)
         if atime_ns is not None:
             await self._access_times.forget(inode)
         if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             # also when nothing is given: chown(-1, -1) moves ctime
-            operation = wire.SetAttributes(number, self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
+            operation = wire.SetAttributes(number, ctime_ns or self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
                 self.tree.took(await self._namespace.apply([operation]))
         await self.promises.changed(inode)

@@ -8,6 +8,7 @@ from typing import Final
 
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind, VolumeId
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.inodes import Inode
 from p2pfs.wire.namespace import Attributes
 
@@ -26,6 +27,7 @@ class InodeTable:
     def __init__(self, keys: VolumeKeys, volume: VolumeId) -> None:
         self._keys, self._volume = keys, volume
         self._inodes: dict[InodeId, Inode] = {}
+        self._glimpses: dict[InodeId, Glimpse] = {}  # of others, files that were only listed
         self._references: dict[InodeId, int] = {ROOT_INODE: 1}  # which no lookup tells of
         self._used_by_reference: set[InodeId] = set()  # of these, what is no file
         self._opening: Counter[InodeId] = Counter()  # opens under way
@@ -35,17 +37,22 @@ class InodeTable:
         self._inline_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._inodes)
+        return len(self._inodes) + len(self._glimpses)
 
     def get(self, inode: InodeId) -> Inode | None:
-        return self._inodes.get(inode)
+        return self._inodes.get(inode) or (self._looked_at(inode) if inode in self._glimpses else None)
+
+    def glimpse(self, inode: InodeId) -> Inode | Glimpse | None:
+        """As `get`, for those who want no more than `stat`."""
+        return self._inodes.get(inode) or self._glimpses.get(inode)
 
     def all(self) -> list[Inode]:
+        """Those that were not only listed."""
         return list(self._inodes.values())
 
     # ---- who uses them
 
-    def refer(self, inode: Inode) -> None:
+    def refer(self, inode: Inode | Glimpse) -> None:
         """The kernel was told of it once more."""
         self._references[inode.id] = self._references.get(inode.id, 0) + 1
         if inode.kind is not Kind.FILE:
@@ -82,7 +89,7 @@ class InodeTable:
         self._opening[inode] -= 1
         if not self._opening[inode]:
             del self._opening[inode]
-        known = self._inodes.get(inode)
+        known = self.glimpse(inode)
         if known is not None and not known.handles:
             self.drop_unused(known)
 
@@ -97,7 +104,7 @@ class InodeTable:
 
     def take(self, attributes: Attributes) -> tuple[Inode, bool]:
         """The inode with these attributes taken in, and whether they were new enough."""
-        inode = self._inodes.get(InodeId(attributes.inode))
+        inode = self.get(InodeId(attributes.inode))
         if inode is not None:
             is_new_enough = inode.refresh(attributes)
             self._weigh(inode)
@@ -110,7 +117,29 @@ class InodeTable:
         self.drop_unused(inode)
         return inode, True
 
-    def _weigh(self, inode: Inode) -> None:
+    def take_listed(self, attributes: Attributes) -> tuple[Inode | Glimpse, bool]:
+        """As `take`; of a file not known otherwise there is only a glimpse then."""
+        number = InodeId(attributes.inode)
+        known = self._glimpses.get(number)
+        if known is not None and known.attributes == attributes:
+            return known, True
+        if known is not None or number in self._inodes or attributes.kind != Kind.FILE:
+            return self.take(attributes)
+        glimpse = Glimpse(self._keys, self._volume, attributes)
+        if attributes.change < self._seen.get(number, 0):
+            return glimpse, False
+        self._seen.pop(number, None)
+        self._glimpses[number] = glimpse
+        self.drop_unused(glimpse)
+        return glimpse, True
+
+    def _looked_at(self, number: InodeId) -> Inode:
+        inode = self._inodes[number] = self._glimpses.pop(number).inode(self._keys, self._volume)
+        self._idle[number] = None
+        self._idle.move_to_end(number)
+        return inode
+
+    def _weigh(self, inode: Inode | Glimpse) -> None:
         """Keep inline data within its budget: what came first goes first, unless it is in use."""
         self._inline_bytes -= self._inline.pop(inode.id, 0)
         if inode.attributes.inline is not None:
@@ -119,28 +148,28 @@ class InodeTable:
         while self._inline_bytes > INLINE_BYTES and self._inline:
             oldest, size = self._inline.popitem(last=False)
             self._inline_bytes -= size
-            candidate = self._inodes.get(oldest)
+            candidate = self.glimpse(oldest)
             if candidate is not None and not candidate.handles and not candidate.is_dirty:
                 candidate.let_go()
 
-    def drop_unused(self, inode: Inode) -> None:
+    def drop_unused(self, inode: Inode | Glimpse) -> None:
         """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
         self._weigh(inode)
         self._idle[inode.id] = None
         self._idle.move_to_end(inode.id)
-        if not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
+        if isinstance(inode, Inode) and not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
             inode.let_go_pages()
         while len(self._idle) > IDLE_INODES:
             oldest, _ = self._idle.popitem(last=False)
-            candidate = self._inodes.get(oldest)
+            candidate = self.glimpse(oldest)
             if candidate is not None and not self._must_stay(candidate):
-                del self._inodes[oldest]
+                (self._inodes if oldest in self._inodes else self._glimpses).pop(oldest)
                 self._remember_change(candidate)
 
-    def _must_stay(self, inode: Inode) -> bool:
+    def _must_stay(self, inode: Inode | Glimpse) -> bool:
         return inode.handles > 0 or inode.is_dirty or inode.id in self._opening
 
-    def _remember_change(self, inode: Inode) -> None:
+    def _remember_change(self, inode: Inode | Glimpse) -> None:
         self._seen[inode.id] = inode.head.change
         if len(self._seen) > REMEMBERED_CHANGES:
             self._seen.popitem(last=False)

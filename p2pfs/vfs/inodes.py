@@ -113,6 +113,14 @@ class Freeze:
         return self.inline or (bool(self.uploads) and all(upload.is_stored for upload in self.uploads))
 
 
+def opened_head(keys: VolumeKeys, volume: VolumeId, attributes: Attributes) -> Head:
+    """Raises Corrupt."""
+    head = open_head(keys, volume, InodeId(attributes.inode), attributes.head)
+    if head.kind != attributes.kind or head.change != attributes.change:
+        raise Corrupt(f"inode {attributes.inode}: its attributes contradict its sealed head")
+    return head
+
+
 @dataclass(frozen=True, slots=True)
 class Doubt:
     """A commit nobody answered: `done` follows what asking again brings."""
@@ -143,11 +151,12 @@ class Signal:
 class Inode:
     """One inode. Locks: `content` orders commits and truncations; nothing else awaits while holding it except those."""
 
-    def __init__(self, keys: VolumeKeys, volume: VolumeId, attributes: Attributes) -> None:
+    def __init__(self, keys: VolumeKeys, volume: VolumeId, attributes: Attributes, head: Head | None = None) -> None:
+        """`head` is that of the attributes, where it was opened before. Raises Corrupt."""
         self.id = InodeId(attributes.inode)
         self._keys, self._volume = keys, volume
         self.attributes = attributes
-        self.head: Head = self._opened_head(attributes)
+        self.head: Head = head or opened_head(keys, volume, attributes)
         self.pages: dict[int, Page] = {}
         self.inline: bytes | None = None  # opened on demand
         self.handles = 0
@@ -215,7 +224,7 @@ class Inode:
         if attributes.change < self.head.change:
             return False
         if attributes.change > self.head.change or attributes.head != self.attributes.head:
-            self.head = self._opened_head(attributes)
+            self.head = opened_head(self._keys, self._volume, attributes)
             self.pages.clear()
             self.inline = None
             self.inline_is_known = True
@@ -278,12 +287,6 @@ class Inode:
     def unsaved_end(self) -> int:
         """The size that unsaved bytes alone imply."""
         return max([0, *(freeze.end for freeze in self.frozen), *(mib.end for mib in self.active.values())])
-
-    def _opened_head(self, attributes: Attributes) -> Head:
-        head = open_head(self._keys, self._volume, self.id, attributes.head)
-        if head.kind != attributes.kind or head.change != attributes.change:
-            raise Corrupt(f"inode {self.id}: its attributes contradict its sealed head")
-        return head
 
     def take_page(self, page: ExtentPage, range_number: int) -> Page:
         """Verify and keep loaded extents. The head must be that of `page.attributes` already.

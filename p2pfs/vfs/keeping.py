@@ -18,6 +18,7 @@ from p2pfs.errors import Fenced, NoSpace, NotFound, PoolError, Semantic, Unavail
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import InodeId, Kind
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Signal
 from p2pfs.wire.namespace import Opened, Operation, Released
@@ -92,7 +93,7 @@ class Keeper:
         inode.handles -= 1
         self._weigh(inode.id)
 
-    def refer(self, inode: Inode) -> None:
+    def refer(self, inode: Inode | Glimpse) -> None:
         """The kernel was told of the inode once more."""
         self._table.refer(inode)
         if inode.kind is not Kind.FILE:  # files are used by whoever opens them

@@ -20,7 +20,7 @@ from p2pfs.meta.protocol import Namespace
 from p2pfs.types import BLOCK_BYTES, CHUNK_BYTES, INDICES_PER_RANGE, MIB, Buffer, ChunkId
 from p2pfs.vfs.blocks import BlockCache, PlainRun
 from p2pfs.vfs.content import Layer, Sealer
-from p2pfs.vfs.inodes import Inode, Page
+from p2pfs.vfs.inodes import Inode, Page, Signal
 from p2pfs.vfs.places import Places
 from p2pfs.wire.namespace import Attributes
 
@@ -72,7 +72,7 @@ class Reader:
         self._sealer, self._namespace, self._store = sealer, namespace, store
         self._places, self._nursery, self._refresh = places, nursery, refresh
         self._cache = BlockCache(memory_bytes)
-        self._flights: dict[tuple[ChunkId, int], trio.Event] = {}
+        self._flights: dict[tuple[ChunkId, int], Signal] = {}
 
     # ---- extents
 
@@ -222,14 +222,14 @@ class Reader:
             found = self._cache.get(chunk, blocks.first * BLOCK_BYTES, length)
             if found is not None:
                 return PlainRun(blocks.first * BLOCK_BYTES, found)
-        landed = self._flights[flight_key] = trio.Event()
+        landed = self._flights[flight_key] = Signal()
         try:
             run = await self._open(extent, size, blocks)
             self._cache.put(chunk, run)
             return run
         finally:
             del self._flights[flight_key]
-            landed.set()
+            landed.pulse()
 
     async def _open(self, extent: Extent, size: int, blocks: Blocks) -> PlainRun:
         chunk, key = extent.chunk, extent.key

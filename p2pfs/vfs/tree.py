@@ -20,6 +20,7 @@ from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.format.xattrs import sealed_xattr
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_TARGET_BYTES, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.keeping import Keeper
@@ -58,7 +59,7 @@ class Listed(NamedTuple):
 
     name: bytes
     cookie: DentryId
-    inode: Inode
+    inode: Inode | Glimpse
 
 
 class _Listings:
@@ -176,10 +177,13 @@ class Tree:
         return self._names.parent(directory)
 
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
+        self._check(parent, name, entry)
+        return self._table.take(entry.attributes)
+
+    def _check(self, parent: InodeId, name: bytes, entry: Entry) -> None:
         child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
         self._check_tag(parent, name, child.inode, child.kind, entry.tag)
         self._names.put((parent, name), child)
-        return self._table.take(entry.attributes)
 
     async def _child(self, parent: InodeId, name: bytes) -> Child:
         """What the name leads to, from memory if it was seen: the change that builds on it is checked."""
@@ -193,12 +197,13 @@ class Tree:
         """Up to `limit` entries behind a cookie, and whether that was all. Raises NotFound, NotDirectory, Corrupt."""
         page = await self._namespace.directory(number, after, limit)
         known = self._listings.get((number, after), page)
-        if known is not None and all(self._table.get(inode.id) is inode for _, _, inode in known):
+        if known is not None and all(self._table.glimpse(inode.id) is inode for _, _, inode in known):
             return known, page.complete
         listed = []
         for entry in page.entries:
             name = self._open(number, entry.name)
-            inode, is_new_enough = self._checked(number, name, entry)
+            self._check(number, name, entry)
+            inode, is_new_enough = self._table.take_listed(entry.attributes)
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
             listed.append(Listed(name, DentryId(entry.dentry), inode))

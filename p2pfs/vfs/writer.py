@@ -74,7 +74,8 @@ class Writer:
             NoSpace: The pool cannot promise room for them.
             PoolError: An earlier write of this inode could not be stored (raised once).
         """
-        inode.raise_error()
+        if not self._limits.by_kernel:  # which would drop these bytes too, and tells the program only at fsync or close
+            inode.raise_error()
         check_size((inode.size if offset is None else offset) + len(data))
         await self._space.promise(len(data))
         cost = len(data) + RUN_COST * (2 + len(data) // MIB)
@@ -105,7 +106,7 @@ class Writer:
                 full.append(piece.index)
         self._credits.give(cost)
         inode.size = max(inode.size, offset + len(data))
-        inode.mtime_ns = self._now_ns()
+        inode.mtime_ns = self._time_ns()
         if full and inode.appended:
             self.freeze(inode)  # all in one commit: a record that another mount's could part is none
         else:
@@ -113,9 +114,16 @@ class Writer:
                 self._freeze(inode, [index])
         return offset
 
+    def _time_ns(self) -> int:
+        """When what comes now is written: 0 if the kernel has it from programs and sets the time itself."""
+        return 0 if self._limits.by_kernel else self._now_ns()
+
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
             self._freeze_for_room()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._credits.take_nowait(size):
+            return
         with trio.move_on_after(math.inf if self._limits.hard else self._limits.io_timeout_s) as waiting:
             await self._credits.take(size)
         if waiting.cancelled_caught:
@@ -150,7 +158,7 @@ class Writer:
             mibs=mibs,
             uploads=[],
             end=max(mib.end for mib in mibs.values()),
-            mtime_ns=inode.mtime_ns or self._now_ns(),
+            mtime_ns=inode.mtime_ns or self._time_ns(),
             bytes=sum(mib.bytes for mib in mibs.values()),
             cost=FREEZE_COST + sum(mib.cost for mib in mibs.values()),
             runs=sum(len(mib.runs) for mib in mibs.values()),
@@ -216,9 +224,12 @@ class Writer:
             except PoolError as error:  # the others go on: what is stored need not be stored again
                 errors.append(error)
 
-        async with trio.open_nursery() as nursery:
-            for upload in freeze.uploads:
-                if not upload.is_stored:
+        missing = [upload for upload in freeze.uploads if not upload.is_stored]
+        if len(missing) == 1:
+            await put(missing[0])
+        else:
+            async with trio.open_nursery() as nursery:
+                for upload in missing:
                     nursery.start_soon(put, upload)
         if errors:
             raise errors[0]
@@ -285,8 +296,9 @@ class Writer:
 
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
-        if inode.frozen:  # the commit goes behind the making of the file, which can go while chunks are stored
-            self._hurry()
+        if not inode.frozen:
+            return
+        self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
         inode.kick.pulse()
         last = inode.freezes
         awaited = self._awaited.setdefault(inode.id, [])

@@ -13,8 +13,9 @@ from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
+from p2pfs.format.ranges import SEALED_BLOCK_BYTES
 from p2pfs.net.server import Handler, Request, Response
-from p2pfs.types import GONE_STATES, KIB, SEALED_CHUNK_BYTES, ChunkId, PeerState, VolumeId
+from p2pfs.types import BLOCKS_PER_CHUNK, GONE_STATES, KIB, ChunkId, PeerState, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.chunks import RESERVATION_HEADER
 from p2pfs_peerd.budget import ReadBudget, Turns
@@ -78,7 +79,8 @@ class PeerApp:
         self._expect_open()
         volume, chunk = _named(request)
         wanted = _range(request.headers.get("range"))
-        lease = await self._budget.take(request.caller.node, _most_bytes(wanted))
+        most = BLOCKS_PER_CHUNK if wanted is None else min(BLOCKS_PER_CHUNK, runs.run_of(*wanted).count)
+        lease = await self._budget.take(request.caller.node, most * SEALED_BLOCK_BYTES)
         try:
             start, stop = wanted or (0, 0)
 
@@ -90,7 +92,7 @@ class PeerApp:
                     raise Invalid(f"the chunk has only {size} bytes")
                 return runs.run_of(start, stop)
 
-            size, view = await self._store.read(volume, chunk, select)
+            size, view = await self._store.read(volume, chunk, select, most=most)
             first, _ = runs.span(size, runs.run_of(start, stop))
             view = view[start - first : stop - first]
             lease.follow(view)
@@ -151,10 +153,3 @@ def _range(header: str | None) -> tuple[int, int] | None:
     if found is None or int(found[1]) > int(found[2]):
         raise Misuse("a range is written bytes=first-last")
     return int(found[1]), int(found[2]) + 1
-
-
-def _most_bytes(wanted: tuple[int, int] | None) -> int:
-    """What reading this may hold in memory: whole blocks, at most a chunk."""
-    if wanted is None:
-        return SEALED_CHUNK_BYTES
-    return min(SEALED_CHUNK_BYTES, runs.run_of(*wanted).count * (64 * KIB + 16))

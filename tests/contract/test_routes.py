@@ -27,7 +27,7 @@ from p2pfs.runtime.clocks import SystemClock
 from p2pfs.types import KIB, MIB, NodeId, Role
 from p2pfs.wire import failures
 from p2pfs.wire.membership import NodeInfo
-from p2pfs.wire.routes import ANYONE, COORDINATOR_ROUTES, PEER_ROUTES, Route
+from p2pfs.wire.routes import ANYONE, COORDINATOR_ROUTES, PEER_ROUTES, Route, Table
 
 pytestmark = pytest.mark.l1
 
@@ -236,6 +236,18 @@ def test_every_route_has_a_name_and_an_address_of_its_own() -> None:
     for table in (COORDINATOR_ROUTES, PEER_ROUTES):
         assert len({route.name for route in table}) == len(table)
         assert len({(route.method, route.path) for route in table}) == len(table)
+
+
+def test_a_table_finds_every_route_and_nothing_else() -> None:
+    for routes in (COORDINATOR_ROUTES, PEER_ROUTES):
+        table = Table(routes)
+        for route in routes:
+            path = route.path.replace("{", "a-").replace("}", "")
+            names = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
+            assert table.match(route.method, path) == (route, {name: f"a-{name}" for name in names})
+            assert table.match("PATCH", path) is None
+            assert table.match(route.method, f"{path}/more") is None
+            assert table.match(route.method, f"/no{path}") is None
 
 
 def test_only_join_is_anonymous_only_renew_forgives_and_only_members_see_volumes() -> None:

@@ -21,12 +21,14 @@ import trio._core._run as scheduler
 
 import p2pfs.chunks.writing
 import p2pfs.coordinator.composition
+import p2pfs.coordinator.delegations
 import p2pfs.coordinator.pulse
 import p2pfs.coordinator.sessions
 import p2pfs.coordinator.upkeep.jobs
 import p2pfs.meta.calls
 import p2pfs.meta.events
 import p2pfs.meta.remote
+import p2pfs.vfs.delegation.holding
 import p2pfs.vfs.filesystem
 import p2pfs.vfs.news
 import p2pfs_peerd.heartbeat
@@ -49,6 +51,7 @@ HOST: ContextVar["Host | None"] = ContextVar("host", default=None)
 STRETCHED: Final = (
     (p2pfs.coordinator.pulse, "_PAUSE_S", 60.0),
     (p2pfs.coordinator.upkeep.jobs, "_SAVE_EVERY_S", 60.0),
+    (p2pfs.coordinator.delegations, "RETRY_S", 120.0),
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
     (p2pfs.coordinator.sessions, "GRACE", 4),  # lifetimes, not seconds: a silent session is over while a run lasts
     (p2pfs.coordinator.composition, "GRACE", 4),
@@ -56,7 +59,10 @@ STRETCHED: Final = (
     (p2pfs.meta.events, "MAX_WAIT_S", 110.0),
     (p2pfs.meta.events, "SILENT_S", 400.0),
     (p2pfs.meta.calls, "_LONGEST_PAUSE_S", 6.0),
+    (p2pfs.meta.calls, "_TURN_PAUSE_S", 10.0),
+    (p2pfs.meta.calls, "TURN_S", 300.0),  # longer than a delegation, as in production
     (p2pfs.meta.remote, "_NEWS_S", 150.0),
+    (p2pfs.vfs.delegation.holding, "WATCH_S", 1e6),  # nobody suspends a machine here
     (p2pfs.vfs.filesystem, "AGEING_S", 30.0),
     (p2pfs.vfs.news, "WAIT_S", 100.0),
     (p2pfs.vfs.news, "PAUSE_S", 10.0),
@@ -64,8 +70,14 @@ STRETCHED: Final = (
 """(module, constant, value), seconds mostly: how often somebody looks whether there is something to do."""
 
 
-_EXPLAINED: Final = ("nothing is purged: ", "unsaved bytes are given up: this session is over")
-"""Errors that faults explain: clocks are turned, by more than a session lives."""
+_EXPLAINED: Final = (
+    "nothing is purged: ",
+    "unsaved bytes are given up: this session is over",
+    "changes of this mount are lost: ",
+    "changes of this mount were lost: ",
+)
+"""Errors that faults explain: clocks are turned, by more than a session lives; mounts are silent for longer than the
+volume is delegated to them."""
 
 
 class PoolTime(trio.abc.Clock):

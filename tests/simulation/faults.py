@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import trio
 
+from p2pfs.coordinator.delegations import MARGIN_S
 from p2pfs.errors import PoolError
 
 from .disk import Copy
@@ -311,6 +312,27 @@ class Faults:
             mount.host.hang()
             await trio.sleep(self.world.pool.settings.session_lifetime * 5 + 300 * self.chance.random())
             mount.host.resume()
+
+    async def usurp(self, stamp: Callable[[SimMount], None]) -> None:
+        """The mount to which the volume is delegated goes on without the coordinator, until another mount changes the
+        volume; then it is heard again."""
+        using = self.world.using()
+        holder = next((mount for mount in using if mount.mounted is not None and mount.mounted.delegated.holds), None)
+        if holder is None:
+            return
+        other = self.chance.choice([mount for mount in self.world.pool.mounts if mount is not holder])
+        link = frozenset((holder.host.name, self.world.pool.coordinator.host.name))
+        self.world.pool.network.cut.add(link)
+        self.world.note(f"{holder.host.name}, which holds the delegation, and the coordinator are parted")
+        stamp(holder)
+        if other.mounted is None or other.mounted.is_over:
+            other.host.stop()
+            await self.start_mount(other)
+        await trio.sleep(self.world.pool.settings.delegation + 2 * MARGIN_S)
+        stamp(other)
+        await trio.sleep(5.0)
+        self.world.pool.network.cut.discard(link)
+        self.world.note(f"{holder.host.name} and the coordinator find each other again")
 
     async def all_well(self) -> None:
         """Every fault that can end ends."""

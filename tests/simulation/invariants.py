@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import trio
 
-from p2pfs.types import ChunkId, PeerNumber
+from p2pfs.types import ROOT_INODE, ChunkId, PeerNumber
 from tests.broken_rows import broken_invariants
 
 from .determinism import Bugs
@@ -46,6 +46,7 @@ def check_rows(world: World) -> None:
 def _broken(connection: sqlite3.Connection, world: World, load: Load) -> Iterator[tuple[str, str]]:
     yield from _broken_locations(connection, world)
     yield from _broken_files(connection, load)
+    yield from _broken_stamps(connection, load)
     for inode, chunk in connection.execute(_NOWHERE):
         yield "P6", f"inode {inode} names chunk row {chunk}, which was purged"
 
@@ -76,6 +77,15 @@ def _broken_locations(connection: sqlite3.Connection, world: World) -> Iterator[
             if copies + lost < min(before, wanted):
                 yield "P5", f"chunk {chunk.hex()[:8]} had {before} valid copies and has {copies}"
             world.copies[chunk] = known
+
+
+def _broken_stamps(connection: sqlite3.Connection, load: Load) -> Iterator[tuple[str, str]]:
+    (number,) = connection.execute(
+        "SELECT gid FROM inode WHERE volume = ? AND inode = ?", (VOLUME, ROOT_INODE)
+    ).fetchone()
+    later = load.overwritten(number)
+    if later is not None:
+        yield "P9", f"stamp {number} stands where {later.number} was committed, which began after its program went on"
 
 
 def _broken_files(connection: sqlite3.Connection, load: Load) -> Iterator[tuple[str, str]]:

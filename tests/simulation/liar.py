@@ -63,8 +63,8 @@ class Liar:
             self._claims[volume, chunk] = receipt.put_seq
         return receipt
 
-    async def _read(self, real: Callable[..., Any], *arguments: object) -> tuple[int, memoryview]:
-        size, view = await real(*arguments)
+    async def _read(self, real: Callable[..., Any], *arguments: object, **options: object) -> tuple[int, memoryview]:
+        size, view = await real(*arguments, **options)
         wrong = bytearray(view)
         if wrong and self._chance.random() < 0.7:
             wrong[self._chance.randrange(len(wrong))] ^= 1 << self._chance.randrange(8)

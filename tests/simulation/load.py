@@ -6,6 +6,7 @@ were written; what was acknowledged by fsync, close or truncate is `acked`, and 
 failed may still happen later: a file of which that is true is `doubtful` and not changed any more.
 """
 
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from .world import World
 
 _WEATHER = (Unavailable, NoSpace, Corrupt, Fenced)
 _OWNER = Owner(1000, 1000)
-_CHANGES = frozenset({"create", "truncate", "rename", "replace", "remove"})
+_CHANGES = frozenset({"create", "truncate", "rename", "replace", "remove", "stamp"})
 """What cannot succeed without the coordinator."""
 MOST_FILES = 40
 
@@ -53,6 +54,17 @@ class SimFile:
         return self.mounted is mounted and self.handle is not None and self.is_live and not self.is_doubtful
 
 
+@dataclass(eq=False)
+class Stamp:
+    """A number that a mount writes where every mount writes such numbers: the root's group. In the order of all that
+    begins and ends: when it began, when its program went on, and whether it is committed for certain."""
+
+    number: int
+    began: int
+    told: int = 0
+    is_committed: bool = False
+
+
 class Load:
     """Starts operations; each runs as a task of its mount's machine."""
 
@@ -61,6 +73,8 @@ class Load:
         self.chance: random.Random = world.load_chance
         self.files: list[SimFile] = []
         self.operations = self.refused = 0
+        self.stamps: list[Stamp] = []
+        self._moments = itertools.count(1)
         self._names = 0
         self._written: list[bytes] = []
         self._old: list[bytes] = []  # some of what was written long ago
@@ -76,9 +90,15 @@ class Load:
         if operation is not None:
             mount.start_soon(self._run, mount, operation, *arguments)
 
+    def stamp(self, mount: SimMount) -> None:
+        """Begin to write a stamp."""
+        mount.start_soon(self._run, mount, self._stamp)
+
     def _draw(self, mounted: Mounted) -> tuple[Callable[..., Awaitable[None]] | None, tuple[SimFile, ...]]:
         own = [file for file in self.files if file.is_writable(mounted) and not file.busy]
         readable = [file for file in self.files if not file.is_gone and not file.busy]
+        if self.chance.random() < 0.15:
+            return self._stamp, ()
         drawn = self.chance.random()
         if drawn < 0.2 or not readable:
             return (self._create, ()) if len(readable) < MOST_FILES else (None, ())
@@ -128,6 +148,7 @@ class Load:
         name = b"f%d" % self._names
         appends = self.chance.random() < 0.3
         handle = await mounted.filesystem.create(ROOT_INODE, name, 0o644, _OWNER, append=appends)
+        await mounted.filesystem.promises.committed()
         file = SimFile(name, mounted, handle, handle.inode.id, appends)
         self.files.append(file)
         if self.chance.random() < 0.8:
@@ -175,7 +196,7 @@ class Load:
             await mounted.filesystem.fsync(file.handle)
         else:
             await mounted.filesystem.flush(file.handle)
-        if not mounted.namespace.is_fenced:  # whose unsaved bytes are given up; it was told once
+        if not mounted.is_over:  # whose unsaved bytes are given up; it was told once
             self._acknowledged(file, last)
 
     def _acknowledged(self, file: SimFile, last: int) -> None:
@@ -191,6 +212,7 @@ class Load:
         last = len(file.versions) - 1
         with self._in_doubt(file):
             await mounted.filesystem.set_attributes(file.inode, size=size)
+            await mounted.filesystem.promises.committed()
         self._acknowledged(file, last)
 
     @contextmanager
@@ -206,7 +228,7 @@ class Load:
     async def _read_own(self, mounted: Mounted, file: SimFile) -> None:
         assert file.handle is not None
         found = await self._whole(mounted, file.handle)
-        if found == file.versions[-1] or mounted.namespace.is_fenced:
+        if found == file.versions[-1] or mounted.is_over:
             return
         self.world.violated("P3", f"{file} shows its writer {_told(found, file.versions)}, not the last version")
 
@@ -269,6 +291,7 @@ class Load:
         file.is_live = False
         with self._in_doubt(file):
             await mounted.filesystem.rename(ROOT_INODE, old, ROOT_INODE, name, 0)
+            await mounted.filesystem.promises.committed()
         file.name, file.is_live = name, True
         self._acknowledged(file, len(file.versions) - 1)  # rename stores what was written first
 
@@ -282,6 +305,7 @@ class Load:
         try:
             with self._in_doubt(file, other):
                 await mounted.filesystem.rename(ROOT_INODE, file.name, ROOT_INODE, other.name, 0)
+                await mounted.filesystem.promises.committed()
             file.name, file.is_live = other.name, True
             self._acknowledged(file, len(file.versions) - 1)
             await self._let_go(mounted, other)
@@ -292,7 +316,23 @@ class Load:
         file.is_live = False
         with self._in_doubt(file):
             await mounted.filesystem.remove(ROOT_INODE, file.name, directory=False)
+            await mounted.filesystem.promises.committed()
         await self._let_go(mounted, file)
+
+    async def _stamp(self, mounted: Mounted) -> None:
+        """Overwrite what others wrote there. Whoever has the volume delegated goes on before it is committed."""
+        stamp = Stamp(len(self.stamps) + 1, next(self._moments))
+        self.stamps.append(stamp)
+        await mounted.filesystem.set_attributes(ROOT_INODE, gid=stamp.number)
+        stamp.told = next(self._moments)
+        await mounted.filesystem.promises.committed()
+        stamp.is_committed = True
+
+    def overwritten(self, number: int) -> Stamp | None:
+        """The committed stamp that number `number` must have come before, as its program went on before that began."""
+        told = self.stamps[number - 1].told if number else -1
+        after = (stamp for stamp in self.stamps if stamp.is_committed and told and stamp.began > told)
+        return next(after, None)
 
     async def _let_go(self, mounted: Mounted, file: SimFile) -> None:
         """It has no name any more; as long as it is open it can be read."""

@@ -16,7 +16,7 @@ from p2pfs.coordinator.upkeep import care
 from p2pfs.coordinator.upkeep.care import Care
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.purge import Purge
-from p2pfs.meta import chunks_index, sessions, survey, void_copies
+from p2pfs.meta import chunks_index, delegations, sessions, survey, void_copies
 from p2pfs.placement.care import Held, Need, Urgency
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, SessionId, VolumeId
@@ -86,6 +86,19 @@ def _fencing_ignored() -> Iterator[None]:
         mock.patch.object(sessions, "apply_batch", apply),
         mock.patch.object(sessions, "session", look),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def _epoch_ignored() -> Iterator[None]:
+    """A batch is done that was decided under a delegation which somebody else's change has ended since."""
+    real = delegations.require
+
+    def require(connection: sqlite3.Connection, volume: VolumeId, batch: Batch, **more: Any) -> None:  # noqa: ANN401
+        if not batch.epoch:
+            real(connection, volume, batch, **more)
+
+    with mock.patch.object(delegations, "require", require):
         yield
 
 
@@ -197,6 +210,7 @@ PLANTED: Final[dict[str, Plant]] = {
     "no-fsync": Plant(_no_fsync, ("P1",)),
     "applied-twice": Plant(_applied_twice, ("P9", "P3", "P1")),
     "fencing-ignored": Plant(_fencing_ignored, ("fencing",)),
+    "epoch-ignored": Plant(_epoch_ignored, ("P9",)),
     "early-location": Plant(_early_location, ("P1", "P5")),
     "early-delete": Plant(_early_delete, ("P5", "P1")),
     "early-trash": Plant(_early_trash, ("P6",)),

@@ -43,6 +43,8 @@ from p2pfs.runtime.home import NodeRecord
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import MIB, ROOT_INODE, Kind, NodeId, PeerNumber, PoolId, Role, VolumeId
 from p2pfs.vfs.attach import _leave, _maintain
+from p2pfs.vfs.delegation.delegated import Delegated
+from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.news import NoKernelCache
@@ -74,6 +76,7 @@ SETTINGS = Settings(
     down=720.0,
     repair_delay=900.0,
     session_lifetime=480.0,
+    delegation=240.0,
     audit_interval=400.0,
     inventory_interval=3600.0,
     orphan_grace=3600.0,
@@ -241,6 +244,12 @@ class Mounted:
 
     filesystem: Filesystem
     namespace: RemoteNamespace
+    delegated: Delegated
+
+    @property
+    def is_over(self) -> bool:
+        """Whether some of what it acknowledged may be lost for good, and it does nothing any more."""
+        return self.namespace.is_fenced or self.delegated.changes.error is not None
 
     def fell_back(self, since_s: float) -> bool:
         """Whether something was answered from what the mount knew since then, because the coordinator did not."""
@@ -286,13 +295,16 @@ class SimMount:
     async def _mount(self, nursery: trio.Nursery) -> None:
         clock, timeout_s = self.host.clock, SETTINGS.io_timeout
         await self._fetch_map()
-        namespace = await RemoteNamespace.open(
-            self._client, self._coordinator, VOLUME, request=OpenSession(), io_timeout_s=timeout_s,
+        remote = await RemoteNamespace.open(
+            self._client, self._coordinator, VOLUME,
+            request=OpenSession(self.host.name, "/mnt"), io_timeout_s=timeout_s,
             on_map_version=lambda _: nursery.start_soon(self._follow_map), map_version=self.map.version,
         )  # fmt: skip
-        nursery.start_soon(_maintain, namespace)
+        nursery.start_soon(_maintain, remote)
+        namespace = Delegated(remote, now=trio.current_time, io_timeout_s=timeout_s)
+        holding = Holding(namespace, trio.current_time)
         places = Places(namespace)
-        space = ReservedSpace(namespace.reserve, lambda: copies_wanted(self.map)[1], clock.time)
+        space = ReservedSpace(remote.reserve, lambda: copies_wanted(self.map)[1], clock.time)
         copies = LateCopies(namespace, nursery)
         peers = PeerStores(self._client, lambda: self.map, space.token, unspent=space.unspent, timeout_s=timeout_s)
         replicated = ReplicatedStore(
@@ -303,12 +315,24 @@ class SimMount:
         limits = Limits(write=WriteLimits(8 * MIB, SMALL_FILE, io_timeout_s=timeout_s), memory_cache=64 * 1024)
         async with (
             Filesystem.serve(
-                KEYS, VOLUME, namespace, store, places, space, limits=limits, now_ns=clock.time_ns, copies=copies
+                KEYS,
+                VOLUME,
+                namespace,
+                store,
+                places,
+                space,
+                limits=limits,
+                now_ns=clock.time_ns,
+                copies=copies,
+                trust=namespace.trust_s,
+                apply_now=namespace.apply_now,
             ) as filesystem,
             trio.open_nursery() as following,
         ):
+            holding.store = filesystem.recalled
             following.start_soon(filesystem.follow, NoKernelCache())
-            self.mounted = Mounted(filesystem, namespace)
+            following.start_soon(holding.hold)
+            self.mounted = Mounted(filesystem, remote, namespace)
             async with trio.open_nursery() as self._programs:
                 await self._leaving.wait()
                 self.mounted = None
@@ -316,7 +340,7 @@ class SimMount:
             with contextlib.suppress(PoolError):
                 await filesystem.settle_all()
             following.cancel_scope.cancel()
-        await _leave(namespace, space)
+        await _leave(remote, space)
 
     @property
     def map(self) -> PoolMap:

@@ -126,6 +126,8 @@ async def _step(world: World, load: Load, faults: Faults) -> None:
         await faults.strike()
     if chance.random() < 0.01:
         await faults.oversleep()
+    if chance.random() < 0.06:
+        await faults.usurp(load.stamp)
     pause_s = _pause(chance.random(), chance.random())
     if pause_s > 300 and chance.random() < 0.6:
         faults.relieve()  # long hours of trouble are long hours of trying again

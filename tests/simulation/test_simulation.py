@@ -19,12 +19,13 @@ SECONDS: Final = float(os.environ.get("P2PFS_SIMULATION_S", "0"))
 FIRST_SEED: Final = int(os.environ.get("P2PFS_SEED", "0"))
 FOUND_BY: Final = {
     "no-fsync": 0,
-    "applied-twice": 1,
-    "fencing-ignored": 10,
-    "early-location": 0,
-    "early-delete": 0,
+    "applied-twice": 5,
+    "epoch-ignored": 5,
+    "fencing-ignored": 2,
+    "early-location": 1,
+    "early-delete": 2,
     "early-trash": 0,
-    "racing-purge": 3,
+    "racing-purge": 19,
 }
 """The first seed that finds each planted bug; in full: `python -m tests.simulation.run --plant NAME --seeds 0-999`."""
 SPARE: Final = 20

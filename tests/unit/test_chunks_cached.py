@@ -175,13 +175,13 @@ async def test_a_cached_copy_that_does_not_open_is_dropped(tmp_path: Path) -> No
 
 
 async def test_the_budget_holds_and_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    async with cache_at(tmp_path, budget=5 * (MIB + 5 * KIB)) as cache:
+    async with cache_at(tmp_path, budget=5 * (MIB + 8 * KIB)) as cache:
         chunks = [sealed(seed) for seed in range(8)]
         for chunk in chunks:
             await cache.inner.put(VOLUME, chunk.id, [chunk.data])
             await cache.read(chunk)
             await cache.read(chunks[0])
-            assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (MIB + 5 * KIB)
+            assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (MIB + 8 * KIB)
         assert cache.store.used == sum(path.stat().st_size for path in files(tmp_path))
         assert cache.fetched == ["get"] * 8
         cache.fetched.clear()
@@ -198,9 +198,9 @@ async def test_a_smaller_budget_is_obeyed_at_the_next_start(tmp_path: Path) -> N
             chunk = sealed(seed)
             await cache.inner.put(VOLUME, chunk.id, [chunk.data])
             await cache.read(chunk)
-    async with cache_at(tmp_path, budget=2 * (MIB + 5 * KIB)) as cache:
+    async with cache_at(tmp_path, budget=2 * (MIB + 8 * KIB)) as cache:
         assert len(files(tmp_path)) == 2
-        assert cache.store.used <= 2 * (MIB + 5 * KIB)
+        assert cache.store.used <= 2 * (MIB + 8 * KIB)
 
 
 async def test_the_owner_keeps_his_free_space(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_the_owner_keeps_his_free_space(tmp_path: Path) -> None:
         assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("call", ["create", "write", "rename", "make_directory"])
+@pytest.mark.parametrize("call", ["create", "write", "make_directory"])
 async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> None:
     class FullDisk(Disk):
         full = True
@@ -227,10 +227,6 @@ async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> Non
         def write(self, fd: int, data: Buffer) -> None:
             self.refuse("write")
             super().write(fd, data)
-
-        def rename(self, old: Path, new: Path) -> None:
-            self.refuse("rename")
-            super().rename(old, new)
 
         def make_directory(self, path: Path) -> None:
             self.refuse("make_directory")
@@ -248,6 +244,22 @@ async def test_a_full_disk_only_means_no_cache(call: str, tmp_path: Path) -> Non
         await cache.read(chunk)
         await cache.read(chunk)
         assert cache.fetched == ["get"] * 3
+
+
+async def test_a_file_that_nobody_knows_of_is_replaced(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        (path,) = files(tmp_path)
+        content = path.read_bytes()
+        cache.store._files._forget(next(iter(cache.store._files._sizes)))  # as after a crash of another mount
+        path.write_bytes(b"torn")
+        await cache.read(chunk)
+        assert path.read_bytes() == content
+        cache.fetched.clear()
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == []
 
 
 async def test_a_cached_run_longer_than_the_chunk_is_said_to_be_is_a_miss(tmp_path: Path) -> None:

@@ -230,6 +230,59 @@ async def test_a_stuck_disk_is_unavailable_and_its_buffer_is_not_used_again(tmp_
     assert await (await opened(tmp_path)).get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
 
 
+class SlowToRead(Disk):
+    """Once told so, it takes reads of the page cache only."""
+
+    def __init__(self) -> None:
+        self.is_stuck = False
+        self.direct: list[bool] = []
+
+    def open(self, path: Path, *, direct: bool = False) -> int:
+        self.direct.append(direct)
+        assert not self.is_stuck
+        return super().open(path, direct=direct)
+
+
+async def test_blocks_read_before_come_from_the_page_cache_without_a_thread(tmp_path: Path) -> None:
+    disk = SlowToRead()
+    store, chunk, other = await opened(tmp_path, disk), sealed(1), sealed(2)
+    for each in (chunk, other):
+        await store.put(VOLUME, each.id, [each.data])
+    few = Blocks(2, 3)
+    start, stop = runs.span(chunk.size, few)
+    assert await store.get(VOLUME, chunk.id, chunk.size, few) == chunk.data[start:stop]
+    disk.is_stuck = True
+    assert await store.get(VOLUME, chunk.id, chunk.size, few) == chunk.data[start:stop]
+    with pytest.raises(Corrupt, match="not"):  # still only what was asked for
+        await store.get(VOLUME, chunk.id, chunk.size - 1, Blocks(2, 1))
+    with pytest.raises(AssertionError):
+        await store.get(VOLUME, other.id, other.size, few)
+    disk.is_stuck = False
+    await store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+    assert disk.direct[-1] == store._files._direct, "a whole chunk goes past the page cache"
+
+
+async def test_what_the_page_cache_has_is_verified_too(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("moved to quarantine", count=1)
+    store, chunk = await opened(tmp_path), sealed(1)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    await store.get(VOLUME, chunk.id, chunk.size, Blocks(1, 1))
+    path = file_of(tmp_path)
+    path.write_bytes(flipped(path.read_bytes(), 8 * (HEADER_BYTES + 70_000)))
+    with pytest.raises(Corrupt):
+        await store.get(VOLUME, chunk.id, chunk.size, Blocks(1, 1))
+    assert store.damaged() == [(VOLUME, chunk.id)]
+
+
+async def test_a_chunk_that_was_removed_is_not_served_from_the_page_cache(tmp_path: Path) -> None:
+    store, chunk = await opened(tmp_path), sealed(1)
+    (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
+    await store.get(VOLUME, chunk.id, chunk.size, Blocks(1, 1))
+    await store.delete(VOLUME, chunk.id, receipt.put_seq)
+    with pytest.raises(NotFound):
+        await store.get(VOLUME, chunk.id, chunk.size, Blocks(1, 1))
+
+
 async def test_a_delete_is_over_when_it_is_answered_however_long_the_disk_takes(tmp_path: Path) -> None:
     """Told that it failed, the coordinator would count on the copy again."""
     disk = StuckDisk()

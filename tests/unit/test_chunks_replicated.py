@@ -23,6 +23,12 @@ DEAD = Fault(refuse=Unavailable("refused"))
 HUNG = Fault(hang=True)
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["tasks", "asked"])
+def _asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All promises hold whether the first holder is asked by a task of its own or by the read itself."""
+    monkeypatch.setattr(FaultyStore, "asks", request.param)
+
+
 @dataclass
 class Pool:
     """Peers with faults, a store over them, and what the coordinator would know."""

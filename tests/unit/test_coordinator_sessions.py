@@ -162,6 +162,21 @@ async def test_a_session_is_its_nodes_alone(tmp_path: Path) -> None:
             p.services.authorise(ROUTES["batch"], mount.identity, {"session": "ee" * 16})
 
 
+async def test_a_session_that_was_heard_is_known_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        path = {"session": mount.session}
+        p.services.authorise(ROUTES["batch"], mount.identity, path)
+        with monkeypatch.context() as patch:
+            patch.setattr(sessions, "session", None)  # its row is not read again
+            p.services.authorise(ROUTES["batch"], mount.identity, path)
+        await p.services.sessions.close(mount.session)
+        with pytest.raises(Fenced):
+            p.services.authorise(ROUTES["batch"], mount.identity, path)
+
+
 # ---- life -----------------------------------------------------------------------------------------------------------
 
 

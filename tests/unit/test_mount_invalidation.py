@@ -74,6 +74,17 @@ async def test_what_waits_is_there_once_and_keeps_that_content_is_stale() -> Non
     assert kernel.got == [(1, True), (7, b"name"), (2, False), (1, True)]
 
 
+async def test_a_kernel_with_unwritten_pages_is_told_only_of_attributes() -> None:
+    kernel = Kernel()
+    cache = KernelCache(
+        deadline_s=60.0, stuck=lambda: None, threads=1, keeps_pages=True,
+        invalidate_inode=kernel.inode, invalidate_entry=kernel.entry,
+    )  # fmt: skip
+    cache.stale_inode(1, content=True)
+    await drained(cache, kernel, 1)
+    assert kernel.got == [(1, True)]
+
+
 async def test_an_overflow_drops_what_waits_and_is_counted() -> None:
     kernel = Kernel()
     cache = cache_over(kernel, most=5)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import ANY
 
 import pyfuse3
 import pytest
@@ -11,14 +12,17 @@ from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem, ticking
 
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import CoordinatorAway, PoolError
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind
 from p2pfs.vfs import inode_table
+from p2pfs.vfs.delegation.ahead import DIRECTORIES
 from p2pfs.vfs.delegation.delegated import SETTLING_S, Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage
+from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage, Unlink
+from p2pfs_mount import operations as operations_module
 from p2pfs_mount.operations import Operations
 
 pytestmark = pytest.mark.l2
@@ -34,10 +38,17 @@ class Session(MemoryNamespace):
     def __init__(self, volume: MemoryVolume) -> None:
         super().__init__(volume, volume.session().number, read_only=False)
         self.pages: list[tuple[int, int]] = []
+        self.may_answer = trio.Event()
+        self.may_answer.set()
+        self.error: PoolError | None = None
 
     async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         self.pages.append((inode, after))
-        return await super().directory(inode, after, limit)
+        page = await super().directory(inode, after, limit)
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return page
 
 
 class Buffer:
@@ -66,13 +77,16 @@ def _replies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def mounted(files: int) -> AsyncIterator[tuple[Session, Filesystem, Operations]]:
-    """A volume with some files that another mount made, delegated to this one."""
+async def mounted(files: int, directories: int = 0) -> AsyncIterator[tuple[Session, Filesystem, Operations]]:
+    """A volume with some files that another mount made, delegated to this one. Directories have one file each."""
     volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
     maker = volume.session()
     async with filesystem(maker, MemoryStore()) as other:
         for number in range(files):
             await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
+        for number in range(directories):
+            made = await other.make(ROOT_INODE, b"d%02d" % number, Kind.DIRECTORY, 0o755, NOBODY)
+            await other.make(made.id, b"below", Kind.FILE, 0o644, NOBODY)
     volume.end(maker.number)
     session = Session(volume)
     delegated = Delegated(session, now=trio.current_time, io_timeout_s=30.0)
@@ -190,3 +204,99 @@ async def test_each_listing_counts_as_references(autojump_clock: object) -> None
                 assert fs._table.references(await _number(fs, name)) == times, name
         await operations.forget([(pyfuse3.InodeT(below.id), 3)])
         assert not fs._table.is_in_use(below.id)
+
+
+async def test_the_next_page_is_on_its_way_while_one_is_given_away_and_asked_for_once(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations_module, "PAGE_ENTRIES", 10)
+    async with mounted(35) as (session, _, operations):
+        fh = await operations.opendir(ROOT, None)  # type: ignore[arg-type]
+        first: Any = Buffer(5)
+        await operations.readdir(fh, 0, first)
+        session.may_answer = trio.Event()
+        await wait_all_tasks_blocked()
+        assert len(session.pages) == 2
+        async with trio.open_nursery() as nursery:
+            found: list[dict[bytes, Any]] = []
+
+            async def read() -> None:
+                found.append(await listing(operations))
+
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            session.may_answer.set()
+        assert sorted(found[0]) == sorted(b"%d" % number for number in range(35))
+        assert len(session.pages) == len(set(session.pages)) == 4
+
+
+async def test_the_next_directories_of_a_walk_are_fetched_together(autojump_clock: object) -> None:
+    async with mounted(1, directories=20) as (session, _, operations):
+        below = [told[0] for name, told in (await listing(operations)).items() if name.startswith(b"d")]
+        session.pages.clear()
+        assert await listing(operations, below[0]) == {b"below": ANY}
+        await wait_all_tasks_blocked()
+        assert sorted(number for number, _ in session.pages) == below[:9]
+        for at, number in enumerate(below[1:], 1):
+            assert await listing(operations, number) == {b"below": ANY}
+            await wait_all_tasks_blocked()
+            assert len(session.pages) - at - 1 <= DIRECTORIES
+        assert sorted(number for number, _ in session.pages) == below
+
+
+@pytest.mark.parametrize("at", [3, 19])
+async def test_looking_into_one_directory_fetches_no_others(at: int, autojump_clock: object) -> None:
+    async with mounted(1, directories=20) as (session, _, operations):
+        below = [told[0] for name, told in (await listing(operations)).items() if name.startswith(b"d")]
+        session.pages.clear()
+        await listing(operations, below[at])
+        await wait_all_tasks_blocked()
+        assert session.pages == [(below[at], 0)]
+
+
+async def test_nothing_is_fetched_ahead_once_the_delegation_is_over(autojump_clock: object) -> None:
+    async with mounted(1, directories=20) as (session, fs, operations):
+        below = [told[0] for name, told in (await listing(operations)).items() if name.startswith(b"d")]
+        delegated: Any = fs._namespace
+        session.pages.clear()
+        session.may_answer = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listing, operations, below[0])
+            await wait_all_tasks_blocked()
+            delegated.recalled.set()
+            session.may_answer.set()
+        await wait_all_tasks_blocked()
+        assert {number for number, _ in session.pages} == {below[0]}
+
+
+async def test_what_could_not_be_fetched_ahead_is_asked_for_when_it_is_wanted(autojump_clock: object) -> None:
+    async with mounted(1, directories=3) as (session, _, operations):
+        below = [told[0] for name, told in (await listing(operations)).items() if name.startswith(b"d")]
+        await listing(operations, below[0])
+        session.error = CoordinatorAway("nobody answers")
+        await wait_all_tasks_blocked()
+        session.error = None
+        for number in below:
+            assert await listing(operations, number) == {b"below": ANY}
+
+
+async def test_a_page_that_was_asked_for_before_everything_was_forgotten_is_not_believed(
+    autojump_clock: object,
+) -> None:
+    async with mounted(3) as (session, fs, operations):
+        delegated: Any = fs._namespace
+        session.may_answer = trio.Event()
+        found: list[dict[bytes, Any]] = []
+
+        async def read() -> None:
+            found.append(await listing(operations))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            sealed = fs.tree._seal(ROOT_INODE, b"1")
+            gone = (await session.lookup(ROOT_INODE, sealed)).attributes.inode
+            await session.apply([Unlink(ROOT_INODE, sealed, gone, False, 5)])
+            delegated._known.clear()
+            session.may_answer.set()
+        assert sorted(found[0]) == [b"0", b"2"]

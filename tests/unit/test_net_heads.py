@@ -3,10 +3,11 @@
 import contextlib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2pfs.errors import Misuse
+from p2pfs.net import heads
 from p2pfs.net.heads import BadHead, parse_request, parse_response, request_head, response_head
 
 pytestmark = pytest.mark.l0
@@ -180,6 +181,74 @@ def test_a_request_is_read_as_it_was_written() -> None:
 def test_answers_that_could_be_read_two_ways_are_refused(head: bytes) -> None:
     with pytest.raises(BadHead):
         parse_response(head)
+
+
+ANSWER = (
+    b"HTTP/1.1 206 Partial Content\r\ncontent-length: 65552\r\ncontent-type: application/octet-stream\r\n"
+    b"content-range: bytes 0-65551/1048832\r\n\r\n"
+)
+
+
+def test_our_servers_answers_need_no_judge() -> None:
+    assert heads._plain_headers(ANSWER) == dict(parse_response(ANSWER).headers)
+    assert heads._plain_headers(response_head(204, length=None)) == {}
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b":",
+            b"\t",
+            b"\0",
+            b"\xff",
+            b"200",
+            b"101",
+            b"199",
+            b"99",
+            b"600",
+            b"2000",
+            b"HTTP/1.0",
+            b"Connection: close\r\n",
+            b"connection: close\r\n",
+            b"upgrade: p2pfs-raw\r\n",
+            b"transfer-encoding: chunked\r\n",
+            b"content-length: 1\r\n",
+            b"content-length: -1\r\n",
+            b"x:\r\n",
+            b"x: \r\n",
+            b"x: y \r\n",
+            b" folded\r\n",
+            b"\r\n\r\n",
+        ]
+    ),
+    st.integers(0, len(ANSWER)),
+    st.booleans(),
+)
+@example(b"", 0, True)
+def test_what_needs_no_judge_is_judged_the_same(noise: bytes, position: int, insert: bool) -> None:
+    head = bytearray(ANSWER)
+    head[position : position + (0 if insert else len(noise))] = noise
+    found = heads._plain_headers(bytes(head))
+    if found is None:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        quick: object
+        try:
+            quick = parse_response(bytes(head))
+        except BadHead as error:
+            quick = error.status
+        patch.setattr(heads, "_plain_headers", lambda _head: None)
+        slow: object
+        try:
+            slow = parse_response(bytes(head))
+        except BadHead as error:
+            slow = error.status
+    assert quick == slow
 
 
 @pytest.mark.parametrize(

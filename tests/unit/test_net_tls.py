@@ -82,6 +82,33 @@ async def test_bytes_arrive_whole_and_in_order_both_ways_at_once(ca: TestAuthori
 
 
 @pytest.mark.parametrize("kind", ["memory", "socket"])
+async def test_what_the_kernel_does_not_take_at_once_goes_first_the_next_time(ca: TestAuthority, kind: str) -> None:
+    sent = b""
+    async with _pair(ca, kind) as (client, server), trio.open_nursery() as nursery:
+        for number in range(200):  # more than any socket has room for, and more calls in a row than one may make
+            piece = bytes([number]) * 100_000
+            sent += piece
+            if not client.send_nowait((piece[:10], b"", piece[10:])):
+                break
+        else:
+            pytest.fail("all of it cannot have gone out")
+        sent += b"behind" + b"the last"
+        assert not client.send_nowait((b"behind",))
+        nursery.start_soon(client.send_all, (b"the last",))
+        assert await _read(server, len(sent)) == sent
+
+
+async def test_who_sends_again_and_again_without_waiting_must_let_others_run(ca: TestAuthority) -> None:
+    async with _pair(ca, "socket") as (client, server):
+        calls = 1
+        while client.send_nowait((b"a little",)):
+            calls += 1
+            assert calls < 100
+        await client.send_all(())
+        assert await _read(server, 8 * calls) == b"a little" * calls
+
+
+@pytest.mark.parametrize("kind", ["memory", "socket"])
 async def test_the_end_is_told(ca: TestAuthority, kind: str) -> None:
     async with _pair(ca, kind) as (client, server):
         await client.send_all((b"last",))

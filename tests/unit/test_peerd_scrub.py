@@ -17,9 +17,9 @@ from p2pfs.chunks.header import HEADER_BYTES
 from p2pfs.chunks.receipts import sign_for
 from p2pfs.errors import Misuse, NoSpace
 from p2pfs.runtime.clocks import SimulatedClock
+from p2pfs.runtime.threads import Threads
 from p2pfs.runtime.worker import Progress, run
 from p2pfs.types import GIB, KIB, MIB, ChunkId, PeerNumber, VolumeId
-from p2pfs.runtime.threads import Threads
 from p2pfs.wire.membership import Scrub
 from p2pfs_peerd.scrub import SLOWEST, SPREAD, Scrubber
 

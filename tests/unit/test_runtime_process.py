@@ -1,5 +1,6 @@
 """Processes: hardening, pid files, the background, the last resort, sd_notify, log lines."""
 
+import gc
 import logging
 import os
 import re
@@ -14,9 +15,12 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, Unavailable
-from p2pfs.runtime import log
+from p2pfs.meta.memory_state import Name
+from p2pfs.runtime import log, process
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.process import is_alive, pid_file, read_pid
+from p2pfs.types import Kind
+from p2pfs.wire.namespace import Attributes, Entry
 
 pytestmark = pytest.mark.l0
 
@@ -224,3 +228,19 @@ def test_an_impossible_log_is_refused_before_anything_changes(tmp_path: Path) ->
     with pytest.raises(Unavailable, match="cannot write the log"):
         log.setup("info", tmp_path)
     assert logging.getLogger().handlers == handlers
+
+
+def test_the_garbage_collector_looks_rarely_and_not_at_what_was_there_before() -> None:
+    before = gc.get_threshold()
+    try:
+        process.collect_rarely()
+        assert gc.get_threshold()[0] > 10 * before[0]
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def test_the_garbage_collector_does_not_look_at_rows_of_the_tree() -> None:
+    row = Attributes(1, Kind.FILE, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, b"head")
+    assert [gc.is_tracked(kept) for kept in (row, Entry(1, b"name", b"tag", row), Name(1, b"tag", 1))] == [False] * 3

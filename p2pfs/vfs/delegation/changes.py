@@ -4,8 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -29,8 +28,7 @@ Send = Callable[[Sequence[Operation]], Awaitable[Applied]]
 """Raises InDoubt, Fenced, and PoolError for what cannot be."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     operations: Sequence[Operation]
     bytes: int
 

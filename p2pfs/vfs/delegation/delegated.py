@@ -22,6 +22,7 @@ import trio
 from p2pfs.errors import NotFound, PoolError, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
+from p2pfs.vfs.delegation.ahead import DIRECTORIES, Ahead, Wanted
 from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerned, is_local, new_numbers
 from p2pfs.wire.events import Events
@@ -77,6 +78,8 @@ class Delegated:
         self._directly = 0  # changes under way that `known` does not see
         self._is_taking = False  # whether `hold` waits for them: no more of them begin
         self._freed = trio.Event()
+        self._learning: dict[tuple[InodeId, int], trio.Event] = {}  # pages under way
+        self.ahead = Ahead(self._learn_ahead)
 
     def __repr__(self) -> str:
         return f"Delegated(epoch {self.epoch}, {self.changes!r})"
@@ -167,17 +170,16 @@ class Delegated:
                 continue
             self._known.require_directory(inode, removed_too=True)
             upto = self._known.covered(inode)
-            if upto < math.inf:
-                generation, asked = self._known.generation, self._known.moment
-                page = await self.inner.directory(inode, after, limit)
-                if not self._answers(inode) or self._known.generation != generation:
+            if not self._known.has_behind(inode, after):
+                upto = await self._learn_page(Wanted(inode, int(max(after, upto)), limit))
+                if not upto:
                     continue
-                if self._known.is_overtaken(inode, asked):
-                    continue
-                upto = self._known.take_page(inode, after, page, asked)
-            known, lacking = self._known.page(inode, after, upto, limit)
+            before = self._known.told(inode)
+            page, lacking = self._known.page(inode, after, upto, limit)
             if not lacking:
-                return known
+                if page is not before:
+                    self._look_ahead(inode, page, limit)
+                return page
             for number in lacking:  # a change of them went through
                 await self._learn_row(InodeId(number))
         await self._ordered()
@@ -282,17 +284,50 @@ class Delegated:
 
     async def _learn_more(self, directory: InodeId) -> None:
         """The directory's attributes and its next entries."""
-        generation, asked, after = self._known.generation, self._known.moment, self._known.covered(directory)
+        after = self._known.covered(directory)
         if after == math.inf:
             return
         try:
             if self._known.row(directory) is None:
                 await self._learn_row(directory)
-            page = await self.inner.directory(directory, DentryId(int(after)), AHEAD)
+            await self._learn_page(Wanted(directory, int(after), AHEAD))
         except PoolError:
             return  # who needs it asks for something else too, and hears why
-        if self._known.generation == generation and self.holds:
-            self._known.take_page(directory, int(after), page, asked)
+
+    async def _learn_page(self, wanted: Wanted) -> float:
+        """Entries of a directory; up to which number they were told. 0 if that may not be so any more, or if somebody
+        else was learning it, which was waited for."""
+        place = wanted.directory, wanted.after
+        if place in self._learning:
+            await self._learning[place].wait()
+            return 0
+        learnt = self._learning[place] = trio.Event()
+        try:
+            generation, asked = self._known.generation, self._known.moment
+            page = await self.inner.directory(wanted.directory, DentryId(wanted.after), wanted.limit)
+            if self._known.generation != generation or not self._answers(wanted.directory):
+                return 0
+            return self._known.take_page(wanted.directory, wanted.after, page, asked)
+        finally:
+            del self._learning[place]
+            learnt.set()
+
+    async def _learn_ahead(self, wanted: Wanted) -> None:
+        if self._answers(wanted.directory) and not self._known.has_behind(wanted.directory, wanted.after):
+            await self._learn_page(wanted)
+
+    def _look_ahead(self, directory: InodeId, page: DirectoryPage, limit: int) -> None:
+        """A page is given away; what will be wanted next is fetched meanwhile."""
+        known = self._known
+        if known.bytes > self._known_bytes:
+            return
+        if page.complete:
+            following = known.ahead(directory, DIRECTORIES)
+            missing = [number for number in following if known.covered(number) < math.inf]
+            if len(missing) > DIRECTORIES // 2 or len(following) < DIRECTORIES:  # a few at once, not one each time
+                self.ahead.want([Wanted(InodeId(number), int(known.covered(number)), limit) for number in missing])
+        elif page.entries and not known.has_behind(directory, page.entries[-1].dentry):
+            self.ahead.want([Wanted(directory, page.entries[-1].dentry, limit)])
 
     async def _make_room(self) -> None:
         """At the beginning of a call only: what it learns must last until it is done."""
@@ -335,15 +370,21 @@ class Delegated:
         """As `apply`, if nobody has to be waited for or asked; else None, and nothing was done. No checkpoint."""
         if self._is_taking or not (self.holds and self.changes.has_room) or self._known.bytes > self._known_bytes:
             return None
-        touched = concerned(operations)
-        if touched & self._busy or touched & self._doubtful.keys() or not self._is_judged_here(operations):
+        if self._busy or self._doubtful:
+            touched = concerned(operations)
+            if touched & self._busy or touched & self._doubtful.keys():
+                return None
+        if not self._is_judged_here(operations):
             return None
         if self._known.needs(operations) is not None or not all(map(self._known.can_judge, operations)):
             return None
         return self._judge(operations)
 
     def _is_judged_here(self, operations: Sequence[Operation]) -> bool:
-        return all(is_local(operation) and self._granted.issuperset(new_numbers(operation)) for operation in operations)
+        for operation in operations:
+            if not is_local(operation) or not self._granted.issuperset(new_numbers(operation)):
+                return False
+        return True
 
     def _judge(self, operations: Sequence[Operation]) -> Applied:
         applied = self._known.apply(operations)

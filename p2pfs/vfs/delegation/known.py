@@ -41,7 +41,9 @@ _ROW_COST: Final = 700
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
 _TOLD_COST: Final = 100
+_AROUND: Final = 64
 _ANY_NUMBER: Final = 1 << 63
+_LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed)
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
 
@@ -103,6 +105,7 @@ class KnownTree(MemoryRules):
         self._covered: dict[int, float] = {}  # of a directory: all dentries up to this number are known
         self._order: dict[int, list[tuple[int, bytes]]] = {}
         self._forgotten: dict[int, int] = {}
+        self._place: dict[int, int] = {}  # of directories, the dentry they were found by
         self._told: dict[int, _Told] = {}  # of each directory, the page told last
 
     # ---- what is known
@@ -132,6 +135,37 @@ class KnownTree(MemoryRules):
     def covered(self, directory: int) -> float:
         """All dentries up to this number are known; inf when all are."""
         return self._covered.get(directory, 0)
+
+    def told(self, directory: int) -> DirectoryPage | None:
+        """The page of it that was told last."""
+        told = self._told.get(directory)
+        return None if told is None else told.page
+
+    def has_behind(self, directory: int, after: int) -> bool:
+        """Whether what follows there is known, or that nothing does."""
+        upto = self.covered(directory)
+        if upto == math.inf:
+            return True
+        order = self._sorted(directory)
+        first = bisect_right(order, after, key=itemgetter(0))
+        return first < len(order) and order[first][0] <= upto
+
+    def ahead(self, directory: int, most: int) -> list[int]:
+        """The directories behind this one in the directory it was found in, where whoever lists it walks: nothing
+        before it is left out. Of a few entries around."""
+        place, parent = self._place.get(directory), self._up.get(directory)
+        if place is None or parent is None:
+            return []
+        order = self._sorted(parent)
+        at = bisect_right(order, place, key=itemgetter(0))
+        before = self._directories(parent, order[max(0, at - 1 - _AROUND) : max(0, at - 1)])
+        if before and self.covered(before[-1]) < math.inf:
+            return []
+        return self._directories(parent, order[at : at + _AROUND])[:most]
+
+    def _directories(self, parent: int, places: Sequence[tuple[int, bytes]]) -> list[int]:
+        rows = (self._inodes.get(self._names[parent][name].inode) for _, name in places)
+        return [row.inode for row in rows if row is not None and row.kind == Kind.DIRECTORY]
 
     def page(self, directory: int, after: int, upto: float, limit: int) -> tuple[DirectoryPage, list[int]]:
         """As `between`, up to `limit`: the same object as last time while it is the same."""
@@ -237,6 +271,7 @@ class KnownTree(MemoryRules):
         self.bytes += _NAME_COST
         if entry.attributes.kind == Kind.DIRECTORY:
             self._up.setdefault(entry.attributes.inode, parent)
+            self._place[entry.attributes.inode] = entry.dentry
         return True
 
     def take_absent(self, parent: int, name: bytes, asked: int) -> None:
@@ -273,6 +308,8 @@ class KnownTree(MemoryRules):
             self._order.pop(inode, None)
             if inode in self._names:
                 self._names[inode] = {}
+            self._told.pop(inode, None)
+            self._place.pop(inode, None)
             if inode != ROOT_INODE:
                 self._up.pop(inode, None)
 
@@ -436,7 +473,7 @@ def is_local(operation: Operation) -> bool:
     """Whether nothing but the tree decides about it: no receipts of peers, no rows that are not kept here."""
     if isinstance(operation, Commit):
         return not (operation.extents or operation.chunks or operation.drop) and operation.cut_index < 0
-    return isinstance(operation, Make | Link | Unlink | Rename | SetAttributes | Opened | Released | Accessed)
+    return isinstance(operation, _LOCAL)
 
 
 def new_numbers(operation: Operation) -> tuple[int, ...]:
