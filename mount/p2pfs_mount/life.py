@@ -157,6 +157,7 @@ class Control:
         except PoolError as error:
             answer = {"error": str(error), "code": type(error).__name__}
         except (KeyError, TypeError, ValueError):
+            log.warning("a command's request is not understood", exc_info=True)
             answer = {"error": "this request is not understood", "code": "Misuse"}
         await _say(stream, answer)
 
