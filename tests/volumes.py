@@ -11,6 +11,7 @@ from p2pfs.meta.protocol import Namespace
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs.committer import ApplyNow
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, Space
@@ -39,6 +40,7 @@ async def filesystem(
     trust: Callable[[], float] = lambda: 0.0,
     apply_now: ApplyNow = lambda _: None,
     hurry: Callable[[], None] = lambda: None,
+    journal: NoJournal | None = None,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -54,5 +56,6 @@ async def filesystem(
         trust=trust,
         apply_now=apply_now,
         hurry=hurry,
+        journal=journal,
     ) as served:
         yield served

@@ -228,6 +228,7 @@ def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> d
         "changes_waiting": attached.holding.delegated.changes.outstanding,
         "store_failures": attached.filesystem.writer.failures,
         "lost_bytes": attached.filesystem.writer.lost_bytes,
+        "journal_rejected": attached.filesystem.journal.rejected,
         "fetched_bytes": attached.fetched_bytes(),
         "unexpected_errors": operations.unexpected,
         "kernel_trusted": len(operations.trust),

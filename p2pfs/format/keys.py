@@ -62,6 +62,7 @@ class VolumeKeys:
     content: bytes  # keys the BLAKE3 that makes chunk keys
     digest: bytes  # keys the multiset digest
     tag: bytes  # keys dentry tags
+    journal: bytes  # keys the BLAKE3 that makes the keys of journal files
     extents: AESSIV
     heads: AESSIV
     names: AESSIV
@@ -78,6 +79,7 @@ class VolumeKeys:
             content=_sub_key(master, "content", 32),
             digest=_sub_key(master, "digest", 32),
             tag=_sub_key(master, "tag", 32),
+            journal=_sub_key(master, "journal", 32),
             extents=AESSIV(_sub_key(master, "extents", _SIV_KEY_BYTES)),
             heads=AESSIV(_sub_key(master, "heads", _SIV_KEY_BYTES)),
             names=AESSIV(_sub_key(master, "names", _SIV_KEY_BYTES)),

@@ -87,7 +87,10 @@ class RemoteNamespace:
         endless: bool = False,
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
+        on_batch: Callable[[Batch], None] | None = None,
     ) -> None:
+        """`on_batch` hears of each batch before it is sent for the first time."""
+        self._on_batch = on_batch
         self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s, endless=endless)
         self._volume_path = f"/volumes/{volume_name(volume)}"
         self._session_path = f"/sessions/{grant.session}"
@@ -116,6 +119,7 @@ class RemoteNamespace:
         endless: bool = False,
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
+        on_batch: Callable[[Batch], None] | None = None,
     ) -> "RemoteNamespace":
         """Open a session; everything asked in it waits without end if `endless`. Raises NotFound, Denied, Busy,
         CoordinatorAway, and Unsupported where the coordinator is too old to give a volume to one mount alone."""
@@ -132,6 +136,7 @@ class RemoteNamespace:
             endless=endless,
             on_map_version=on_map_version,
             map_version=map_version,
+            on_batch=on_batch,
         )
 
     @property
@@ -203,6 +208,8 @@ class RemoteNamespace:
     async def _apply(self, operations: Sequence[Operation], epoch: int, *, may_doubt: bool) -> Applied:
         async with self._outstanding.number() as (seq, acked):
             batch = Batch(seq, acked, list(operations), epoch)
+            if self._on_batch is not None:
+                self._on_batch(batch)
             try:
                 return await self._send(batch)
             except CoordinatorAway as error:

@@ -11,7 +11,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
 from p2pfs.errors import Corrupt, Denied, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys
+from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
@@ -40,12 +41,15 @@ from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.journal.journal import NoJournal
+from p2pfs.vfs.journal.recovery import Recovery, recovering
 from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.membership import PoolMap
+from p2pfs.wire.namespace import Applied, Batch
 from p2pfs.wire.volumes import (
     OpenSession,
     VolumeInfo,
@@ -199,25 +203,38 @@ async def attach(
         Busy: Another mount has it.
         PoolError: The coordinator does not answer or refuses.
     """
-    async with connect(home, settings) as pool, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(connect(home, settings))
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
+        durability = Durability(settings.durability)
+        recovery = Recovery(NoJournal())
+        if mount_point and not read_only:
+            recovery = await stack.enter_async_context(
+                _recovering(home, settings, pool, number, keys, keeps=durability is Durability.FSYNC)
+            )
+        journal = recovery.journal
+        nursery = await stack.enter_async_context(trio.open_nursery())
         remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
             request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
+            on_batch=journal.sending,
         )  # fmt: skip
+        journal.opened(remote.session)
+        nursery.start_soon(journal.run)
         nursery.start_soon(_maintain, remote)
         nursery.start_soon(_keep_renewed, home, pool)
-        namespace = Delegated(remote, now=_boot_time_s, io_timeout_s=math.inf if hard else settings.io_timeout)
+        namespace = Delegated(
+            remote, now=_boot_time_s, io_timeout_s=math.inf if hard else settings.io_timeout, journal=journal
+        )
         holding = Holding(namespace, _boot_time_s)
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
         store = await _store(home, settings, pool, places, space, copies, nursery)
-        durability = Durability(settings.durability)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -236,14 +253,45 @@ async def attach(
         async with Filesystem.serve(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
-            apply_now=namespace.apply_now, hurry=namespace.changes.hurry,
+            apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
         ) as filesystem:  # fmt: skip
+            await recovery.restore(filesystem)
+            nursery.start_soon(recovery.salvage, filesystem)
             holding.store = filesystem.recalled
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
             yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding)
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
+
+
+def _recovering(
+    home: NodeHome, settings: Settings, pool: Pool, volume: VolumeId, keys: VolumeKeys, *, keeps: bool
+) -> AbstractAsyncContextManager[Recovery]:
+    def calls() -> CoordinatorCalls:  # anew each time: a session that is over says nothing about others
+        return CoordinatorCalls(pool.client, pool.coordinator, io_timeout_s=settings.io_timeout)
+
+    async def send(session: str, batch: Batch) -> Applied:
+        return await calls().ask("POST", f"/sessions/{session}/batches", batch, Applied)
+
+    async def end(session: str) -> None:
+        await calls().tell("DELETE", f"/sessions/{session}")
+
+    @asynccontextmanager
+    async def open_namespace() -> AsyncIterator[RemoteNamespace]:
+        request = OpenSession(platform.node(), "", False)
+        namespace = await RemoteNamespace.open(
+            pool.client, pool.coordinator, volume, request=request, io_timeout_s=settings.io_timeout
+        )
+        try:
+            yield namespace
+        finally:
+            await namespace.aclose()
+
+    return recovering(
+        home.path, keys, volume,
+        keeps=keeps, budget_bytes=settings.write_buffer, send=send, end=end, open_namespace=open_namespace,
+    )  # fmt: skip
 
 
 def _boot_time_s() -> float:

@@ -75,6 +75,7 @@ class Committer:
             return False
         try:
             change = inline_change(self._sealer, inode, [freeze])
+            self._unsaved.journal.committing(inode, change.commit.head, freeze.number)
             applied = self._apply_now([change.commit])
         except PoolError:
             return False
@@ -144,6 +145,7 @@ class Committer:
             change = await self._change(inode, ready, uploads)
             if change is None:
                 return False
+            self._unsaved.journal.committing(inode, change.commit.head, ready[-1].number)
             try:
                 applied = await self._namespace.apply([change.commit])
             except Conflict:
@@ -234,8 +236,10 @@ class Committer:
             inode.committed(told, change.head)
         self._took(applied)
 
-    async def _apply_once(self, change: Change) -> Applied:
-        """For commits that may be done again: what comes of this one is not asked for."""
+    async def _apply_once(self, inode: Inode, change: Change) -> Applied:
+        """For commits that may be done again: what comes of this one is not asked for. No freeze is committed by it."""
+        included = inode.frozen[0].number - 1 if inode.frozen else inode.freezes
+        self._unsaved.journal.committing(inode, change.commit.head, included)
         try:
             return await self._namespace.apply([change.commit])
         except InDoubt as doubt:
@@ -266,7 +270,7 @@ class Committer:
             if inode.head.change != built_on:
                 return
             change = write_change(self._sealer, inode, [upload], layers, end=inode.head.size, time_ns=0)
-            self._follow(inode, change, await self._apply_once(change))
+            self._follow(inode, change, await self._apply_once(inode, change))
             self._copies.committed([upload], change.commit.chunks)
         except PoolError as error:
             log.info("inode %d: MiB %d is not compacted now: %s", inode.id, index, error)
@@ -294,7 +298,7 @@ class Committer:
                 if change is None:
                     continue
                 try:
-                    applied = await self._apply_once(change)
+                    applied = await self._apply_once(inode, change)
                 except Conflict:
                     await self._refresh(inode)
                     continue

@@ -24,6 +24,7 @@ from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
@@ -65,6 +66,7 @@ class Filesystem:
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
         hurry: Callable[[], None] = lambda: None,
+        journal: NoJournal | None = None,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -85,7 +87,8 @@ class Filesystem:
         )  # fmt: skip
         copies = copies or LateCopies(namespace, nursery)
         uploader = Uploader(sealer, store, places, space, copies, dedup=limits.write.dedup)
-        unsaved = Unsaved(space, copies, limits.write.dirty_bytes)
+        self.journal = journal or NoJournal()
+        unsaved = Unsaved(space, copies, limits.write.dirty_bytes, self.journal)
         committer = Committer(
             sealer, namespace, self._reader, uploader, copies, unsaved,
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
@@ -95,7 +98,7 @@ class Filesystem:
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
         )  # fmt: skip
-        self.promises = Promises(namespace, self.writer, limits.durability, hard=limits.write.hard)
+        self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
     @classmethod
     @asynccontextmanager
@@ -114,6 +117,7 @@ class Filesystem:
         trust: Callable[[], float] = lambda: 0.0,
         apply_now: ApplyNow = lambda _: None,
         hurry: Callable[[], None] = lambda: None,
+        journal: NoJournal | None = None,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late.
@@ -124,6 +128,7 @@ class Filesystem:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
                 limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
+                journal=journal,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
@@ -151,7 +156,8 @@ class Filesystem:
     async def _age(self) -> None:
         while True:
             await trio.sleep(AGEING_S)
-            self.writer.freeze_aged()
+            for inode in self.writer.freeze_aged():
+                await self.journal.keep(inode)
 
     async def _tell(self) -> None:
         while True:
@@ -258,7 +264,9 @@ class Filesystem:
     # ---- names
 
     async def lookup(self, parent: InodeId, name: bytes) -> Inode:
-        return await self.tree.lookup(parent, name)
+        inode = await self.tree.lookup(parent, name)
+        inode.place = parent, name
+        return inode
 
     def parent(self, number: InodeId) -> InodeId:
         """The directory that holds a directory, as far as this mount has seen; the directory itself if it has not, and
@@ -282,6 +290,7 @@ class Filesystem:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
+        moved[0].place = new_parent, new_name
         await self.promises.named()
 
     async def link(self, number: InodeId, parent: InodeId, name: bytes) -> Inode:
@@ -349,6 +358,7 @@ class Filesystem:
         """A new file, open; otherwise like `make`."""
         inode = await self._make(parent, name, Kind.FILE, mode, owner, rdev=0, umask=umask, inherit=inherit)
         self._keeper.opened(inode)  # no checkpoint since it was made: it must not look unused
+        inode.place = parent, name
         try:
             await self.promises.changed(inode)
         except BaseException:

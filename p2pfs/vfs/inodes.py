@@ -97,7 +97,7 @@ class Freeze:
        └──retry with back-off on failure (the error is raised once by the next write, fsync or close)
     """
 
-    number: int
+    number: int  # rises, across files
     mibs: dict[int, DirtyMib]
     uploads: list[Upload]
     end: int  # file size these bytes imply
@@ -176,7 +176,9 @@ class Inode:
         self.kernel_size = KernelSize()
         self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
-        self.freezes = 0
+        self.freezes = 0  # the number of the last
+        self.last_commit: tuple[bytes, int] | None = None  # for vfs.journal, as is
+        self.place: tuple[InodeId, bytes] | None = None  # a name it had when this mount last looked
         self._stat: tuple[Attributes, Head, int, Stat] | None = None  # what was told last, and what it was made of
         self.changes = 0  # writes, settings and its making by programs of this mount
         self.settled = 0  # of these, how many are on stable storage for certain

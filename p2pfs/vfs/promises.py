@@ -13,6 +13,7 @@ from p2pfs.errors import Fenced, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.sizes import format_size
 from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.limits import Durability
 from p2pfs.vfs.patience import until_available
 from p2pfs.vfs.writer import Writer
@@ -24,7 +25,16 @@ class Promises:
     """Of one mount. `Inode.changes` counts what programs did to an inode, `Inode.settled` how much of that is
     committed for certain: a close of a file nobody changed since waits for nothing."""
 
-    def __init__(self, namespace: Namespace, writer: Writer, durability: Durability, *, hard: bool) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        writer: Writer,
+        durability: Durability,
+        journal: NoJournal,
+        *,
+        hard: bool,
+    ) -> None:
+        self._journal = journal
         self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
         self._lost: Fenced | None = None
 
@@ -41,9 +51,13 @@ class Promises:
 
     async def closed(self, inode: Inode) -> None:
         """A descriptor is closed. Under `close` and `sync` what was done to the file, its making included, is stored on
-        return, unless it has no name: nobody will see it again. Raises an error of storing kept since."""
-        is_promised = self._durability is not Durability.FSYNC and inode.attributes.links
-        if is_promised and (inode.is_dirty or inode.changes > inode.settled):
+        return, unless it has no name: nobody will see it again. Under `fsync` its bytes are in the journal or, where
+        none can be kept, stored too. Raises an error of storing kept since."""
+        if self._journal.keeps and inode.is_dirty and inode.attributes.links:
+            self._writer.freeze(inode)
+            await self._journal.keep(inode)
+        waits = self._durability is not Durability.FSYNC or self._journal.has_ended
+        if waits and inode.attributes.links and (inode.is_dirty or inode.changes > inode.settled):
             await self.synced(inode)
         else:
             inode.raise_error()

@@ -6,6 +6,7 @@ from p2pfs.runtime.credits import ByteCredits
 from p2pfs.vfs.appending import Appended
 from p2pfs.vfs.dirty import FREEZE_COST, DirtyMib, moved
 from p2pfs.vfs.inodes import Freeze, Inode
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.uploads import LateCopies
 
@@ -13,14 +14,15 @@ from p2pfs.vfs.uploads import LateCopies
 class Unsaved:
     """Shared by the writer, which fills it, and the committer, which empties it."""
 
-    def __init__(self, space: Space, copies: LateCopies, budget_bytes: int) -> None:
-        self.space, self._copies = space, copies
+    def __init__(self, space: Space, copies: LateCopies, budget_bytes: int, journal: NoJournal) -> None:
+        self.space, self._copies, self.journal = space, copies, journal
         self.credits = ByteCredits(budget_bytes)
 
     def drop(self, inode: Inode, freeze: Freeze) -> None:
         """The freeze is content now, or never will be."""
         if freeze in inode.frozen:
             inode.frozen.remove(freeze)
+            self.journal.stored(freeze)
             self.credits.give(freeze.cost)
             self.space.settle(freeze.bytes)
             self.forget_uploads(freeze)
@@ -45,6 +47,7 @@ class Unsaved:
             freeze.end = max(mib.end for mib in freeze.mibs.values())
             freeze.runs = sum(len(mib.runs) for mib in freeze.mibs.values())
         inode.moves += 1
+        self.journal.moved(inode)
         inode.resize()
 
     def _weigh(self, before: int, mibs: Iterable[DirtyMib]) -> int:

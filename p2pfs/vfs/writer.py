@@ -5,6 +5,7 @@ in the order its bytes were frozen. What could not be stored stays dirty and is 
 program. docs/concurrency.md says which lock protects what.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -56,6 +57,7 @@ class Writer:
         self._uploader, self._committer = uploader, committer
         self._unsaved, self._nursery = unsaved, nursery
         self._credits, self._space = unsaved.credits, unsaved.space
+        self._numbers = itertools.count(unsaved.journal.next_number)
         self._limits, self._now_ns = limits, now_ns
         self._inodes, self._done, self._hurry = inodes, done, hurry
         self._awaited: dict[InodeId, list[int]] = {}  # the last freezes that callers wait for
@@ -136,12 +138,13 @@ class Writer:
             if inode.active:
                 self.freeze(inode)
 
-    def freeze_aged(self) -> None:
-        """Send what has been dirty for longer than `age_s`."""
+    def freeze_aged(self) -> list[Inode]:
+        """Send what has been dirty for longer than `age_s`; of which inodes there was some."""
         limit = trio.current_time() - self._limits.age_s
-        for inode in self._inodes():
-            if inode.active and any(mib.since < limit for mib in inode.active.values()):
-                self.freeze(inode)
+        aged = [inode for inode in self._inodes() if any(mib.since < limit for mib in inode.active.values())]
+        for inode in aged:
+            self.freeze(inode)
+        return aged
 
     # ---- freezing and storing
 
@@ -152,24 +155,45 @@ class Writer:
 
     def _freeze(self, inode: Inode, indices: list[int]) -> None:
         mibs = {index: inode.active.pop(index) for index in indices}
-        inode.freezes += 1
-        freeze = Freeze(
-            number=inode.freezes,
-            mibs=mibs,
-            uploads=[],
-            end=max(mib.end for mib in mibs.values()),
-            mtime_ns=inode.mtime_ns or self._time_ns(),
-            bytes=sum(mib.bytes for mib in mibs.values()),
-            cost=FREEZE_COST + sum(mib.cost for mib in mibs.values()),
-            runs=sum(len(mib.runs) for mib in mibs.values()),
-            inline=inode.size <= self._limits.small_file,
-        )
+        freeze = self._frozen(next(self._numbers), mibs, inode.mtime_ns or self._time_ns(), inode)
         self._credits.charge(FREEZE_COST)
+        inode.freezes = freeze.number
         inode.frozen.append(freeze)
         if self._committer.commit_now(inode, freeze):
             self._done(inode)
         else:
             self._nursery.start_soon(self._store, inode, freeze)
+
+    def _frozen(self, number: int, mibs: dict[int, DirtyMib], mtime_ns: int, inode: Inode) -> Freeze:
+        return Freeze(
+            number=number,
+            mibs=mibs,
+            uploads=[],
+            end=max(mib.end for mib in mibs.values()),
+            mtime_ns=mtime_ns,
+            bytes=sum(mib.bytes for mib in mibs.values()),
+            cost=FREEZE_COST + sum(mib.cost for mib in mibs.values()),
+            runs=sum(len(mib.runs) for mib in mibs.values()),
+            inline=inode.size <= self._limits.small_file,
+        )
+
+    def restore(self, inode: Inode, number: int, mtime_ns: int, runs: Iterable[tuple[int, Buffer]]) -> Freeze:
+        """Bytes (by offset) that an earlier mount had frozen under this number are on their way again. Freezes of one
+        inode are restored in their order, before anything else is written to it. No room is promised for them: they
+        are there whether or not the pool has any now, and it is asked when they are sent."""
+        mibs: dict[int, DirtyMib] = {}
+        for offset, data in runs:
+            for piece in pieces(offset, len(data)):
+                mib = mibs.setdefault(piece.index, DirtyMib(piece.index, trio.current_time()))
+                mib.write(piece.off, memoryview(data)[piece.at : piece.at + piece.length])
+        inode.size = max(inode.size, *(mib.end for mib in mibs.values()))
+        inode.mtime_ns = mtime_ns
+        freeze = self._frozen(number, mibs, mtime_ns, inode)
+        self._credits.charge(freeze.cost)
+        inode.freezes = number
+        inode.frozen.append(freeze)
+        self._nursery.start_soon(self._store, inode, freeze)
+        return freeze
 
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
         """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""
@@ -375,6 +399,7 @@ class Writer:
                 for freeze, time_ns in times:
                     freeze.mtime_ns = time_ns
                 raise
+            self._unsaved.journal.untimed(inode)
             if inode.mtime_ns == written_ns:  # else somebody wrote meanwhile
                 inode.mtime_ns = 0
 

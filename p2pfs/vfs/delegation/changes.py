@@ -11,6 +11,7 @@ import trio
 from p2pfs.errors import CoordinatorAway, Fenced, PoolError
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.runtime.retry import backoff
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.namespace import Applied, Commit, Operation
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ class Changes:
     coordinator read the rules differently: nothing after it can be true then, so `error` stays and is raised for good.
     """
 
-    def __init__(self, send: Send, *, io_timeout_s: float) -> None:
+    def __init__(self, send: Send, *, io_timeout_s: float, journal: NoJournal | None = None) -> None:
         """`io_timeout_s`: without progress for so long, who waits is told that the coordinator is away; inf: never."""
         self._send, self._io_timeout_s = send, io_timeout_s
+        self._journal = journal or NoJournal()
         self._waiting: deque[_Item] = deque()
         self._bytes = 0
         self._operations = 0
@@ -62,6 +64,7 @@ class Changes:
 
     def put(self, operations: Sequence[Operation]) -> None:
         """Add what was just acknowledged."""
+        self._journal.queued(operations)
         item = _Item(operations, sum(_cost(operation) for operation in operations))
         self._waiting.append(item)
         self._queued += 1
@@ -137,6 +140,7 @@ class Changes:
                 self._fail(Fenced(f"the coordinator refused a change: {error}"), operations)
             else:
                 self._done += count
+                self._journal.committed(operations)
             self._pulse()
 
     def _take(self) -> tuple[int, list[Operation]]:
@@ -174,6 +178,7 @@ class Changes:
 
     def _fail(self, error: Fenced, operations: Sequence[Operation]) -> None:
         lost = len(operations) + self._operations
+        self._journal.gave_up()
         log.error("%d changes of this mount are lost: %s", lost, error)
         self.error = Fenced(f"{lost} changes of this mount were lost: {error}")
         self.error.__cause__ = error

@@ -25,6 +25,7 @@ from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.vfs.delegation.ahead import DIRECTORIES, Ahead, Wanted
 from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerned, is_local, new_numbers
+from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.events import Events
 from p2pfs.wire.namespace import (
     Applied,
@@ -62,12 +63,14 @@ class Delegated:
         now: Callable[[], float],
         io_timeout_s: float,
         known_bytes: int = KNOWN_BYTES,
+        journal: NoJournal | None = None,
     ) -> None:
         self.inner = inner
         self._now = now
         self._known_bytes = known_bytes
         self._known = KnownTree()
-        self.changes = Changes(self._send, io_timeout_s=io_timeout_s)
+        self._journal = journal or NoJournal()
+        self.changes = Changes(self._send, io_timeout_s=io_timeout_s, journal=self._journal)
         self.epoch = 0
         self._sends_under = 0
         self._since_s = self._until_s = -math.inf
@@ -124,6 +127,7 @@ class Delegated:
         self._granted.clear()
         if epoch != self.epoch:
             self.recalled = trio.Event()
+            self._journal.granted(epoch)
         self.epoch, self._sends_under, self._since_s, self._until_s = epoch, epoch, self._now(), until_s
 
     def let_go(self) -> None:

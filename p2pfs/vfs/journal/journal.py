@@ -1,0 +1,394 @@
+"""Keeping what a mount acknowledged and has not stored on its disk, where close does not wait (docs/durability.md).
+
+Two things are kept: operations acknowledged under a delegation until they are committed (told by `vfs.delegation` and
+the session), and freezes of closed or aged files until they are (told by the writer's parts). What a dead mount left is
+finished by `vfs.journal.recovery`.
+
+Every method but `keep` and `run` is synchronous and returns once the record is in the kernel's page cache: it survives
+the death of the process, and within `SYNC_S` that of the machine. A disk that fails ends the journal, with a warning,
+and nothing else.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.types import CHUNK_BYTES, KIB, MIB, VolumeId
+from p2pfs.vfs.inodes import Freeze, Inode
+from p2pfs.vfs.journal.records import (
+    Committing,
+    Kept,
+    Named,
+    Queued,
+    Record,
+    State,
+    Stored,
+    Untimed,
+    head_digest,
+    lasting,
+)
+from p2pfs.vfs.journal.segments import Segment, Segments
+from p2pfs.wire import codec
+from p2pfs.wire.namespace import Batch, Operation
+
+log = logging.getLogger(__name__)
+
+SYNC_S: Final = 1.0
+SEGMENT_BYTES: Final = 8 * MIB
+_LONG: Final = 256 * KIB  # to write so much takes long enough to let others go on
+
+
+class NoJournal:
+    """For mounts that keep none: nothing happens."""
+
+    keeps = False
+    has_ended = False
+    """Whether there should be one and is none: no call is acknowledged for its sake then."""
+    rejected = 0
+    next_number = 1
+
+    async def run(self) -> None:
+        """Have the disk follow, until cancelled."""
+
+    # ---- names
+
+    def opened(self, session: str) -> None:
+        """From now on batches are those of this session, numbered from 1."""
+
+    def granted(self, epoch: int) -> None:
+        """From now on operations are acknowledged under this delegation. None is outstanding."""
+
+    def queued(self, operations: Sequence[Operation]) -> None:
+        """These are being acknowledged."""
+
+    def sending(self, batch: Batch) -> None:
+        """Before a batch is sent for the first time. One with an epoch is of the oldest operations outstanding."""
+
+    def committed(self, operations: Sequence[Operation]) -> None:
+        """These, the oldest outstanding, are."""
+
+    def gave_up(self) -> None:
+        """The operations outstanding never will be, and programs are told."""
+
+    # ---- bytes
+
+    async def keep(self, inode: Inode) -> None:
+        """Every freeze of the inode that is not committed is kept on return."""
+
+    def moved(self, inode: Inode) -> None:
+        """Frozen bytes of the inode are elsewhere now."""
+
+    def untimed(self, inode: Inode) -> None:
+        """What is frozen of the inode moves its time no more."""
+
+    def committing(self, inode: Inode, head: bytes, included: int) -> None:
+        """Before the inode gets this sealed head, with which all freezes up to `included` are in its content."""
+
+    def stored(self, freeze: Freeze) -> None:
+        """It is committed, or acknowledged as an operation, or nobody's any more."""
+
+
+class EndedJournal(NoJournal):
+    """Where one should be kept and cannot be."""
+
+    has_ended = True
+
+
+@dataclass(slots=True)
+class _Live:
+    """A freeze that is kept. Without `inode` it is of an earlier mount and not taken over; then it is in `record`."""
+
+    segment: Segment
+    record: Kept | None = None
+    inode: Inode | None = None
+    freeze: Freeze | None = None
+
+    def as_record(self) -> Kept | None:
+        if self.inode is None or self.freeze is None:
+            return self.record
+        return _kept(self.inode, self.freeze)
+
+
+class Journal(NoJournal):
+    """One mount's. `keeps` False: only what is taken over from an earlier mount is followed."""
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: VolumeKeys,
+        volume: VolumeId,
+        *,
+        keeps: bool,
+        budget_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """`budget_bytes` is what the mount may hold unsaved. `take_over` comes next."""
+        self.keeps = keeps
+        self._most_bytes = 2 * budget_bytes + 4 * segment_bytes
+        self._segment_bytes = segment_bytes
+        self.segments = Segments(directory, keys, volume)
+        self._state = self._written = State()
+        self._queued = 0  # the position behind the last operation
+        self._operations: deque[tuple[int, Segment]] = deque()  # (position behind them, where they are)
+        self._live: dict[int, _Live] = {}
+        self._is_broken = False
+
+    def take_over(self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int) -> None:
+        """Begin behind an earlier mount's segments; without room for that the journal ends. `kept` are its freezes that
+        are not stored yet, `position` that behind its last operation; all of those are finished, in one way or another.
+        """
+        for record, segment in kept:
+            self._live[record.number] = _Live(segment, record)
+            segment.live += 1
+        self.next_number = last_number + 1
+        self._queued = position
+        self._state = State(done=position)
+        try:
+            self.segments.begin()
+            self.segments.append(codec.encode(self._state))
+        except OSError as error:
+            self._end(error)
+        else:
+            self.segments.trim()
+
+    def replace(self, numbers: Iterable[int], records: Iterable[Kept]) -> list[Kept]:
+        """Keep these of an earlier mount instead of those; a number of its own for each that has none."""
+        added = []
+        for record in records:
+            if not record.number:
+                record = msgspec.structs.replace(record, number=self.next_number)
+                self.next_number += 1
+            self._put(record.number, record)
+            added.append(record)
+        for number in set(numbers) - {record.number for record in added}:
+            self.finished(number)
+        return added
+
+    def adopt(self, inode: Inode, freeze: Freeze) -> None:
+        """A freeze of an earlier mount is this one's now."""
+        live = self._live[freeze.number]
+        live.record, live.inode, live.freeze = None, inode, freeze
+
+    def finished(self, number: int) -> None:
+        """Nothing is to be done about a freeze any more."""
+        live = self._live.pop(number, None)  # first: what follows may write those that live once more
+        if live is not None:
+            live.segment.live -= 1
+        self._append(Stored(number))
+        self._trim()
+
+    # ---- names
+
+    def opened(self, session: str) -> None:
+        """See NoJournal."""
+        if self.keeps:
+            self._change(session=session, epoch=0, seq=0, acked=0, sent_seq=0, sent_upto=0)
+
+    def granted(self, epoch: int) -> None:
+        """See NoJournal."""
+        if self.keeps:
+            self._change(epoch=epoch)
+
+    def queued(self, operations: Sequence[Operation]) -> None:
+        """See NoJournal."""
+        if self.keeps and (kept := lasting(operations)):
+            segment = self._append(Queued(self._queued, kept))
+            self._queued += len(kept)
+            if segment is not None:
+                segment.live += 1
+                self._operations.append((self._queued, segment))
+
+    def sending(self, batch: Batch) -> None:
+        """See NoJournal."""
+        if not self.keeps:
+            return
+        seq, done = max(self._state.seq, batch.seq), self._state.done
+        if batch.epoch:
+            self._change(
+                seq=seq, acked=batch.acked, sent_seq=batch.seq, sent_upto=done + len(lasting(batch.operations))
+            )
+        else:
+            self._change(seq=seq, acked=batch.acked)
+
+    def committed(self, operations: Sequence[Operation]) -> None:
+        """See NoJournal. What is written next will say so: until then the batch would only get its old answer."""
+        if self.keeps:
+            self._state = msgspec.structs.replace(self._state, done=self._state.done + len(lasting(operations)))
+            self._forget_operations()
+
+    def gave_up(self) -> None:
+        """See NoJournal."""
+        if self.keeps:
+            self._change(done=self._queued)
+            self._forget_operations()
+
+    def _change(self, **fields: str | int) -> None:
+        self._state = msgspec.structs.replace(self._state, **fields)
+        self._append(self._state)
+
+    def _forget_operations(self) -> None:
+        while self._operations and self._operations[0][0] <= self._state.done:
+            self._operations.popleft()[1].live -= 1
+        self._trim()
+
+    # ---- bytes
+
+    async def keep(self, inode: Inode) -> None:
+        """See NoJournal. Cancellation: some may be."""
+        if not self.keeps:
+            return
+        for freeze in list(inode.frozen):
+            if freeze.number not in self._live and freeze in inode.frozen:
+                self._keep(inode, freeze)
+                if freeze.bytes >= _LONG:
+                    await trio.lowlevel.checkpoint()
+
+    def _keep(self, inode: Inode, freeze: Freeze) -> None:
+        self._put(freeze.number, _kept(inode, freeze))
+        if (live := self._live.get(freeze.number)) is not None:
+            live.record, live.inode, live.freeze = None, inode, freeze
+
+    def _put(self, number: int, record: Kept) -> None:
+        """In the place of the record of that number before, if there is one."""
+        segment = self._append(record)
+        if segment is None:
+            return
+        before = self._live.get(number)
+        if before is not None:
+            before.segment.live -= 1
+        segment.live += 1
+        self._live[number] = _Live(segment, record)
+
+    def moved(self, inode: Inode) -> None:
+        """See NoJournal."""
+        for freeze in inode.frozen:
+            if freeze.number in self._live:
+                self._keep(inode, freeze)
+
+    def untimed(self, inode: Inode) -> None:
+        """See NoJournal."""
+        if self._follows(inode):
+            self._append(Untimed(inode.id, inode.frozen[-1].number))
+
+    def committing(self, inode: Inode, head: bytes, included: int) -> None:
+        """See NoJournal."""
+        if not (self.keeps or self._live):
+            return
+        digest = head_digest(head)
+        inode.last_commit = (digest, included)
+        if inode.attributes.change and (named := _named(inode)) is not None:  # of a new file its making tells
+            self._append(named)
+        if self._follows(inode):
+            self._append(Committing(inode.id, digest, included))
+
+    def _follows(self, inode: Inode) -> bool:
+        return any(freeze.number in self._live for freeze in inode.frozen)
+
+    def stored(self, freeze: Freeze) -> None:
+        """See NoJournal."""
+        if freeze.number in self._live:
+            self.finished(freeze.number)
+
+    # ---- the files
+
+    def _append(self, record: Record) -> Segment | None:
+        """Where it is; None when the journal has ended."""
+        if self._is_broken:
+            return None
+        try:
+            if self.segments.current.size > self._segment_bytes:
+                self.segments.begin()
+                self.segments.append(codec.encode(self._state))
+                self._written = self._state
+                self._shrink()
+            if isinstance(record, State):
+                self._written = record
+            return self.segments.append(codec.encode(record))
+        except OSError as error:
+            self._break(error)
+            return None
+
+    def _trim(self) -> None:
+        """Delete what is not needed, once what remains says so."""
+        if self._is_broken or self.segments.oldest.live or self.segments.oldest is self.segments.current:
+            return
+        if self._written != self._state:
+            self._append(self._state)
+        if not self._is_broken:
+            self.segments.trim()
+
+    def _shrink(self) -> None:
+        """Old freezes that are stored late must not keep everything behind them: they are written once more."""
+        self.segments.trim()
+        while self.segments.size > self._most_bytes:
+            oldest = self.segments.oldest
+            for live in [live for live in self._live.values() if live.segment is oldest]:
+                segment = self.segments.append(codec.encode(live.as_record()))
+                oldest.live -= 1
+                segment.live += 1
+                live.segment = segment
+            self.segments.trim()
+            if self.segments.oldest is oldest:
+                return  # operations wait in it
+
+    def _break(self, error: OSError) -> None:
+        """A journal that lacks something would be worse than none."""
+        self._end(error)
+        try:
+            self.segments.delete()
+        except OSError as more:
+            log.warning("the journal of this mount cannot be deleted: %s", more)
+
+    def _end(self, error: OSError) -> None:
+        self._is_broken = self.has_ended = True
+        self.keeps = False
+        log.warning(
+            "the journal of this mount ends: from now on each close waits until its file is stored, and what is on its"
+            " way now would be lost in a crash: %s", error,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """See NoJournal."""
+        while not self._is_broken:
+            await trio.sleep(SYNC_S)
+            if not self._is_broken and self.segments.is_unsynced:
+                descriptor = self.segments.descriptor()
+                try:
+                    await trio.to_thread.run_sync(self.segments.sync, descriptor)
+                except OSError as error:
+                    self._break(error)
+
+    def close(self) -> None:
+        """At the end; what is not finished stays for the next mount."""
+        if self._live or (self._operations and not self._is_broken):
+            self.segments.close()
+        else:
+            self.segments.delete()
+
+
+def _kept(inode: Inode, freeze: Freeze) -> Kept:
+    at = inode.frozen.index(freeze)
+    heads = [(head_digest(inode.attributes.head), inode.frozen[0].number - 1)]
+    if inode.last_commit is not None:  # perhaps done, and not answered yet
+        heads.append(inode.last_commit)
+    runs, parts = [], []
+    for mib in freeze.mibs.values():
+        for run in mib.runs:
+            runs.append((mib.index * CHUNK_BYTES + run.start, run.length))
+            parts += run.parts
+    after = inode.frozen[at - 1].number if at else 0
+    return Kept(inode.id, freeze.number, after, heads, freeze.mtime_ns, runs, b"".join(parts), _named(inode))
+
+
+def _named(inode: Inode) -> Named | None:
+    if inode.place is None:
+        return None
+    row = inode.attributes
+    return Named(inode.id, *inode.place, row.mode, row.uid, row.gid)
