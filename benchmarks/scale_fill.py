@@ -112,7 +112,7 @@ def _add_inodes(connection: sqlite3.Connection, first: int, last: int, first_pee
         f"{numbers} INSERT INTO inode SELECT {VOLUME}, i, CASE WHEN {_IS_DIRECTORY} THEN {directory} ELSE {file} END,"
         f" 420, 0, 0, 0, CASE WHEN {_IS_DIRECTORY} THEN 2 ELSE 1 END,"
         f" CASE WHEN {_IS_DIRECTORY} THEN 0 ELSE {EXTENTS * CHUNK_BYTES} END, 1, 1, 1, 1, 1,"
-        f" CASE WHEN {_IS_DIRECTORY} THEN {ROOT_INODE} ELSE 0 END, 0, randomblob(92) FROM n"
+        f" CASE WHEN {_IS_DIRECTORY} THEN {ROOT_INODE} ELSE 0 END, 0, randomblob(92), 0 FROM n"
     )
     connection.execute(
         f"{numbers} INSERT INTO dentry SELECT {VOLUME}, {_PARENT}, i, i, name_of(i), randomblob(16) FROM n"

@@ -2,6 +2,12 @@
 
 import sqlite3
 
+_IN_TRASH = (
+    "(EXISTS (SELECT 1 FROM trash t WHERE t.volume = i.volume AND t.inode = i.inode) AND NOT EXISTS"
+    " (SELECT 1 FROM open_inode o WHERE o.volume = i.volume AND o.inode = i.inode))"
+)
+"""Of an `inode i`: whether only the trash keeps it."""
+
 
 def broken_invariants(connection: sqlite3.Connection) -> list[str]:
     """What is wrong with a database, in words; empty when all counters and links agree with the rows."""
@@ -17,9 +23,13 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " WHERE r.proved >= 0",  # what an inventory found is not proved
         "a replica is of no chunk": "SELECT count(*) FROM replica WHERE chunk NOT IN (SELECT number FROM chunk)",
         "a volume counts its inodes wrongly": "SELECT count(*) FROM volume v WHERE inodes !="
-        " (SELECT count(*) FROM inode i WHERE i.volume = v.id)",
+        f" (SELECT count(*) FROM inode i WHERE i.volume = v.id AND NOT {_IN_TRASH})",
         "a volume counts its bytes wrongly": "SELECT count(*) FROM volume v WHERE bytes !="
-        " (SELECT coalesce(sum(size), 0) FROM inode i WHERE i.volume = v.id)",
+        f" (SELECT coalesce(sum(size), 0) FROM inode i WHERE i.volume = v.id AND NOT {_IN_TRASH})",
+        "a volume counts its trash wrongly": "SELECT count(*) FROM volume v WHERE (trash_inodes, trash_bytes) !="
+        f" (SELECT count(*), coalesce(sum(size), 0) FROM inode i WHERE i.volume = v.id AND {_IN_TRASH})",
+        "something in the trash has a name, or is not there": "SELECT count(*) FROM trash t WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = t.volume AND i.inode = t.inode AND i.links = 0)",
         "a name leads nowhere": "SELECT count(*) FROM dentry d WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = d.volume AND i.inode = d.inode)",
         "a name is in no directory": "SELECT count(*) FROM dentry d WHERE NOT EXISTS"
@@ -30,7 +40,8 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " AND links != 2 + (SELECT count(*) FROM inode s WHERE s.volume = i.volume AND s.kind = 2 AND s.links > 0"
         " AND s.parent = i.inode AND s.inode != i.inode)",
         "an inode has neither name nor handle": "SELECT count(*) FROM inode i WHERE links = 0 AND NOT EXISTS"
-        " (SELECT 1 FROM open_inode o WHERE o.volume = i.volume AND o.inode = i.inode)",
+        " (SELECT 1 FROM open_inode o WHERE o.volume = i.volume AND o.inode = i.inode) AND NOT EXISTS"
+        " (SELECT 1 FROM trash t WHERE t.volume = i.volume AND t.inode = i.inode)",
         "a handle is of no inode or session": "SELECT count(*) FROM open_inode o WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = o.volume AND i.inode = o.inode)"
         " OR o.session NOT IN (SELECT number FROM session)",

@@ -57,8 +57,12 @@ def new_pool(path: Path, clock: FakeClock | None = None, **settings: str) -> Nod
     )
 
 
-def volume_message(volume: int = 7, name: str = "photos") -> CreateVolume:
-    return CreateVolume(volume, name, b"check", [KeySlot("passphrase", b"wrapped")], b"root head", 0o755, 0, 0, 1)
+def volume_message(volume: int = 7, name: str = "photos", *, trash_s: float = 0.0) -> CreateVolume:
+    """Without trash, unless a test is about it."""
+    slots = [KeySlot("passphrase", b"wrapped")]
+    return CreateVolume(
+        volume, name, b"check", slots, b"root head", 0o755, 0, 0, 1, trash_removed_s=trash_s, trash_expired_s=trash_s
+    )
 
 
 def chunk_id(number: int) -> ChunkId:

@@ -78,8 +78,21 @@ def extent(index: int, seq: int, chunk: int | None) -> ExtentRow:
     return ExtentRow(index, seq, None if chunk is None else chunk_id(chunk), b"sealed %d %d" % (index, seq))
 
 
-def create_volume() -> CreateVolume:
-    return CreateVolume(VOLUME, "home", b"c" * 16, [], b"root head", 0o755, 1000, 1000, 1)
+def create_volume(*, trash_s: float = 0.0) -> CreateVolume:
+    """Without trash: what is removed goes at once."""
+    return CreateVolume(
+        VOLUME,
+        "home",
+        b"c" * 16,
+        [],
+        b"root head",
+        0o755,
+        1000,
+        1000,
+        1,
+        trash_removed_s=trash_s,
+        trash_expired_s=trash_s,
+    )
 
 
 class World(Protocol):
@@ -100,8 +113,9 @@ class World(Protocol):
 
 
 class MemoryWorld:
-    def __init__(self) -> None:
+    def __init__(self, *, trash_s: float = 0.0) -> None:
         self.volume = MemoryVolume(
+            trash_s=trash_s,
             root_head=b"root head",
             volume=VOLUME,
             verify=verify,
@@ -142,8 +156,9 @@ class SqlWorld:
         self.listeners = Listeners()
         self.delegations = Delegations(database=database, listeners=self.listeners, lasts_s=30.0, clock=self.clock)
 
-    async def prepare(self) -> None:
-        await self.database.write(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+    async def prepare(self, *, trash_s: float = 0.0) -> None:
+        message = create_volume(trash_s=trash_s)
+        await self.database.write(lambda c: volumes.create_volume(c, message, owner="anna", now_s=0.0))
         await self.database.write(_add_peers)
 
     async def open_session(self, request: OpenSession) -> SessionGrant:
@@ -316,7 +331,7 @@ def handlers(world: SqlWorld) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(directory: Path) -> AsyncIterator[RemoteWorld]:
+async def served(directory: Path, *, trash_s: float = 0.0) -> AsyncIterator[RemoteWorld]:
     """A remote world over loopback TLS."""
     ca = make_ca(directory)
     server_node, mount_node = ca.issue(roles=(Role.COORDINATOR,)), ca.issue(roles=(Role.CLIENT,))
@@ -335,7 +350,7 @@ async def served(directory: Path) -> AsyncIterator[RemoteWorld]:
             authorise=lambda route, identity, parameters: None,
         )
         await nursery.start(server.serve, listeners)
-        await world.prepare()
+        await world.prepare(trash_s=trash_s)
         yield world
         await client.aclose()
         await server.stop(1.0)
@@ -343,31 +358,31 @@ async def served(directory: Path) -> AsyncIterator[RemoteWorld]:
 
 
 @asynccontextmanager
-async def world(kind: str, directory: Path) -> AsyncIterator[World]:
+async def world(kind: str, directory: Path, *, trash_s: float = 0.0) -> AsyncIterator[World]:
     """A world of one of KINDS."""
     if kind == "memory":
-        yield MemoryWorld()
+        yield MemoryWorld(trash_s=trash_s)
     elif kind == "delegated":
         async with trio.open_nursery() as nursery:
-            yield DelegatedWorld(MemoryWorld(), nursery)
+            yield DelegatedWorld(MemoryWorld(trash_s=trash_s), nursery)
             nursery.cancel_scope.cancel()
     elif kind == "delegated-remote":
-        async with served(directory) as far, trio.open_nursery() as nursery:
+        async with served(directory, trash_s=trash_s) as far, trio.open_nursery() as nursery:
             yield DelegatedWorld(far, nursery)
             nursery.cancel_scope.cancel()
     elif kind == "inline":
         database = InlineDatabase()
         inline = SqlWorld(database)
-        await inline.prepare()
+        await inline.prepare(trash_s=trash_s)
         yield inline
         database.close()
     elif kind == "sqlite":
         async with open_database(directory / "pool.db") as threaded:
             local = SqlWorld(threaded)
-            await local.prepare()
+            await local.prepare(trash_s=trash_s)
             yield local
     else:
-        async with served(directory) as remote:
+        async with served(directory, trash_s=trash_s) as remote:
             yield remote
 
 

@@ -11,9 +11,10 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -23,10 +24,14 @@ from p2pfs.runtime import mounts
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES: Final = 4096
+REQUEST_BYTES: Final = 1 << 16
 UNMOUNT_S: Final = 20.0
 TELL_S: Final = 5.0
 READ_AHEAD_KIB: Final = 1024
+
+Say = Callable[[dict[str, object]], Awaitable[None]]
+Command = Callable[[dict[str, Any], Say], Awaitable[None]]
+"""What answers a request line by line. Raises PoolError."""
 
 
 def require_fuse() -> None:
@@ -108,15 +113,17 @@ class Control:
 
     {"op": "umount"} → {"pending_bytes": N} … then {"done": true, "lost": "…"} or {"error": "…"}.
     {"op": "stats"} → one line of numbers.
+    {"op": one of `commands`, …} → its lines, then {"done": true} or {"error": "…", "code": class of p2pfs.errors}.
     """
 
     def __init__(
         self,
         leave: Callable[[Callable[[int], None]], Awaitable[str]],
         stats: Callable[[], dict[str, int]],
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         """`leave` is told whom to report unsaved bytes to, and returns what is lost for good."""
-        self._leave, self._stats = leave, stats
+        self._leave, self._stats, self._commands = leave, stats, commands or {}
         self._leaving = 0  # who asked to leave and has not been told what came of it
         self._told = trio.Event()
 
@@ -138,12 +145,14 @@ class Control:
     async def _answer(self, stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async with stream:
+                request: dict[str, Any] = {}
                 with trio.move_on_after(10):
                     request = await _request(stream)
-                    if request == "stats":
+                    if request.get("op") == "stats":
                         await _say(stream, dict(self._stats()))
                         return
-                if request == "umount":
+                command = self._commands.get(str(request.get("op")))
+                if request.get("op") == "umount":
                     self._leaving += 1
                     try:
                         await self._umount(stream)
@@ -151,8 +160,22 @@ class Control:
                         self._leaving -= 1
                         self._told.set()
                         self._told = trio.Event()
+                elif command is not None:
+                    await self._run(stream, command, request)
                 else:
                     await _say(stream, {"error": "this request is not known"})
+
+    async def _run(self, stream: trio.SocketStream, command: Command, request: dict[str, Any]) -> None:
+        """Who hangs up ends it, between two lines."""
+        try:
+            await command(request, partial(_say, stream))
+            answer: dict[str, object] = {"done": True}
+        except PoolError as error:
+            answer = {"error": str(error), "code": type(error).__name__}
+        except (KeyError, TypeError, ValueError):
+            log.warning("a command's request is not understood", exc_info=True)
+            answer = {"error": "this request is not understood", "code": "Misuse"}
+        await _say(stream, answer)
 
     async def _umount(self, stream: trio.SocketStream) -> None:
         async with trio.open_nursery() as nursery:
@@ -180,7 +203,8 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def _request(stream: trio.SocketStream) -> str:
+async def _request(stream: trio.SocketStream) -> dict[str, Any]:
+    """Empty for what is no request."""
     data = b""
     while b"\n" not in data and len(data) < REQUEST_BYTES:
         part = await stream.receive_some(REQUEST_BYTES)
@@ -189,9 +213,9 @@ async def _request(stream: trio.SocketStream) -> str:
         data += part
     try:
         request = json.loads(data)
-        return str(request["op"])
-    except (ValueError, TypeError, KeyError):
-        return ""
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 async def _say(stream: trio.SocketStream, message: dict[str, object]) -> None:

@@ -18,6 +18,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
+from p2pfs_mount.commands import Commands
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
@@ -107,7 +108,9 @@ class _Mount:
         attached.holding.kernel = Believed(operations.trust, kernel)
         socket = mounts.socket_path(self._home.path, self._path)
         control = life.Control(
-            lambda report: self._leave(attached, operations, report), lambda: _stats(attached, operations, kernel)
+            lambda report: self._leave(attached, operations, report),
+            lambda: _stats(attached, operations, kernel),
+            Commands(attached.filesystem, kernel.idle).table(),
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -199,7 +199,8 @@ class Operations(pyfuse3.Operations):
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
         data.f_blocks = space.total // 4096
-        data.f_bfree = data.f_bavail = space.free // 4096
+        data.f_bavail = space.free // 4096
+        data.f_bfree = min(space.free + space.trash, space.total) // 4096  # what the trash would give back included
         data.f_files = space.inodes + (1 << 31)
         data.f_ffree = data.f_favail = 1 << 31
         data.f_namemax = 255

@@ -2,10 +2,11 @@
 
 Without the option pyfuse3's own handlers answer ENOSYS, and the kernel stops asking: else it would ask for
 security.capability before each write. With it the kernel checks permissions by access lists too; that they and the mode
-agree is the vfs's business.
+agree is the vfs's business. An inode's lease shows as one more attribute, which is not stored as such.
 """
 
 import stat
+import time
 from collections.abc import Sequence
 
 import pyfuse3
@@ -13,6 +14,7 @@ from pyfuse3 import InodeT, RequestContext, XAttrNameT
 
 from p2pfs.format.acl import ACCESS
 from p2pfs.types import InodeId
+from p2pfs.vfs.leases import EXPIRES, FOR_EVER, parsed, written
 from p2pfs_mount.operations import Operations, guarded_number
 
 
@@ -23,13 +25,17 @@ class XattrOperations(Operations):
 
     @guarded_number
     async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if name == EXPIRES:
+            return written((await self._fs.inode(InodeId(number))).attributes.expires_s)
         return await self._fs.xattrs.get(InodeId(number), name)
 
     @guarded_number
     async def setxattr(self, number: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        if name == EXPIRES:
+            return await self._fs.leases.set_one(InodeId(number), parsed(value, time.time()))
         # XATTR_CREATE and XATTR_REPLACE are pyfuse3's: it asks for the attribute first and does not pass them on
         keeps = name != ACCESS or await self._keeps_set_gid(InodeId(number), ctx)
-        await self._fs.xattrs.set(InodeId(number), name, value, keeps_set_gid=keeps)
+        return await self._fs.xattrs.set(InodeId(number), name, value, keeps_set_gid=keeps)
 
     async def _keeps_set_gid(self, number: InodeId, ctx: RequestContext) -> bool:
         """chmod's rule, which the kernel leaves to us here: who is not of the group clears the bit."""
@@ -40,10 +46,14 @@ class XattrOperations(Operations):
 
     @guarded_number
     async def listxattr(self, number: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        names = await self._fs.xattrs.names(InodeId(number))
+        names = list(await self._fs.xattrs.names(InodeId(number)))
+        if (await self._fs.inode(InodeId(number))).attributes.expires_s:
+            names.append(EXPIRES)
         # the kernel guards the values of trusted.*, and leaves it to us to hide the names
         return [XAttrNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
 
     @guarded_number
     async def removexattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._fs.xattrs.remove(InodeId(number), name)
+        if name == EXPIRES:
+            return await self._fs.leases.set_one(InodeId(number), FOR_EVER)
+        return await self._fs.xattrs.remove(InodeId(number), name)

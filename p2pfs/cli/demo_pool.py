@@ -252,6 +252,7 @@ class DemoPool:
             VOLUME,
             lambda: phrase,
             small_file_bytes=settings.small_file,
+            trash_s=(settings.trash_removed, settings.trash_expired),
             dedup=settings.dedup,
             owner=(os.geteuid(), os.getegid()),
             time_ns=time.time_ns(),

@@ -42,11 +42,19 @@ def print_report(report: dict[str, Any]) -> None:
         titles = ("peer", "state", "zone", "used", "trash", "free", "chunks", "seen", "address")
         print_table(titles, map(_peer_row, known.peers), right=("used", "trash", "free", "chunks"))
     if known.volumes:
-        rows = [
-            (volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes), volume.delegated_to or "—")
+        volumes = [
+            (
+                volume.name,
+                volume.owner,
+                f"{volume.files}",
+                format_size(volume.bytes),
+                format_size(volume.trash_bytes),
+                volume.delegated_to or "—",
+            )
             for volume in known.volumes
         ]
-        print_table(("volume", "owner", "files", "content", "delegated to"), rows, right=("files", "content"))
+        names = ("volume", "owner", "files", "content", "in trash", "delegated to")
+        print_table(names, volumes, right=("files", "content", "in trash"))
     _print_chunks(known)
     if known.backup is not None:
         click.echo(_backup_line(known.backup))

@@ -1,4 +1,4 @@
-"""`p2pfs volume create|list|show|ls`."""
+"""`p2pfs volume create|list|show|set|ls`."""
 
 import os
 import time
@@ -6,14 +6,17 @@ from pathlib import Path
 
 import click
 
+from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, print_table
+from p2pfs.errors import UserError
+from p2pfs.runtime.config import parse_setting
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import VolumeId, volume_name
-from p2pfs.wire.volumes import VolumeInfo
+from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 
 
 @click.group("volume")
@@ -50,7 +53,7 @@ def create(
     """Make a volume. Its keys are made here and leave this machine only wrapped by your passphrase.
 
     The recovery phrase is shown once and kept nowhere: it opens the volume when the passphrase is forgotten. Without
-    both, nobody can read the volume any more. Settings: small_file, dedup.
+    both, nobody can read the volume any more. Settings: small_file, dedup, trash_removed, trash_expired.
 
     \b
     Examples:
@@ -67,6 +70,7 @@ def create(
         source,
         small_file_bytes=settings.small_file,
         dedup=settings.dedup,
+        trash_s=(settings.trash_removed, settings.trash_expired),
         owner=(os.geteuid(), os.getegid()),
         time_ns=time.time_ns(),
         recovery_file=recovery_file,
@@ -117,7 +121,54 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        click.echo(f"{key:18} {format_size(int(value)) if key in ('bytes', 'small_file_bytes') else value}")
+        click.echo(f"{key:18} {_shown(key, value)}")
+
+
+@command.command("set")
+@click.argument("volume")
+@click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
+@home_option
+@json_option
+def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: bool) -> None:
+    """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
+    brought back. 0 turns the trash off; what is in it keeps its time.
+
+    \b
+    Examples:
+      p2pfs volume set photos trash_removed=7d
+      p2pfs volume set scratch trash_removed=0 trash_expired=0
+    """
+    from p2pfs.cli import connect
+
+    given = _parse_volume_settings(settings)
+    found = find_volume(_volumes(home), volume)
+    path = f"/volumes/{volume_name(VolumeId(found.volume))}/settings"
+    made = connect.call(home, "POST", path, VolumeSettings(**given), VolumeInfo)
+    if as_json:
+        print_json(_as_json(made))
+        return
+    for key, value in _as_json(made).items():
+        if key in given:
+            click.echo(f"{key:18} {_shown(key, value)}")
+
+
+def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, float]:
+    """By their names on the wire. Raises UserError."""
+    values = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or name not in ("trash_removed", "trash_expired"):
+            raise UserError(f"“{text}” cannot be set: write trash_removed=24h or trash_expired=7d", exitcodes.USAGE)
+        values[f"{name}_s"] = float(parse_setting(name, value))
+    return values
+
+
+def _shown(key: str, value: str | int | float | bool) -> str:
+    if key.endswith("bytes"):
+        return format_size(int(value))
+    if key.startswith("trash_") and key.endswith("_s"):
+        return format_duration(float(value)) if value else "off"
+    return str(value)
 
 
 @command.command("ls")
@@ -165,7 +216,7 @@ def _volumes(home: NodeHome) -> list[VolumeInfo]:
     return connect.call(home, "GET", "/volumes", None, list[VolumeInfo])
 
 
-def _as_json(volume: VolumeInfo) -> dict[str, str | int | bool]:
+def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
     return {
         "id": volume_name(VolumeId(volume.volume)),
         "name": volume.name,
@@ -175,4 +226,8 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | bool]:
         "small_file_bytes": volume.small_file_bytes,
         "dedup": volume.dedup,
         "created_s": volume.created_s,
+        "trash_removed_s": volume.trash_removed_s,
+        "trash_expired_s": volume.trash_expired_s,
+        "trash_files": volume.trash_files,
+        "trash_bytes": volume.trash_bytes,
     }

@@ -40,9 +40,11 @@ def create(
     dedup: bool,
     owner: tuple[int, int],
     time_ns: int,
+    trash_s: tuple[float, float] = (86400.0, 7 * 86400.0),
     recovery_file: Path | None = None,
 ) -> MadeVolume:
-    """Make a volume with a passphrase slot and a recovery slot; `owner` is (uid, gid) of its root directory.
+    """Make a volume with a passphrase slot and a recovery slot; `owner` is (uid, gid) of its root directory,
+    `trash_s` how long what is (removed, expired) can be brought back.
 
     Raises:
         UserError: The name cannot be used, or the recovery file exists.
@@ -68,6 +70,8 @@ def create(
         time_ns=time_ns,
         small_file_bytes=small_file_bytes,
         dedup=dedup,
+        trash_removed_s=trash_s[0],
+        trash_expired_s=trash_s[1],
     )
     # The phrase is safe before the volume exists: a volume that only a forgotten passphrase opens would be worse than
     # a phrase for nothing.

@@ -31,12 +31,15 @@ from p2pfs.coordinator.upkeep.care import Care
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
+from p2pfs.coordinator.upkeep.leases import LeaseExpiry
 from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.upkeep.purge import Purge
+from p2pfs.coordinator.upkeep.quiet import Quiet
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
+from p2pfs.coordinator.upkeep.trash import TrashPurge
 from p2pfs.coordinator.volumes import Volumes
 from p2pfs.meta import jobs as job_rows
 from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
@@ -161,6 +164,7 @@ async def compose(
         orphan_grace_s=settings.orphan_grace,
         clock=clock,
     )
+    quiet = Quiet(roster, settings.quiet_load)
     purge = Purge(
         database=database,
         roster=roster,
@@ -170,12 +174,44 @@ async def compose(
         covered_s=backups.covered_s,
         grace_s=settings.purge_grace,
         latest_s=settings.purge_latest,
-        quiet_load=settings.quiet_load,
+        quiet=quiet,
+        clock=clock,
+    )
+    mounts = Sessions(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        receipts=receipts,
+        listeners=listeners,
+        delegations=delegations,
+        noticed=noticed,
+        lifetime_s=settings.session_lifetime,
+        clock=clock,
+    )
+    trash = TrashPurge(
+        record.node,
+        database=database,
+        reservations=promised,
+        deletions=deletions,
+        pool_clock=pool_clock,
+        quiet=quiet,
+        reap=mounts.wake_reaper,
+        pressure=settings.trash_pressure,
+        latest_s=settings.purge_latest,
         clock=clock,
     )
     scrubs = Scrubs(roster, jobs)
     for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
+    leases = LeaseExpiry(
+        database=database,
+        delegations=delegations,
+        listeners=listeners,
+        pool_clock=pool_clock,
+        rules=mounts.rules,
+        reap=mounts.wake_reaper,
+        clock=clock,
+    )
     return Services(
         roster=roster,
         membership=Membership(
@@ -206,17 +242,7 @@ async def compose(
         dialability=dialability,
         relay=Relay(roster),
         volumes=Volumes(database=database, roster=roster, clock=clock),
-        sessions=Sessions(
-            database=database,
-            roster=roster,
-            reservations=promised,
-            receipts=receipts,
-            listeners=listeners,
-            delegations=delegations,
-            noticed=noticed,
-            lifetime_s=settings.session_lifetime,
-            clock=clock,
-        ),
+        sessions=mounts,
         delegations=delegations,
         reservations=promised,
         status=Status(
@@ -232,6 +258,7 @@ async def compose(
             addresses=addresses,
             clock=clock,
             backups=backups,
+            is_pressed=lambda: trash.is_pressed,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
@@ -240,7 +267,7 @@ async def compose(
         leaving=leaving,
         jobs=jobs,
         pool_clock=pool_clock,
-        workers=(care, leaving, audits, purge, jobs),
+        workers=(care, leaving, audits, leases, trash, purge, jobs),
     )
 
 

@@ -274,6 +274,32 @@ class Delegations:
             self._freed(over)
         return done
 
+    async def in_own_turn(self, volume: VolumeId, attempt: Callable[[int], Awaitable[T]]) -> T:
+        """Do a change of the coordinator's own, if no session holds the delegation, or none that could still use it:
+        then its epoch is given to `attempt`, which ends it in its transaction.
+
+        Raises:
+            Recalling: It was asked to be returned: try again soon, and nobody is granted it for a minute.
+            PoolError: What `attempt` raises otherwise.
+        """
+        over: Held | None = None
+        held = self._held(volume)
+        if held.holder is not None:
+            self._contested_s[volume] = self._clock.monotonic()
+            if not self._is_over(held):
+                self._recall(held)
+                raise Recalling("a mount holds the volume's delegation and is being asked to return it")
+            self._term(held).is_ending = True  # from here on no renewal overtakes the fence
+            over = held
+        done = await attempt(over.epoch if over is not None else 0)
+        if over is not None and self._held(volume) != over:
+            self._freed(over)
+        return done
+
+    def is_held(self, volume: VolumeId) -> bool:
+        """Whether a session holds it, perhaps without being able to use it any more."""
+        return self._held(volume).holder is not None
+
     async def _turn(self, session_id: SessionId) -> Held | None:
         """Recall the delegation that another session holds and wait until it is returned (None) or its time over."""
         session = self._session(session_id)

@@ -18,6 +18,7 @@ NEARLY_FULL: Final = 0.10
 EXPIRY_WARNING_S: Final = 14 * 86400
 """Nodes renew a month ahead: one with less than this left has failed to for a fortnight."""
 CLOCK_WARNING_S: Final = 60.0
+LEASE_WARNING_S: Final = 7 * 86400
 NOTE: Final = "info"
 """The severity of what is worth saying and no fault."""
 
@@ -91,6 +92,10 @@ class VolumeReport(msgspec.Struct, frozen=True):
     files: int
     bytes: int
     delegated_to: str = ""  # host:mount point; "": nobody
+    trash_files: int = 0  # inodes that can be brought back
+    trash_bytes: int = 0
+    expires_s: int = 0  # UTC: the lease of its root; 0: for ever
+    expiring: int = 0  # inodes whose lease ends within LEASE_WARNING_S
 
 
 class ChunksReport(msgspec.Struct, frozen=True):
@@ -171,10 +176,13 @@ def judge(
     restored: RestoredReport | None = None,
     jobs: Sequence[JobInfo] = (),
     clock_doubt: str = "",
+    volumes: Sequence[VolumeReport] = (),
+    is_pressed: bool = False,
 ) -> tuple[Health, list[Reason]]:
     """Health in one word, and every reason it is not `healthy`, errors first; notes follow and do not count.
 
-    `clock_doubt` says why the coordinator's clock is not to be trusted; "" when it is.
+    `clock_doubt` says why the coordinator's clock is not to be trusted; "" when it is. `is_pressed`: room is so short
+    that trash is let go before its time.
     """
     members = [peer for peer in peers if peer.state not in GONE_STATES]
     reasons = [
@@ -186,6 +194,8 @@ def judge(
         *_about_jobs(jobs),
         *_about_backup(backup, coordinator.uptime_s),
         *_about_restore(restored),
+        *_about_trash(volumes, is_pressed),
+        *_about_leases(volumes, now_s),
     ]
     reasons.sort(key=lambda reason: _ORDER.index(reason.severity))
     worst = reasons[0].severity if reasons else NOTE
@@ -284,6 +294,26 @@ def _about_restore(restored: RestoredReport | None) -> Iterator[Reason]:
         f"restored from a backup {_age(lost_s)} old: {restored.unknown_chunks} copies of {restored.unknown_bytes} bytes"
         " on peers came later and are kept until `p2pfs coordinator confirm orphans`",
     )
+
+
+def _about_trash(volumes: Sequence[VolumeReport], is_pressed: bool) -> Iterator[Reason]:
+    if is_pressed and any(volume.trash_files for volume in volumes):
+        yield _warning("TRASH_PRESSED", "room is short: the oldest trash is let go before its time")
+
+
+def _about_leases(volumes: Sequence[VolumeReport], now_s: float) -> Iterator[Reason]:
+    """Files expire as they were meant to, which is no fault; that a whole volume does may have been forgotten."""
+    for volume in volumes:
+        left_s = volume.expires_s - now_s
+        if volume.expires_s > 0 and left_s < LEASE_WARNING_S:
+            when = f"ends in {_age(left_s)}" if left_s >= 1 else "is over"
+            yield _warning("VOLUME_EXPIRES", f"the lease of volume {volume.name} {when}: p2pfs lease extend")
+        if volume.expiring:
+            yield _note(
+                "LEASES_EXPIRE",
+                f"{volume.expiring} files and directories of volume {volume.name} expire within"
+                f" {_age(LEASE_WARNING_S)}: p2pfs lease list",
+            )
 
 
 def _about_clocks(peers: Sequence[PeerReport], doubt: str) -> Iterator[Reason]:

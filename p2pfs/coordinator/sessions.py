@@ -24,6 +24,7 @@ from p2pfs.meta import sessions as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
 from p2pfs.meta.sessions import Outcome, Session
+from p2pfs.meta.work import Rules
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
@@ -31,6 +32,7 @@ from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeI
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import Batch, GetSpace, GetXattrs, Locate, NewChunk, Question, ReadDirectory, ReadExtents
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
@@ -170,6 +172,16 @@ class Sessions:
         await self._database.write(lambda connection: open_inodes.lapse(connection, now_s=now_s, limit=_LAPSE_ROWS))
         self.reapable.set()
         return True
+
+    def rules(self) -> Rules:
+        """For a change of the coordinator's own: what mounts may have open is kept for them as after any other."""
+        now_s = self._clock.time()
+        awake_s = now_s + self.kept_s - self._lifetime_s
+        return Rules(self._receipts.verify, 0, now_s, awake_s, HELD * self._lifetime_s)
+
+    def wake_reaper(self) -> None:
+        """Sealed rows wait to be destroyed."""
+        self.reapable.set()
 
     def _over(self, session: SessionId) -> None:
         self._rows.pop(session, None)
@@ -337,7 +349,7 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 def _cost(question: Question) -> int:
-    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs):
+    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring):
         return PAGE_COST
     return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 

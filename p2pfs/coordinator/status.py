@@ -15,6 +15,7 @@ import trio
 
 from p2pfs.coordinator.backup.state import Backups, indexed
 from p2pfs.coordinator.report import (
+    LEASE_WARNING_S,
     ChunksReport,
     CoordinatorReport,
     PeerReport,
@@ -30,8 +31,9 @@ from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
-from p2pfs.meta import chunks_index, delegations, members, sessions, settings, volumes
+from p2pfs.meta import chunks_index, delegations, leases, members, sessions, settings, volumes
 from p2pfs.meta.database import Database
+from p2pfs.meta.leases import Expected
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
@@ -52,6 +54,7 @@ class Counts:
     with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
     volumes: list[VolumeInfo]
     delegated: dict[VolumeId, str]  # where those are mounted
+    leases: dict[VolumeId, Expected]
     sessions: int
     incarnation: int
     expires_s: dict[NodeId, float]  # when each node's newest certificate ends
@@ -77,9 +80,11 @@ class Status:
         clock: Clock,
         backups: Backups,
         sessions_alive: Callable[[], float],
+        is_pressed: Callable[[], bool],
     ) -> None:
         self._coordinator = coordinator
         self._sessions_alive = sessions_alive
+        self._is_pressed = is_pressed
         self._pool_name = pool_name
         self._database = database
         self._roster = roster
@@ -104,6 +109,7 @@ class Status:
         peers = [self._peer(peer, counts) for _, peer in sorted(self._roster.peers.items()) if peer.addresses]
         pool, coordinator = self._pool(peers, counts), self._describe_self(counts)
         backup, restored = self._backups.report(), self._restored(peers, counts)
+        seen = self._volumes(counts, None if Role.ADMIN in identity.roles else node.owner)
         jobs = self._going_on()
         health, reasons = judge(
             pool,
@@ -115,19 +121,9 @@ class Status:
             restored=restored,
             jobs=jobs,
             clock_doubt=self._pool_clock.reason,
+            volumes=seen,
+            is_pressed=self._is_pressed(),
         )
-        seen = [
-            VolumeReport(
-                volume_name(VolumeId(volume.volume)),
-                volume.name,
-                volume.owner,
-                volume.files,
-                volume.bytes,
-                counts.delegated.get(VolumeId(volume.volume), ""),
-            )
-            for volume in counts.volumes
-            if Role.ADMIN in identity.roles or volume.owner == node.owner
-        ]
         return StatusReport(
             health.value,
             reasons,
@@ -155,6 +151,25 @@ class Status:
             size += max(0, peer.used - known_bytes)
         return RestoredReport(restored.state_s, restored.restored_s, copies, size, counts.indexed is not None)
 
+    def _volumes(self, counts: Counts, owner: str | None) -> list[VolumeReport]:
+        """Of one owner, or all."""
+        return [
+            VolumeReport(
+                volume_name(VolumeId(volume.volume)),
+                volume.name,
+                volume.owner,
+                volume.files,
+                volume.bytes,
+                counts.delegated.get(VolumeId(volume.volume), ""),
+                trash_files=volume.trash_files,
+                trash_bytes=volume.trash_bytes,
+                expires_s=counts.leases[VolumeId(volume.volume)].root_s,
+                expiring=counts.leases[VolumeId(volume.volume)].count,
+            )
+            for volume in counts.volumes
+            if owner in (None, volume.owner)
+        ]
+
     def _going_on(self) -> list[JobInfo]:
         return [job for job in self._jobs.listed(self._roster.name_of) if job.state not in ENDED]
 
@@ -169,7 +184,10 @@ class Status:
             made_s, made_with = self._counted
             if self._counts is None or now_s - made_s >= max(FRESH_S, SHARE * self._took_s) or made_with != peers:
                 alive_until_s = self._sessions_alive()
-                self._counts = await self._database.scan(lambda connection: count(connection, *peers, alive_until_s))
+                before_s = int(self._clock.time()) + LEASE_WARNING_S
+                self._counts = await self._database.scan(
+                    lambda connection: count(connection, *peers, alive_until_s, before_s)
+                )
                 self._counted, self._took_s = (now_s, peers), self._clock.monotonic() - now_s
             return self._counts
 
@@ -241,6 +259,7 @@ def count(
     reachable: frozenset[PeerNumber],
     away: frozenset[PeerNumber],
     alive_until_s: float,
+    expiring_before_s: int,
 ) -> Counts:
     """Everything the database must be asked, in one snapshot."""
     return Counts(
@@ -248,6 +267,7 @@ def count(
         chunks_index.counts(connection, reachable | away) if away else None,
         volumes.volumes(connection),
         delegations.holders(connection),
+        leases.expected(connection, before_s=expiring_before_s),
         sessions=sum(session.expires_s >= alive_until_s for session in sessions.sessions(connection)),
         incarnation=settings.incarnation(connection),
         expires_s={

@@ -15,11 +15,12 @@ from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import KIB, Role, VolumeId, head_limit
-from p2pfs.wire.volumes import MAX_NAME_LETTERS, CreateVolume, VolumeInfo, VolumeSlots, is_name
+from p2pfs.wire.volumes import MAX_NAME_LETTERS, CreateVolume, VolumeInfo, VolumeSettings, VolumeSlots, is_name
 
 MAX_SLOTS: Final = 64
 MAX_CHECK_BYTES: Final = 64
 MAX_WRAPPED_BYTES: Final = 4 * KIB
+MAX_DELAY_S: Final = 36_500 * 86400.0
 _ADDRESS: Final = re.compile(r"[0-7][0-9a-f]{15}")
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,11 @@ class Volumes:
         """The wrapped keys, for a member."""
         return VolumeSlots(self._database.read(lambda connection: rows.slots(connection, volume)))
 
+    async def configure(self, volume: VolumeId, settings: VolumeSettings) -> VolumeInfo:
+        """Change what a volume's owner can change. Raises Invalid."""
+        check_delays(settings.trash_removed_s, settings.trash_expired_s)
+        return await self._database.write(lambda connection: rows.configure(connection, volume, settings))
+
     def require_member(self, identity: Identity, volume: VolumeId) -> None:
         """Whether the node's owner may use the volume.
 
@@ -110,3 +116,10 @@ def check(message: CreateVolume) -> None:
         raise Invalid("this is more head than a new directory has")
     if not 0 <= message.small_file_bytes <= 256 * KIB:
         raise Invalid("small files have at most 256 KiB")
+    check_delays(message.trash_removed_s, message.trash_expired_s)
+
+
+def check_delays(*delays: float | None) -> None:
+    """Raises Invalid."""
+    if not all(delay is None or 0 <= delay <= MAX_DELAY_S for delay in delays):
+        raise Invalid("trash is kept for up to a hundred years, and 0 keeps none")

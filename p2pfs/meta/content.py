@@ -71,7 +71,7 @@ def opened(work: Work, operation: Opened) -> None:
 def released(work: Work, operation: Released) -> None:
     """Keep it no longer. What is gone already stays gone."""
     if open_inodes.release(work.connection, work.volume, operation.inode, session=work.session):
-        work.settle(work.inode(operation.inode))
+        work.settle(work.kept(operation.inode))
 
 
 def accessed(work: Work, operation: Accessed) -> None:

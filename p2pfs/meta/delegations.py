@@ -96,6 +96,17 @@ def require(
     connection.execute("UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE volume = ?", (volume,))
 
 
+def free(connection: sqlite3.Connection, volume: VolumeId, *, fences: int) -> None:
+    """Whether the coordinator itself may change a volume: nobody holds its delegation, or the one of the epoch
+    `fences`, which ends. Raises Recalling."""
+    row = connection.execute("SELECT epoch, session FROM delegation WHERE volume = ?", (volume,)).fetchone()
+    if row is None or row[1] is None:
+        return
+    if row[0] != fences:
+        raise Recalling("a mount holds the volume's delegation and is being asked to return it")
+    connection.execute("UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE volume = ?", (volume,))
+
+
 def void(connection: sqlite3.Connection, *, session: int) -> None:
     """What the session holds is over, with everything of it that has not arrived."""
     connection.execute("UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE session = ?", (session,))

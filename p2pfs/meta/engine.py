@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.meta import content, questions, tree, xattrs
+from p2pfs.meta import content, leases, questions, trash, tree, xattrs
 from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
+from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.namespace import (
     Accessed,
     AddReplicas,
@@ -61,6 +62,9 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     Accessed: content.accessed,
     SetXattr: xattrs.set_xattr,
     RemoveXattr: xattrs.remove_xattr,
+    Restore: tree.restore,
+    PurgeTrash: tree.purge_trash,
+    SetLease: leases.set_lease,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
@@ -70,6 +74,9 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
     ReadExtents: questions.extents,
     Locate: questions.locate,
     GetXattrs: xattrs.xattrs,
+    ReadTrash: trash.page,
+    ReadNames: leases.names,
+    ReadExpiring: leases.expiring,
 }
 
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"

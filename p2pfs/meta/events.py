@@ -18,6 +18,7 @@ import trio
 from p2pfs.errors import Fenced, Misuse, Unavailable
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
+from p2pfs.wire.leases import Restore
 from p2pfs.wire.namespace import Accessed, AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
 
 MAX_LOGGED: Final = 10_000
@@ -153,7 +154,7 @@ def _newest(before: _Event, event: _Event) -> _Event:
     if not isinstance(before, ChangedInode) or not isinstance(event, ChangedInode):
         return event
     if REMOVED in (before.change, event.change):
-        return ChangedInode(event.inode, REMOVED, REMOVED)
+        return ChangedInode(event.inode, REMOVED, REMOVED)  # also what the trash gave back since: whoever asks sees it
     return ChangedInode(event.inode, max(before.change, event.change), max(before.attr_change, event.attr_change))
 
 
@@ -312,7 +313,7 @@ class Listeners:
 
 def _names(operations: Iterable[Operation]) -> Iterator[ChangedName]:
     for operation in operations:
-        if isinstance(operation, Make | Link | Unlink | Rename):
+        if isinstance(operation, Make | Link | Unlink | Rename | Restore):
             yield ChangedName(operation.parent, operation.name)
         if isinstance(operation, Rename):
             yield ChangedName(operation.new_parent, operation.new_name)

@@ -10,6 +10,7 @@ import trio
 
 from p2pfs.errors import Misuse, PoolError
 from p2pfs.wire.answers import Answer
+from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import GetXattrs, Question, ReadDirectory, ReadExtents
 
 MAX_FLIGHTS: Final = 4
@@ -36,7 +37,8 @@ class _Flight:
     def board(self, question: Question) -> int:
         """Take a question along; its place."""
         self.questions.append(question)
-        self.weight += _HEAVY if isinstance(question, ReadDirectory | ReadExtents | GetXattrs) else 1
+        is_page = isinstance(question, ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring)
+        self.weight += _HEAVY if is_page else 1
         return len(self.questions) - 1
 
 

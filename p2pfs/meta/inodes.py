@@ -12,7 +12,7 @@ from p2pfs.wire.namespace import Attributes
 
 _COLUMNS: Final = (
     "inode, kind, mode, uid, gid, rdev, links, size, change, attr_change, atime_ns, mtime_ns, ctime_ns, parent, inline,"
-    " head"
+    " head, expires_s"
 )
 _ATTRIBUTES: Final = (
     "i.inode, i.kind, i.mode, i.uid, i.gid, i.rdev, i.links, i.size, i.change, i.attr_change, i.atime_ns, i.mtime_ns,"
@@ -21,7 +21,9 @@ _ATTRIBUTES: Final = (
 _DATA: Final = "(SELECT x.data FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)"
 _TARGET: Final = f"CASE WHEN i.kind = {int(Kind.SYMLINK)} THEN {_DATA} END"
 
-FIELDS: Final = f"{_ATTRIBUTES}, CASE WHEN i.inline AND i.kind = {int(Kind.FILE)} THEN {_DATA} END, {_TARGET}"
+FIELDS: Final = (
+    f"{_ATTRIBUTES}, CASE WHEN i.inline AND i.kind = {int(Kind.FILE)} THEN {_DATA} END, {_TARGET}, i.expires_s"
+)
 """SQL for the fields of Attributes in order, from `inode i`."""
 
 
@@ -45,9 +47,12 @@ class InodeRow:
     parent: int
     inline: int
     head: bytes
+    expires_s: int = 0
     fresh: bool = False  # made in this batch: to be inserted
     dirty: bool = False  # to be written
-    gone: bool = False  # to be removed
+    gone: bool = False  # to be removed, or kept by the trash alone
+    trashed: bool | None = None  # whether it is in the trash; None: not known
+    buried: bool = False  # losing its last name is all that became of it
 
     @property
     def is_directory(self) -> bool:
@@ -77,7 +82,7 @@ def insert(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> N
     """Write a new row. Raises Misuse when the number is in use."""
     try:
         connection.execute(
-            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 volume,
                 row.inode,
@@ -96,6 +101,7 @@ def insert(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> N
                 row.parent,
                 row.inline,
                 row.head,
+                row.expires_s,
             ),
         )
     except sqlite3.IntegrityError:
@@ -127,6 +133,14 @@ def update(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> N
     )
 
 
+def bury(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow) -> None:
+    """Write what losing its last name changes of a row."""
+    connection.execute(
+        "UPDATE inode SET links = 0, attr_change = ?, ctime_ns = ? WHERE volume = ? AND inode = ?",
+        (row.attr_change, row.ctime_ns, volume, row.inode),
+    )
+
+
 def attributes(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow, *, content: bool = True) -> Attributes:
     """What a mount is told of a row; without `content` neither inline data nor target."""
     data = get_data(connection, volume, row.inode) if row.inline and content else None
@@ -147,6 +161,7 @@ def attributes(connection: sqlite3.Connection, volume: VolumeId, row: InodeRow, 
         row.head,
         data if row.kind == Kind.FILE else None,
         data if row.kind == Kind.SYMLINK else None,
+        row.expires_s,
     )
 
 
@@ -203,14 +218,34 @@ def count(connection: sqlite3.Connection, volume: VolumeId, *, inodes: int, byte
         )
 
 
+def count_trash(connection: sqlite3.Connection, volume: VolumeId, *, inodes: int, bytes_: int) -> None:
+    """Add to what only the volume's trash keeps."""
+    if inodes or bytes_:
+        connection.execute(
+            "UPDATE volume SET trash_inodes = trash_inodes + ?, trash_bytes = trash_bytes + ? WHERE id = ?",
+            (inodes, bytes_, volume),
+        )
+
+
+def is_trashed(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> bool:
+    """Whether it can be brought back."""
+    row = connection.execute("SELECT 1 FROM trash WHERE volume = ? AND inode = ?", (volume, inode))
+    return row.fetchone() is not None
+
+
 def remove_nameless(connection: sqlite3.Connection, volume: VolumeId, candidates: Iterable[InodeId]) -> None:
-    """Remove those of `candidates` that have no name and are open nowhere: their session has ended."""
-    gone = freed = 0
+    """Remove those of `candidates` that have no name and are open nowhere, or leave them to the trash: their session
+    has ended."""
+    gone = freed = kept = kept_bytes = 0
     for inode in candidates:
         row = connection.execute(
             "SELECT size, inline FROM inode WHERE volume = ? AND inode = ? AND links = 0", (volume, inode)
         ).fetchone()
         if row is not None and not is_open(connection, volume, inode):
-            remove(connection, volume, inode, inline=bool(row[1]))
             gone, freed = gone + 1, freed + row[0]
+            if is_trashed(connection, volume, inode):
+                kept, kept_bytes = kept + 1, kept_bytes + row[0]
+            else:
+                remove(connection, volume, inode, inline=bool(row[1]))
     count(connection, volume, inodes=-gone, bytes_=-freed)
+    count_trash(connection, volume, inodes=kept, bytes_=kept_bytes)

@@ -18,6 +18,7 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.leases import ReadExpiring, ReadNames, ReadTrash
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -25,17 +26,20 @@ from p2pfs.wire.namespace import (
     ChunkPlace,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
     GetAttributes,
     GetSpace,
     GetXattrs,
     Locate,
     Lookup,
+    Named,
     Operation,
     Question,
     ReadDirectory,
     ReadExtents,
     Space,
+    TrashPage,
     XattrPage,
 )
 
@@ -95,6 +99,18 @@ class LocalNamespace:
     async def space(self) -> Space:
         """See Namespace."""
         return self._ask(GetSpace())  # type: ignore[no-any-return]
+
+    async def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """See Namespace."""
+        return self._ask(ReadTrash(after, limit, parent))  # type: ignore[no-any-return]
+
+    async def names(self, inode: InodeId) -> list[Named]:
+        """See Namespace."""
+        return self._ask(ReadNames(inode))  # type: ignore[no-any-return]
+
+    async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """See Namespace."""
+        return self._ask(ReadExpiring(before_s, after, limit))  # type: ignore[no-any-return]
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """See Namespace."""

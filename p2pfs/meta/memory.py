@@ -22,11 +22,14 @@ from p2pfs.wire.namespace import (
     ChunkPlace,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
+    Named,
     Opened,
     Operation,
     Released,
     Space,
+    TrashPage,
     XattrPage,
 )
 
@@ -73,6 +76,13 @@ class MemoryVolume(MemoryRules):
             if not confirmed:
                 del self._open[inode, session]
                 self.settle(BatchLog(session), inode)
+
+    def purge(self) -> None:
+        """The trash's delay is over: all in it goes but what is open."""
+        for inode in list(self._trash):
+            batch = BatchLog(0)
+            self.unsettle(batch, inode)
+            self.settle(batch, inode)
 
     def require(self, session: int) -> None:
         """Raises Fenced when the session is over."""
@@ -140,6 +150,18 @@ class MemoryNamespace:
     async def xattrs(self, inode: InodeId) -> XattrPage:
         """See Namespace."""
         return (await self._begin()).xattrs(inode)
+
+    async def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """See Namespace."""
+        return (await self._begin()).trash(after, limit, parent)
+
+    async def names(self, inode: InodeId) -> list[Named]:
+        """See Namespace."""
+        return (await self._begin()).names(inode)
+
+    async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """See Namespace."""
+        return (await self._begin()).expiring(before_s, after, limit)
 
     async def space(self) -> Space:
         """See Namespace."""

@@ -27,8 +27,9 @@ from p2pfs.errors import (
     TooLarge,
     TooManyLinks,
 )
-from p2pfs.meta.memory_state import BatchLog, ChunkState, MemoryState, Name
+from p2pfs.meta.memory_state import BatchLog, ChunkState, Lost, MemoryState, Name
 from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, Kind
+from p2pfs.wire.leases import PurgeTrash, Reason, Restore, SetLease
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
@@ -96,13 +97,23 @@ class MemoryRules(MemoryState):
                 if (operation.inode, batch.session) in self._open:
                     self.drop(batch, self._open, (operation.inode, batch.session))
                     self.settle(batch, operation.inode)
+            case Restore():
+                self._restore(batch, operation)
+            case PurgeTrash():
+                self.unsettle(batch, operation.inode)
+                self.settle(batch, operation.inode)
+            case SetLease():
+                self.attributes(operation.inode)
+                if not 0 <= operation.expires_s <= 1 << 62:
+                    raise Misuse("no lease ends then")
+                self.edit(batch, operation.inode, expires_s=operation.expires_s)
 
     def _make(self, batch: BatchLog, op: Make) -> None:
         _check_name(op.name)
         if op.kind not in set(Kind) or (op.target is not None) != (op.kind == Kind.SYMLINK):
             raise Misuse("this is no inode")
         _check_head(op.head, 0)
-        self.require_directory(op.parent)
+        above = self.require_directory(op.parent)
         self.add_name(batch, op.parent, op.name, Name(op.dentry, op.dentry_tag, op.inode))
         self.check_number(op.inode)
         if op.inode in self._inodes or op.inode in batch.removed:
@@ -110,7 +121,7 @@ class MemoryRules(MemoryState):
         is_directory = op.kind == Kind.DIRECTORY
         row = Attributes(
             op.inode, op.kind, op.mode & 0o7777, op.uid, op.gid, op.rdev, 2 if is_directory else 1, 0, FIRST_CHANGE, 0,
-            op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target,
+            op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target, above.expires_s,
         )  # fmt: skip
         self.put(batch, self._inodes, op.inode, value=row)
         batch.made.add(op.inode)
@@ -138,7 +149,7 @@ class MemoryRules(MemoryState):
 
     def _unlink(self, batch: BatchLog, op: Unlink) -> None:
         self.require_directory(op.parent)
-        self.require_name(op.parent, op.name, op.inode)
+        known = self.require_name(op.parent, op.name, op.inode)
         is_directory = self._inodes[op.inode].kind == Kind.DIRECTORY
         if op.directory and not is_directory:
             raise NotDirectory("this is not a directory")
@@ -148,7 +159,21 @@ class MemoryRules(MemoryState):
             raise NotEmpty("the directory is not empty")
         self.drop_name(batch, op.parent, op.name)
         self.touch_parent(batch, op.parent, op.time_ns, links=-1 if op.directory else 0)
-        self.lose_name(batch, op.inode, op.time_ns)
+        self.lose_name(batch, op.inode, op.time_ns, Lost(op.parent, op.name, known, Reason.REMOVED))
+
+    def _restore(self, batch: BatchLog, op: Restore) -> None:
+        _check_name(op.name)
+        self.require_directory(op.parent)
+        self.unsettle(batch, op.inode)
+        self.add_name(batch, op.parent, op.name, Name(op.dentry, op.dentry_tag, op.inode))
+        row = self._inodes[op.inode]
+        is_directory = row.kind == Kind.DIRECTORY
+        again_s = int(self.now_s + max(self.trash_s, 86400.0))
+        kept_s = again_s if 0 < row.expires_s <= self.now_s else row.expires_s
+        self.edit(batch, op.inode, links=2 if is_directory else 1, ctime_ns=op.time_ns, expires_s=kept_s)
+        if is_directory:
+            self.put(batch, self._up, op.inode, value=op.parent)
+        self.touch_parent(batch, op.parent, op.time_ns, links=int(is_directory))
 
     def _rename(self, batch: BatchLog, op: Rename) -> None:
         if op.flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
@@ -198,7 +223,7 @@ class MemoryRules(MemoryState):
         self.drop_name(batch, op.new_parent, op.new_name)
         if other.kind == Kind.DIRECTORY:
             self.touch_parent(batch, op.new_parent, op.time_ns, links=-1)
-        self.lose_name(batch, other.inode, op.time_ns)
+        self.lose_name(batch, other.inode, op.time_ns, Lost(op.new_parent, op.new_name, target, Reason.REPLACED))
 
     def _move(self, batch: BatchLog, inode: int, source: int, target: int, time_ns: int) -> None:
         self.edit(batch, inode, ctime_ns=time_ns)

@@ -2,6 +2,7 @@
 back. Rules are in `memory_rules`; sessions in `memory`.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -19,10 +20,14 @@ from p2pfs.wire.namespace import (
     ChunkPlace,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
     ExtentRow,
+    Named,
     NewChunk,
     Space,
+    TrashPage,
+    TrashRow,
     Xattr,
     XattrPage,
 )
@@ -39,6 +44,17 @@ class Name(msgspec.Struct, frozen=True, gc=False):
     dentry: int
     tag: bytes
     inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The last name an inode had, and why it has none; what it was, once only the trash keeps it."""
+
+    parent: int
+    name: bytes
+    known: Name
+    reason: int
+    was: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +90,14 @@ class MemoryState:
         time_ns: int = 0,
         uid: int = 0,
         gid: int = 0,
+        trash_s: float = 0.0,
     ) -> None:
         self.volume = volume
         self.verify = verify
         self.wanted_min = wanted_min
         self.room = room
+        self.trash_s = trash_s
+        self.now_s = 0.0  # of this only leases and trash know: tests set it
         self.purging: set[bytes] = set()  # chunks a commit may not name: tests put them here
         self.asleep: set[int] = set()  # sessions nothing is kept for: tests put them here
         self._next_id = ROOT_INODE + 1
@@ -107,6 +126,7 @@ class MemoryState:
         self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
         self._chunks: dict[bytes, ChunkState] = {}
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
+        self._trash: dict[int, Lost] = {}
         self._open: dict[tuple[int, int], bool] = {}  # (inode, session): it said so
 
     @property
@@ -161,7 +181,50 @@ class MemoryState:
 
     def space(self) -> Space:
         """See Namespace."""
-        return Space(*self.room, len(self._inodes))
+        return Space(*self.room, len(self._inodes), self.trash_bytes)
+
+    @property
+    def trash_bytes(self) -> int:
+        """Sum of the sizes of what only the trash keeps."""
+        return sum(lost.was[0].size for lost in self._trash.values() if lost.was is not None)
+
+    def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """See Namespace; the times are those of removal and of the purge, which never comes here."""
+        if limit < 1:
+            raise Misuse("a page has at least one row")
+        behind = sorted(i for i, lost in self._trash.items() if i > after and parent in (0, lost.parent))
+        return TrashPage([self._trash_row(inode) for inode in behind[:limit]], len(behind) <= limit)
+
+    def _trash_row(self, inode: int) -> TrashRow:
+        lost = self._trash[inode]
+        row = self._inodes[inode] if lost.was is None else lost.was[0]
+        entry = Entry(lost.known.dentry, lost.name, lost.known.tag, row)
+        return TrashRow(lost.parent, entry, lost.reason, self.now_s, self.now_s + self.trash_s)
+
+    def names(self, inode: int) -> list[Named]:
+        """See Namespace."""
+        of = self.attributes(inode)
+        return sorted(
+            (
+                Named(parent, Entry(known.dentry, name, known.tag, of))
+                for parent, names in self._names.items()
+                for name, known in names.items()
+                if known.inode == inode
+            ),
+            key=lambda named: (named.parent, named.entry.dentry),
+        )
+
+    def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """See Namespace."""
+        if limit < 1:
+            raise Misuse("a page has at least one row")
+        rows = sorted((row.expires_s, inode) for inode, row in self._inodes.items() if row.expires_s and row.links)
+        behind = [key for key in rows if key > tuple(after) and key[0] < before_s]
+        found = [self._first_name(inode) for _, inode in behind[:limit]]
+        return ExpiringPage(found, len(behind) <= limit)
+
+    def _first_name(self, inode: int) -> Named:
+        return next(iter(self.names(inode)), Named(inode, Entry(0, b"", b"", self._inodes[inode])))
 
     # ---- changes that can be taken back -----------------------------------------------------------------------------
 
@@ -219,10 +282,12 @@ class MemoryState:
         row = self._inodes[parent]
         self.edit(batch, parent, mtime_ns=time_ns, ctime_ns=time_ns, links=row.links + links)
 
-    def lose_name(self, batch: BatchLog, inode: int, time_ns: int) -> None:
+    def lose_name(self, batch: BatchLog, inode: int, time_ns: int, lost: Lost) -> None:
         row = self._inodes[inode]
         links = 0 if row.kind == Kind.DIRECTORY else row.links - 1
         self.edit(batch, inode, links=links, ctime_ns=time_ns)
+        if links == 0 and self.trash_s and inode not in batch.made:
+            self.put(batch, self._trash, inode, value=lost)
         keepers = self.awake(batch.session)
         if links == 0 and inode not in batch.made and keepers:
             batch.held.append(inode)
@@ -249,12 +314,26 @@ class MemoryState:
         row = self._inodes.get(inode)
         if row is None or row.links > 0 or any(held == inode for held, _ in self._open):
             return
-        tables: tuple[dict[int, Any], ...] = (
-            self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs,
-        )  # fmt: skip
-        for table in tables:
+        if inode in self._trash:
+            was = tuple(table.get(inode) for table in self._tables())
+            self.put(batch, self._trash, inode, value=dataclasses.replace(self._trash[inode], was=was))
+        for table in self._tables():
             self.drop(batch, table, inode)
         batch.removed.append(inode)
+
+    def unsettle(self, batch: BatchLog, inode: int) -> None:
+        """It leaves the trash, for a name or for good."""
+        lost = self._trash.get(inode)
+        if lost is None:
+            raise NotFound("this is not in the trash")
+        self.drop(batch, self._trash, inode)
+        for table, was in zip(self._tables(), lost.was or (), strict=False):
+            if was is not None:
+                self.put(batch, table, inode, value=was)
+
+    def _tables(self) -> tuple[dict[int, Any], ...]:
+        """All that an inode has."""
+        return self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs
 
     def is_below(self, directory: int, ancestor: int) -> bool:
         while directory not in (ROOT_INODE, ancestor):

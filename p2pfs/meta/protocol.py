@@ -13,9 +13,12 @@ from p2pfs.wire.namespace import (
     ChunkPlace,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
+    Named,
     Operation,
     Space,
+    TrashPage,
     XattrPage,
 )
 
@@ -68,6 +71,20 @@ class Namespace(Protocol):
         ...
 
     async def space(self) -> Space: ...
+
+    async def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """What can be brought back: inodes numbered above `after`, ascending, at most `limit`; with a `parent`, only
+        what was last in that directory, which may itself be in the trash or gone."""
+        ...
+
+    async def names(self, inode: InodeId) -> list[Named]:
+        """The names of an inode, at most 100; the root has none. Raises NotFound."""
+        ...
+
+    async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """Inodes with a lease that is over before `before_s` (UTC), each with one of its names, in the order of
+        (expires_s, inode) and behind `after`, at most `limit`."""
+        ...
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """Do all operations in order in one transaction, or none. A batch has at most 1 000.

@@ -114,11 +114,11 @@ def locate(connection: sqlite3.Connection, volume: VolumeId, question: Locate) -
 
 def space(connection: sqlite3.Connection, volume: VolumeId, room: tuple[int, int] | None) -> Space:
     """See Namespace.space. `room` is (total, free) where the caller knows better than the peers' rows."""
-    row = connection.execute("SELECT inodes FROM volume WHERE id = ?", (volume,)).fetchone()
+    row = connection.execute("SELECT inodes, trash_bytes FROM volume WHERE id = ?", (volume,)).fetchone()
     if row is None:
         raise NotFound("there is no such volume")
     total, free = rooms.room(connection) if room is None else room
-    return Space(total, free, row[0])
+    return Space(total, free, *row)
 
 
 def attributes_of(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> Attributes:
@@ -126,14 +126,15 @@ def attributes_of(connection: sqlite3.Connection, volume: VolumeId, inode: int) 
     row = connection.execute(
         f"SELECT {inodes.FIELDS} FROM inode i WHERE i.volume = ? AND i.inode = ?", (volume, inode)
     ).fetchone()
-    if row is None:
+    found = None if row is None else Attributes(*row)
+    if found is None or (found.links == 0 and not inodes.is_open(connection, volume, inode)):
         raise NotFound("there is no such inode")
-    return Attributes(*row)
+    return found
 
 
 def _require_directory(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> None:
-    row = connection.execute("SELECT kind FROM inode WHERE volume = ? AND inode = ?", (volume, inode)).fetchone()
-    if row is None:
+    row = connection.execute("SELECT kind, links FROM inode WHERE volume = ? AND inode = ?", (volume, inode)).fetchone()
+    if row is None or (row[1] == 0 and not inodes.is_open(connection, volume, inode)):
         raise NotFound("there is no such directory")
     if row[0] != Kind.DIRECTORY:
         raise NotDirectory("this is not a directory")

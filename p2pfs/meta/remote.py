@@ -22,6 +22,7 @@ from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
 from p2pfs.wire.delegations import AskDelegation, Delegation, ReturnDelegation
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.leases import ReadExpiring, ReadNames, ReadTrash
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -30,17 +31,20 @@ from p2pfs.wire.namespace import (
     Commit,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
     GetAttributes,
     GetSpace,
     GetXattrs,
     Locate,
     Lookup,
+    Named,
     Operation,
     Question,
     ReadDirectory,
     ReadExtents,
     Space,
+    TrashPage,
     XattrPage,
 )
 from p2pfs.wire.volumes import (
@@ -174,6 +178,18 @@ class RemoteNamespace:
     async def space(self) -> Space:
         """See Namespace."""
         return await self._ask(GetSpace(), Space)
+
+    async def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """See Namespace."""
+        return await self._ask(ReadTrash(after, limit, parent), TrashPage)
+
+    async def names(self, inode: InodeId) -> list[Named]:
+        """See Namespace."""
+        return await self._ask(ReadNames(inode), list[Named])
+
+    async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """See Namespace."""
+        return await self._ask(ReadExpiring(before_s, after, limit), ExpiringPage)
 
     async def _ask(self, question: Question, kind: type[T]) -> T:
         return answers.unwrap(await self._flights.ask(question), kind)

@@ -83,8 +83,8 @@ CREATE TABLE volume (
     dedup               INTEGER NOT NULL,       -- 1: equal chunks are one chunk
     created_s           REAL NOT NULL,
     next_id             INTEGER NOT NULL,       -- first inode or dentry number never granted to any mount
-    inodes              INTEGER NOT NULL,       -- rows in inode
-    bytes               INTEGER NOT NULL,       -- sum of inode.size
+    inodes              INTEGER NOT NULL,       -- rows in inode, without those that only trash keeps
+    bytes               INTEGER NOT NULL,       -- sum of their inode.size
     UNIQUE (owner, name)
 ) STRICT;
 
@@ -104,7 +104,7 @@ CREATE TABLE inode (
     uid         INTEGER NOT NULL,
     gid         INTEGER NOT NULL,
     rdev        INTEGER NOT NULL,
-    links       INTEGER NOT NULL,   -- names; of a directory 2 + its subdirectories; 0: kept by open_inode alone
+    links       INTEGER NOT NULL,   -- names; of a directory 2 + its subdirectories; 0: kept by open_inode or trash
     size        INTEGER NOT NULL,   -- bytes, as the mount says; a mount trusts only the one inside head
     change      INTEGER NOT NULL,   -- content version: 0, then one higher with each commit
     attr_change INTEGER NOT NULL,   -- rises with every change of this row
@@ -313,6 +313,33 @@ _EXCLUSION: Final = """
 ALTER TABLE session ADD COLUMN exclusive INTEGER NOT NULL DEFAULT 0;    -- 1: no other may change the volume meanwhile
 """
 
+_LEASES: Final = """
+ALTER TABLE inode ADD COLUMN expires_s INTEGER NOT NULL DEFAULT 0;  -- UTC, kept until then; 0: for ever
+CREATE INDEX inode_expiry ON inode (volume, expires_s) WHERE expires_s > 0 AND links > 0;
+CREATE INDEX dentry_inode ON dentry (volume, inode);                -- an inode's names
+
+ALTER TABLE volume ADD COLUMN trash_removed_s REAL NOT NULL DEFAULT 86400;  -- how long what is removed is kept; 0: not
+ALTER TABLE volume ADD COLUMN trash_expired_s REAL NOT NULL DEFAULT 604800; -- how long what has expired is kept; 0: not
+ALTER TABLE volume ADD COLUMN trash_inodes INTEGER NOT NULL DEFAULT 0;      -- inodes that only trash keeps
+ALTER TABLE volume ADD COLUMN trash_bytes INTEGER NOT NULL DEFAULT 0;       -- sum of their sizes
+
+CREATE TABLE trash (                -- inodes that lost their last name and can be brought back, and that name
+    volume      INTEGER NOT NULL,
+    inode       INTEGER NOT NULL,
+    parent      INTEGER NOT NULL,   -- with dentry, name, tag: the dentry as it was; the parent may be in trash or gone
+    dentry      INTEGER NOT NULL,
+    name        BLOB NOT NULL,
+    tag         BLOB NOT NULL,
+    reason      INTEGER NOT NULL,   -- wire.leases.Reason
+    removed_s   REAL NOT NULL,
+    purge_s     REAL NOT NULL,      -- kept until then
+    PRIMARY KEY (volume, inode)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX trash_purge ON trash (purge_s);
+CREATE INDEX trash_removed ON trash (removed_s);        -- under pressure the oldest goes first
+CREATE INDEX trash_parent ON trash (volume, parent);    -- what was in a directory
+"""
+
 MIGRATIONS: Final = (
     _POOL + _VOLUMES + _SESSIONS,
     _DISTRUST,
@@ -322,6 +349,7 @@ MIGRATIONS: Final = (
     _CARE,
     _DELEGATIONS,
     _EXCLUSION,
+    _LEASES,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

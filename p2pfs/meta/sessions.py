@@ -228,7 +228,7 @@ def apply_batch(
         Misuse: The batch breaks the protocol; nothing is changed or remembered.
     """
     row = connection.execute(
-        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, r.answer, d.epoch, d.session"
+        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, v.trash_removed_s, r.answer, d.epoch, d.session"
         " FROM session s JOIN volume v ON v.id = s.volume LEFT JOIN delegation d ON d.volume = s.volume"
         " LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
         " WHERE s.id = ?",
@@ -236,7 +236,7 @@ def apply_batch(
     ).fetchone()
     if row is None:
         raise _over()
-    number, volume, acked, read_only, next_id, old, epoch, holder = row
+    number, volume, acked, read_only, next_id, trash_s, old, epoch, holder = row
     if old is not None:
         return Outcome(_recalled(connection, volume, codec.decode(old, Answer)))
     if read_only and not all(isinstance(operation, _HARMLESS) for operation in batch.operations):
@@ -245,7 +245,9 @@ def apply_batch(
     if batch.epoch or holder not in (None, number):
         delegations.require(connection, volume, batch, session=number, held=(epoch, holder), fences=fences)
     rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s)
-    work = Work(connection, volume=volume, session=number, next_id=next_id, rules=rules, echoes=not batch.epoch)
+    work = Work(
+        connection, volume=volume, session=number, next_id=next_id, rules=rules, echoes=not batch.epoch, trash_s=trash_s
+    )
     outcome, kept = _outcome(work, batch)
     connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))
     if batch.acked >= acked + _DROP_EVERY:

@@ -1,5 +1,5 @@
-"""Operations on names: make, link, unlink, rename. POSIX's rules about links, times and loops are here; permissions
-were checked by the kernel of the mount.
+"""Operations on names: make, link, unlink, rename, restore. POSIX's rules about links, times and loops are here;
+permissions were checked by the kernel of the mount.
 """
 
 from typing import Final
@@ -18,10 +18,12 @@ from p2pfs.errors import (
     TooLarge,
     TooManyLinks,
 )
-from p2pfs.meta import inodes
+from p2pfs.meta import inodes, trash
 from p2pfs.meta.inodes import InodeRow
+from p2pfs.meta.trash import Lost
 from p2pfs.meta.work import Work
 from p2pfs.types import ROOT_INODE, Kind, head_limit
+from p2pfs.wire.leases import PurgeTrash, Reason, Restore
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
@@ -32,6 +34,8 @@ from p2pfs.wire.namespace import (
     Unlink,
 )
 
+SHORTEST_AGAIN_S: Final = 86400.0
+"""For at least so long what had expired is kept once it is back."""
 MAX_LINKS: Final = 65_000
 MAX_SEALED_NAME_BYTES: Final = 512
 MAX_SEALED_TARGET_BYTES: Final = 8192
@@ -63,6 +67,7 @@ def make(work: Work, operation: Make) -> None:
         parent=parent.inode if is_directory else 0,
         inline=int(operation.target is not None),
         head=operation.head,
+        expires_s=parent.expires_s,
     )
     _name(work, parent, operation.name, dentry=operation.dentry, inode=row.inode, tag=operation.dentry_tag)
     work.add(row)
@@ -90,10 +95,10 @@ def link(work: Work, operation: Link) -> None:
     parent.entries_changed(operation.time_ns)
 
 
-def unlink(work: Work, operation: Unlink) -> None:
+def unlink(work: Work, operation: Unlink, *, reason: Reason = Reason.REMOVED) -> None:
     """One name less."""
     parent = work.directory(operation.parent)
-    dentry, inode = _existing(work, operation.parent, operation.name, operation.inode)
+    dentry, inode, tag = _existing(work, operation.parent, operation.name, operation.inode)
     row = work.inode(inode)
     if operation.directory:
         if not row.is_directory:
@@ -104,7 +109,7 @@ def unlink(work: Work, operation: Unlink) -> None:
         raise IsDirectory("this is a directory")
     work.drop_name(parent.inode, dentry)
     parent.entries_changed(operation.time_ns)
-    work.lose_name(row, operation.time_ns)
+    work.lose_name(row, Lost(parent.inode, dentry, operation.name, tag), operation.time_ns, reason)
 
 
 def rename(work: Work, operation: Rename) -> None:
@@ -113,7 +118,7 @@ def rename(work: Work, operation: Rename) -> None:
         raise Invalid("these flags of rename do not go together")
     _check_name(operation.new_name, operation.dentry_tag)
     parent, new_parent = work.directory(operation.parent), work.directory(operation.new_parent)
-    dentry, inode = _existing(work, operation.parent, operation.name, operation.inode)
+    dentry, inode, _ = _existing(work, operation.parent, operation.name, operation.inode)
     target = work.find(operation.new_parent, operation.new_name)
     if target is not None and operation.flags == RENAME_NOREPLACE:
         raise Exists("the new name is taken")
@@ -134,7 +139,8 @@ def rename(work: Work, operation: Rename) -> None:
         _moved(other, new_parent, parent, operation.time_ns)
     else:
         if target is not None:
-            _replace(work, moved, new_parent, target, operation.time_ns)
+            lost = Lost(new_parent.inode, target[0], operation.new_name, target[2])
+            _replace(work, moved, new_parent, target[1], lost, operation.time_ns)
         work.drop_name(parent.inode, dentry)
         _name(
             work,
@@ -148,6 +154,40 @@ def rename(work: Work, operation: Rename) -> None:
     parent.entries_changed(operation.time_ns)
     if new_parent is not parent:
         new_parent.entries_changed(operation.time_ns)
+
+
+def restore(work: Work, operation: Restore) -> None:
+    """A name again for what is in the trash."""
+    _check_name(operation.name, operation.dentry_tag)
+    parent = work.directory(operation.parent)
+    row = _from_trash(work, operation.inode)
+    _name(work, parent, operation.name, dentry=operation.dentry, inode=row.inode, tag=operation.dentry_tag)
+    row.links = 2 if row.is_directory else 1
+    row.changed(operation.time_ns)
+    parent.entries_changed(operation.time_ns)
+    if row.is_directory:
+        row.parent = parent.inode
+        _add_link(parent)
+    if 0 < row.expires_s <= work.rules.now_s:
+        work.set_lease(row, int(work.rules.now_s + max(_expired_delay_s(work), SHORTEST_AGAIN_S)))
+
+
+def _expired_delay_s(work: Work) -> float:
+    row = work.connection.execute("SELECT trash_expired_s FROM volume WHERE id = ?", (work.volume,)).fetchone()
+    return float(row[0])
+
+
+def purge_trash(work: Work, operation: PurgeTrash) -> None:
+    """Let go what only the trash keeps; what is open, once it is closed."""
+    work.settle(_from_trash(work, operation.inode))
+
+
+def _from_trash(work: Work, inode: int) -> InodeRow:
+    if trash.take(work.connection, work.volume, inode) is None:
+        raise NotFound("this is not in the trash")
+    row = work.kept(inode)
+    work.unsettle(row)
+    return row
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -177,8 +217,8 @@ def _name(work: Work, parent: InodeRow, name: bytes, *, dentry: int, inode: int,
         raise Exists("the name is taken")
 
 
-def _existing(work: Work, parent: int, name: bytes, inode: int) -> tuple[int, int]:
-    """(dentry, inode) of a name that must lead to `inode`."""
+def _existing(work: Work, parent: int, name: bytes, inode: int) -> tuple[int, int, bytes]:
+    """(dentry, inode, tag) of a name that must lead to `inode`."""
     found = work.find(parent, name)
     if found is None:
         raise NotFound("there is no such name")
@@ -212,9 +252,9 @@ def _check_loop(work: Work, moved: InodeRow, source: InodeRow, target: InodeRow)
         place = work.inode(place.parent)
 
 
-def _replace(work: Work, moved: InodeRow, new_parent: InodeRow, target: tuple[int, int], time_ns: int) -> None:
+def _replace(work: Work, moved: InodeRow, new_parent: InodeRow, inode: int, lost: Lost, time_ns: int) -> None:
     """Take the name away from what has it now."""
-    other = work.inode(target[1])
+    other = work.inode(inode)
     if moved.is_directory and not other.is_directory:
         raise NotDirectory("a directory cannot replace what is none")
     if other.is_directory:
@@ -222,8 +262,8 @@ def _replace(work: Work, moved: InodeRow, new_parent: InodeRow, target: tuple[in
             raise IsDirectory("only a directory can replace a directory")
         _check_empty(work, other)
         new_parent.links -= 1
-    work.drop_name(new_parent.inode, target[0])
-    work.lose_name(other, time_ns)
+    work.drop_name(new_parent.inode, lost.dentry)
+    work.lose_name(other, lost, time_ns, Reason.REPLACED)
 
 
 def _repoint(work: Work, parent: int, dentry: int, *, inode: int, tag: bytes) -> None:

@@ -10,12 +10,15 @@ from p2pfs.errors import Exists, Misuse, NotFound
 from p2pfs.meta.schema import EVERYTHING
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.wire.namespace import FIRST_CHANGE
-from p2pfs.wire.volumes import CreateVolume, IdBlock, KeySlot, VolumeInfo
+from p2pfs.wire.volumes import CreateVolume, IdBlock, KeySlot, VolumeInfo, VolumeSettings
 
 MAX_GRANTED_IDS: Final = 1_000_000
 """Most numbers one request gets."""
 
-_INFO = "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes FROM volume"
+_INFO = (
+    "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
+    " trash_expired_s, trash_inodes, trash_bytes FROM volume"
+)
 
 
 def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owner: str, now_s: float) -> VolumeInfo:
@@ -24,7 +27,7 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
         raise Misuse("a volume number has 63 bits")
     try:
         connection.execute(
-            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, 0, 0)",
             (
                 message.volume,
                 message.name,
@@ -34,6 +37,8 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
                 int(message.dedup),
                 now_s,
                 ROOT_INODE + 1,
+                message.trash_removed_s,
+                message.trash_expired_s,
             ),
         )
     except sqlite3.IntegrityError:
@@ -44,7 +49,7 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
     )
     time_ns = message.time_ns
     connection.execute(
-        "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, 0, 2, 0, ?, 0, ?, ?, ?, ?, 0, ?)",
+        "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, 0, 2, 0, ?, 0, ?, ?, ?, ?, 0, ?, 0)",
         (
             message.volume,
             ROOT_INODE,
@@ -78,6 +83,16 @@ def volumes(connection: sqlite3.Connection, owner: str | None = None) -> list[Vo
     else:
         rows = connection.execute(f"{_INFO} WHERE owner = ? ORDER BY name", (owner,))
     return [_info(row) for row in rows]
+
+
+def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: VolumeSettings) -> VolumeInfo:
+    """Change what is not None; what is in the trash keeps its time. Raises NotFound."""
+    connection.execute(
+        "UPDATE volume SET trash_removed_s = coalesce(?, trash_removed_s),"
+        " trash_expired_s = coalesce(?, trash_expired_s) WHERE id = ?",
+        (settings.trash_removed_s, settings.trash_expired_s, volume_id),
+    )
+    return volume(connection, volume_id)
 
 
 def owner_of(connection: sqlite3.Connection, volume_id: VolumeId) -> str:
@@ -117,4 +132,8 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         created_s=int(row[6]),
         files=row[7],
         bytes=row[8],
+        trash_removed_s=row[9],
+        trash_expired_s=row[10],
+        trash_files=row[11],
+        trash_bytes=row[12],
     )

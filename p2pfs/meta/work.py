@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.errors import Misuse, NoSpace, NotDirectory, NotFound
-from p2pfs.meta import inodes, open_inodes, protocol
+from p2pfs.meta import inodes, open_inodes, protocol, trash
 from p2pfs.meta.inodes import InodeRow
+from p2pfs.meta.trash import Lost
 from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
+from p2pfs.wire.leases import Reason
 from p2pfs.wire.namespace import Applied, Attributes, NewChunk
 
 MAX_ANSWER_BYTES: Final = 24 * MIB
@@ -47,18 +49,22 @@ class Work:
         next_id: int,
         rules: Rules,
         echoes: bool = True,
+        trash_s: float = 0.0,
     ) -> None:
-        """`echoes`: whether `finish` gives contents too."""
+        """`echoes`: whether `finish` gives contents too. What loses its last name is kept for `trash_s` more."""
         self.connection = connection
         self.volume = volume
         self.session = session
         self.rules = rules
         self._echoes = echoes
+        self.trash_s = trash_s
         self._next_id = next_id
         self._rows: dict[int, InodeRow] = {}
         self._named: set[int] = set()
         self._inodes = 0
         self._bytes = 0
+        self._trash_inodes = 0
+        self._trash_bytes = 0
         self._room = MAX_ANSWER_BYTES
         self._others: list[tuple[int, SessionId]] | None = None
         self._may_open: int | None = None  # how many more
@@ -67,7 +73,14 @@ class Work:
     # ---- inode rows -------------------------------------------------------------------------------------------------
 
     def inode(self, inode: int) -> InodeRow:
-        """The row as the batch has made it so far. Raises NotFound."""
+        """The row as the batch has made it so far. Raises NotFound, also of what only the trash keeps."""
+        row = self.kept(inode)
+        if row.gone or (row.links == 0 and not inodes.is_open(self.connection, self.volume, inode)):
+            raise NotFound("there is no such inode")
+        return row
+
+    def kept(self, inode: int) -> InodeRow:
+        """The row even if the trash alone keeps it, or nothing any more. Raises NotFound."""
         row = self._rows.get(inode)
         if row is None:
             row = inodes.load(self.connection, self.volume, inode)
@@ -75,8 +88,6 @@ class Work:
                 raise NotFound("there is no such inode")
             self._weigh(len(row.head))
             self._rows[inode] = row
-        elif row.gone:
-            raise NotFound("there is no such inode")
         return row
 
     def loaded(self, inode: int) -> InodeRow | None:
@@ -112,14 +123,22 @@ class Work:
         self._bytes += size - row.size
         row.size = size
 
-    def lose_name(self, row: InodeRow, time_ns: int) -> None:
-        """One name less; a directory has only one. Without names or handles the inode goes.
+    def lose_name(self, row: InodeRow, lost: Lost, time_ns: int, reason: Reason) -> None:
+        """One name less; a directory has only one. Without names or handles the inode goes, or only the trash keeps it.
 
         Other mounts may have it open, and say so only when they are told: it is kept for each until it has had the time
         to.
         """
+        was_clean = not row.dirty
         row.links = 0 if row.is_directory else row.links - 1
         row.changed(time_ns)
+        if row.links == 0:
+            row.trashed = self.trash_s > 0 and not row.fresh
+        if row.trashed:
+            trash.add(
+                self.connection, self.volume, row.inode, lost=lost, reason=reason,
+                now_s=self.rules.now_s, purge_s=self.rules.now_s + self.trash_s,
+            )  # fmt: skip
         if row.links == 0 and not row.fresh and self.others:  # nobody else can know what this batch made
             self.held.append(row.inode)
             open_inodes.keep_for(
@@ -130,6 +149,15 @@ class Work:
                 until_s=self.rules.now_s + self.rules.hold_s,
             )
         self.settle(row)
+        row.buried = was_clean and row.gone
+
+    def set_lease(self, row: InodeRow, expires_s: int) -> None:
+        """Keep an inode until then; 0: for ever. Seldom done, so written at once: other updates leave the index be."""
+        row.expires_s = expires_s
+        row.changed(0)
+        self.connection.execute(
+            "UPDATE inode SET expires_s = ? WHERE volume = ? AND inode = ?", (expires_s, self.volume, row.inode)
+        )
 
     def hold(self, inode: int) -> None:
         """The session keeps the inode even without a name; again is fine. Raises NoSpace."""
@@ -151,18 +179,34 @@ class Work:
         return self._others
 
     def settle(self, row: InodeRow) -> None:
-        """Remove the inode if neither a name nor a session keeps it."""
+        """Remove the inode if neither a name nor a session keeps it, or leave it to the trash."""
         if row.links == 0 and not row.gone and not inodes.is_open(self.connection, self.volume, row.inode):
             row.gone = True
             self._inodes -= 1
             self._bytes -= row.size
+            if row.trashed is None:
+                row.trashed = inodes.is_trashed(self.connection, self.volume, row.inode)
+            if row.trashed:
+                self._trash_inodes += 1
+                self._trash_bytes += row.size
+
+    def unsettle(self, row: InodeRow) -> None:
+        """It leaves the trash: for a name, or for good."""
+        is_alone = row.gone or not inodes.is_open(self.connection, self.volume, row.inode)
+        row.trashed = False
+        if is_alone:
+            self._trash_inodes -= 1
+            self._trash_bytes -= row.size
+            self._inodes += 1
+            self._bytes += row.size
+        row.gone = False
 
     # ---- dentries ---------------------------------------------------------------------------------------------------
 
-    def find(self, parent: int, name: bytes) -> tuple[int, int] | None:
-        """(dentry, inode) of a name, if there is one."""
-        row: tuple[int, int] | None = self.connection.execute(
-            "SELECT dentry, inode FROM dentry WHERE volume = ? AND parent = ? AND name = ?",
+    def find(self, parent: int, name: bytes) -> tuple[int, int, bytes] | None:
+        """(dentry, inode, tag) of a name, if there is one."""
+        row: tuple[int, int, bytes] | None = self.connection.execute(
+            "SELECT dentry, inode, tag FROM dentry WHERE volume = ? AND parent = ? AND name = ?",
             (self.volume, parent, name),
         ).fetchone()
         return row
@@ -196,7 +240,11 @@ class Work:
         self._room = MAX_ANSWER_BYTES
         for row in self._rows.values():
             if row.gone:
-                inodes.remove(self.connection, self.volume, row.inode, inline=bool(row.inline))
+                if row.trashed:
+                    write = inodes.bury if row.buried else inodes.update
+                    write(self.connection, self.volume, row)
+                else:
+                    inodes.remove(self.connection, self.volume, row.inode, inline=bool(row.inline))
                 removed.append(row.inode)
                 continue
             if row.fresh:
@@ -207,6 +255,7 @@ class Work:
                 told.append(inodes.attributes(self.connection, self.volume, row, content=self._echoes))
                 self._weigh(inodes.weight(told[-1]))
         inodes.count(self.connection, self.volume, inodes=self._inodes, bytes_=self._bytes)
+        inodes.count_trash(self.connection, self.volume, inodes=self._trash_inodes, bytes_=self._trash_bytes)
         return Applied(told, removed)
 
     def _weigh(self, bytes_: int) -> None:

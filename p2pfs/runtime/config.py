@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     purge_grace: Duration = 24 * 3600.0  # chunks nobody names any more can be revived for so long
     purge_latest: Duration = 24 * 3600.0  # after so much more they are purged even if it is never quiet
     quiet_load: Share = 0.5  # per processor; below it is quiet
+    trash_pressure: Share = 0.05  # with less of the pool free, the oldest trash goes before its time
     replicas: Count = 3
     min_replicas: Count = 2
     invite_lifetime: Duration = 24 * 3600.0
@@ -61,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # A volume.
     small_file: Size = 16 * KIB  # files up to this size live in the metadata
     dedup: Switch = True
+    trash_removed: Duration = 86400.0  # what is removed or replaced can be brought back for so long; 0: not at all
+    trash_expired: Duration = 7 * 86400.0  # the same of what has expired
     # A mount.
     durability: DurabilityMode = "close"  # or "fsync": then only fsync waits for the pool; or "sync": every change does
     io_timeout: Duration = 30.0  # time without progress

@@ -23,6 +23,7 @@ _SECONDS: Final = {
     "w": 7 * 86400.0,
     "y": 365 * 86400.0,
 }
+_LONGEST_SPAN_S: Final = 10_000 * _SECONDS["y"]
 _MOST_BYTES: Final = (1 << 63) - 1
 
 
@@ -74,6 +75,20 @@ def parse_duration(text: str) -> float:
         at = part.end()
     if not stripped or at < len(stripped):
         raise Invalid(f"“{text}” is no time span: write a number and a unit, such as 5s, 10min, 24h or 30d")
+    return seconds
+
+
+def parse_span(text: str) -> float:
+    """As `parse_duration`, but a unit is required: "30d", "12h", "100y".
+
+    Raises:
+        Invalid: It is no time span, has no unit, or is no time at all.
+    """
+    if re.fullmatch(r"[\d.]+", text.strip(), re.ASCII):
+        raise Invalid(f"“{text}” has no unit: write s, m, h, d, w or y behind the number, such as {text.strip()}d")
+    seconds = parse_duration(text)
+    if not 0 < seconds <= _LONGEST_SPAN_S:
+        raise Invalid(f"“{text}” is not between a moment and ten thousand years")
     return seconds
 
 

@@ -26,6 +26,7 @@ from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.keeping import Keeper
+from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
@@ -33,6 +34,7 @@ from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
+from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Listed, Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
@@ -77,6 +79,8 @@ class Filesystem:
         self._keeper = Keeper(namespace, self._table)
         self.tree = Tree(keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
+        self.trash = Trash(keys, volume, namespace, self.tree, now_ns=now_ns, told=self._reappeared)
+        self.leases = Leases(keys, volume, namespace, self.tree)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
@@ -134,6 +138,11 @@ class Filesystem:
 
     def _discard(self, inode: Inode) -> None:
         self.writer.discard(inode)
+
+    def _reappeared(self, parent: InodeId, name: bytes) -> None:
+        """A name is there that the kernel may know to be free."""
+        self._kernel.stale_name(parent, name)
+        self._kernel.stale_inode(parent, content=False)
 
     def _moved(self, inode: Inode) -> None:
         inode.cached_change = -1

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -43,6 +44,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     head: bytes  # sealed format.heads.Head
     inline: bytes | None = None  # sealed content of a small file
     target: bytes | None = None  # sealed symlink target
+    expires_s: int = 0  # UTC: the lease; 0: for ever
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -106,6 +108,38 @@ class Space(msgspec.Struct, frozen=True, array_like=True):
     total: int  # bytes, after replication
     free: int  # bytes, after replication
     inodes: int  # inodes of the volume
+    trash: int = 0  # content bytes that the volume's trash holds
+
+
+class Named(msgspec.Struct, frozen=True, array_like=True):
+    """An inode with one of its names and where that is."""
+
+    parent: int
+    entry: Entry
+
+
+class TrashRow(msgspec.Struct, frozen=True, array_like=True):
+    """An inode in the trash with the last name it had, sealed for the directory it was in."""
+
+    parent: int
+    entry: Entry
+    reason: int  # wire.leases.Reason
+    removed_s: float  # UTC
+    purge_s: float  # UTC: kept until then
+
+
+class TrashPage(msgspec.Struct, frozen=True, array_like=True):
+    """Rows by inode number; `complete` when none follow."""
+
+    rows: list[TrashRow]
+    complete: bool
+
+
+class ExpiringPage(msgspec.Struct, frozen=True, array_like=True):
+    """Inodes by the end of their lease, each with one of its names; `complete` when none follow."""
+
+    rows: list[Named]
+    complete: bool
 
 
 # ---- operations -----------------------------------------------------------------------------------------------------
@@ -284,6 +318,9 @@ Operation = (
     | SetXattr
     | RemoveXattr
     | Accessed
+    | Restore
+    | PurgeTrash
+    | SetLease
 )
 
 
@@ -353,4 +390,15 @@ class GetXattrs(msgspec.Struct, frozen=True, array_like=True, tag=8):
     inode: int
 
 
-Question = Lookup | GetAttributes | ReadDirectory | ReadExtents | Locate | GetSpace | GetXattrs
+Question = (
+    Lookup
+    | GetAttributes
+    | ReadDirectory
+    | ReadExtents
+    | Locate
+    | GetSpace
+    | GetXattrs
+    | ReadTrash
+    | ReadNames
+    | ReadExpiring
+)

@@ -35,6 +35,10 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     created_s: int
     files: int = 0  # inodes
     bytes: int = 0  # content bytes as the coordinator counts them
+    trash_removed_s: float = 0.0  # how long what is removed can be brought back; 0: not at all
+    trash_expired_s: float = 0.0
+    trash_files: int = 0  # inodes that only the trash keeps
+    trash_bytes: int = 0
 
 
 class CreateVolume(msgspec.Struct, frozen=True):
@@ -51,6 +55,15 @@ class CreateVolume(msgspec.Struct, frozen=True):
     time_ns: int
     small_file_bytes: int = 16384
     dedup: bool = True
+    trash_removed_s: float = 86400.0
+    trash_expired_s: float = 7 * 86400.0
+
+
+class VolumeSettings(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/settings` → VolumeInfo. None leaves a setting as it is."""
+
+    trash_removed_s: float | None = None
+    trash_expired_s: float | None = None
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):

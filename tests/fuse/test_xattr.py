@@ -207,3 +207,24 @@ def test_where_we_may_not_mount_fusermount_does(tmp_path: Path, monkeypatch: pyt
 
 def test_nothing_unexpected_happened(pool: DemoPool) -> None:
     assert pool.stats()["unexpected_errors"] == 0
+
+
+def test_a_lease_shows_as_an_attribute_and_is_set_as_one(mounted: Path) -> None:
+    name = "user.p2pfs.expires"
+    directory = mounted / "kept"
+    directory.mkdir()
+    file = directory / "file"
+    file.touch()
+    assert os.getxattr(file, name) == b"never"
+    assert name not in os.listxattr(file)
+    os.setxattr(file, name, b"2099-01-02T03:04:05Z")
+    assert os.getxattr(file, name) == b"2099-01-02T03:04:05Z"
+    assert name in os.listxattr(file)
+    os.setxattr(directory, name, b"+30d")
+    new = directory / "new"
+    new.touch()
+    assert os.getxattr(new, name) == os.getxattr(directory, name) != b"never"
+    os.removexattr(file, name)
+    assert os.getxattr(file, name) == b"never"
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.setxattr(file, name, b"30")

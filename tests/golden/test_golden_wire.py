@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, delegations, events, jobs, membership, namespace, orders, plans
+from p2pfs.wire import codec, delegations, events, jobs, leases, membership, namespace, orders, plans
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -47,8 +47,20 @@ XATTR_OPERATIONS: list[Any] = [
     namespace.RemoveXattr(10, b"name", 10**18),
 ]
 ATTRIBUTES = namespace.Attributes(
+    10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target", 1_900_000_000
+)  # fmt: skip
+UNLEASED = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
+ENTRY = namespace.Entry(11, b"name", b"tag", ATTRIBUTES)
+LEASES: list[Any] = [
+    leases.Restore(10, 1, b"name", 11, b"tag", 10**18),
+    leases.PurgeTrash(10),
+    leases.SetLease(10, 1_900_000_000),
+]
+LEASE_QUESTIONS = [leases.ReadTrash(9, 100, 1), leases.ReadNames(10), leases.ReadExpiring(2_000_000_000, (5, 6), 100)]
+TRASH_PAGE = namespace.TrashPage([namespace.TrashRow(1, ENTRY, leases.Reason.EXPIRED, 1.8e9, 1.9e9)], True)
+EXPIRING_PAGE = namespace.ExpiringPage([namespace.Named(1, ENTRY)], False)
 
 ORDERS = orders.Orders(
     [
@@ -97,6 +109,7 @@ BATCHES = {
     "batch": namespace.Batch(9, 8, OPERATIONS),
     "accessed": namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)]),
     "xattr_batch": namespace.Batch(9, 8, XATTR_OPERATIONS),
+    "lease_batch": namespace.Batch(11, 10, LEASES),
     "delegated_batch": namespace.Batch(9, 8, [namespace.Opened(10)], 1 << 40),
 }
 BEFORE = {
@@ -139,6 +152,10 @@ def made() -> dict[str, str]:
         "peer_info": codec.encode(PEER_INFO).hex(),
         "job": codec.encode(JOB).hex(),
         "plan": codec.encode(PLAN).hex(),
+        "lease_questions": codec.encode(LEASE_QUESTIONS).hex(),
+        "trash_page": codec.encode(TRASH_PAGE).hex(),
+        "expiring_page": codec.encode(EXPIRING_PAGE).hex(),
+        "space": codec.encode(namespace.Space(1, 2, 3, 4)).hex(),
         "wait_events": codec.encode(WAIT).hex(),
         "events": codec.encode(EVENTS).hex(),
         "recall": codec.encode(events.Events(1, 2, recall=1 << 40)).hex(),
@@ -171,6 +188,11 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("peer_info", PEER_INFO),
         ("job", JOB),
         ("plan", PLAN),
+        ("trash_page", TRASH_PAGE),
+        ("expiring_page", EXPIRING_PAGE),
+        ("space", namespace.Space(1, 2, 3, 4)),
+        ("applied_without_lease", namespace.Applied([UNLEASED], [3])),
+        ("xattr_page_without_lease", namespace.XattrPage(UNLEASED, [namespace.Xattr(b"name", b"value")])),
         ("wait_events", WAIT),
         ("events", EVENTS),
         ("recall", events.Events(1, 2, recall=1 << 40)),

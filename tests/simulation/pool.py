@@ -86,6 +86,8 @@ SETTINGS = Settings(
     small_file=SMALL_FILE,
 )
 NO_SCRUB = Scrub(ScrubState.IDLE.value, 0, 0, 0, 0, 0.0, 0.0, 0)
+TRASH_S = 300.0
+"""How long removed files can be brought back."""
 TIDY_S = 600.0
 """How often a peer empties its trash of what is old enough."""
 _WAITED_FOR = 0.3
@@ -381,7 +383,19 @@ class SimPool:
             members.add_node(connection, _node(host, "anna"))
         head = seal_head(KEYS, VOLUME, ROOT_INODE, Head(0, 0, Kind.DIRECTORY))
         slots = [KeySlot("passphrase", b"wrapped")]
-        message = CreateVolume(VOLUME, "home", KEYS.check, slots, head, 0o755, 0, 0, 1, small_file_bytes=SMALL_FILE)
+        message = CreateVolume(
+            VOLUME,
+            "home",
+            KEYS.check,
+            slots,
+            head,
+            0o755,
+            0,
+            0,
+            1,
+            small_file_bytes=SMALL_FILE,
+            trash_removed_s=TRASH_S,
+        )
         volumes.create_volume(connection, message, owner="anna", now_s=1_800_000_000.0)
 
     def hosts(self) -> list[Host]:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from p2pfs.coordinator.report import CoordinatorReport, PeerReport, PoolReport, count_chunks, judge
+from p2pfs.coordinator.report import CoordinatorReport, PeerReport, PoolReport, VolumeReport, count_chunks, judge
 from p2pfs.types import GIB, Health
 from p2pfs.wire.jobs import JobInfo
 
@@ -41,6 +41,10 @@ def peer(number: int, state: str = "up", **more: object) -> PeerReport:
 
 def job(state: str = "running", error: str = "", kind: str = "repair") -> JobInfo:
     return JobInfo(7, kind, "", state, 1, 5, 10, 50, 0.0, None, started_s=NOW, ended_s=None, error=error)
+
+
+def volume(**more: int) -> VolumeReport:
+    return VolumeReport("ab" * 8, "photos", "anna", 10, 20, **more)  # type: ignore[arg-type]
 
 
 PEERS = [peer(1), peer(2), peer(3)]
@@ -93,6 +97,12 @@ CASES = {
     "over": ({"jobs": [job(state="failed", error="no room")]}, "healthy", []),
     "held back": ({"jobs": [job(state="paused", error="no room")]}, "healthy", ["JOB_PAUSED"]),
     "at work": ({"jobs": [job()]}, "healthy", []),
+    "room short, with trash": ({"volumes": [volume(trash_files=1)], "is_pressed": True}, "warning", ["TRASH_PRESSED"]),
+    "room short, without": ({"volumes": [volume()], "is_pressed": True}, "healthy", []),
+    "volume expires": ({"volumes": [volume(expires_s=int(NOW) + 6 * 86400)]}, "warning", ["VOLUME_EXPIRES"]),
+    "volume is over": ({"volumes": [volume(expires_s=int(NOW) - 5)]}, "warning", ["VOLUME_EXPIRES"]),
+    "volume lasts": ({"volumes": [volume(expires_s=int(NOW) + 8 * 86400)]}, "healthy", []),
+    "files expire": ({"volumes": [volume(expiring=3)]}, "healthy", ["LEASES_EXPIRE"]),
     "clock in doubt": ({"clock_doubt": "the clock went back"}, "error", ["CLOCK_IN_DOUBT"]),
     "one": ({"peers": [peer(1)]}, "warning", ["ONE_PEER_ONLY"]),
     "two": ({"peers": PEERS[:2]}, "warning", ["FEWER_PEERS_THAN_REPLICAS"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from namespaces import VOLUME, broken_invariants, create_volume, verify
+from namespaces import VOLUME, broken_invariants, verify
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
@@ -32,7 +32,7 @@ from p2pfs.meta import (
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, SessionId, VolumeId
-from p2pfs.wire.namespace import GetXattrs, SetXattr, Xattr
+from p2pfs.wire.namespace import GetAttributes, GetXattrs, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
 
@@ -337,7 +337,7 @@ def test_inodes_of_the_second_version_have_no_extended_attributes_and_can_be_giv
     with monkeypatch.context() as old:
         old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
         before = InlineDatabase(path)
-        before.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        before.write_now(old_volume)
         assert before.read(schema.version_of) == 2
         before.close()
     db = InlineDatabase(path)
@@ -349,6 +349,32 @@ def test_inodes_of_the_second_version_have_no_extended_attributes_and_can_be_giv
     rules = Rules(verify, 1, 0.0)
     db.write_now(lambda c: engine.apply(Work(c, volume=VOLUME, session=1, next_id=100, rules=rules), [operation]))
     assert db.read(lambda c: engine.answer(c, VOLUME, root)).xattrs == [Xattr(b"name", b"value")]
+    db.close()
+
+
+def old_volume(connection: sqlite3.Connection) -> None:
+    """As versions before the eighth made one."""
+    connection.execute("INSERT INTO volume VALUES (?, 'home', 'anna', x'63', 16384, 1, 0, 2, 1, 0)", (VOLUME,))
+    connection.execute(
+        "INSERT INTO inode VALUES (?, 1, 2, 493, 1000, 1000, 0, 2, 0, 0, 0, 1, 1, 1, 1, 0, x'68')", (VOLUME,)
+    )
+
+
+def test_what_the_seventh_version_kept_has_no_lease_and_goes_to_the_trash_from_now_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:7])
+        before = InlineDatabase(path)
+        before.write_now(old_volume)
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(lambda c: engine.answer(c, VOLUME, GetAttributes(ROOT_INODE))).expires_s == 0
+    info = db.read(lambda c: volumes.volume(c, VOLUME))
+    assert (info.trash_removed_s, info.trash_expired_s) == (86400.0, 7 * 86400.0)
+    assert (info.trash_files, info.trash_bytes) == (0, 0)
+    assert db.read(broken_invariants) == []
     db.close()
 
 
@@ -411,7 +437,7 @@ def test_nothing_of_the_sixth_version_is_delegated(monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as old:
         old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:6])
         before = InlineDatabase(path)
-        before.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
+        before.write_now(old_volume)
         before.write_now(
             lambda c: c.execute(
                 "INSERT INTO session VALUES (4, 'id', ?, 'n', 'anna', 'h', '/mnt', 0, 1, 2, 0)", (VOLUME,)

@@ -21,21 +21,24 @@ from namespaces import (
 )
 
 from p2pfs.errors import Fenced, PoolError
-from p2pfs.meta import engine, open_inodes, reaper, sessions, volumes
+from p2pfs.meta import engine, open_inodes, reaper, sessions, trash, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind, SessionId
 from p2pfs.wire import answers
+from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.namespace import (
     Accessed,
     Applied,
     Batch,
     Commit,
+    ExpiringPage,
     GetAttributes,
     GetSpace,
     GetXattrs,
     Link,
     Make,
+    Named,
     Opened,
     Operation,
     ReadDirectory,
@@ -45,6 +48,8 @@ from p2pfs.wire.namespace import (
     Rename,
     SetAttributes,
     SetXattr,
+    TrashPage,
+    TrashRow,
     Unlink,
     XattrPage,
 )
@@ -71,6 +76,9 @@ draft = st.one_of(
     st.tuples(st.just("no xattr"), place, name),
     st.tuples(st.just("opened"), place),
     st.tuples(st.just("released"), place),
+    st.tuples(st.just("restore"), place, place, name, st.booleans()),
+    st.tuples(st.just("purge"), place),
+    st.tuples(st.just("lease"), place, st.integers(0, 9)),
 )  # fmt: skip
 batches = st.lists(st.tuples(st.integers(0, 1), st.lists(draft, min_size=1, max_size=2)), min_size=5, max_size=30)
 
@@ -90,10 +98,12 @@ SEED: list[Draft] = [
 class Pair:
     """The two implementations side by side, with two sessions each."""
 
-    def __init__(self) -> None:
+    def __init__(self, trash_s: float) -> None:
         self.database = InlineDatabase()
-        self.database.write_now(lambda c: volumes.create_volume(c, create_volume(), owner="anna", now_s=0.0))
-        self.model: MemoryVolume = MemoryWorld().volume
+        volume = replace(create_volume(), trash_removed_s=trash_s)
+        self.database.write_now(lambda c: volumes.create_volume(c, volume, owner="anna", now_s=0.0))
+        self.model: MemoryVolume = MemoryWorld(trash_s=trash_s).volume
+        self.model.now_s = 1.0
         self.sql_sessions = [self._open() for _ in range(2)]
         self.model_sessions = [self.model.session().number for _ in range(2)]
         self.model.grant_ids(2 * sessions.FIRST_IDS)
@@ -134,20 +144,35 @@ class Pair:
                 (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
                 (ReadExtents(inode, 0), lambda: self.model.extents(inode, 0)),  # noqa: B023
                 (GetXattrs(inode), lambda: self.model.xattrs(inode)),  # noqa: B023
+                (ReadNames(inode), lambda: self.model.names(inode)),  # noqa: B023
+                (ReadTrash(0, 100, inode), lambda: self.model.trash(0, 100, inode)),  # noqa: B023
             ):
                 by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))  # noqa: B023, E731
                 assert seen(by_sql) == seen(by_model)
         for by_sql_session, number in zip(self.sql_sessions, self.model_sessions, strict=True):
             kept = seen_held(lambda: self.database.read(lambda c: sessions.held(c, by_sql_session)))  # noqa: B023
             assert kept == seen_held(lambda: self.model.held(number)), number  # noqa: B023
+        for question, by_model in (
+            (ReadTrash(3, 4), lambda: self.model.trash(3, 4)),
+            (ReadExpiring(8, (0, 0), 3), lambda: self.model.expiring(8, (0, 0), 3)),
+            (ReadExpiring(8, (3, 4), 100), lambda: self.model.expiring(8, (3, 4), 100)),
+        ):
+            assert seen(lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))) == seen(by_model)  # noqa: B023
         space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
-        assert space.inodes == self.model.space().inodes
+        assert (space.inodes, space.trash) == (self.model.space().inodes, self.model.space().trash)
         assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
         assert self.database.read(broken_invariants) == []
 
     def lapse(self) -> None:
         self.database.write_now(lambda c: open_inodes.lapse(c, now_s=1.0 + sessions.HOLD_S + 0.1, limit=1000))
         self.model.lapse()
+
+    def purge(self) -> int:
+        """The delay is over: some go from the trash."""
+        purged = self.database.write_now(lambda c: trash.purge(c, now_s=6.0, limit=2))
+        if not purged.rows:
+            self.model.purge()
+        return purged.rows
 
     def end(self, which: int) -> None:
         self.database.write_now(lambda c: sessions.close_session(c, self.sql_sessions[which]))
@@ -179,6 +204,12 @@ def seen(look: Callable[[], Any]) -> object:
 
 
 def _plain(message: Any) -> object:  # noqa: ANN401
+    if isinstance(message, list):
+        return [_plain(one) for one in message]
+    if isinstance(message, TrashPage | ExpiringPage):
+        return [_plain(row) for row in message.rows], message.complete
+    if isinstance(message, Named | TrashRow):
+        return replace(message, entry=replace(message.entry, attributes=_plain(message.entry.attributes)))  # type: ignore[arg-type]
     if hasattr(message, "attr_change"):
         return replace(message, attr_change=0)
     if hasattr(message, "entries"):
@@ -228,6 +259,16 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
             return Opened(anything(pair, rest[0]))
         case "released":
             return Released(anything(pair, rest[0]))
+        case "restore":
+            inode = trashed(pair, rest[0])
+            lost = pair.model._trash.get(inode)
+            if lost is None or not rest[3]:
+                return Restore(inode, directory(pair, rest[1]), rest[2], next(pair.numbers), b"restored", now)
+            return Restore(inode, lost.parent, lost.name, lost.known.dentry, lost.known.tag, now)
+        case "purge":
+            return PurgeTrash(trashed(pair, rest[0]))
+        case "lease":
+            return SetLease(anything(pair, rest[0]), rest[1])
     inode = file(pair, rest[0])
     row = pair.model._inodes.get(inode)
     change = row.change if row else 0
@@ -246,6 +287,11 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
 
 def anything(pair: Pair, at: int) -> int:
     return pair.inodes[-1 - at % len(pair.inodes)]
+
+
+def trashed(pair: Pair, at: int) -> int:
+    there = sorted(pair.model._trash)
+    return anything(pair, at) if at == 7 or not there else there[at % len(there)]
 
 
 def directory(pair: Pair, at: int) -> int:
@@ -268,9 +314,10 @@ def leads_to(pair: Pair, parent: int, child: bytes) -> int:
     return found.inode if found else 0
 
 
+@pytest.mark.parametrize("trash_s", [0.0, 5.0])
 @given(batches)
-def test_both_implementations_do_the_same(drafts: list[tuple[int, list[Draft]]]) -> None:
-    pair = Pair()
+def test_both_implementations_do_the_same(trash_s: float, drafts: list[tuple[int, list[Draft]]]) -> None:
+    pair = Pair(trash_s)
     try:
         for drafted in SEED:
             pair.apply(0, [operation(pair, drafted)])
@@ -284,6 +331,9 @@ def test_both_implementations_do_the_same(drafts: list[tuple[int, list[Draft]]])
         while pair.database.write_now(lambda c: reaper.reap(c, now_s=1.0, limit=3)):
             pair.compare()
         pair.end(1)
+        pair.compare()
+        while pair.purge():
+            assert pair.database.read(broken_invariants) == []
         pair.compare()
     finally:
         pair.database.close()

@@ -3,12 +3,10 @@
     last reference goes ─▶ doomed ──grace, in a backup, quiet or too late to wait──▶ purged: no row, copies void
        ◀─named again─┘                                                                  └─▶ `deletions` tells the peers
 
-Quiet is a low load on this machine and on the peers that are up; nothing waits for quiet longer than `latest_s`. While
-the pool's clock is in doubt nothing is purged at all.
+Nothing waits for quiet (`quiet`) longer than `latest_s`. While the pool's clock is in doubt nothing is purged at all.
 """
 
 import math
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +16,7 @@ from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
+from p2pfs.coordinator.upkeep.quiet import Quiet
 from p2pfs.meta import chunks_index, void_copies
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
@@ -49,7 +48,7 @@ class Purge:
         covered_s: Callable[[], float],
         grace_s: float,
         latest_s: float,
-        quiet_load: float,
+        quiet: Quiet,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -60,7 +59,7 @@ class Purge:
         self._covered_s = covered_s
         self._grace_s = grace_s
         self._latest_s = latest_s
-        self._quiet_load = quiet_load
+        self._quiet = quiet
         self._clock = clock
         self._counted_s = -math.inf  # monotonic
 
@@ -90,7 +89,7 @@ class Purge:
             )
         if job.is_paused:
             return Progress.IDLE
-        if not self._is_quiet() and oldest_s > now_s - self._grace_s - self._latest_s:
+        if not self._quiet.is_now() and oldest_s > now_s - self._grace_s - self._latest_s:
             job.stuck("waiting for a quiet hour")
             return Progress.IDLE
         job.stuck("")
@@ -108,9 +107,3 @@ class Purge:
         before_s = self._clock.time() - RECEIPTS_LIVE_S
         if self._database.read(lambda c: void_copies.has_settled(c, before_s=before_s)):
             await self._database.write(lambda c: void_copies.forget(c, before_s=before_s))
-
-    def _is_quiet(self) -> bool:
-        """Whether this machine and most peers have little to do."""
-        loads = [os.getloadavg()[0] / (os.cpu_count() or 1)]
-        loads += [peer.resources.cpu_load for peer in self._roster.members() if peer.is_reachable and peer.resources]
-        return sum(load < self._quiet_load for load in loads) * 2 > len(loads) and loads[0] < self._quiet_load

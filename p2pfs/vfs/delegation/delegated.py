@@ -33,9 +33,12 @@ from p2pfs.wire.namespace import (
     ChunkPlace,
     DirectoryPage,
     Entry,
+    ExpiringPage,
     ExtentPage,
+    Named,
     Operation,
     Space,
+    TrashPage,
     XattrPage,
 )
 
@@ -212,6 +215,21 @@ class Delegated:
         """See Namespace."""
         await self._ordered()
         return await self.inner.space()
+
+    async def trash(self, after: int, limit: int, parent: int = 0) -> TrashPage:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.trash(after, limit, parent)
+
+    async def names(self, inode: InodeId) -> list[Named]:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.names(inode)
+
+    async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.expiring(before_s, after, limit)
 
     def _answers(self, inode: int) -> bool:
         """Not of an inode that a change on its way may have changed already: others may show what it is by then."""

@@ -16,6 +16,7 @@ from p2pfs.errors import Exists, NotFound
 from p2pfs.meta.memory_rules import MemoryRules
 from p2pfs.meta.memory_state import BatchLog, Name
 from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.wire.leases import Restore
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
     Accessed,
@@ -301,6 +302,7 @@ class KnownTree(MemoryRules):
                 self.bytes += _GONE_COST
             self._forgotten[inode] = self.moment
             self._inodes.pop(inode, None)
+            self._gone.pop(inode, None)  # the trash may have given it back
             self._covered.pop(inode, None)
             self._absent.pop(inode, None)
             self._order.pop(inode, None)
@@ -487,7 +489,7 @@ def concerns(operation: Operation) -> tuple[int, ...]:
     match operation:
         case Make():
             return operation.parent, operation.inode
-        case Link() | Unlink():
+        case Link() | Unlink() | Restore():
             return operation.parent, operation.inode
         case Rename():
             return operation.parent, operation.new_parent, operation.inode, operation.replaced, _PATHS

@@ -1,0 +1,70 @@
+"""Asking the mount that holds a path: it has the volume's keys, so nobody types a passphrase again."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from p2pfs import errors, exitcodes
+from p2pfs.errors import PoolError, Unavailable, UserError
+from p2pfs.runtime import mounts
+
+SILENCE_S: Final = 120.0
+"""Longest time without a line: a change may have to wait for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount, and a path in it from the volume's root; empty: the root itself."""
+
+    record: mounts.MountRecord
+    path: str
+
+    def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - whatever the command takes
+        """The lines of the answer, as they come.
+
+        Raises:
+            PoolError: What the mount refused it with.
+            Unavailable: It does not answer, or hung up.
+        """
+        try:
+            with mounts.dial(Path(self.record.socket), SILENCE_S) as connection, connection.makefile("rb") as lines:
+                connection.sendall(json.dumps({"op": op, **request}).encode() + b"\n")
+                for text in lines:
+                    line: dict[str, Any] = json.loads(text)
+                    if "error" in line:
+                        raise _error(line)
+                    if line.get("done"):
+                        return
+                    yield line
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"the mount at {self.record.mount_point} does not answer: {error}") from None
+        raise Unavailable(f"the mount at {self.record.mount_point} ended before it had answered")
+
+    def shown(self, path: str) -> str:
+        """A path of the volume as it is in this mount, safe on a terminal."""
+        full = os.path.join(self.record.mount_point, path)
+        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in full)
+
+
+def mounted(path: Path) -> Mounted:
+    """The mount that holds a path, which need not be there.
+
+    Raises:
+        UserError: NOT_MOUNTED.
+    """
+    above = Path(os.path.realpath(path.parent)) if path.name not in ("", ".", "..") else Path(os.path.realpath(path))
+    absolute = above / path.name if path.name not in ("", ".", "..") else above
+    record = mounts.find_above(absolute)
+    if record is None or not record.alive():
+        raise UserError(f"{path} is not in a volume mounted by this user", exitcodes.NOT_MOUNTED)
+    inside = absolute.relative_to(record.mount_point)
+    return Mounted(record, "" if inside == Path() else str(inside))
+
+
+def _error(line: dict[str, Any]) -> PoolError:
+    kind = getattr(errors, str(line.get("code")), PoolError)
+    is_ours = isinstance(kind, type) and issubclass(kind, PoolError) and kind is not UserError
+    return (kind if is_ours else PoolError)(str(line["error"]))

@@ -1,0 +1,86 @@
+"""Where inodes are: paths of what has a name, and of what is in the trash. Every name was checked against its seal.
+
+For commands that speak of paths about what the coordinator knows by number only. Nothing is remembered beyond one
+command: make one for each.
+"""
+
+from typing import Final
+
+from p2pfs.errors import Corrupt, NotFound
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.format.names import check_tag, open_name
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
+from p2pfs.wire.namespace import Attributes, Entry, TrashRow
+
+LOST: Final = b"\xe2\x80\xa6"
+"""Stands for a directory that is gone (…)."""
+_PAGE: Final = 500
+_DEEPEST: Final = 4096
+
+
+class Paths:
+    """Paths from the volume's root, without a leading slash; the root is empty."""
+
+    def __init__(self, keys: VolumeKeys, volume: VolumeId, namespace: Namespace) -> None:
+        self._keys, self._volume, self._namespace = keys, volume, namespace
+        self._known: dict[int, bytes] = {ROOT_INODE: b""}
+
+    def name(self, parent: int, entry: Entry) -> bytes:
+        """The name in a dentry. Raises Corrupt."""
+        name = open_name(self._keys, self._volume, InodeId(parent), entry.name)
+        kind, number = _kind(entry.attributes), InodeId(entry.attributes.inode)
+        check_tag(self._keys, self._volume, InodeId(parent), name, number, kind, entry.tag)
+        return name
+
+    async def of_entry(self, parent: int, entry: Entry) -> bytes:
+        """The path of a dentry."""
+        return joined(await self.of_directory(parent), self.name(parent, entry))
+
+    async def of_directory(self, number: int) -> bytes:
+        """Where a directory is, or was when it went to the trash."""
+        chain: list[tuple[int, bytes]] = []
+        at = number
+        while at not in self._known:
+            place = await self._place(at)
+            if place is None:
+                self._known[at] = LOST
+                break
+            chain.append((at, place[1]))
+            at = place[0]
+            if len(chain) > _DEEPEST:
+                raise Corrupt(f"inode {number}: the directories above it go round in a circle")
+        for inode, name in reversed(chain):
+            self._known[inode] = joined(self._known[at], name)
+            at = inode
+        return self._known[number]
+
+    async def _place(self, number: int) -> tuple[int, bytes] | None:
+        """(parent, name) of a directory; None if it is gone."""
+        try:
+            names = await self._namespace.names(InodeId(number))
+        except NotFound:
+            row = await trashed(self._namespace, number)
+            return None if row is None else (row.parent, self.name(row.parent, row.entry))
+        if not names:
+            raise Corrupt(f"inode {number}: the coordinator knows no name of it")
+        return names[0].parent, self.name(names[0].parent, names[0].entry)
+
+
+async def trashed(namespace: Namespace, number: int) -> TrashRow | None:
+    """The inode's row, if it is in the trash."""
+    page = await namespace.trash(number - 1, 1)
+    found = page.rows[0] if page.rows else None
+    return found if found is not None and found.entry.attributes.inode == number else None
+
+
+def joined(above: bytes, name: bytes) -> bytes:
+    """A path one name longer."""
+    return above + b"/" + name if above else name
+
+
+def _kind(attributes: Attributes) -> Kind:
+    try:
+        return Kind(attributes.kind)
+    except ValueError:
+        raise Corrupt(f"inode {attributes.inode}: the coordinator gives it a kind that there is not") from None

@@ -1,0 +1,106 @@
+"""What a mount answers to commands over its socket: lines, refusals with their class, and nonsense without ending."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from plugins.checklogs import Claims
+from trio.testing import wait_all_tasks_blocked
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.tree import Owner
+from p2pfs_mount import life
+from p2pfs_mount.commands import Commands
+from p2pfs_mount.operations import Operations
+
+pytestmark = [pytest.mark.l2, pytest.mark.trio]
+
+
+@pytest.fixture
+async def fs() -> AsyncIterator[Filesystem]:
+    model = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME, trash_s=60.0, wanted_min=0, room=(10_000_000, 4_000_000))
+    async with filesystem(model.session(), MemoryStore()) as served:
+        yield served
+
+
+async def _idle() -> None:
+    return
+
+
+async def _leave(_report: object) -> str:
+    return ""
+
+
+async def ask(fs: Filesystem, path: Path, *requests: object) -> list[list[dict[str, Any]]]:
+    """The lines of each answer."""
+    control = life.Control(_leave, dict, Commands(fs, _idle).table())
+    answers = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control.serve, path)
+        await wait_all_tasks_blocked()  # it listens
+        for request in requests:
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(json.dumps(request).encode() + b"\n")
+                text = b"".join([part async for part in stream])
+            answers.append([json.loads(line) for line in text.splitlines()])
+        nursery.cancel_scope.cancel()
+    return answers
+
+
+async def test_what_was_removed_is_listed_and_brought_back(fs: Filesystem, tmp_path: Path) -> None:
+    name = b"caf\xe9"  # no UTF-8
+    inode = await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))
+    await fs.remove(ROOT_INODE, name, directory=False)
+    listed, undeleted, again, empty = await ask(
+        fs, tmp_path / "s", {"op": "trash list"}, {"op": "undelete", "path": "caf\udce9"},
+        {"op": "undelete", "path": "caf\udce9"}, {"op": "trash list"},
+    )  # fmt: skip
+    assert [(line.get("inode"), line.get("path")) for line in listed] == [(inode.id, "caf\udce9"), (None, None)]
+    assert undeleted == [{"path": "caf\udce9", "was": "caf\udce9"}, {"done": True}]
+    assert again[-1]["code"] == "NotFound"
+    assert empty == [{"done": True}]
+    assert (await fs.lookup(ROOT_INODE, name)).id == inode.id
+
+
+async def test_leases_are_set_shown_and_listed(fs: Filesystem, tmp_path: Path) -> None:
+    inode = (await fs.make(ROOT_INODE, b"file", Kind.FILE, 0o644, Owner(0, 0))).id
+    changed, shown, extended, listed = await ask(
+        fs, tmp_path / "s", {"op": "lease set", "inode": 1, "expires_s": 500}, {"op": "lease show", "inode": inode},
+        {"op": "lease extend", "inode": inode, "span_s": 50, "now_s": 100},
+        {"op": "lease list", "before_s": 600},
+    )  # fmt: skip
+    assert changed[-2:] == [{"changed": 2}, {"done": True}]
+    assert shown == [{"expires_s": 500}, {"done": True}]
+    assert extended[-1] == {"done": True}
+    assert [(line.get("path"), line.get("expires_s")) for line in listed[:-1]] == [("", 500), ("file", 550)]
+
+
+async def test_nonsense_is_refused_and_the_mount_goes_on(fs: Filesystem, tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is not understood", count=3)
+    answers = await ask(
+        fs, tmp_path / "s", {"op": "undelete"}, {"op": "trash purge", "inodes": "x"},
+        {"op": "lease set", "inode": None}, {"op": "none"}, [1], {"op": "trash list"},
+    )  # fmt: skip
+    assert [lines[-1].get("code") for lines in answers[:3]] == ["Misuse"] * 3
+    assert answers[3] == answers[4] == [{"error": "this request is not known"}]
+    assert answers[5] == [{"done": True}]
+
+
+async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(fs: Filesystem) -> None:
+    operations = Operations(fs, io_timeout_s=30.0)
+    handle = await fs.create(ROOT_INODE, b"file", 0o644, Owner(0, 0))
+    await fs.write(handle, 0, bytes(409_600))
+    await fs.fsync(handle)
+    await fs.release(handle)
+    before = await operations.statfs(None)  # type: ignore[arg-type]
+    await fs.remove(ROOT_INODE, b"file", directory=False)
+    after = await operations.statfs(None)  # type: ignore[arg-type]
+    assert before.f_bavail == before.f_bfree == after.f_bavail
+    assert after.f_bfree == before.f_bfree + 100
