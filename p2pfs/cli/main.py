@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "status": "status",
     "jobs": "jobs",
     "plan": "plan",
+    "simulate": "simulate",
     "demo": "demo",
     "version": "version",
 }
