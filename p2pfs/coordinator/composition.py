@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.churn import Churn, Tally
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
@@ -95,6 +96,8 @@ async def compose(
     delegations = Delegations(database=database, listeners=listeners, lasts_s=settings.delegation, clock=clock)
     dialability = Dialability(probe, clock)
 
+    tally = database.read(lambda connection: rows.read(connection, rows.CHURN, Tally))
+    churn = Churn(roster, tally or Tally(clock.time()), clock.monotonic())
     backups = Backups.load(database, clock, settings.backup_interval)
 
     def addresses() -> Sequence[str]:
@@ -201,6 +204,7 @@ async def compose(
             noticed=noticed,
             scrubs=scrubs,
             dialability=dialability,
+            churn=churn,
             clock=clock,
         ),
         dialability=dialability,
@@ -232,6 +236,7 @@ async def compose(
             addresses=addresses,
             clock=clock,
             backups=backups,
+            churn=churn,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,

@@ -16,7 +16,7 @@ from p2pfs.sim.parallel import Workers
 FIRST_LOOK: Final = 3000
 """Lives at most in a first look."""
 _FIRST_ROUND: Final = 4
-_ROUND: Final = 40
+_ROUND: Final = 16
 """Batches followed before it is asked whether that is enough, which must not depend on how many processes there are."""
 
 Tell = Callable[[int, float, int, int], None]
