@@ -1,7 +1,7 @@
 """How peers come and go, counted since the pool began to count: what `p2pfs simulate` reckons with.
 
-A peer left when it became down or away, and returned when it is heard again. In memory, and with the states of peers in
-the database (`pulse`), so a crash loses a minute. Sync and without I/O.
+A peer left when it became down or away, and returned when it is heard again. In memory, and in
+the database with their heartbeats (`pulse`), so a crash loses a minute. Sync and without I/O.
 """
 
 from collections.abc import Sequence
@@ -57,14 +57,12 @@ class Churn:
             self._tally.returned += 1
             self._tally.absent_s += silent_s
 
-    def taken(self) -> Tally:
-        """What the database is to keep: as it is now."""
+    def taken_if_due(self) -> Tally | None:
+        """What the database is to keep, unless it was taken less than a minute ago."""
+        if self._counted_s < self._kept_s + KEEP_EVERY_S:
+            return None
         self._kept_s = self._counted_s
         return replace(self._tally)
-
-    def taken_if_due(self) -> Tally | None:
-        """The same, unless it was taken only just."""
-        return self.taken() if self._counted_s >= self._kept_s + KEEP_EVERY_S else None
 
     def report(self) -> ChurnReport:
         """For `status`."""

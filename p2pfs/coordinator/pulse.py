@@ -170,12 +170,11 @@ class Pulse:
             self._noticed.tell(heartbeat.corrupt)
 
     async def _keep_states(self, changes: Sequence[Change]) -> None:
-        now_s, tally = self._clock.time(), self._churn.taken()
+        now_s = self._clock.time()
 
         def keep(connection: sqlite3.Connection) -> None:
             for change in changes:
                 _set_state(connection, change.peer.number, state=change.after, now_s=now_s)
-            settings.write(connection, settings.CHURN, value=tally)
 
         try:
             await self._database.write(keep)
