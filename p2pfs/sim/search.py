@@ -117,11 +117,11 @@ class _Search:
 
 
 def verdict(lost: tuple[float, float, float], load: float, most_lost: float) -> str:
-    """`busy`: the pool does not keep up; `missed`; `reached`: the whole interval is; `unsure`: only part of it."""
-    middle, _, high = lost
+    """`busy`: the pool does not keep up; `missed`, `reached`: the whole interval is; `unsure`: only part of it."""
+    _, low, high = lost
     if load > MOST_LOAD:
         return "busy"
-    if middle > most_lost:
+    if low > most_lost:
         return "missed"
     return "reached" if high <= most_lost else "unsure"
 

@@ -82,6 +82,7 @@ def test_a_pool_that_keeps_nothing_gets_no_answer() -> None:
     [
         ((0.1, 0.05, 0.2), 0.1, "missed"),
         ((0.01, 0.005, 0.02), 0.1, "unsure"),
+        ((0.02, 0.005, 0.2), 0.1, "unsure"),  # one loss by chance is no verdict
         ((0.001, 0.0005, 0.002), 0.1, "reached"),
         ((0.0, 0.0, 0.002), 0.6, "busy"),
     ],
