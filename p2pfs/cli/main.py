@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "status": "status",
     "jobs": "jobs",
     "plan": "plan",
+    "simulate": "simulate",
     "demo": "demo",
     "version": "version",
 }

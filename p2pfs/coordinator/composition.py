@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.churn import Churn, Tally
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
@@ -98,6 +99,8 @@ async def compose(
     delegations = Delegations(database=database, listeners=listeners, lasts_s=settings.delegation, clock=clock)
     dialability = Dialability(probe, clock)
 
+    tally = database.read(lambda connection: rows.read(connection, rows.CHURN, Tally))
+    churn = Churn(roster, tally or Tally(clock.time()), clock.monotonic())
     backups = Backups.load(database, clock, settings.backup_interval)
 
     def addresses() -> Sequence[str]:
@@ -237,6 +240,7 @@ async def compose(
             noticed=noticed,
             scrubs=scrubs,
             dialability=dialability,
+            churn=churn,
             clock=clock,
         ),
         dialability=dialability,
@@ -259,6 +263,7 @@ async def compose(
             clock=clock,
             backups=backups,
             is_pressed=lambda: trash.is_pressed,
+            churn=churn,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,

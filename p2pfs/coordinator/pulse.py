@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.reservations import Reservations
@@ -23,7 +24,7 @@ from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
 from p2pfs.errors import Denied, Invalid, Misuse, Unavailable
-from p2pfs.meta import chunks_index, members
+from p2pfs.meta import chunks_index, members, settings
 from p2pfs.meta.database import Database
 from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
@@ -65,6 +66,7 @@ class Pulse:
         noticed: Noticed,
         scrubs: Scrubs,
         dialability: Dialability,
+        churn: Churn,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -75,6 +77,7 @@ class Pulse:
         self._noticed = noticed
         self._scrubs = scrubs
         self._dialability = dialability
+        self._churn = churn
         self._clock = clock
 
     async def heartbeat(self, identity: Identity, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -90,12 +93,13 @@ class Pulse:
             raise Denied(f"{node.name} is no peer")
         check(heartbeat)
         now_s = self._clock.monotonic()
-        was_away_s = peer.away_until_s
+        was_away_s, silent_s = peer.away_until_s, now_s - peer.heard_s
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(peer.number, heartbeat.put_seq)
         self._scrubs.heard(peer, heartbeat.scrub)
         if change is not None:
             _tell(change)
+            self._churn.heard(change, silent_s)
         is_back = was_away_s > 0 and not peer.away_until_s
         is_news = moved or change is not None or peer.has_appeared or is_back
         if is_news or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
@@ -108,7 +112,9 @@ class Pulse:
 
     async def work(self) -> Progress:
         """Notice who fell silent."""
+        self._churn.tick(self._clock.monotonic())
         changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
+        self._churn.fell_silent(changes)
         for change in changes:
             _tell(change)
         self._orders.silence()
@@ -141,10 +147,13 @@ class Pulse:
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, *, is_back: bool) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
         is_new = peer.has_appeared
+        tally = self._churn.taken_if_due()
 
         def keep(connection: sqlite3.Connection) -> tuple[int, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
             _set_state(connection, number, state=state, now_s=now_s)
+            if tally is not None:
+                settings.write(connection, settings.CHURN, value=tally)
             if is_back:  # only then: somebody may be announcing it at this moment
                 members.set_away(connection, number, until_s=0.0)
             dropped = sum(

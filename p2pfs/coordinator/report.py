@@ -135,6 +135,19 @@ class RestoredReport(msgspec.Struct, frozen=True):
     orphans_suspended: bool
 
 
+class ChurnReport(msgspec.Struct, frozen=True):
+    """How peers come and go: what was counted since `since_s` (UTC), but `joined` and `gone`, which are of all time.
+    Those that left and neither returned nor are gone are silent now."""
+
+    since_s: float
+    peer_days: float  # that peers were reachable, together
+    joined: int  # peers that ever served
+    left: int  # how often one became down or away
+    returned: int
+    gone: int  # forgotten or revoked
+    absence_s: float  # of those that returned, on average; 0: none did
+
+
 class StatusReport(msgspec.Struct, frozen=True):
     health: str  # types.Health
     reasons: list[Reason]
@@ -146,6 +159,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     jobs: list[JobInfo] = []  # those that go on
     backup: BackupReport | None = None
     restored: RestoredReport | None = None  # None: it never was
+    churn: ChurnReport | None = None
 
 
 def count_chunks(by_copies: Mapping[int, int], wanted: int, with_away: Mapping[int, int] | None = None) -> ChunksReport:

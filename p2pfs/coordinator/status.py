@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from p2pfs.coordinator.backup.state import Backups, indexed
+from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.report import (
     LEASE_WARNING_S,
     ChunksReport,
@@ -79,6 +80,7 @@ class Status:
         addresses: Callable[[], Sequence[str]],
         clock: Clock,
         backups: Backups,
+        churn: Churn,
         sessions_alive: Callable[[], float],
         is_pressed: Callable[[], bool],
     ) -> None:
@@ -96,6 +98,7 @@ class Status:
         self._addresses = addresses
         self._clock = clock
         self._backups = backups
+        self._churn = churn
         self._counting = trio.Lock()
         self._counts: Counts | None = None
         self._counted: tuple[float, _Peers] = (0.0, (frozenset(), frozenset()))  # when, and with which peers
@@ -135,6 +138,7 @@ class Status:
             jobs=jobs,
             backup=backup,
             restored=restored,
+            churn=self._churn.report(),
         )
 
     def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:

@@ -17,6 +17,8 @@ BACKUPS: Final = "backups"
 """list[coordinator.backup.state.Generation]: what was begun and may still be kept somewhere."""
 ORPHANS_STAY: Final = "orphans_stay"
 """1 after a restore, until an admin confirms: chunks that the index does not know may be what the backup lacks."""
+CHURN: Final = "churn"
+"""coordinator.churn.Tally: how often peers left and returned."""
 
 T = TypeVar("T")
 
