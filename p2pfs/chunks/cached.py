@@ -118,10 +118,8 @@ class CachedStore:
                 )
                 if check is not None:
                     check(view)
-            except Corrupt:
+            except (Corrupt, Unavailable):  # the network has it too, and a file that cannot be read is no use
                 await self._drop(run.volume, run.chunk)
-            except Unavailable:
-                pass  # the disk fails: the network has it too
             else:
                 return view
         return None

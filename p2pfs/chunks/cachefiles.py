@@ -117,7 +117,11 @@ class CacheFiles:
         return data
 
     def write(self, run: Run, data: memoryview) -> None:
-        """Keep a run, making room for it; a disk without room is no error, the run is just not kept."""
+        """Keep a run, making room for it; a disk without room is no error, the run is just not kept. One that is kept
+        already (its reader gave up on a slow disk) stays as it is: others may be about to open its file."""
+        with self._lock:
+            if run in self._sizes:
+                return
         length = up(PAGE + len(data))
         with contextlib.suppress(OSError):
             if length > self._budget or not self._has_room(length):
@@ -158,11 +162,15 @@ class CacheFiles:
         whole[_HASH_BYTES:PAGE] = hashes.ljust(PAGE - _HASH_BYTES, b"\0")
         whole[:_HASH_BYTES] = _sum(whole[:PAGE])
         whole[PAGE : PAGE + len(data)] = data
-        for directory in (path.parent.parent, path.parent):
-            if directory not in self._made:
-                self._disk.make_directory(directory)
-                self._made.add(directory)
-        fd = self._create(path)
+        try:
+            for directory in (path.parent.parent, path.parent):
+                if directory not in self._made:
+                    self._disk.make_directory(directory)
+                    self._made.add(directory)
+            fd = self._create(path)
+        except FileNotFoundError:
+            self._made.clear()  # somebody emptied the cache under us
+            raise
         try:
             self._disk.write(fd, whole[: up(PAGE + len(data))])
         finally:
@@ -171,10 +179,7 @@ class CacheFiles:
     def _create(self, path: Path) -> int:
         try:
             return self._disk.create(path, direct=self._direct)
-        except FileNotFoundError:
-            self._made.clear()  # somebody emptied the cache under us
-            raise
-        except FileExistsError:  # and is in no index
+        except FileExistsError:  # and is in no index: another mount's that crashed, say
             self._disk.remove(path)
             return self._disk.create(path, direct=self._direct)
 

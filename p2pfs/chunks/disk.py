@@ -27,7 +27,15 @@ _HOW: Final = struct.Struct("QQQ")  # flags, mode, resolve
 _RESOLVE_CACHED: Final = 0x20
 _OPENAT2: Final = 437
 _AT_FDCWD: Final = -100
-_syscall = ctypes.CDLL(None).syscall
+# From <linux/magic.h>: ext2 to ext4, XFS, Btrfs.
+_OPENED_IN_MEMORY: Final = frozenset({0xEF53, 0x58465342, 0x9123683E})
+"""RESOLVE_CACHED bounds only the walk along the path. The file system's own `open` asks a program or a server on FUSE,
+NFS and what is laid over them; these find all they need in the inode."""
+_STATFS_BYTES: Final = 256  # 120 are used
+
+_libc = ctypes.CDLL(None)
+_libc.statfs.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+_syscall = _libc.syscall
 _syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long)
 _syscall.restype = ctypes.c_long
 
@@ -95,10 +103,18 @@ class Disk:
 
     def open_cached(self, path: str) -> int | None:
         """As `open`, but only if the system knows the file without asking the disk; None if not, or if it cannot tell
-        (Linux before 5.12)."""
-        how = _HOW.pack(os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
+        (Linux before 5.12), or if the file is another user's. Only where `opens_in_memory`."""
+        # No time of access: setting it may wait for the file system's journal.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOATIME
+        how = _HOW.pack(flags, 0, _RESOLVE_CACHED)
         fd = _syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, _HOW.size)
         return int(fd) if fd >= 0 else None
+
+    def opens_in_memory(self, path: Path) -> bool:
+        """Whether the file system of `path` is known to open a file that the system knows without asking anybody."""
+        state = ctypes.create_string_buffer(_STATFS_BYTES)
+        failed = _libc.statfs(os.fsencode(path), state)
+        return not failed and struct.unpack_from("l", state)[0] in _OPENED_IN_MEMORY
 
     def read_cached(self, fd: int, view: memoryview, offset: int) -> int:
         """What the page cache has of the bytes from `offset` on, at most `view`; how many. The disk is not asked."""
@@ -142,6 +158,40 @@ def allows_direct(disk: Disk, directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def allows_cached(disk: Disk, directory: Path) -> bool:
+    """Whether what is in the page cache of files in `directory` can be had for certain without waiting. Tried, as the
+    system or its sandbox may refuse: each read would look in vain."""
+    path, content = directory / "cached.tmp", os.urandom(mmap.PAGESIZE)
+    found = memoryview(bytearray(len(content)))
+    try:
+        if not disk.opens_in_memory(directory):
+            return False
+        disk.remove(path)
+        try:
+            with _closing(disk, disk.create(path)) as fd:
+                disk.write(fd, content)
+            with _closing(disk, disk.open(path)) as fd:
+                disk.read_into(fd, found, 0, len(found))
+            found[:] = bytes(len(found))
+            cached = disk.open_cached(str(path))
+            if cached is None:
+                return False
+            with _closing(disk, cached) as fd:
+                return disk.read_cached(fd, found, 0) == len(found) and found == content
+        finally:
+            disk.remove(path)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _closing(disk: Disk, fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        disk.close(fd)
 
 
 @contextlib.contextmanager

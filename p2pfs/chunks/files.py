@@ -26,7 +26,7 @@ from typing import Final
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.damage import Damaged, checked, damage_or
-from p2pfs.chunks.disk import Disk, allows_direct, mapped
+from p2pfs.chunks.disk import Disk, allows_cached, allows_direct, mapped
 from p2pfs.chunks.hashcache import HashCache
 from p2pfs.chunks.header import HEADER_BYTES, Header, check_blocks, pack, unpack
 from p2pfs.chunks.ledger import Ledger, Trashed
@@ -75,6 +75,7 @@ class ChunkFiles:
         self._temporary = itertools.count()
         self._known: set[VolumeId] = set()
         self._direct = False
+        self._cached = False
         self._pool = PagePool()
         self._hashes = HashCache()
         self._making = threading.Lock()
@@ -97,6 +98,7 @@ class ChunkFiles:
                 self._disk.remove_directory(directory)
             self._disk.sync_directory(self.root)
             self._direct = allows_direct(self._disk, self.root / "temp")
+            self._cached = allows_cached(self._disk, self.root / "temp")
             has_claim = self._sequence.load()
             if not has_claim or not self.tally.load():
                 self._count_all()
@@ -177,7 +179,7 @@ class ChunkFiles:
 
     def read(self, volume: VolumeId, chunk: ChunkId, select: Select, *, keep: bool = False) -> tuple[int, memoryview]:
         """(sealed size of the chunk, bytes of the run `select` wants), read and verified. `keep`: through the page
-        cache, so that `read_cached` finds it the next time.
+        cache where `read_cached` works, so that it finds it the next time.
 
         Raises:
             NotFound: No such chunk here.
@@ -185,7 +187,7 @@ class ChunkFiles:
             Unavailable: The disk fails.
             Whatever `select` raises.
         """
-        with self._opened(volume, chunk, direct=self._direct and not keep) as fd:
+        with self._opened(volume, chunk, direct=self._direct and not (keep and self._cached)) as fd:
             size, _, data = self._read(fd, volume, chunk, select)
             return size, data
 
@@ -195,6 +197,8 @@ class ChunkFiles:
         Raises:
             Whatever `select` raises.
         """
+        if not self._cached:
+            return None
         name = chunk.hex()
         fd = self._disk.open_cached(f"{self._root}/{volume_name(volume)}/{name[:2]}/{name[2:]}")
         if fd is None:

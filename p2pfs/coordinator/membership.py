@@ -16,14 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from p2pfs.coordinator import invites
 from p2pfs.coordinator.authority import Authority, Issued, compressed, requested_key
-from p2pfs.coordinator.delegations import Delegations
-from p2pfs.coordinator.ledger import Ledger
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Denied, Exists, Invalid, NotFound
 from p2pfs.format.invites import Invite, encode_invite
 from p2pfs.meta import members, sessions, settings
 from p2pfs.meta.database import Database
-from p2pfs.meta.events import Listeners
 from p2pfs.meta.members import Certificate, Node
 from p2pfs.net.identity import Identity
 from p2pfs.net.identity import Revocations as LiveRevocations
@@ -68,9 +65,7 @@ class Membership:
         *,
         database: Database,
         roster: Roster,
-        ledger: Ledger,
-        listeners: Listeners,
-        delegations: Delegations,
+        session_over: Callable[[SessionId], None],
         authority: Authority,
         revocations: LiveRevocations,
         addresses: Callable[[], Sequence[str]],
@@ -81,9 +76,7 @@ class Membership:
         self._coordinator = coordinator
         self._database = database
         self._roster = roster
-        self._ledger = ledger
-        self._listeners = listeners
-        self._delegations = delegations
+        self._session_over = session_over
         self._authority = authority
         self._revocations = revocations
         self._addresses = addresses
@@ -244,9 +237,7 @@ class Membership:
         self._roster.revoke(out, revocations)
         self._revocations.update(revocations)  # from here on its requests are refused
         for session in ended:
-            self._listeners.ended(session)
-            self._delegations.ended(session)
-            self._ledger.release_session(session)
+            self._session_over(session)
         event, self.revoked = self.revoked, trio.Event()
         event.set()
         _log.warning("revoked %s (%s)", out.name, out.id)

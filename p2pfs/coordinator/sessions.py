@@ -119,7 +119,7 @@ class Sessions:
         def listen(begun: tuple[SessionGrant, list[SessionId]]) -> None:
             grant, given_up = begun
             for session in given_up:
-                self._over(session)
+                self.over(session)
             self._listeners.opened(SessionId(grant.session), volume)
             self._delegations.opened(SessionId(grant.session))
 
@@ -151,7 +151,7 @@ class Sessions:
         """The mount is done: what only it held open goes, what it was promised is free again."""
         await self._database.write(
             lambda connection: rows.close_session(connection, session),
-            committed=lambda _: self._over(session),
+            committed=lambda _: self.over(session),
         )
 
     async def expire(self) -> None:
@@ -160,7 +160,7 @@ class Sessions:
         if self._database.read(lambda connection: all(row.expires_s >= now_s for row in rows.sessions(connection))):
             return
         for session in await self._database.write(lambda connection: rows.expire_sessions(connection, now_s=now_s)):
-            self._over(session)
+            self.over(session)
             _log.info("session %s was not renewed and is over", session)
 
     async def lapse(self) -> bool:
@@ -183,7 +183,8 @@ class Sessions:
         """Sealed rows wait to be destroyed."""
         self.reapable.set()
 
-    def _over(self, session: SessionId) -> None:
+    def over(self, session: SessionId) -> None:
+        """It has ended in the database: nothing is kept for it here any more."""
         self._rows.pop(session, None)
         self._listeners.ended(session)
         self._delegations.ended(session)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from p2pfs.errors import Unavailable
 from p2pfs.runtime.credits import ByteCredits
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Threads:
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, done in a thread.
+
+        Raises:
+            Unavailable: The system starts no more threads now.
 
         Cancellation: the thread goes on, and counts until it ends; what it finds is dropped.
         """
@@ -47,6 +51,10 @@ class Threads:
             is_waiting = False
             return trio.lowlevel.Abort.SUCCEEDED
 
-        trio.lowlevel.start_thread_soon(work, deliver)
+        try:
+            trio.lowlevel.start_thread_soon(work, deliver)
+        except RuntimeError as error:  # a limit of processes or of memory; there is nobody to deliver
+            self._free.give(1)
+            raise Unavailable(f"no thread: {error}") from error
         found: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return found

@@ -47,7 +47,7 @@ from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimit
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
-from p2pfs.vfs.uploads import LateCopies
+from p2pfs.vfs.uploads import LateCopies, seals_slowly
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.namespace import Applied, Batch
 from p2pfs.wire.volumes import (
@@ -243,6 +243,7 @@ async def attach(
                 age_s=PROMPT_AGE_S if durability is Durability.FSYNC else AGE_S,
                 io_timeout_s=settings.io_timeout,
                 hard=hard,
+                seal_in_thread=not read_only and seals_slowly(keys),
                 by_kernel=by_kernel,
             ),
             memory_cache=settings.memory_cache,

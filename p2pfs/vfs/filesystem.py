@@ -86,7 +86,10 @@ class Filesystem:
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
         copies = copies or LateCopies(namespace, nursery)
-        uploader = Uploader(sealer, store, places, space, copies, dedup=limits.write.dedup)
+        uploader = Uploader(
+            sealer, store, places, space, copies,
+            dedup=limits.write.dedup, seal_in_thread=limits.write.seal_in_thread,
+        )  # fmt: skip
         self.journal = journal or NoJournal()
         unsaved = Unsaved(space, copies, limits.write.dirty_bytes, self.journal)
         committer = Committer(

@@ -29,6 +29,7 @@ class WriteLimits:
     age_s: float = AGE_S  # at which written bytes go on their way
     io_timeout_s: float = 30.0
     hard: bool = False  # programs wait until it is stored, not for io_timeout
+    seal_in_thread: bool = False  # the processor is slow at it
     by_kernel: bool = False  # writes come from the kernel's cache, later than the programs' and from this mount alone
 
 

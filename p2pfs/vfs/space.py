@@ -41,6 +41,10 @@ class Space(Protocol):
         attempts that used up what was reserved. Raises NoSpace, CoordinatorAway."""
         ...
 
+    def adopt(self, size: int) -> None:
+        """Bytes that an earlier mount was promised room for count as promised, whether or not there is any now."""
+        ...
+
     def settle(self, size: int) -> None:
         """The promised bytes were stored, or will never be."""
         ...
@@ -54,6 +58,9 @@ class EndlessSpace:
 
     async def cover(self, size: int) -> None:
         await trio.lowlevel.checkpoint()
+
+    def adopt(self, size: int) -> None:
+        pass
 
     def settle(self, size: int) -> None:
         pass
@@ -109,6 +116,9 @@ class ReservedSpace:
         if self._covered() < _sealed(size) or (self._missed and self._now_s() >= self._renewed_s + MISSED_S):
             return True
         return any(left < min(LOW_ROOM, self._tokens[peer].room_bytes // 4) for peer, left in self._left.items())
+
+    def adopt(self, size: int) -> None:
+        self._promised += size
 
     def settle(self, size: int) -> None:
         self._promised = max(self._promised - size, 0)

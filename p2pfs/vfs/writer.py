@@ -179,8 +179,8 @@ class Writer:
 
     def restore(self, inode: Inode, number: int, mtime_ns: int, runs: Iterable[tuple[int, Buffer]]) -> Freeze:
         """Bytes (by offset) that an earlier mount had frozen under this number are on their way again. Freezes of one
-        inode are restored in their order, before anything else is written to it. No room is promised for them: they
-        are there whether or not the pool has any now, and it is asked when they are sent."""
+        inode are restored in their order, before anything else is written to it. No room is asked for: they are
+        there whether or not the pool has any now. They count as promised, as what settles them counts on."""
         mibs: dict[int, DirtyMib] = {}
         for offset, data in runs:
             for piece in pieces(offset, len(data)):
@@ -190,6 +190,7 @@ class Writer:
         inode.mtime_ns = mtime_ns
         freeze = self._frozen(number, mibs, mtime_ns, inode)
         self._credits.charge(freeze.cost)
+        self._space.adopt(freeze.bytes)
         inode.freezes = number
         inode.frozen.append(freeze)
         self._nursery.start_soon(self._store, inode, freeze)

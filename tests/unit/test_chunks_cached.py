@@ -1,6 +1,8 @@
 """The disk cache beyond the conformance suite: what it saves, what it bounds, what it never believes."""
 
 import errno
+import os
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -260,6 +262,60 @@ async def test_a_file_that_nobody_knows_of_is_replaced(tmp_path: Path) -> None:
         cache.fetched.clear()
         assert await cache.read(chunk) == chunk.data
         assert cache.fetched == []
+
+
+async def test_a_cache_that_somebody_emptied_is_filled_again(tmp_path: Path) -> None:
+    async with cache_at(tmp_path) as cache:
+        chunks = [sealed(seed, 1000) for seed in range(3)]
+        assert len({chunk.id[0] for chunk in chunks}) == 3  # each in a directory of its own
+        for chunk in chunks:
+            await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunks[0])
+        shutil.rmtree(tmp_path / f"{VOLUME:016x}")
+        for _ in range(2):
+            await cache.read(chunks[1])
+            await cache.read(chunks[2])
+        cache.fetched.clear()
+        for chunk in chunks[1:]:
+            assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == []
+
+
+async def test_a_run_that_is_kept_is_not_written_under_its_readers(tmp_path: Path) -> None:
+    """Its reader gave up on a slow disk and fetched it; another one may be about to open the file."""
+    async with cache_at(tmp_path) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        (path,) = files(tmp_path)
+        (run,) = cache.store._files._sizes
+        with path.open() as reader:
+            cache.store._files.write(run, memoryview(chunk.data))
+            assert os.path.samestat(path.stat(), os.fstat(reader.fileno()))
+
+
+async def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
+    class Failing(Disk):
+        fails = False
+
+        def open(self, path: Path, *, direct: bool = False) -> int:
+            if self.fails:
+                raise OSError(errno.EIO, "bad sector")
+            return super().open(path, direct=direct)
+
+    disk = Failing()
+    async with cache_at(tmp_path, disk=disk) as cache:
+        chunk = sealed(1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+        inode = files(tmp_path)[0].stat().st_ino
+        disk.fails = True
+        with files(tmp_path)[0].open():  # its inode number is not given to the new file
+            assert await cache.read(chunk) == chunk.data
+            assert files(tmp_path)[0].stat().st_ino != inode
+        disk.fails = False
+        assert await cache.read(chunk) == chunk.data
+        assert cache.fetched == ["get", "get"]
 
 
 async def test_a_cached_run_longer_than_the_chunk_is_said_to_be_is_a_miss(tmp_path: Path) -> None:

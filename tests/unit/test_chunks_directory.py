@@ -25,6 +25,7 @@ from p2pfs.types import KIB, MIB, Buffer, PeerNumber, PoolId
 pytestmark = pytest.mark.l0
 
 DAY_S = 86400
+BLOCK = 64 * KIB + 16
 
 
 # ---- what is on the disk --------------------------------------------------------------------------------------------
@@ -383,7 +384,7 @@ async def test_short_writes_and_reads_are_finished(tmp_path: Path, monkeypatch: 
 
     write, preadv = os.write, os.preadv
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, memoryview(data)[: 60 * KIB]))
-    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][: 48 * KIB]], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, *at: preadv(fd, [views[0][: 48 * KIB]], *at))
     store, chunk = await opened(tmp_path), sealed(1)
     await store.put(VOLUME, chunk.id, [chunk.data])
     assert await store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
@@ -477,3 +478,39 @@ async def test_what_a_store_that_is_gone_holds_cannot_be_told(tmp_path: Path) ->
         await store.digests()
     with pytest.raises(Unavailable, match="listing"):
         await store.listed(0)
+
+
+async def test_where_an_open_may_wait_the_event_loop_opens_nothing(tmp_path: Path) -> None:
+    class Network(Disk):
+        def opens_in_memory(self, path: Path) -> bool:
+            return False
+
+        def open_cached(self, path: str) -> int | None:
+            raise AssertionError("a server may be asked")
+
+    store, chunk = await opened(tmp_path, Network()), sealed(1)
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    for _ in range(2):
+        assert await store.get(VOLUME, chunk.id, chunk.size, Blocks(3, 1)) == chunk.data[3 * BLOCK : 4 * BLOCK]
+
+
+async def test_the_second_read_of_a_few_blocks_takes_no_thread(tmp_path: Path) -> None:
+    class Watched(Disk):
+        opens = 0
+
+        def opens_in_memory(self, path: Path) -> bool:
+            return True
+
+        def open(self, path: Path, *, direct: bool = False) -> int:
+            self.opens += 1
+            return super().open(path, direct=direct)
+
+    disk = Watched()
+    store, chunk = await opened(tmp_path, disk), sealed(1)
+    if not store._files._cached:
+        pytest.skip("this system cannot tell what is cached")
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    disk.opens = 0
+    for _ in range(3):
+        assert await store.get(VOLUME, chunk.id, chunk.size, Blocks(3, 1)) == chunk.data[3 * BLOCK : 4 * BLOCK]
+    assert disk.opens == 1

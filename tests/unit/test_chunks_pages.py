@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfs.chunks.disk import Disk, allows_direct
+from p2pfs.chunks.disk import Disk, allows_cached, allows_direct
 from p2pfs.chunks.pages import LARGE_BYTES, PAGE, SMALL_BYTES, PagePool, aligned, class_of, read_data, write_file
 from p2pfs.types import KIB, SEALED_CHUNK_BYTES
 
@@ -97,3 +97,51 @@ def test_a_full_disk_does_not_keep_a_store_from_starting(tmp_path: Path) -> None
 
     assert not allows_direct(Full(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class Local(Disk):
+    """On a file system that opens files in memory, whatever the tests run on."""
+
+    def opens_in_memory(self, path: Path) -> bool:
+        return True
+
+
+def test_the_page_cache_is_read_without_waiting_only_where_that_works(tmp_path: Path) -> None:
+    class NoOpen(Local):
+        def open_cached(self, path: str) -> int | None:
+            return None
+
+    class NoRead(Local):
+        def read_cached(self, fd: int, view: memoryview, offset: int) -> int:
+            return 0
+
+    class Full(Local):
+        def write(self, fd: int, data: object) -> None:
+            raise OSError(28, "full")
+
+    class Remote(Disk):
+        def opens_in_memory(self, path: Path) -> bool:
+            return False
+
+    for disk in (NoOpen(), NoRead(), Full(), Remote()):
+        assert not allows_cached(disk, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_systems_that_ask_others_to_open_a_file_are_left_alone() -> None:
+    """/proc stands for all that are not listed."""
+    assert not Disk().opens_in_memory(Path("/proc"))
+    assert not Disk().opens_in_memory(Path("/no/such/place"))
+
+
+def test_a_cached_read_leaves_no_time_of_access(tmp_path: Path) -> None:
+    """Writing it down may wait for the disk."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    os.utime(path, (1, 2))  # read before it was changed: a plain read would set the time
+    fd = Disk().open_cached(str(path))
+    if fd is None:
+        pytest.skip("this system cannot tell what is cached")
+    assert os.read(fd, 1) == b"x"
+    os.close(fd)
+    assert path.stat().st_atime == 1

@@ -225,7 +225,10 @@ async def test_revoking_ends_sessions_and_promises(tmp_path: Path, claim_logs: C
         grant = await p.services.sessions.open(identity, VolumeId(volume), OpenSession())
         session = SessionId(grant.session)
         await p.services.sessions.reserve(session, Reserve(1000))
+        p.services.sessions.require_holder(identity, session)
+        assert list(p.services.sessions._rows) == [session]
         await p.services.membership.revoke(one.node)
+        assert not p.services.sessions._rows, "sessions of those who were put out must not gather"
         with pytest.raises(Fenced):
             p.database.read(lambda connection: sessions.session(connection, session))
         for peer in p.services.roster.members():

@@ -5,6 +5,7 @@ import threading
 import pytest
 import trio
 
+from p2pfs.errors import Unavailable
 from p2pfs.runtime.threads import Threads
 
 pytestmark = pytest.mark.l0
@@ -61,6 +62,20 @@ async def test_who_gives_up_leaves_the_thread_running_and_its_place_taken() -> N
     with trio.fail_after(5):
         await threads.run(lambda: None)
     assert ended.is_set()
+
+
+async def test_a_thread_that_cannot_start_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.lowlevel, "start_thread_soon", refuse)
+        for _ in range(2):
+            with trio.fail_after(5), pytest.raises(Unavailable):
+                await threads.run(lambda: None)
+    with trio.fail_after(5):
+        assert await threads.run(lambda: 1) == 1
 
 
 def test_a_thread_that_outlives_the_event_loop_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,14 @@
 
 import pytest
 import trio
+from volumes import ROOT_HEAD, VOLUME, filesystem
 
+from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import CoordinatorAway, NoSpace
-from p2pfs.types import MIB, PeerNumber
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import MIB, ROOT_INODE, PeerNumber
 from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, ReservedSpace
+from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Token
 
 pytestmark = pytest.mark.l0
@@ -128,3 +132,15 @@ async def test_a_peer_that_is_new_or_has_room_again_is_soon_used() -> None:
     coordinator.now_s += MISSED_S
     await space.cover(MIB)
     assert len(coordinator.asked) == 2, "nobody is missed any more"
+
+
+async def test_bytes_that_an_earlier_mount_was_promised_settle_nobody_elses() -> None:
+    space, volume = Coordinator(p1=1 << 40, p2=1 << 40).space(), MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    async with filesystem(volume.session(), MemoryStore(), space=space) as fs:
+        restored, other = [await fs.create(ROOT_INODE, name, 0o644, Owner(0, 0)) for name in (b"a", b"b")]
+        await fs.write(other, 0, b"x" * 1000)
+        fs.writer.restore(restored.inode, 1, 10**18, [(0, b"y" * MIB)])
+        await fs.fsync(restored)
+        assert space._promised == 1000
+        await fs.fsync(other)
+        assert space._promised == 0
