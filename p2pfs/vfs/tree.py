@@ -210,6 +210,12 @@ class Tree:
         self._listings.put((number, after), page, listed)
         return listed, page.complete
 
+    def current(self, directory: InodeId, listed: Listed) -> Inode | Glimpse | None:
+        """What an entry that was listed before leads to, with all that this mount changed since. None if it leads
+        elsewhere by now, or that is not known: list it again."""
+        child = self._names.get((directory, listed.name))
+        return self._table.glimpse(child.inode) if child is not None and child.inode == listed.inode.id else None
+
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
         """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""
         name = self._open(parent, sealed)
