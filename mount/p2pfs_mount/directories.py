@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import trio
 
 from p2pfs.types import InodeId
-from p2pfs.vfs.tree import Listed
+from p2pfs.vfs.listings import Listed
 
 
 @dataclass(slots=True)
