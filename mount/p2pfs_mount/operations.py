@@ -11,7 +11,6 @@ import math
 import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -35,7 +34,8 @@ from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
-from p2pfs.vfs.tree import Listed, Owner
+from p2pfs.vfs.tree import Owner
+from p2pfs_mount.directories import DirectoryHandle
 from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.pending import Pending
@@ -46,17 +46,6 @@ log = logging.getLogger(__name__)
 PAGE_ENTRIES: Final = 1000
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(slots=True)
-class DirectoryHandle:
-    """An open directory and the entries fetched but not yet handed to the kernel."""
-
-    inode: InodeId
-    listed: list[Listed] = field(default_factory=list)
-    at: int = 0
-    next: int = 0  # the cookie the kernel will ask for if it reads on: of the dots 1 and 2, then a dentry's number + 1
-    complete: bool = False
 
 
 Handler = Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
@@ -277,26 +266,41 @@ class Operations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, dot(number), cookie):  # counts as no reference
                 return
             start = cookie
-        if rewound or start != handle.next:  # rewinddir, seekdir, or another reader of the same handle
-            handle.listed, handle.at, handle.next, handle.complete = [], 0, start, False
-        while handle.at == len(handle.listed):
-            if handle.complete:
-                return
+        # rewinddir, seekdir, or another reader of the same handle; or a slow one: others may have changed the rest
+        if rewound or start != handle.next or (handle.has_rest() and handle.age_s() >= KERNEL_CACHE_S):
+            handle.go_to(start)
+        self._give(handle, token, is_new=False)
+        if handle.next == start:
+            await self._fetch(handle)
+            self._give(handle, token, is_new=True)
+
+    async def _fetch(self, handle: DirectoryHandle) -> None:
+        """Have entries to give, unless none are left."""
+        while not handle.has_rest() and not handle.complete:
             with self.pending.one():
                 handle.listed, handle.complete = await self._fs.directory(
                     handle.inode, _behind(handle.next), PAGE_ENTRIES
                 )
-            handle.at = 0
-        self._give(handle, token)
+            handle.at, handle.fetched_s = 0, trio.current_time()
 
-    def _give(self, handle: DirectoryHandle, token: ReaddirToken) -> None:
-        """As many entries of what was fetched as the kernel takes; each counts as one more reference."""
+    def _give(self, handle: DirectoryHandle, token: ReaddirToken, *, is_new: bool) -> None:
+        """As many entries of what was fetched as the kernel takes; each counts as one more reference. What is not
+        `is_new` may have been changed here since: the kernel is told what is there now, and from a name on that leads
+        elsewhere by now nothing, it is to be fetched again."""
         seconds, note, entry_of, refer = self.trust.seconds(), self.trust.note, self._entries.of, self._fs.refer
+        age_s, current = min(handle.age_s(), KERNEL_CACHE_S), self._fs.tree.current
         for at in range(handle.at, len(handle.listed)):
-            name, dentry, inode = handle.listed[at]
+            listed = handle.listed[at]
+            name, dentry, inode = listed
+            if not is_new:
+                known = current(handle.inode, listed)
+                if known is None:
+                    handle.go_to(handle.next)
+                    return
+                inode = known
             entry = entry_of(inode.stat())
-            entry.entry_timeout = note((handle.inode, name), seconds)
-            entry.attr_timeout = note(inode.id, seconds)
+            entry.entry_timeout = note((handle.inode, name), seconds) - age_s
+            entry.attr_timeout = note(inode.id, seconds) - age_s
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, dentry + 1):
                 return
             refer(inode)

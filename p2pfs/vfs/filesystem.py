@@ -28,6 +28,7 @@ from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
+from p2pfs.vfs.listings import Listed
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
@@ -35,7 +36,7 @@ from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.trash import Trash
-from p2pfs.vfs.tree import Listed, Owner, Tree
+from p2pfs.vfs.tree import Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
 from p2pfs.vfs.writer import Writer
@@ -77,7 +78,9 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
-        self.tree = Tree(keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard)
+        self.tree = Tree(
+            keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust
+        )
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self.trash = Trash(keys, volume, namespace, self.tree, now_ns=now_ns, told=self._reappeared)
         self.leases = Leases(keys, volume, namespace, self.tree)

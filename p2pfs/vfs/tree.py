@@ -5,7 +5,6 @@ shown. What a change builds on is named in it; when another mount was faster, it
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
@@ -25,13 +24,13 @@ from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.known_names import Child, KnownNames, check_name
+from p2pfs.vfs.listings import Listed, Listings
 from p2pfs.vfs.patience import OPEN_S, Patience
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     Applied,
     Attributes,
-    DirectoryPage,
     Entry,
     Link,
     Make,
@@ -43,8 +42,6 @@ from p2pfs.wire.namespace import (
 MOST_CONFLICTS: Final = 10
 REMEMBERED_SEALS: Final = 8192
 """Sealed names, opened names and verified tags each: about 2 MiB."""
-REMEMBERED_ENTRIES: Final = 20_000
-"""Of directories listed last, opened and verified: about 4 MiB."""
 
 
 class Owner(NamedTuple):
@@ -52,38 +49,6 @@ class Owner(NamedTuple):
 
     uid: int
     gid: int
-
-
-class Listed(NamedTuple):
-    """One directory entry, with the cookie to go on behind it."""
-
-    name: bytes
-    cookie: DentryId
-    inode: Inode | Glimpse
-
-
-class _Listings:
-    """What pages of directories were made of, to give the same for the same page: `namespace` gives the same object
-    while it knows that nothing has changed."""
-
-    def __init__(self, most: int = REMEMBERED_ENTRIES) -> None:
-        self._pages: OrderedDict[tuple[InodeId, DentryId], tuple[DirectoryPage, list[Listed]]] = OrderedDict()
-        self._most, self._entries = most, 0
-
-    def get(self, place: tuple[InodeId, DentryId], page: DirectoryPage) -> list[Listed] | None:
-        of, listed = self._pages.get(place, (None, None))
-        return listed if of is page else None
-
-    def put(self, place: tuple[InodeId, DentryId], page: DirectoryPage, listed: list[Listed]) -> None:
-        self._drop(self._pages.pop(place, None))
-        self._pages[place] = page, listed
-        self._entries += len(listed)
-        while self._entries > self._most:
-            self._drop(self._pages.popitem(last=False)[1])
-
-    def _drop(self, kept: tuple[DirectoryPage, list[Listed]] | None) -> None:
-        if kept is not None:
-            self._entries -= len(kept[1])
 
 
 class Tree:
@@ -99,12 +64,14 @@ class Tree:
         *,
         now_ns: Callable[[], int],
         deleted: Callable[[Inode], None],
+        trust: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._keys, self._volume, self._deleted = keys, volume, deleted
+        """`trust` as `Filesystem.trust`."""
+        self._keys, self._volume, self._deleted, self._trust = keys, volume, deleted, trust
         self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
         self._names = KnownNames()
-        self._listings = _Listings()
+        self._listings = Listings()
         # what was sealed, opened or verified comes again soon: a lookup before a create, a second listing
         self._seal = lru_cache(REMEMBERED_SEALS)(partial(seal_name, keys, volume))
         self._open = lru_cache(REMEMBERED_SEALS)(partial(open_name, keys, volume))
@@ -207,8 +174,15 @@ class Tree:
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
             listed.append(Listed(name, DentryId(entry.dentry), inode))
-        self._listings.put((number, after), page, listed)
+        if self._trust() > 0:  # else the same page never comes again
+            self._listings.put((number, after), page, listed)
         return listed, page.complete
+
+    def current(self, directory: InodeId, listed: Listed) -> Inode | Glimpse | None:
+        """What an entry that was listed before leads to, with all that this mount changed since. None if it leads
+        elsewhere by now, or that is not known: list it again."""
+        child = self._names.get((directory, listed.name))
+        return self._table.glimpse(child.inode) if child is not None and child.inode == listed.inode.id else None
 
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
         """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""

@@ -21,9 +21,10 @@ from p2pfs.vfs.delegation.delegated import SETTLING_S, Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage, Unlink
+from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage, SetAttributes, Unlink
 from p2pfs_mount import operations as operations_module
 from p2pfs_mount.operations import Operations
+from p2pfs_mount.trust import KERNEL_CACHE_S
 
 pytestmark = pytest.mark.l2
 
@@ -57,11 +58,13 @@ class Buffer:
     def __init__(self, room: int) -> None:
         self.room = room
         self.entries: list[tuple[bytes, Any, int]] = []
+        self.timeouts: list[tuple[float, float]] = []
 
     def take(self, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
         if len(self.entries) >= self.room:
             return False
         self.entries.append((name, told(entry), cookie))
+        self.timeouts.append((entry.entry_timeout, entry.attr_timeout))
         return True
 
 
@@ -102,16 +105,21 @@ async def mounted(files: int, directories: int = 0) -> AsyncIterator[tuple[Sessi
         nursery.cancel_scope.cancel()
 
 
-async def listing(operations: Operations, number: int = ROOT) -> dict[bytes, Any]:
-    """What the kernel is told, without the dots."""
+async def listing(
+    operations: Operations, number: int = ROOT, *, then: Callable[[], Awaitable[object]] | None = None
+) -> dict[bytes, Any]:
+    """What the kernel is told, without the dots; `then` is done when it was told one entry."""
     fh = await operations.opendir(pyfuse3.InodeT(number), None)  # type: ignore[arg-type]  # no context is used
     found: list[tuple[bytes, Any, int]] = []
     while True:
-        buffer: Any = Buffer(ROOM)
+        buffer: Any = Buffer(3 if then is not None else ROOM)
         await operations.readdir(fh, found[-1][2] if found else 0, buffer)
         if not buffer.entries:
             break
         found += buffer.entries
+        if then is not None:
+            await then()
+            then = None
     await operations.releasedir(fh)
     assert [entry[0] for entry in found[:2]] == [b".", b".."]
     return {name: told for name, told, _ in found[2:]}
@@ -174,6 +182,53 @@ async def test_a_listing_shows_what_was_changed_since_the_last(change: str, auto
         assert (after == before) == (change == "nothing")
         assert after == await looked_up(operations, [*map(b"%d".__mod__, range(60)), b"new", b"moved"])
         assert await listing(operations) == after
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "made"])  # what is new need not be shown
+async def test_a_listing_under_way_shows_what_was_changed_since_it_began(change: str, autojump_clock: object) -> None:
+    async with mounted(60) as (session, fs, operations):
+        found = await listing(operations, then=lambda: CHANGES[change](fs))
+        assert found == await looked_up(operations, [*map(b"%d".__mod__, range(60)), b"moved"])
+        assert len(session.pages) == 1
+
+
+async def test_a_listing_under_way_goes_on_when_all_it_would_show_was_forgotten(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inode_table, "IDLE_INODES", 2)
+    async with mounted(60) as (_, fs, operations):
+        assert len(await listing(operations, then=lambda: _written(fs))) == 60
+
+
+async def test_a_listing_that_takes_long_does_not_rest_on_what_it_fetched_at_first(autojump_clock: object) -> None:
+    async with mounted(60) as (session, fs, operations):
+        delegated: Any = fs._namespace
+        number = await _number(fs, b"5")
+
+        async def lose_and_regain() -> None:
+            await session.apply([SetAttributes(number, 7, mode=0o600)])
+            delegated._known.clear()
+            await trio.sleep(KERNEL_CACHE_S)
+
+        found = await listing(operations, then=lose_and_regain)
+        assert found == await looked_up(operations, [*map(b"%d".__mod__, range(60))])
+        assert found[b"5"][2] & 0o777 == 0o600
+
+
+async def test_the_kernel_believes_what_was_fetched_before_for_so_much_shorter(autojump_clock: object) -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    async with filesystem(volume.session(), MemoryStore()) as fs:
+        for name in (b"a", b"b"):
+            await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, NOBODY)
+        operations = Operations(fs, io_timeout_s=30.0)
+        fh = await operations.opendir(ROOT, None)  # type: ignore[arg-type]
+        first: Any = Buffer(3)
+        await operations.readdir(fh, 0, first)
+        await trio.sleep(KERNEL_CACHE_S / 4)
+        rest: Any = Buffer(ROOM)
+        await operations.readdir(fh, first.entries[-1][2], rest)
+        assert first.timeouts[-1] == (KERNEL_CACHE_S, KERNEL_CACHE_S)
+        assert rest.timeouts == [(pytest.approx(KERNEL_CACHE_S * 3 / 4), pytest.approx(KERNEL_CACHE_S * 3 / 4))]
 
 
 async def test_a_listing_shows_what_is_unsaved_of_an_inode_that_was_forgotten_since(

@@ -6,16 +6,14 @@ answer: it may have been asked for before a change that the coordinator has not 
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Final
 
 from p2pfs.errors import Exists, NotFound
-from p2pfs.meta.memory_rules import MemoryRules
 from p2pfs.meta.memory_state import BatchLog, Name
 from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.vfs.delegation.known_pages import KnownPages
 from p2pfs.wire.leases import Restore
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
@@ -40,23 +38,10 @@ _ROW_COST: Final = 700
 """Bytes of memory for an inode's row besides its head, content and target; measured."""
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
-_TOLD_COST: Final = 100
-_AROUND: Final = 64
 _ANY_NUMBER: Final = 1 << 63
 _LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed)
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A page that was told, and what it was made of."""
-
-    page: DirectoryPage
-    names: list[Name]
-    order: list[tuple[int, bytes]]
-    length: int
-    made_for: tuple[int, float, int]  # after, upto, limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +69,14 @@ class NeedListing:
 Need = NeedRow | NeedName | NeedListing
 
 
-class KnownTree(MemoryRules):
+class KnownTree(KnownPages):
     """`generation` rises with every `clear`: an answer asked for in an earlier one is not to be taken. `moment` rises
     with every `forget`: what is said of a forgotten inode is not taken if it was asked before."""
 
     def __init__(self) -> None:
-        super().__init__(root_head=b"")
+        super().__init__()
         self._next_id = _ANY_NUMBER  # the coordinator checks which were granted
         self.generation = self.moment = 0
-        self.bytes = 0
         self.clear()
 
     def clear(self) -> None:
@@ -102,11 +86,8 @@ class KnownTree(MemoryRules):
         self._inodes, self._names, self._up = {}, {}, {ROOT_INODE: ROOT_INODE}
         self._absent: dict[int, set[bytes]] = {}
         self._gone: dict[int, bool] = {}
-        self._covered: dict[int, float] = {}  # of a directory: all dentries up to this number are known
-        self._order: dict[int, list[tuple[int, bytes]]] = {}
         self._forgotten: dict[int, int] = {}
-        self._place: dict[int, int] = {}  # of directories, the dentry they were found by
-        self._told: dict[int, _Told] = {}  # of each directory, the page told last
+        self.clear_pages()
 
     # ---- what is known
 
@@ -131,102 +112,6 @@ class KnownTree(MemoryRules):
         if parent in self._inodes:
             self.require_directory(parent, removed_too=True)
         return None
-
-    def covered(self, directory: int) -> float:
-        """All dentries up to this number are known; inf when all are."""
-        return self._covered.get(directory, 0)
-
-    def told(self, directory: int) -> DirectoryPage | None:
-        """The page of it that was told last."""
-        told = self._told.get(directory)
-        return None if told is None else told.page
-
-    def has_behind(self, directory: int, after: int) -> bool:
-        """Whether what follows there is known, or that nothing does."""
-        upto = self.covered(directory)
-        if upto == math.inf:
-            return True
-        order = self._sorted(directory)
-        first = bisect_right(order, after, key=itemgetter(0))
-        return first < len(order) and order[first][0] <= upto
-
-    def ahead(self, directory: int, most: int) -> list[int]:
-        """The directories behind this one in the directory it was found in, where whoever lists it walks: nothing
-        before it is left out. Of a few entries around."""
-        place, parent = self._place.get(directory), self._up.get(directory)
-        if place is None or parent is None:
-            return []
-        order = self._sorted(parent)
-        at = bisect_right(order, place, key=itemgetter(0))
-        before = self._directories(parent, order[max(0, at - 1 - _AROUND) : max(0, at - 1)])
-        if before and self.covered(before[-1]) < math.inf:
-            return []
-        return self._directories(parent, order[at : at + _AROUND])[:most]
-
-    def _directories(self, parent: int, places: Sequence[tuple[int, bytes]]) -> list[int]:
-        rows = (self._inodes.get(self._names[parent][name].inode) for _, name in places)
-        return [row.inode for row in rows if row is not None and row.kind == Kind.DIRECTORY]
-
-    def page(self, directory: int, after: int, upto: float, limit: int) -> tuple[DirectoryPage, list[int]]:
-        """As `between`, up to `limit`: the same object as last time while it is the same."""
-        told = self._told.get(directory)
-        if told is not None and told.made_for == (after, upto, limit) and self._is_still(directory, told):
-            return told.page, []
-        found, lacking = self.between(directory, after, upto, limit + 1)
-        page = DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
-        if not lacking:
-            self._tell(directory, page, (after, upto, limit))
-        return page, lacking
-
-    def _tell(self, directory: int, page: DirectoryPage, made_for: tuple[int, float, int]) -> None:
-        old = self._told.get(directory)
-        self.bytes += _TOLD_COST * (len(page.entries) - (len(old.names) if old is not None else 0))
-        names, order = self._names.get(directory, {}), self._sorted(directory)
-        made_of = [names[entry.name] for entry in page.entries]
-        self._told[directory] = _Told(page, made_of, order, len(order), made_for)
-
-    def _is_still(self, directory: int, told: _Told) -> bool:
-        if self._order.get(directory) is not told.order or len(told.order) != told.length:
-            return False
-        names, rows = self._names[directory], self._inodes
-        return all(
-            names.get(entry.name) is name and rows.get(name.inode) is entry.attributes
-            for name, entry in zip(told.names, told.page.entries, strict=True)
-        )
-
-    def between(self, directory: int, after: int, upto: float, limit: int) -> tuple[list[Entry], list[int]]:
-        """The known entries with numbers above `after`, ascending, up to `upto`; and the inodes of those among them
-        whose attributes are not known."""
-        names, order = self._names.get(directory, {}), self._sorted(directory)
-        first = bisect_right(order, after, key=itemgetter(0))
-        found, lacking = [], []
-        for dentry, name in order[first : first + limit]:
-            if dentry > upto:
-                break
-            known = names[name]
-            row = self._inodes.get(known.inode)
-            if row is None:
-                lacking.append(known.inode)
-            else:
-                found.append(Entry(dentry, name, known.tag, row))
-        return found, lacking
-
-    def _sorted(self, directory: int) -> list[tuple[int, bytes]]:
-        order = self._order.get(directory)
-        if order is None:
-            names = self._names.get(directory, {})
-            order = sorted(((known.dentry, name) for name, known in names.items()), key=itemgetter(0))
-            self._order[directory] = order
-        return order
-
-    def _put_in_order(self, directory: int, new: list[tuple[int, bytes]]) -> None:
-        """Pages come one behind the other: a long directory is not sorted again for each."""
-        new.sort()
-        order = self._order.get(directory)
-        if order is not None and new and (not order or order[-1][0] < new[0][0]):
-            order.extend(new)
-        elif new:
-            self._order.pop(directory, None)
 
     def _is_absent(self, parent: int, name: bytes) -> bool:
         return self._covered.get(parent) == math.inf or name in self._absent.get(parent, ())
@@ -303,13 +188,10 @@ class KnownTree(MemoryRules):
             self._forgotten[inode] = self.moment
             self._inodes.pop(inode, None)
             self._gone.pop(inode, None)  # the trash may have given it back
-            self._covered.pop(inode, None)
             self._absent.pop(inode, None)
-            self._order.pop(inode, None)
+            self.forget_pages(inode)
             if inode in self._names:
                 self._names[inode] = {}
-            self._told.pop(inode, None)
-            self._place.pop(inode, None)
             if inode != ROOT_INODE:
                 self._up.pop(inode, None)
 
