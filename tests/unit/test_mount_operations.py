@@ -37,7 +37,7 @@ def operations(fs: Filesystem) -> XattrOperations:
 
 def setattr_fields() -> Any:  # noqa: ANN401 - pyfuse3 makes these itself
     class Fields:
-        update_mode = update_uid = update_gid = update_size = update_atime = update_mtime = False
+        update_mode = update_uid = update_gid = update_size = update_atime = update_mtime = update_ctime = False
 
     return Fields()
 
