@@ -140,9 +140,12 @@ class Journal(NoJournal):
         self._live: dict[int, _Live] = {}
         self._is_broken = False
 
-    def take_over(self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int) -> None:
+    def take_over(
+        self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int, whole: int | None = None
+    ) -> None:
         """Begin behind an earlier mount's segments; without room for that the journal ends. `kept` are its freezes that
         are not stored yet, `position` that behind its last operation; all of those are finished, in one way or another.
+        `whole`: the last segment is torn behind so many bytes, which would be damage in one that another follows.
         """
         for record, segment in kept:
             self._live[record.number] = _Live(segment, record)
@@ -151,6 +154,8 @@ class Journal(NoJournal):
         self._queued = position
         self._state = State(done=position)
         try:
+            if whole is not None:
+                self.segments.cut(self.segments.current, whole)
             self.segments.begin()
             self.segments.append(codec.encode(self._state))
         except OSError as error:
@@ -358,19 +363,34 @@ class Journal(NoJournal):
         """See NoJournal."""
         while not self._is_broken:
             await trio.sleep(SYNC_S)
-            if not self._is_broken and self.segments.is_unsynced:
-                descriptor = self.segments.descriptor()
-                try:
-                    await trio.to_thread.run_sync(self.segments.sync, descriptor)
-                except OSError as error:
-                    self._break(error)
+            await self.sync()
+
+    async def sync(self) -> None:
+        """Everything appended before is on the disk on return, or the journal has ended."""
+        if self._is_broken or not self.segments.is_unsynced:
+            return
+        unsynced = self.segments.unsynced()
+        try:
+            with trio.CancelScope(shield=True):  # the thread cannot be cancelled anyway, and owns the descriptors
+                await trio.to_thread.run_sync(self.segments.sync, unsynced)
+            if not self._is_broken:
+                self.segments.synced(unsynced)
+        except OSError as error:
+            if not self._is_broken:
+                self._break(error)
 
     def close(self) -> None:
-        """At the end; what is not finished stays for the next mount."""
-        if self._live or (self._operations and not self._is_broken):
-            self.segments.close()
-        else:
+        """At the end; what is not finished stays for the next mount, on the disk."""
+        if not (self._live or (self._operations and not self._is_broken)):
             self.segments.delete()
+            return
+        try:
+            if not self._is_broken:
+                self.segments.sync(unsynced := self.segments.unsynced())
+                self.segments.synced(unsynced)
+        except OSError as error:
+            log.warning("what the journal of this mount has for the next one may not be on the disk: %s", error)
+        self.segments.close()
 
 
 def _kept(inode: Inode, freeze: Freeze) -> Kept:
