@@ -65,6 +65,8 @@ class Writer:
         """How often something could not be stored when it was tried."""
         self.lost_bytes = 0
         """Written to files that are still there, and given up."""
+        self.left_bytes = 0
+        """As many more are in the journal, for the next mount."""
 
     # ---- collecting
 
@@ -276,12 +278,17 @@ class Writer:
         if freeze not in inode.frozen:
             return  # discarded meanwhile
         is_missed = not isinstance(error, NotFound)  # else somebody removed the file
-        self.lost_bytes += freeze.bytes if is_missed else 0
+        is_left = is_missed and self._unsaved.journal.leave(freeze)
+        if is_left:
+            self.left_bytes += freeze.bytes
+        elif is_missed:
+            self.lost_bytes += freeze.bytes
         log.log(
             logging.ERROR if is_missed else logging.INFO,
-            "inode %d: %d unsaved bytes are given up: %s", inode.id, freeze.bytes, error,
+            "inode %d: %d unsaved bytes are %s: %s",
+            inode.id, freeze.bytes, "left to the next mount of this node" if is_left else "given up", error,
         )  # fmt: skip
-        self._unsaved.drop(inode, freeze)
+        self._unsaved.drop(inode, freeze, is_left=is_left)
         if not inode.frozen:
             self._unsaved.give_up_doubt(inode)
         self._fail(inode, error)

@@ -15,9 +15,10 @@ from plugins.checklogs import Claims
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Overruled
+from p2pfs.errors import Fenced, Overruled
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, MIB, ROOT_INODE, DentryId
+from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.journal.journal import Journal, NoJournal
@@ -104,6 +105,18 @@ class DeadStore(MemoryStore):
 
     async def put(self, *arguments: object, **more: object) -> None:  # type: ignore[override]
         await trio.sleep_forever()
+
+
+class Held(MemoryStore):
+    """Stores nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lets_go = trio.Event()
+
+    async def put(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
+        await self.lets_go.wait()
+        return await super().put(*arguments, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -316,6 +329,64 @@ async def test_what_is_in_conflict_waits_for_peers_that_are_away_and_the_mount_d
         assert await content(fs) == b"theirs"
         assert len((await fs.directory(ROOT_INODE, DentryId(0), 100))[0]) == 2
     assert world.records()
+
+
+class Over(MemoryNamespace):
+    """Its session ends before anything written is committed."""
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if any(isinstance(operation, Commit) for operation in operations):
+            raise Fenced("the session is over")
+        return await super().apply(operations)
+
+
+async def test_what_a_mount_whose_session_is_over_cannot_store_is_left_to_the_next(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("unsaved bytes are left to the next mount of this node", count=2)
+    claim_logs("10 unsaved bytes are given up", count=1)
+    names = Over(world.volume, world.volume.session().number, read_only=False)
+    store = Held()
+    async with world.mount(namespace=names, store=store) as (fs, _):
+        for name in (b"f", b"g"):
+            await close(fs, await write(fs, name, BIG))
+        await close(fs, await write(fs, b"removed", BIG))
+        await fs.remove(ROOT_INODE, b"removed", directory=False)
+        store.lets_go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not fs.writer.unsaved_bytes()
+        handle = await write(fs, b"later", b"0123456789")
+        with pytest.raises(Fenced):  # the journal has ended
+            await fs.flush(handle)
+        await fs.settle_all()
+        assert fs.promises.losses() == (
+            "10 B written to files were given up; 200 KiB written to files are left to the next mount of this node"
+        )
+    async with world.mount() as (fs, recovery):
+        assert [await content(fs, name) for name in (b"f", b"g", b"later")] == [BIG, BIG, b""]
+        await fs.settle_all()
+        assert recovery.journal.rejected == 0
+    assert world.records("home") == []
+
+
+async def test_changes_that_a_mount_whose_session_is_over_acknowledged_are_left_to_the_next(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("2 changes of this mount are left to the next mount of this node", count=1)
+
+    async def refuse(_: Sequence[Operation]) -> Applied:
+        raise Overruled("somebody else was here")
+
+    async with world.mount() as (fs, recovery):
+        fs.journal.opened("one")
+        changes = Changes(refuse, io_timeout_s=1.0, journal=recovery.journal)
+        changes.put([SetAttributes(1, 1), SetAttributes(1, 2)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changes.run)
+            with pytest.raises(Fenced, match="left to the next mount"):
+                await changes.settle()
+    async with world.mount() as (fs, _):
+        assert world.sent == [("one", [SetAttributes(1, 1), SetAttributes(1, 2)])]
 
 
 async def test_a_file_removed_since_takes_its_bytes_along(world: World) -> None:

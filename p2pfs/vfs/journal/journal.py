@@ -53,6 +53,8 @@ class NoJournal:
     """Whether there should be one and is none: no call is acknowledged for its sake then."""
     rejected = 0
     next_number = 1
+    holds_names = False
+    """Whether there are operations acknowledged and not committed, for the next mount should they never be."""
 
     async def run(self) -> None:
         """Have the disk follow, until cancelled."""
@@ -74,9 +76,6 @@ class NoJournal:
     def committed(self, operations: Sequence[Operation]) -> None:
         """These, the oldest outstanding, are."""
 
-    def gave_up(self) -> None:
-        """The operations outstanding never will be, and programs are told."""
-
     # ---- bytes
 
     async def keep(self, inode: Inode) -> None:
@@ -93,6 +92,11 @@ class NoJournal:
 
     def stored(self, freeze: Freeze) -> None:
         """It is committed, or acknowledged as an operation, or nobody's any more."""
+
+    def leave(self, freeze: Freeze) -> bool:
+        """The session is over, and this mount cannot commit it: what is kept stays for the next one, and no more bytes
+        are. Whether it is kept."""
+        return False
 
 
 class EndedJournal(NoJournal):
@@ -138,7 +142,7 @@ class Journal(NoJournal):
         self._queued = 0  # the position behind the last operation
         self._operations: deque[tuple[int, Segment]] = deque()  # (position behind them, where they are)
         self._live: dict[int, _Live] = {}
-        self._is_broken = False
+        self._is_broken = self._is_left = False
 
     def take_over(
         self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int, whole: int | None = None
@@ -178,8 +182,8 @@ class Journal(NoJournal):
 
     def adopt(self, inode: Inode, freeze: Freeze) -> None:
         """A freeze of an earlier mount is this one's now."""
-        live = self._live[freeze.number]
-        live.record, live.inode, live.freeze = None, inode, freeze
+        if (live := self._live.get(freeze.number)) is not None:
+            live.record, live.inode, live.freeze = None, inode, freeze
 
     def finished(self, number: int) -> None:
         """Nothing is to be done about a freeze any more."""
@@ -228,11 +232,10 @@ class Journal(NoJournal):
             self._state = msgspec.structs.replace(self._state, done=self._state.done + len(lasting(operations)))
             self._forget_operations()
 
-    def gave_up(self) -> None:
+    @property
+    def holds_names(self) -> bool:  # type: ignore[override]
         """See NoJournal."""
-        if self.keeps:
-            self._change(done=self._queued)
-            self._forget_operations()
+        return bool(self._operations) and not self._is_broken
 
     def _change(self, **fields: str | int) -> None:
         self._state = msgspec.structs.replace(self._state, **fields)
@@ -247,7 +250,7 @@ class Journal(NoJournal):
 
     async def keep(self, inode: Inode) -> None:
         """See NoJournal. Cancellation: some may be."""
-        if not self.keeps:
+        if not self.keeps or self._is_left:
             return
         for freeze in list(inode.frozen):
             if freeze.number not in self._live and freeze in inode.frozen:
@@ -274,7 +277,7 @@ class Journal(NoJournal):
     def moved(self, inode: Inode) -> None:
         """See NoJournal."""
         for freeze in inode.frozen:
-            if freeze.number in self._live:
+            if freeze.number in self._live and not self._is_left:
                 self._keep(inode, freeze)
 
     def untimed(self, inode: Inode) -> None:
@@ -284,7 +287,7 @@ class Journal(NoJournal):
 
     def committing(self, inode: Inode, head: bytes, included: int) -> None:
         """See NoJournal."""
-        if not (self.keeps or self._live):
+        if self._is_left or not (self.keeps or self._live):
             return
         digest = head_digest(head)
         inode.last_commit = (digest, included)
@@ -300,6 +303,14 @@ class Journal(NoJournal):
         """See NoJournal."""
         if freeze.number in self._live:
             self.finished(freeze.number)
+
+    def leave(self, freeze: Freeze) -> bool:
+        """See NoJournal."""
+        self._is_left = self.has_ended = True
+        live = self._live.get(freeze.number)
+        if live is not None:
+            live.inode = live.freeze = None
+        return live is not None
 
     # ---- the files
 
@@ -332,7 +343,7 @@ class Journal(NoJournal):
     def _shrink(self) -> None:
         """Old freezes that are stored late must not keep everything behind them: they are written once more."""
         self.segments.trim()
-        while self.segments.size > self._most_bytes:
+        while self.segments.size > self._most_bytes and not self._is_left:
             oldest = self.segments.oldest
             for live in [live for live in self._live.values() if live.segment is oldest]:
                 segment = self.segments.append(codec.encode(live.as_record()))
@@ -346,6 +357,7 @@ class Journal(NoJournal):
     def _break(self, error: OSError) -> None:
         """A journal that lacks something would be worse than none."""
         self._end(error)
+        self._live.clear()
         try:
             self.segments.delete()
         except OSError as more:
@@ -381,7 +393,7 @@ class Journal(NoJournal):
 
     def close(self) -> None:
         """At the end; what is not finished stays for the next mount, on the disk."""
-        if not (self._live or (self._operations and not self._is_broken)):
+        if not (self._live or self.holds_names):
             self.segments.delete()
             return
         try:
