@@ -141,12 +141,15 @@ class Writer:
                 self.freeze(inode)
 
     def freeze_aged(self) -> list[Inode]:
-        """Send what has been dirty for longer than `age_s`; of which inodes there was some."""
+        """Send what has been dirty for longer than `age_s`; the inodes of which something that old is not stored."""
         limit = trio.current_time() - self._limits.age_s
-        aged = [inode for inode in self._inodes() if any(mib.since < limit for mib in inode.active.values())]
-        for inode in aged:
-            self.freeze(inode)
-        return aged
+        found = []
+        for inode in self._inodes():
+            if any(mib.since < limit for mib in inode.active.values()):
+                self.freeze(inode)
+            if any(freeze.since < limit for freeze in inode.frozen):
+                found.append(inode)
+        return found
 
     # ---- freezing and storing
 
@@ -169,6 +172,7 @@ class Writer:
     def _frozen(self, number: int, mibs: dict[int, DirtyMib], mtime_ns: int, inode: Inode) -> Freeze:
         return Freeze(
             number=number,
+            since=min(mib.since for mib in mibs.values()),
             mibs=mibs,
             uploads=[],
             end=max(mib.end for mib in mibs.values()),

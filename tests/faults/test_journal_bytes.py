@@ -464,6 +464,39 @@ async def test_bytes_of_an_open_file_are_kept_once_they_are_old(
         assert await content(fs) == BIG
 
 
+@pytest.mark.parametrize("writes_on", [True, False])
+async def test_bytes_are_kept_once_they_are_old_also_if_they_were_on_their_way_before(
+    world: World, autojump_clock: trio.testing.MockClock, writes_on: bool
+) -> None:
+    data = os.urandom(MIB)
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await write(fs, b"f", data)  # a whole MiB goes at once
+        assert not handle.inode.active
+        for number in range(5):
+            await trio.sleep(1.0)
+            if writes_on:
+                await fs.write(handle, MIB + number, b"x")
+                fs.writer.freeze(handle.inode)
+        world.die(fs)
+    async with world.mount("dead") as (fs, _):
+        assert (await content(fs))[:MIB] == data
+
+
+async def test_what_the_kernel_hands_over_after_the_close_is_kept_once_it_is_old(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Pages written through a mapping."""
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, NOBODY)
+        await fs.flush(handle)
+        await fs.write(handle, 0, BIG)
+        await fs.release(handle)
+        await trio.sleep(5.0)
+        world.die(fs)
+    async with world.mount("dead") as (fs, _):
+        assert await content(fs) == BIG
+
+
 async def test_where_close_waits_no_journal_is_written(world: World) -> None:
     async with world.mount(limits=Limits()) as (fs, _):
         await close(fs, await write(fs, b"f", BIG))
