@@ -15,7 +15,7 @@ from plugins.checklogs import Claims
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Fenced, Overruled
+from p2pfs.errors import Fenced, NoSpace, Overruled
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, MIB, ROOT_INODE, DentryId
 from p2pfs.vfs.delegation.changes import Changes
@@ -387,6 +387,36 @@ async def test_changes_that_a_mount_whose_session_is_over_acknowledged_are_left_
                 await changes.settle()
     async with world.mount() as (fs, _):
         assert world.sent == [("one", [SetAttributes(1, 1), SetAttributes(1, 2)])]
+
+
+class Full(MemoryStore):
+    """Has no room for a while."""
+
+    refuses = 5
+
+    async def put(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
+        if self.refuses:
+            self.refuses -= 1
+            raise NoSpace("the pool is full")
+        return await super().put(*arguments, **more)  # type: ignore[arg-type]
+
+
+async def test_what_is_in_conflict_is_given_back_once_though_the_pool_was_full(
+    world: World, claim_logs: Claims, autojump_clock: trio.testing.MockClock
+) -> None:
+    claim_logs("102400 bytes written before a crash are in conflict", count=1)
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await write(fs, b"f", BIG)
+        await close(fs, handle)
+        world.die(fs)
+    async with world.mount("other") as (fs, _):
+        other = await fs.open(handle.inode.id)
+        await fs.write(other, 0, b"theirs")
+        await fs.fsync(other)
+    async with world.mount("dead", store=Full()) as (fs, recovery):
+        assert await recovered(fs, recovery) == {"f": BIG}
+        assert len((await fs.directory(ROOT_INODE, DentryId(0), 100))[0]) == 2
+    assert world.records() == []
 
 
 async def test_a_file_removed_since_takes_its_bytes_along(world: World) -> None:
