@@ -21,9 +21,9 @@ class Unsaved:
     def drop(self, inode: Inode, freeze: Freeze, *, is_left: bool = False) -> None:
         """The freeze is content now, or never will be; with `is_left` perhaps by the next mount."""
         if freeze in inode.frozen:
+            inode.frozen.remove(freeze)
             if not is_left:
                 self.journal.stored(freeze)
-            inode.frozen.remove(freeze)
             self.credits.give(freeze.cost)
             self.space.settle(freeze.bytes)
             self.forget_uploads(freeze)

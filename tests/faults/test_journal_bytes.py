@@ -573,6 +573,27 @@ async def test_a_journal_stays_small_though_one_file_is_never_stored(world: Worl
         assert recovery.journal.rejected == 0
 
 
+async def test_a_journal_stays_small_though_changes_wait_for_the_coordinator(world: World) -> None:
+    waiting: list[Operation] = [SetAttributes(1, number) for number in range(3)]
+    async with world.mount() as (fs, recovery):
+        assert isinstance(recovery.journal, Journal)
+        recovery.journal._segment_bytes, recovery.journal._most_bytes = 64 * KIB, MIB
+        fs.journal.opened("one")
+        fs.journal.queued(waiting[:2])
+        fs.journal.queued(waiting[2:])
+        for number in range(50):
+            await close(fs, await write(fs, b"%d" % number, os.urandom(50 * KIB)))
+            await recovery.journal.sync()
+            assert sum(path.stat().st_size for path in world.records("home")) < 2 * MIB
+        await fs.settle_all()
+        world.die(fs)
+        fs.journal.committed(waiting)
+    assert world.records("home") == []
+    async with world.mount("dead") as (fs, recovery):
+        assert world.sent == [("one", waiting)]
+        assert recovery.journal.rejected == 0
+
+
 async def test_where_the_disk_of_the_journal_is_full_each_close_waits_until_its_file_is_stored(
     world: World, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
 ) -> None:

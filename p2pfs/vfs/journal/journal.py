@@ -12,7 +12,6 @@ and nothing else.
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +19,12 @@ import msgspec
 import trio
 
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import CHUNK_BYTES, KIB, MIB, VolumeId
+from p2pfs.types import KIB, MIB, VolumeId
 from p2pfs.vfs.inodes import Freeze, Inode
+from p2pfs.vfs.journal.live import Live, Outstanding, kept_record, named
 from p2pfs.vfs.journal.records import (
     Committing,
     Kept,
-    Named,
     Queued,
     Record,
     State,
@@ -105,21 +104,6 @@ class EndedJournal(NoJournal):
     has_ended = True
 
 
-@dataclass(slots=True)
-class _Live:
-    """A freeze that is kept. Without `inode` it is of an earlier mount and not taken over; then it is in `record`."""
-
-    segment: Segment
-    record: Kept | None = None
-    inode: Inode | None = None
-    freeze: Freeze | None = None
-
-    def as_record(self) -> Kept | None:
-        if self.inode is None or self.freeze is None:
-            return self.record
-        return _kept(self.inode, self.freeze)
-
-
 class Journal(NoJournal):
     """One mount's. `keeps` False: only what is taken over from an earlier mount is followed."""
 
@@ -140,8 +124,8 @@ class Journal(NoJournal):
         self.segments = Segments(directory, keys, volume)
         self._state = self._written = State()
         self._queued = 0  # the position behind the last operation
-        self._operations: deque[tuple[int, Segment]] = deque()  # (position behind them, where they are)
-        self._live: dict[int, _Live] = {}
+        self._operations: deque[Outstanding] = deque()
+        self._live: dict[int, Live] = {}
         self._is_broken = self._is_left = False
 
     def take_over(
@@ -152,7 +136,7 @@ class Journal(NoJournal):
         `whole`: the last segment is torn behind so many bytes, which would be damage in one that another follows.
         """
         for record, segment in kept:
-            self._live[record.number] = _Live(segment, record)
+            self._live[record.number] = Live(segment, record)
             segment.live += 1
         self.next_number = last_number + 1
         self._queued = position
@@ -212,7 +196,7 @@ class Journal(NoJournal):
             self._queued += len(kept)
             if segment is not None:
                 segment.live += 1
-                self._operations.append((self._queued, segment))
+                self._operations.append(Outstanding(self._queued, kept, segment))
 
     def sending(self, batch: Batch) -> None:
         """See NoJournal."""
@@ -242,8 +226,8 @@ class Journal(NoJournal):
         self._append(self._state)
 
     def _forget_operations(self) -> None:
-        while self._operations and self._operations[0][0] <= self._state.done:
-            self._operations.popleft()[1].live -= 1
+        while self._operations and self._operations[0].upto <= self._state.done:
+            self._operations.popleft().segment.live -= 1
         self._trim()
 
     # ---- bytes
@@ -259,7 +243,7 @@ class Journal(NoJournal):
                     await trio.lowlevel.checkpoint()
 
     def _keep(self, inode: Inode, freeze: Freeze) -> None:
-        self._put(freeze.number, _kept(inode, freeze))
+        self._put(freeze.number, kept_record(inode, freeze))
         if (live := self._live.get(freeze.number)) is not None:
             live.record, live.inode, live.freeze = None, inode, freeze
 
@@ -272,7 +256,7 @@ class Journal(NoJournal):
         if before is not None:
             before.segment.live -= 1
         segment.live += 1
-        self._live[number] = _Live(segment, record)
+        self._live[number] = Live(segment, record)
 
     def moved(self, inode: Inode) -> None:
         """See NoJournal."""
@@ -291,8 +275,8 @@ class Journal(NoJournal):
             return
         digest = head_digest(head)
         inode.last_commit = (digest, included)
-        if inode.attributes.change and (named := _named(inode)) is not None:  # of a new file its making tells
-            self._append(named)
+        if inode.attributes.change and (name := named(inode)) is not None:  # of a new file its making tells
+            self._append(name)
         if self._follows(inode):
             self._append(Committing(inode.id, digest, included))
 
@@ -341,18 +325,18 @@ class Journal(NoJournal):
             self.segments.trim()
 
     def _shrink(self) -> None:
-        """Old freezes that are stored late must not keep everything behind them: they are written once more."""
+        """What is stored or committed late must not keep everything behind it: it is written once more."""
         self.segments.trim()
-        while self.segments.size > self._most_bytes and not self._is_left:
-            oldest = self.segments.oldest
-            for live in [live for live in self._live.values() if live.segment is oldest]:
-                segment = self.segments.append(codec.encode(live.as_record()))
-                oldest.live -= 1
-                segment.live += 1
-                live.segment = segment
+        for oldest in self.segments:
+            if self._is_left or self.segments.size <= self._most_bytes or oldest is self.segments.current:
+                return
+            needed: list[Live | Outstanding] = [*self._live.values(), *self._operations]
+            for kept in needed:
+                if kept.segment is oldest and (record := kept.as_record()) is not None:
+                    kept.segment = self.segments.append(codec.encode(record))
+                    kept.segment.live += 1
+                    oldest.live -= 1
             self.segments.trim()
-            if self.segments.oldest is oldest:
-                return  # operations wait in it
 
     def _break(self, error: OSError) -> None:
         """A journal that lacks something would be worse than none."""
@@ -403,24 +387,3 @@ class Journal(NoJournal):
         except OSError as error:
             log.warning("what the journal of this mount has for the next one may not be on the disk: %s", error)
         self.segments.close()
-
-
-def _kept(inode: Inode, freeze: Freeze) -> Kept:
-    at = inode.frozen.index(freeze)
-    heads = [(head_digest(inode.attributes.head), inode.frozen[0].number - 1)]
-    if inode.last_commit is not None:  # perhaps done, and not answered yet
-        heads.append(inode.last_commit)
-    runs, parts = [], []
-    for mib in freeze.mibs.values():
-        for run in mib.runs:
-            runs.append((mib.index * CHUNK_BYTES + run.start, run.length))
-            parts += run.parts
-    after = inode.frozen[at - 1].number if at else 0
-    return Kept(inode.id, freeze.number, after, heads, freeze.mtime_ns, runs, b"".join(parts), _named(inode))
-
-
-def _named(inode: Inode) -> Named | None:
-    if inode.place is None:
-        return None
-    row = inode.attributes
-    return Named(inode.id, *inode.place, row.mode, row.uid, row.gid)
