@@ -51,6 +51,10 @@ class World:
         self.sent.append((session, batch.operations))
         return Applied([])
 
+    async def end(self, session: str) -> None:
+        if self.refuses:
+            raise Fenced("this session is over")
+
     @asynccontextmanager
     async def mount(
         self,
@@ -69,7 +73,7 @@ class World:
                 keeps=keeps,
                 budget_bytes=4 * MIB,
                 send=self.send,
-                end=_nothing,
+                end=self.end,
                 open_namespace=self.namespace,
             ) as recovery,
             filesystem(
@@ -94,10 +98,6 @@ class World:
 
     def records(self, home: str = "dead") -> list[Path]:
         return list((self.root / home / "journal").glob("*/*.journal"))
-
-
-async def _nothing(session: str) -> None:
-    pass
 
 
 class DeadStore(MemoryStore):

@@ -19,7 +19,7 @@ from typing import Final, cast
 
 import trio
 
-from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Fenced, Misuse, NotFound, PoolError, Unavailable
 from p2pfs.format.journal import Ending, open_frames, whole_bytes
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
@@ -43,7 +43,7 @@ _LOCK: Final = ".lock"
 Send = Callable[[str, Batch], Awaitable[Applied]]
 """A batch of an earlier session. Raises CoordinatorAway, and PoolError for what cannot be (any more)."""
 End = Callable[[str], Awaitable[None]]
-"""Close an earlier session; fine when it is over."""
+"""Close an earlier session. Raises Fenced when it is over, and PoolError."""
 
 
 OpenNamespace = Callable[[], AbstractAsyncContextManager[Namespace]]
@@ -173,7 +173,7 @@ async def _begun(
     journal.rejected += damaged
     session, conflicts = unfinished.state.session, list[Kept]()
     if left := await _finish_names(unfinished, send):
-        await end(session)  # or its delegation would be in the way
+        await _ended(session, end)  # or its delegation would be in the way
         async with open_namespace() as namespace:
             refused = await merge(namespace, left)
         if refused:
@@ -191,7 +191,7 @@ async def _begun(
         del unfinished.kept[number]
     unfinished.kept |= {one.number: one for one in journal.replace(gone, conflicts)}
     if session and not left:
-        await end(session)
+        await _ended(session, end)
     return Recovery(journal, unfinished, bool(damaged))
 
 
@@ -232,6 +232,13 @@ def _set_aside(segments: list[Segment]) -> Path:
         shutil.copyfile(segment.path, path)
         path.chmod(0o600)
     return directory
+
+
+async def _ended(session: str, end: End) -> None:
+    try:
+        await end(session)
+    except Fenced:
+        log.info("the session of an earlier mount was over already")
 
 
 async def _finish_names(unfinished: Unfinished, send: Send) -> list[Operation]:
