@@ -122,7 +122,7 @@ class Control:
         stats: Callable[[], dict[str, int]],
         commands: Mapping[str, Command] | None = None,
     ) -> None:
-        """`leave` is told whom to report unsaved bytes to, and returns what is lost for good."""
+        """`leave` is told whom to report unsaved bytes to, and returns what it can never store."""
         self._leave, self._stats, self._commands = leave, stats, commands or {}
         self._leaving = 0  # who asked to leave and has not been told what came of it
         self._told = trio.Event()

@@ -180,11 +180,11 @@ class _Mount:
             log.error("some written data could not be stored: %s", error)
         if lost := attached.filesystem.promises.losses():
             self._exit_code = exitcodes.DATA_NOT_STORED
-            log.error("some changes are lost: %s", lost)
+            log.error("not all was stored: %s", lost)
 
     async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> str:
         """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted.
-        Returns what is lost for good, or nothing: staying would not bring it back."""
+        Returns what this mount can never store, or nothing: staying would not help."""
         try:
             await self._take_in_pages(operations)
             await attached.filesystem.settle_all(report)

@@ -73,8 +73,8 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
     """Unmount `path` (canonical) once all is stored; on return the mount is gone.
 
     Raises:
-        UserError: NOT_MOUNTED, BUSY (files are open), DATA_NOT_STORED (it stays mounted unless what is missing is lost
-            for good), or the mount does not answer (FAILED).
+        UserError: NOT_MOUNTED, BUSY (files are open), DATA_NOT_STORED (it stays mounted unless what is missing
+            can never be stored by it), or the mount does not answer (FAILED).
     """
     kind = mounts.mounted_type(path)
     record = mounts.find(path)
@@ -90,12 +90,13 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
         _await_gone(record, path)
         if lost:
             raise UserError(
-                f"{path} is unmounted, but something is lost for good: {lost} (the mount's log says more)",
+                f"{path} is unmounted, but not all was stored: {lost} (the mount's log says more)",
                 exitcodes.DATA_NOT_STORED,
             )
     elif clear_dead(path):
         raise UserError(
-            f"the process of the mount at {path} died while it was storing: what it had not stored is lost",
+            f"the process of the mount at {path} died while it was storing: what it had not stored is lost, unless its"
+            " journal (durability=fsync) has it for the next mount",
             exitcodes.DATA_NOT_STORED,
         )
 
@@ -137,7 +138,11 @@ def _detach_orphan(path: Path, record: mounts.MountRecord | None) -> None:
             f"the volume at {path} was mounted by another user: unmount it as that user, or use --force",
             exitcodes.DENIED,
         )
-    click.echo(f"the process of the mount at {path} had died: what was not stored by then is lost", err=True)
+    click.echo(
+        f"the process of the mount at {path} had died: what was not stored by then is lost, unless its journal"
+        " (durability=fsync) has it for the next mount",
+        err=True,
+    )
     detach(path)
 
 
@@ -153,7 +158,7 @@ def _is_dead(path: Path) -> bool:
 
 
 def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silence_s: float) -> str | None:
-    """What is lost, once the mount says that all else is stored; None when its process ended without a
+    """What is not, once the mount says that all else is stored; None when its process ended without a
     verdict."""
     try:
         with mounts.dial(Path(record.socket), silence_s) as connection, connection.makefile("rb") as lines:

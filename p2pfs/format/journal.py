@@ -6,6 +6,7 @@ or left out but at the end. A file is never written again once it was closed. Wh
 
 import enum
 import secrets
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from p2pfs.errors import Corrupt
 from p2pfs.format.keys import VolumeKeys
+from p2pfs.format.rows import PREFIX_BYTES
 from p2pfs.types import Buffer, VolumeId
 
 MAGIC: Final = b"p2pfsjnl"
@@ -22,13 +24,16 @@ SALT_BYTES: Final = 32
 _LENGTH: Final = Struct(">I")  # of the sealed bytes that follow
 _VOLUME: Final = Struct(">Q")
 _NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
 
 
 class Ending(enum.Enum):
     """How a file ends."""
 
     WHOLE = enum.auto()
-    TORN = enum.auto()  # within a frame, as a crash leaves it
+    TORN = (
+        enum.auto()
+    )  # within a frame, as a crash leaves the last file; a frame's length that was changed looks so too
     DAMAGED = enum.auto()  # a frame does not authenticate
 
 
@@ -76,6 +81,14 @@ def open_frames(keys: VolumeKeys, volume: VolumeId, data: bytes) -> tuple[list[b
             return frames, Ending.DAMAGED
         at = first + length
     return frames, Ending.WHOLE
+
+
+def whole_bytes(frames: Sequence[bytes]) -> int:
+    """How much of a file the plain frames that were read of it take; 0 if there are none."""
+    if not frames:
+        return 0
+    header = len(MAGIC) + PREFIX_BYTES + SALT_BYTES
+    return header + sum(_LENGTH.size + len(frame) + _TAG_BYTES for frame in frames)
 
 
 def _cipher(keys: VolumeKeys, volume: VolumeId, header: bytes) -> AESGCM:

@@ -163,7 +163,8 @@ class Filesystem:
         while True:
             await trio.sleep(AGEING_S)
             for inode in self.writer.freeze_aged():
-                await self.journal.keep(inode)
+                if inode.attributes.links:
+                    await self.journal.keep(inode)
 
     async def _tell(self) -> None:
         while True:

@@ -98,6 +98,7 @@ class Freeze:
     """
 
     number: int  # rises, across files
+    since: float  # when the first of them was written, in trio's time
     mibs: dict[int, DirtyMib]
     uploads: list[Upload]
     end: int  # file size these bytes imply

@@ -92,9 +92,12 @@ class Promises:
             raise Unavailable("what was changed could not be committed in time; it is tried again")
 
     def losses(self) -> str:
-        """What was acknowledged and never will be stored, as a sentence; empty if nothing."""
-        size = self._writer.lost_bytes
-        found = [f"{format_size(size)} written to files were given up"] if size else []
+        """What was acknowledged and this mount will never store, as a sentence; empty if nothing."""
+        found = []
+        if size := self._writer.lost_bytes:
+            found.append(f"{format_size(size)} written to files were given up")
+        if size := self._writer.left_bytes:
+            found.append(f"{format_size(size)} written to files are left to the next mount of this node")
         return "; ".join([*found, str(self._lost)] if self._lost else found)
 
     async def lasting(self, effort: Callable[[], Awaitable[T]]) -> T:

@@ -18,11 +18,12 @@ class Unsaved:
         self.space, self._copies, self.journal = space, copies, journal
         self.credits = ByteCredits(budget_bytes)
 
-    def drop(self, inode: Inode, freeze: Freeze) -> None:
-        """The freeze is content now, or never will be."""
+    def drop(self, inode: Inode, freeze: Freeze, *, is_left: bool = False) -> None:
+        """The freeze is content now, or never will be; with `is_left` perhaps by the next mount."""
         if freeze in inode.frozen:
             inode.frozen.remove(freeze)
-            self.journal.stored(freeze)
+            if not is_left:
+                self.journal.stored(freeze)
             self.credits.give(freeze.cost)
             self.space.settle(freeze.bytes)
             self.forget_uploads(freeze)

@@ -65,6 +65,8 @@ class Writer:
         """How often something could not be stored when it was tried."""
         self.lost_bytes = 0
         """Written to files that are still there, and given up."""
+        self.left_bytes = 0
+        """As many more are in the journal, for the next mount."""
 
     # ---- collecting
 
@@ -139,12 +141,15 @@ class Writer:
                 self.freeze(inode)
 
     def freeze_aged(self) -> list[Inode]:
-        """Send what has been dirty for longer than `age_s`; of which inodes there was some."""
+        """Send what has been dirty for longer than `age_s`; the inodes of which something that old is not stored."""
         limit = trio.current_time() - self._limits.age_s
-        aged = [inode for inode in self._inodes() if any(mib.since < limit for mib in inode.active.values())]
-        for inode in aged:
-            self.freeze(inode)
-        return aged
+        found = []
+        for inode in self._inodes():
+            if any(mib.since < limit for mib in inode.active.values()):
+                self.freeze(inode)
+            if any(freeze.since < limit for freeze in inode.frozen):
+                found.append(inode)
+        return found
 
     # ---- freezing and storing
 
@@ -167,6 +172,7 @@ class Writer:
     def _frozen(self, number: int, mibs: dict[int, DirtyMib], mtime_ns: int, inode: Inode) -> Freeze:
         return Freeze(
             number=number,
+            since=min(mib.since for mib in mibs.values()),
             mibs=mibs,
             uploads=[],
             end=max(mib.end for mib in mibs.values()),
@@ -277,12 +283,17 @@ class Writer:
         if freeze not in inode.frozen:
             return  # discarded meanwhile
         is_missed = not isinstance(error, NotFound)  # else somebody removed the file
-        self.lost_bytes += freeze.bytes if is_missed else 0
+        is_left = is_missed and self._unsaved.journal.leave(freeze)
+        if is_left:
+            self.left_bytes += freeze.bytes
+        elif is_missed:
+            self.lost_bytes += freeze.bytes
         log.log(
             logging.ERROR if is_missed else logging.INFO,
-            "inode %d: %d unsaved bytes are given up: %s", inode.id, freeze.bytes, error,
+            "inode %d: %d unsaved bytes are %s: %s",
+            inode.id, freeze.bytes, "left to the next mount of this node" if is_left else "given up", error,
         )  # fmt: skip
-        self._unsaved.drop(inode, freeze)
+        self._unsaved.drop(inode, freeze, is_left=is_left)
         if not inode.frozen:
             self._unsaved.give_up_doubt(inode)
         self._fail(inode, error)

@@ -142,8 +142,12 @@ def failure(step: Callable[[], object]) -> str:
     return "done"
 
 
-def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_sent(tmp_path: Path) -> None:
-    with demo_pool(tmp_path, settings={"delegation": f"{DELEGATION_S}s"}) as pool, second(pool, tmp_path) as begin:
+@pytest.mark.parametrize(("durability", "fate"), [("close", "lost"), ("fsync", "left to the next mount of this node")])
+def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_sent_or_leaves_it_to_the_next(
+    tmp_path: Path, durability: str, fate: str
+) -> None:
+    settings = {"delegation": f"{DELEGATION_S}s", "durability": durability}
+    with demo_pool(tmp_path, settings=settings) as pool, second(pool, tmp_path) as begin:
         await_delegated(pool)
         (pool.mount / "before").mkdir()
         synced(pool.mount)
@@ -168,7 +172,7 @@ def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_
         assert failure(lambda: synced(pool.mount)) == "ESTALE"
         assert failure(lambda: (pool.mount / "more").mkdir()) == "ESTALE"
         assert failure(lambda: os.listdir(pool.mount)) in ("ESTALE", "done")
-        assert "changes of this mount are lost" in pool.log("mount")
+        assert f"changes of this mount are {fate}" in pool.log("mount")
         kept = [name for name in names if name in there]
         assert there == sorted(["before", "theirs", *kept])
         assert kept == names[: len(kept)]
@@ -177,9 +181,13 @@ def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_
         started = time.monotonic()
         result = pool.p2pfs("umount", str(pool.mount), expect=None)
         assert result.returncode == exitcodes.DATA_NOT_STORED, result.stderr
-        assert "lost" in result.stderr
+        assert f"were {fate}" in result.stderr
         assert time.monotonic() - started < 30
         assert sorted(os.listdir(other)) == sorted([*there, "and more"])
+        if durability == "fsync":
+            pool.mount_alone()
+            assert sorted(os.listdir(pool.mount)) == sorted(["before", "theirs", "and more", *names])
+            assert pool.stats()["journal_rejected"] == 0
 
 
 def test_a_coordinator_that_is_killed_and_started_again_costs_nothing(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from plugins.checklogs import Claims
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Overruled
+from p2pfs.errors import Fenced, NoSpace, Overruled
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, MIB, ROOT_INODE, DentryId
+from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.journal.journal import Journal, NoJournal
@@ -50,6 +51,10 @@ class World:
         self.sent.append((session, batch.operations))
         return Applied([])
 
+    async def end(self, session: str) -> None:
+        if self.refuses:
+            raise Fenced("this session is over")
+
     @asynccontextmanager
     async def mount(
         self,
@@ -68,7 +73,7 @@ class World:
                 keeps=keeps,
                 budget_bytes=4 * MIB,
                 send=self.send,
-                end=_nothing,
+                end=self.end,
                 open_namespace=self.namespace,
             ) as recovery,
             filesystem(
@@ -95,15 +100,23 @@ class World:
         return list((self.root / home / "journal").glob("*/*.journal"))
 
 
-async def _nothing(session: str) -> None:
-    pass
-
-
 class DeadStore(MemoryStore):
     """Never stores."""
 
     async def put(self, *arguments: object, **more: object) -> None:  # type: ignore[override]
         await trio.sleep_forever()
+
+
+class Held(MemoryStore):
+    """Stores nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lets_go = trio.Event()
+
+    async def put(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
+        await self.lets_go.wait()
+        return await super().put(*arguments, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -318,6 +331,94 @@ async def test_what_is_in_conflict_waits_for_peers_that_are_away_and_the_mount_d
     assert world.records()
 
 
+class Over(MemoryNamespace):
+    """Its session ends before anything written is committed."""
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if any(isinstance(operation, Commit) for operation in operations):
+            raise Fenced("the session is over")
+        return await super().apply(operations)
+
+
+async def test_what_a_mount_whose_session_is_over_cannot_store_is_left_to_the_next(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("unsaved bytes are left to the next mount of this node", count=2)
+    claim_logs("10 unsaved bytes are given up", count=1)
+    names = Over(world.volume, world.volume.session().number, read_only=False)
+    store = Held()
+    async with world.mount(namespace=names, store=store) as (fs, _):
+        for name in (b"f", b"g"):
+            await close(fs, await write(fs, name, BIG))
+        await close(fs, await write(fs, b"removed", BIG))
+        await fs.remove(ROOT_INODE, b"removed", directory=False)
+        store.lets_go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not fs.writer.unsaved_bytes()
+        handle = await write(fs, b"later", b"0123456789")
+        with pytest.raises(Fenced):  # the journal has ended
+            await fs.flush(handle)
+        await fs.settle_all()
+        assert fs.promises.losses() == (
+            "10 B written to files were given up; 200 KiB written to files are left to the next mount of this node"
+        )
+    async with world.mount() as (fs, recovery):
+        assert [await content(fs, name) for name in (b"f", b"g", b"later")] == [BIG, BIG, b""]
+        await fs.settle_all()
+        assert recovery.journal.rejected == 0
+    assert world.records("home") == []
+
+
+async def test_changes_that_a_mount_whose_session_is_over_acknowledged_are_left_to_the_next(
+    world: World, claim_logs: Claims
+) -> None:
+    claim_logs("2 changes of this mount are left to the next mount of this node", count=1)
+
+    async def refuse(_: Sequence[Operation]) -> Applied:
+        raise Overruled("somebody else was here")
+
+    async with world.mount() as (fs, recovery):
+        fs.journal.opened("one")
+        changes = Changes(refuse, io_timeout_s=1.0, journal=recovery.journal)
+        changes.put([SetAttributes(1, 1), SetAttributes(1, 2)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changes.run)
+            with pytest.raises(Fenced, match="left to the next mount"):
+                await changes.settle()
+    async with world.mount() as (fs, _):
+        assert world.sent == [("one", [SetAttributes(1, 1), SetAttributes(1, 2)])]
+
+
+class Full(MemoryStore):
+    """Has no room for a while."""
+
+    refuses = 5
+
+    async def put(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
+        if self.refuses:
+            self.refuses -= 1
+            raise NoSpace("the pool is full")
+        return await super().put(*arguments, **more)  # type: ignore[arg-type]
+
+
+async def test_what_is_in_conflict_is_given_back_once_though_the_pool_was_full(
+    world: World, claim_logs: Claims, autojump_clock: trio.testing.MockClock
+) -> None:
+    claim_logs("102400 bytes written before a crash are in conflict", count=1)
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await write(fs, b"f", BIG)
+        await close(fs, handle)
+        world.die(fs)
+    async with world.mount("other") as (fs, _):
+        other = await fs.open(handle.inode.id)
+        await fs.write(other, 0, b"theirs")
+        await fs.fsync(other)
+    async with world.mount("dead", store=Full()) as (fs, recovery):
+        assert await recovered(fs, recovery) == {"f": BIG}
+        assert len((await fs.directory(ROOT_INODE, DentryId(0), 100))[0]) == 2
+    assert world.records() == []
+
+
 async def test_a_file_removed_since_takes_its_bytes_along(world: World) -> None:
     async with world.mount(store=DeadStore()) as (fs, _):
         await close(fs, await write(fs, b"f", BIG))
@@ -393,6 +494,39 @@ async def test_bytes_of_an_open_file_are_kept_once_they_are_old(
         assert await content(fs) == BIG
 
 
+@pytest.mark.parametrize("writes_on", [True, False])
+async def test_bytes_are_kept_once_they_are_old_also_if_they_were_on_their_way_before(
+    world: World, autojump_clock: trio.testing.MockClock, writes_on: bool
+) -> None:
+    data = os.urandom(MIB)
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await write(fs, b"f", data)  # a whole MiB goes at once
+        assert not handle.inode.active
+        for number in range(5):
+            await trio.sleep(1.0)
+            if writes_on:
+                await fs.write(handle, MIB + number, b"x")
+                fs.writer.freeze(handle.inode)
+        world.die(fs)
+    async with world.mount("dead") as (fs, _):
+        assert (await content(fs))[:MIB] == data
+
+
+async def test_what_the_kernel_hands_over_after_the_close_is_kept_once_it_is_old(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Pages written through a mapping."""
+    async with world.mount(store=DeadStore()) as (fs, _):
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, NOBODY)
+        await fs.flush(handle)
+        await fs.write(handle, 0, BIG)
+        await fs.release(handle)
+        await trio.sleep(5.0)
+        world.die(fs)
+    async with world.mount("dead") as (fs, _):
+        assert await content(fs) == BIG
+
+
 async def test_where_close_waits_no_journal_is_written(world: World) -> None:
     async with world.mount(limits=Limits()) as (fs, _):
         await close(fs, await write(fs, b"f", BIG))
@@ -403,10 +537,12 @@ async def test_a_mount_whose_close_waits_finishes_what_is_left_and_keeps_nothing
     async with world.mount(store=DeadStore()) as (fs, _):
         await close(fs, await write(fs, b"f", BIG))
         world.die(fs)
-    async with world.mount("dead", limits=Limits()) as (fs, _):
+    async with world.mount("dead", limits=Limits()) as (fs, recovery):
+        assert isinstance(recovery.journal, Journal)
         assert await content(fs) == BIG
         await close(fs, await write(fs, b"g", BIG))
         await fs.settle_all()
+        await recovery.journal.sync()
         assert sum(path.stat().st_size for path in world.records()) < KIB
     assert world.records() == []
 
@@ -429,10 +565,32 @@ async def test_a_journal_stays_small_though_one_file_is_never_stored(world: Worl
         await store.is_stuck.wait()
         for number in range(100):
             await close(fs, await write(fs, b"%d" % number, os.urandom(50 * KIB)))
-            assert recovery.journal.segments.size < 2 * MIB
+            await recovery.journal.sync()
+            assert sum(path.stat().st_size for path in world.records("home")) < 2 * MIB
         world.die(fs)
     async with world.mount("dead") as (fs, recovery):
         assert await content(fs) == BIG
+        assert recovery.journal.rejected == 0
+
+
+async def test_a_journal_stays_small_though_changes_wait_for_the_coordinator(world: World) -> None:
+    waiting: list[Operation] = [SetAttributes(1, number) for number in range(3)]
+    async with world.mount() as (fs, recovery):
+        assert isinstance(recovery.journal, Journal)
+        recovery.journal._segment_bytes, recovery.journal._most_bytes = 64 * KIB, MIB
+        fs.journal.opened("one")
+        fs.journal.queued(waiting[:2])
+        fs.journal.queued(waiting[2:])
+        for number in range(50):
+            await close(fs, await write(fs, b"%d" % number, os.urandom(50 * KIB)))
+            await recovery.journal.sync()
+            assert sum(path.stat().st_size for path in world.records("home")) < 2 * MIB
+        await fs.settle_all()
+        world.die(fs)
+        fs.journal.committed(waiting)
+    assert world.records("home") == []
+    async with world.mount("dead") as (fs, recovery):
+        assert world.sent == [("one", waiting)]
         assert recovery.journal.rejected == 0
 
 
@@ -513,6 +671,48 @@ async def test_a_damaged_journal_is_kept_aside_and_what_can_be_read_is_stored(wo
     assert [one.read_bytes() for one in (world.root / "dead" / "journal").glob("*/damaged/*")] == [bytes(data)]
 
 
+async def test_a_segment_that_is_torn_although_another_followed_is_damaged(world: World, claim_logs: Claims) -> None:
+    """The power went before the disk had it: what made the file may have been in the hole."""
+    claim_logs("the journal is damaged", count=1)
+    claim_logs("102400 bytes written before a crash are in conflict", count=1)
+    async with world.mount(store=DeadStore()) as (fs, recovery):
+        assert isinstance(recovery.journal, Journal)
+        recovery.journal._segment_bytes = 1  # each record in its own
+        handle = await write(fs, b"f", BIG)
+        await close(fs, handle)
+        world.die(fs)
+    async with world.mount("other") as (fs, _):
+        await fs.remove(ROOT_INODE, b"f", directory=False)  # as if it had never been made
+    first = min(world.records())
+    first.write_bytes(first.read_bytes()[:-1])
+    aside = first.parent / "damaged"
+    aside.mkdir()
+    (aside / "of another crash").write_bytes(b"")
+    async with world.mount("dead") as (fs, recovery):
+        assert recovery.journal.rejected == 2
+        assert await recovered(fs, recovery) == {"f": BIG}
+    assert first.name in os.listdir(aside)
+    assert "of another crash" not in os.listdir(aside)
+
+
+@pytest.mark.parametrize("left", [-1, 60, 20, 0], ids=["in-a-record", "in-the-first", "in-the-header", "empty"])
+async def test_a_torn_end_is_cut_so_that_it_is_no_hole_to_the_mount_after_the_next(world: World, left: int) -> None:
+    async with world.mount(store=DeadStore()) as (fs, recovery):
+        await close(fs, await write(fs, b"f", BIG))
+        assert isinstance(recovery.journal, Journal)
+        recovery.journal.segments.begin()
+        await close(fs, await write(fs, b"g", BIG))
+        world.die(fs)
+    torn = max(world.records())
+    torn.write_bytes(torn.read_bytes()[:left])
+    async with world.mount("dead", store=DeadStore()) as (fs, recovery):
+        assert (await content(fs), await content(fs, b"g")) == (BIG, b"")
+        world.die(fs, "next")
+    async with world.mount("next") as (fs, recovery):
+        assert await content(fs) == BIG
+        assert recovery.journal.rejected == 0
+
+
 async def test_names_that_were_finished_are_not_sent_again_while_bytes_beside_them_wait(world: World) -> None:
     async with world.mount(store=DeadStore()) as (fs, _):
         fs.journal.opened("one")
@@ -543,6 +743,8 @@ async def test_names_behind_committed_ones_whose_segment_is_deleted_are_found(wo
         sent: list[Operation] = [SetAttributes(1, 0), Released(2), SetAttributes(1, 1)]
         fs.journal.sending(Batch(1, 1, sent, epoch=5))
         fs.journal.committed(sent)
+        assert len(world.records("home")) >= 5
+        await recovery.journal.sync()
         assert len(world.records("home")) < 5
         world.die(fs)
     async with world.mount("dead") as (fs, recovery):

@@ -18,12 +18,12 @@ from p2pfs.format.journal import Frames, open_frames
 from p2pfs.meta import sessions
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
-from p2pfs.types import MIB, Kind
+from p2pfs.types import MIB, ROOT_INODE, Kind
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.journal.records import Queued, Record, State
 from p2pfs.vfs.journal.recovery import Send, recovering
 from p2pfs.wire import codec
-from p2pfs.wire.namespace import Applied, Batch, SetAttributes, SetXattr
+from p2pfs.wire.namespace import Applied, Batch, Make, SetAttributes, SetXattr
 from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l3
@@ -108,12 +108,17 @@ async def make_two_directories(hand: Hand) -> None:
 
 
 async def die(
-    world: RemoteWorld, home: Path, fate: str, settled: int, doing: Callable[[Hand], Awaitable[None]] = work
+    world: RemoteWorld,
+    home: Path,
+    fate: str,
+    settled: int,
+    doing: Callable[[Hand], Awaitable[None]] = work,
+    session: type[Mortal] = Mortal,
 ) -> Seen:
     """A mount works and dies; `settled` of its rounds were committed before. What it had acknowledged; the journal as
     it was is in `home`/dead."""
     async with recovery(world, home / "alive") as own, trio.open_nursery() as nursery:
-        inner = await Mortal.open(
+        inner = await session.open(
             world.client, world.coordinator, VOLUME,
             request=OpenSession("host", "/mnt"), io_timeout_s=10.0, on_batch=own.journal.sending,
         )  # fmt: skip
@@ -226,6 +231,78 @@ async def test_what_is_in_conflict_is_not_done_and_nothing_that_rests_on_it(tmp_
             async with recovery(world, tmp_path / "dead") as found:
                 there = await seen(world)
                 assert (there[b"d"][0], b"e" in there, b"behind" in there) == (theirs, True, True)
+                assert found.journal.rejected == 2
+
+
+LATER = 10**18
+
+
+async def set_mode_and_move(hand: Hand) -> None:
+    for name in (b"set", b"moved", b"alone"):
+        await hand.make(name)
+    await hand.namespace.settle()
+    for name in (b"set", b"alone"):
+        inode = (await hand.namespace.lookup(ROOT_INODE, name)).attributes.inode
+        await hand.namespace.apply([SetAttributes(inode, hand.now(), mode=0o600)])
+        await hand.namespace.apply([SetAttributes(inode, hand.now(), uid=77)])
+    moved = (await hand.namespace.lookup(ROOT_INODE, b"moved")).attributes.inode
+    await hand.rename(b"moved", moved, b"elsewhere")
+
+
+class Deaf(Mortal):
+    """Hears nothing of changes but of makings."""
+
+    async def _send(self, batch: Batch) -> Applied:
+        if not all(isinstance(operation, Make) for operation in batch.operations):
+            await trio.sleep_forever()
+        return await super()._send(batch)
+
+
+@pytest.mark.parametrize("ending", ["overruled", "expired"])
+async def test_what_others_did_to_a_file_since_is_not_overwritten_by_its_attributes_or_name(
+    tmp_path: Path, claim_logs: Claims, ending: str
+) -> None:
+    claim_logs("3 of 6 changes acknowledged before a crash are in conflict", count=1)
+    with trio.fail_after(60):
+        async with served(tmp_path) as world:
+            await die(world, tmp_path, "", 0, doing=set_mode_and_move, session=Deaf)
+            if ending == "overruled":
+                world.clock.advance(LASTS_S + MARGIN_S)
+            else:
+                await world.database.write(lambda c: sessions.expire_sessions(c, now_s=float("inf")))
+            theirs = await world.mount()
+            for name in (b"set", b"moved"):
+                inode = (await theirs.lookup(ROOT_INODE, name)).attributes.inode
+                await theirs.apply([SetAttributes(inode, LATER, mode=0o640)])
+            shutil.copytree(tmp_path / "dead", tmp_path / "again")
+            async with recovery(world, tmp_path / "dead") as found:
+                there = await seen(world)
+                modes = {name: row[1] & 0o777 for name, row in there.items()}
+                assert modes == {
+                    b"first": 0o644, b"set": 0o640, b"moved": 0o640, b"alone": 0o600, b"behind": 0o644,
+                }  # fmt: skip
+                assert found.journal.rejected == 3
+            async with recovery(world, tmp_path / "again"):  # it died before it could forget them
+                assert await seen(world) == there
+
+
+async def test_a_file_that_others_removed_is_not_made_again_while_the_trash_knows_it(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("2 of 4 changes acknowledged before a crash are in conflict", count=1)
+
+    async def make_one(hand: Hand) -> None:
+        await hand.commit(await hand.make(b"f"), 0, size=7)
+
+    with trio.fail_after(60):
+        async with served(tmp_path, trash_s=86400.0) as world:
+            await die(world, tmp_path, "unanswered", 0, doing=make_one)
+            world.clock.advance(LASTS_S + MARGIN_S)
+            theirs = await world.mount()
+            await Hand(theirs).unlink(b"f", (await theirs.lookup(ROOT_INODE, b"f")).attributes.inode)
+            await world.database.write(lambda c: sessions.expire_sessions(c, now_s=float("inf")))
+            async with recovery(world, tmp_path / "dead") as found:
+                assert sorted(await seen(world)) == [b"behind", b"first"]
                 assert found.journal.rejected == 2
 
 

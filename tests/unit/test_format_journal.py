@@ -4,7 +4,7 @@ import pytest
 from blake3 import blake3
 
 from p2pfs.errors import Corrupt
-from p2pfs.format.journal import MAGIC, SALT_BYTES, Ending, Frames, open_frames
+from p2pfs.format.journal import MAGIC, SALT_BYTES, Ending, Frames, open_frames, whole_bytes
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import VolumeId
 
@@ -50,6 +50,7 @@ def test_a_file_torn_anywhere_gives_the_frames_before() -> None:
         count = sum(end <= length for end in ends[1:])
         assert found == PLAIN[:count]
         assert ending is (Ending.WHOLE if length in ends else Ending.TORN)
+        assert whole_bytes(found) == (ends[count] if count else 0)
 
 
 def test_zeros_where_the_power_went_are_a_torn_end() -> None:

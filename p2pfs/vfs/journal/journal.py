@@ -12,7 +12,6 @@ and nothing else.
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +19,12 @@ import msgspec
 import trio
 
 from p2pfs.format.keys import VolumeKeys
-from p2pfs.types import CHUNK_BYTES, KIB, MIB, VolumeId
+from p2pfs.types import KIB, MIB, VolumeId
 from p2pfs.vfs.inodes import Freeze, Inode
+from p2pfs.vfs.journal.live import Live, Outstanding, kept_record, named
 from p2pfs.vfs.journal.records import (
     Committing,
     Kept,
-    Named,
     Queued,
     Record,
     State,
@@ -53,6 +52,8 @@ class NoJournal:
     """Whether there should be one and is none: no call is acknowledged for its sake then."""
     rejected = 0
     next_number = 1
+    holds_names = False
+    """Whether there are operations acknowledged and not committed, for the next mount should they never be."""
 
     async def run(self) -> None:
         """Have the disk follow, until cancelled."""
@@ -74,9 +75,6 @@ class NoJournal:
     def committed(self, operations: Sequence[Operation]) -> None:
         """These, the oldest outstanding, are."""
 
-    def gave_up(self) -> None:
-        """The operations outstanding never will be, and programs are told."""
-
     # ---- bytes
 
     async def keep(self, inode: Inode) -> None:
@@ -94,26 +92,16 @@ class NoJournal:
     def stored(self, freeze: Freeze) -> None:
         """It is committed, or acknowledged as an operation, or nobody's any more."""
 
+    def leave(self, freeze: Freeze) -> bool:
+        """The session is over, and this mount cannot commit it: what is kept stays for the next one, and no more bytes
+        are. Whether it is kept."""
+        return False
+
 
 class EndedJournal(NoJournal):
     """Where one should be kept and cannot be."""
 
     has_ended = True
-
-
-@dataclass(slots=True)
-class _Live:
-    """A freeze that is kept. Without `inode` it is of an earlier mount and not taken over; then it is in `record`."""
-
-    segment: Segment
-    record: Kept | None = None
-    inode: Inode | None = None
-    freeze: Freeze | None = None
-
-    def as_record(self) -> Kept | None:
-        if self.inode is None or self.freeze is None:
-            return self.record
-        return _kept(self.inode, self.freeze)
 
 
 class Journal(NoJournal):
@@ -136,21 +124,26 @@ class Journal(NoJournal):
         self.segments = Segments(directory, keys, volume)
         self._state = self._written = State()
         self._queued = 0  # the position behind the last operation
-        self._operations: deque[tuple[int, Segment]] = deque()  # (position behind them, where they are)
-        self._live: dict[int, _Live] = {}
-        self._is_broken = False
+        self._operations: deque[Outstanding] = deque()
+        self._live: dict[int, Live] = {}
+        self._is_broken = self._is_left = False
 
-    def take_over(self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int) -> None:
+    def take_over(
+        self, kept: Iterable[tuple[Kept, Segment]], *, position: int, last_number: int, whole: int | None = None
+    ) -> None:
         """Begin behind an earlier mount's segments; without room for that the journal ends. `kept` are its freezes that
         are not stored yet, `position` that behind its last operation; all of those are finished, in one way or another.
+        `whole`: the last segment is torn behind so many bytes, which would be damage in one that another follows.
         """
         for record, segment in kept:
-            self._live[record.number] = _Live(segment, record)
+            self._live[record.number] = Live(segment, record)
             segment.live += 1
         self.next_number = last_number + 1
         self._queued = position
         self._state = State(done=position)
         try:
+            if whole is not None:
+                self.segments.cut(self.segments.current, whole)
             self.segments.begin()
             self.segments.append(codec.encode(self._state))
         except OSError as error:
@@ -173,8 +166,8 @@ class Journal(NoJournal):
 
     def adopt(self, inode: Inode, freeze: Freeze) -> None:
         """A freeze of an earlier mount is this one's now."""
-        live = self._live[freeze.number]
-        live.record, live.inode, live.freeze = None, inode, freeze
+        if (live := self._live.get(freeze.number)) is not None:
+            live.record, live.inode, live.freeze = None, inode, freeze
 
     def finished(self, number: int) -> None:
         """Nothing is to be done about a freeze any more."""
@@ -203,7 +196,7 @@ class Journal(NoJournal):
             self._queued += len(kept)
             if segment is not None:
                 segment.live += 1
-                self._operations.append((self._queued, segment))
+                self._operations.append(Outstanding(self._queued, kept, segment))
 
     def sending(self, batch: Batch) -> None:
         """See NoJournal."""
@@ -223,26 +216,25 @@ class Journal(NoJournal):
             self._state = msgspec.structs.replace(self._state, done=self._state.done + len(lasting(operations)))
             self._forget_operations()
 
-    def gave_up(self) -> None:
+    @property
+    def holds_names(self) -> bool:  # type: ignore[override]
         """See NoJournal."""
-        if self.keeps:
-            self._change(done=self._queued)
-            self._forget_operations()
+        return bool(self._operations) and not self._is_broken
 
     def _change(self, **fields: str | int) -> None:
         self._state = msgspec.structs.replace(self._state, **fields)
         self._append(self._state)
 
     def _forget_operations(self) -> None:
-        while self._operations and self._operations[0][0] <= self._state.done:
-            self._operations.popleft()[1].live -= 1
+        while self._operations and self._operations[0].upto <= self._state.done:
+            self._operations.popleft().segment.live -= 1
         self._trim()
 
     # ---- bytes
 
     async def keep(self, inode: Inode) -> None:
         """See NoJournal. Cancellation: some may be."""
-        if not self.keeps:
+        if not self.keeps or self._is_left:
             return
         for freeze in list(inode.frozen):
             if freeze.number not in self._live and freeze in inode.frozen:
@@ -251,7 +243,7 @@ class Journal(NoJournal):
                     await trio.lowlevel.checkpoint()
 
     def _keep(self, inode: Inode, freeze: Freeze) -> None:
-        self._put(freeze.number, _kept(inode, freeze))
+        self._put(freeze.number, kept_record(inode, freeze))
         if (live := self._live.get(freeze.number)) is not None:
             live.record, live.inode, live.freeze = None, inode, freeze
 
@@ -264,12 +256,12 @@ class Journal(NoJournal):
         if before is not None:
             before.segment.live -= 1
         segment.live += 1
-        self._live[number] = _Live(segment, record)
+        self._live[number] = Live(segment, record)
 
     def moved(self, inode: Inode) -> None:
         """See NoJournal."""
         for freeze in inode.frozen:
-            if freeze.number in self._live:
+            if freeze.number in self._live and not self._is_left:
                 self._keep(inode, freeze)
 
     def untimed(self, inode: Inode) -> None:
@@ -279,12 +271,12 @@ class Journal(NoJournal):
 
     def committing(self, inode: Inode, head: bytes, included: int) -> None:
         """See NoJournal."""
-        if not (self.keeps or self._live):
+        if self._is_left or not (self.keeps or self._live):
             return
         digest = head_digest(head)
         inode.last_commit = (digest, included)
-        if inode.attributes.change and (named := _named(inode)) is not None:  # of a new file its making tells
-            self._append(named)
+        if inode.attributes.change and (name := named(inode)) is not None:  # of a new file its making tells
+            self._append(name)
         if self._follows(inode):
             self._append(Committing(inode.id, digest, included))
 
@@ -295,6 +287,14 @@ class Journal(NoJournal):
         """See NoJournal."""
         if freeze.number in self._live:
             self.finished(freeze.number)
+
+    def leave(self, freeze: Freeze) -> bool:
+        """See NoJournal."""
+        self._is_left = self.has_ended = True
+        live = self._live.get(freeze.number)
+        if live is not None:
+            live.inode = live.freeze = None
+        return live is not None
 
     # ---- the files
 
@@ -325,22 +325,23 @@ class Journal(NoJournal):
             self.segments.trim()
 
     def _shrink(self) -> None:
-        """Old freezes that are stored late must not keep everything behind them: they are written once more."""
+        """What is stored or committed late must not keep everything behind it: it is written once more."""
         self.segments.trim()
-        while self.segments.size > self._most_bytes:
-            oldest = self.segments.oldest
-            for live in [live for live in self._live.values() if live.segment is oldest]:
-                segment = self.segments.append(codec.encode(live.as_record()))
-                oldest.live -= 1
-                segment.live += 1
-                live.segment = segment
+        for oldest in self.segments:
+            if self._is_left or self.segments.size <= self._most_bytes or oldest is self.segments.current:
+                return
+            needed: list[Live | Outstanding] = [*self._live.values(), *self._operations]
+            for kept in needed:
+                if kept.segment is oldest and (record := kept.as_record()) is not None:
+                    kept.segment = self.segments.append(codec.encode(record))
+                    kept.segment.live += 1
+                    oldest.live -= 1
             self.segments.trim()
-            if self.segments.oldest is oldest:
-                return  # operations wait in it
 
     def _break(self, error: OSError) -> None:
         """A journal that lacks something would be worse than none."""
         self._end(error)
+        self._live.clear()
         try:
             self.segments.delete()
         except OSError as more:
@@ -358,37 +359,31 @@ class Journal(NoJournal):
         """See NoJournal."""
         while not self._is_broken:
             await trio.sleep(SYNC_S)
-            if not self._is_broken and self.segments.is_unsynced:
-                descriptor = self.segments.descriptor()
-                try:
-                    await trio.to_thread.run_sync(self.segments.sync, descriptor)
-                except OSError as error:
-                    self._break(error)
+            await self.sync()
+
+    async def sync(self) -> None:
+        """Everything appended before is on the disk on return, or the journal has ended."""
+        if self._is_broken or not self.segments.is_unsynced:
+            return
+        unsynced = self.segments.unsynced()
+        try:
+            with trio.CancelScope(shield=True):  # the thread cannot be cancelled anyway, and owns the descriptors
+                await trio.to_thread.run_sync(self.segments.sync, unsynced)
+            if not self._is_broken:
+                self.segments.synced(unsynced)
+        except OSError as error:
+            if not self._is_broken:
+                self._break(error)
 
     def close(self) -> None:
-        """At the end; what is not finished stays for the next mount."""
-        if self._live or (self._operations and not self._is_broken):
-            self.segments.close()
-        else:
+        """At the end; what is not finished stays for the next mount, on the disk."""
+        if not (self._live or self.holds_names):
             self.segments.delete()
-
-
-def _kept(inode: Inode, freeze: Freeze) -> Kept:
-    at = inode.frozen.index(freeze)
-    heads = [(head_digest(inode.attributes.head), inode.frozen[0].number - 1)]
-    if inode.last_commit is not None:  # perhaps done, and not answered yet
-        heads.append(inode.last_commit)
-    runs, parts = [], []
-    for mib in freeze.mibs.values():
-        for run in mib.runs:
-            runs.append((mib.index * CHUNK_BYTES + run.start, run.length))
-            parts += run.parts
-    after = inode.frozen[at - 1].number if at else 0
-    return Kept(inode.id, freeze.number, after, heads, freeze.mtime_ns, runs, b"".join(parts), _named(inode))
-
-
-def _named(inode: Inode) -> Named | None:
-    if inode.place is None:
-        return None
-    row = inode.attributes
-    return Named(inode.id, *inode.place, row.mode, row.uid, row.gid)
+            return
+        try:
+            if not self._is_broken:
+                self.segments.sync(unsynced := self.segments.unsynced())
+                self.segments.synced(unsynced)
+        except OSError as error:
+            log.warning("what the journal of this mount has for the next one may not be on the disk: %s", error)
+        self.segments.close()

@@ -1,11 +1,14 @@
 """Changes of a dead mount that can no longer be done under its delegation: those that still fit are done one by one.
 
 Others may have changed the volume since. Each operation says what it was built on, so the coordinator refuses what is
-in conflict; removing what somebody changed after it was removed is left here. All of it may be done twice.
+in conflict; removing, moving or setting attributes of what somebody changed after that is left here. All of it may be
+done twice.
 """
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final
 
 import msgspec
 
@@ -13,7 +16,7 @@ from p2pfs.errors import Conflict, Corrupt, NotFound, PoolError, Semantic, Unava
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import open_name
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import InodeId, VolumeId
+from p2pfs.types import InodeId, Kind, VolumeId
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.delegation.known import concerns
 from p2pfs.vfs.journal.records import Kept, Named
@@ -34,15 +37,19 @@ log = logging.getLogger(__name__)
 
 _TELLING = (Make, Commit)  # their numbers and heads are like no others
 _LONELY = (SetAttributes, Unlink)  # nothing rests on it
+_CLOCKS_NS: Final = 20_000_000
+"""The kernel's coarse clock, which `-o writeback_cache` takes times from, is less far behind. Others can change nothing
+within that of a change acknowledged: the delegation has to be over first."""
 
 
 async def merge(namespace: Namespace, operations: Sequence[Operation]) -> list[Operation]:
     """Do what can be done; the others, and what rests on them. Raises Unavailable, and then may be called again."""
     done = await _evidently_done(namespace, operations)
     refused: list[Operation] = [*await _lacking(namespace, operations, done)]
+    own = {_time_ns(operation) for operation in operations}
     without = {getattr(operation, "inode", 0) for operation in refused}  # inodes that are not what they would be
     for at, operation in enumerate(operations[done:], done):
-        if without.isdisjoint(concerns(operation)) and await _fits(namespace, operation, operations[at:]):
+        if without.isdisjoint(concerns(operation)) and await _fits(namespace, operation, operations[at:], own):
             continue
         refused.append(operation)
         if not isinstance(operation, _LONELY):
@@ -75,10 +82,12 @@ async def _lacking(namespace: Namespace, operations: Sequence[Operation], done: 
     ]
 
 
-async def _fits(namespace: Namespace, operation: Operation, following: Sequence[Operation]) -> bool:
-    """Whether it is done now."""
+async def _fits(
+    namespace: Namespace, operation: Operation, following: Sequence[Operation], own: AbstractSet[int]
+) -> bool:
+    """Whether it is done now. `own` are the times of the dead mount's operations."""
     try:
-        await _check_unchanged(namespace, operation)
+        await _check_unchanged(namespace, operation, own)
         await namespace.apply([operation])
     except Unavailable:
         raise
@@ -90,13 +99,28 @@ async def _fits(namespace: Namespace, operation: Operation, following: Sequence[
     return True
 
 
-async def _check_unchanged(namespace: Namespace, operation: Operation) -> None:
-    """What it takes a name of must not have been changed since: raises Conflict."""
-    gone = operation.inode if isinstance(operation, Unlink) else getattr(operation, "replaced", 0)
-    if gone and isinstance(operation, Unlink | Rename):
-        row = await _row(namespace, gone)
-        if row is not None and row.ctime_ns > operation.time_ns:
-            raise Conflict("somebody changed since what this was to remove")
+async def _check_unchanged(namespace: Namespace, operation: Operation, own: AbstractSet[int]) -> None:
+    """What it takes a name of, moves or sets must not have been changed by others since: raises Conflict. Not so a
+    directory that it moves, whose time says of names in it."""
+    match operation:
+        case Unlink() | SetAttributes():
+            inodes = [operation.inode]
+        case Rename():
+            inodes = [operation.replaced, operation.inode]
+        case _:
+            return
+    for inode in filter(None, inodes):
+        row = await _row(namespace, inode)
+        if row is None or row.ctime_ns <= _time_ns(operation) + _CLOCKS_NS or row.ctime_ns in own:
+            continue
+        if isinstance(operation, Rename) and inode == operation.inode and row.kind == Kind.DIRECTORY:
+            continue
+        raise Conflict("somebody changed since what this was to remove, move or set")
+
+
+def _time_ns(operation: Operation) -> int:
+    time_ns: int = operation.ctime_ns if isinstance(operation, SetAttributes) else getattr(operation, "time_ns", 0)
+    return time_ns
 
 
 async def _is_done(namespace: Namespace, operation: Operation, following: Sequence[Operation]) -> bool:

@@ -19,8 +19,8 @@ from typing import Final, cast
 
 import trio
 
-from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
-from p2pfs.format.journal import Ending, open_frames
+from p2pfs.errors import Corrupt, Fenced, Misuse, NotFound, PoolError, Unavailable
+from p2pfs.format.journal import Ending, open_frames, whole_bytes
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.retry import backoff
@@ -43,7 +43,7 @@ _LOCK: Final = ".lock"
 Send = Callable[[str, Batch], Awaitable[Applied]]
 """A batch of an earlier session. Raises CoordinatorAway, and PoolError for what cannot be (any more)."""
 End = Callable[[str], Awaitable[None]]
-"""Close an earlier session; fine when it is over."""
+"""Close an earlier session. Raises Fenced when it is over, and PoolError."""
 
 
 OpenNamespace = Callable[[], AbstractAsyncContextManager[Namespace]]
@@ -169,11 +169,11 @@ async def _begun(
 ) -> Recovery:
     """Raises OSError, Unavailable."""
     segments = list(journal.segments)
-    unfinished, damaged = _read(segments, keys, volume)
+    unfinished, damaged, whole = _read(segments, keys, volume)
     journal.rejected += damaged
     session, conflicts = unfinished.state.session, list[Kept]()
     if left := await _finish_names(unfinished, send):
-        await end(session)  # or its delegation would be in the way
+        await _ended(session, end)  # or its delegation would be in the way
         async with open_namespace() as namespace:
             refused = await merge(namespace, left)
         if refused:
@@ -186,45 +186,59 @@ async def _begun(
     kept = [(one, segments[unfinished.segments[number]]) for number, one in unfinished.kept.items()]
     inodes = {one.inode for one in conflicts}
     gone = [number for number, one in unfinished.kept.items() if one.inode in inodes]
-    journal.take_over(kept, position=unfinished.end, last_number=unfinished.last_number)
+    journal.take_over(kept, position=unfinished.end, last_number=unfinished.last_number, whole=whole)
     for number in gone:
         del unfinished.kept[number]
     unfinished.kept |= {one.number: one for one in journal.replace(gone, conflicts)}
     if session and not left:
-        await end(session)
+        await _ended(session, end)
     return Recovery(journal, unfinished, bool(damaged))
 
 
-def _read(segments: list[Segment], keys: VolumeKeys, volume: VolumeId) -> tuple[Unfinished, int]:
-    """All records, and how many segments are damaged: what can be read of them is used."""
-    unfinished, damaged = Unfinished(), 0
+def _read(segments: list[Segment], keys: VolumeKeys, volume: VolumeId) -> tuple[Unfinished, int, int | None]:
+    """All records, and how many segments are damaged: what can be read of them is used. A torn end is what a crash
+    leaves of the last, and how much of that is whole comes third; in one that another followed it is a hole."""
+    unfinished, damaged, whole = Unfinished(), 0, None
     for index, segment in enumerate(segments):
+        frames = list[bytes]()
         try:
             frames, ending = open_frames(keys, volume, segment.path.read_bytes())
             records = [codec.decode(frame, cast("type[Record]", Record)) for frame in frames]
         except (Corrupt, Misuse) as error:
             log.info("%s: %s", segment.path, error)
             records, ending = [], Ending.DAMAGED
-        damaged += ending is Ending.DAMAGED
+        if ending is Ending.TORN and segment is segments[-1]:
+            whole = whole_bytes(frames)
+        else:
+            damaged += ending is not Ending.WHOLE
         for record in records:
             unfinished.take(index, record)
     if damaged:
-        copies = [_set_aside(segment.path) for segment in segments]
+        copies = _set_aside(segments)
         log.warning(
             "the journal is damaged, or not of this volume: files that were closed in the last seconds before a crash"
-            " may lack what was written. What can be read of it is stored; as it was it is in %s", copies[0].parent,
+            " may lack what was written. What can be read of it is stored; as it was it is in %s", copies,
         )  # fmt: skip
-    return unfinished, damaged
+    return unfinished, damaged, whole
 
 
-def _set_aside(segment: Path) -> Path:
-    """A copy, which takes the place of what was damaged before. Raises OSError."""
-    directory = segment.parent / "damaged"
+def _set_aside(segments: list[Segment]) -> Path:
+    """The directory of their copies, which take the place of all that were there before. Raises OSError."""
+    directory = segments[0].path.parent / "damaged"
+    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700, exist_ok=True)
-    path = directory / segment.name
-    shutil.copyfile(segment, path)
-    path.chmod(0o600)
-    return path
+    for segment in segments:
+        path = directory / segment.path.name
+        shutil.copyfile(segment.path, path)
+        path.chmod(0o600)
+    return directory
+
+
+async def _ended(session: str, end: End) -> None:
+    try:
+        await end(session)
+    except Fenced:
+        log.info("the session of an earlier mount was over already")
 
 
 async def _finish_names(unfinished: Unfinished, send: Send) -> list[Operation]:

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Exists, NotDirectory, NotFound, PoolError, Unavailable
+from p2pfs.errors import Exists, Fenced, NotDirectory, NotFound, PoolError
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import MAX_NAME_BYTES, ROOT_INODE, Buffer, InodeId
 from p2pfs.vfs.filesystem import Filesystem
@@ -27,9 +27,11 @@ async def give_back(
 ) -> None:
     """A new file NAME.recovered-DATE with these bytes (by offset, later ones over earlier ones), and holes where there
     are none; in the directory of the other or, if that is not to be had, in the root. Stored on return, however long
-    that takes.
+    that takes, also while the pool is full.
 
     Raises:
+        Fenced: The session is over.
+        NotFound: Somebody removed it meanwhile.
         PoolError: It cannot be made or written now; nothing of it is there.
     """
     named = named or Named(inode, ROOT_INODE, b"inode-%d" % inode, 0o600, 0, 0)
@@ -77,7 +79,9 @@ async def _store(filesystem: Filesystem, handle: Handle) -> None:
     for pause_s in backoff(1.0, 60.0):
         try:
             return await filesystem.fsync(handle)
-        except Unavailable as error:
+        except (Fenced, NotFound):
+            raise
+        except PoolError as error:  # it stays dirty, and another file would fare no better
             log.info("inode %d: what a crash left in the journal is not stored yet: %s", handle.inode.id, error)
         await trio.sleep(pause_s)
 
