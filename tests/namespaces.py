@@ -415,11 +415,13 @@ class Asking:
             await trio.lowlevel.checkpoint()
             return Delegation(0, 10.0)
         self.asks += 1
-        told: Delegation = await self.inner.delegate(epoch)  # type: ignore[attr-defined]
-        if told.epoch and self._world.is_shared:
-            await self.inner.return_delegation(told.epoch, 0.0)  # type: ignore[attr-defined]
-            told = Delegation(0, 10.0)
-        self.asks -= 1
+        try:
+            told: Delegation = await self.inner.delegate(epoch)  # type: ignore[attr-defined]
+            if told.epoch and self._world.is_shared:
+                await self.inner.return_delegation(told.epoch, 0.0)  # type: ignore[attr-defined]
+                told = Delegation(0, 10.0)
+        finally:
+            self.asks -= 1
         return told
 
 
