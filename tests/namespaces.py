@@ -99,7 +99,9 @@ class World(Protocol):
     """One volume. `reap` finishes what is deferred; `purge` makes a chunk one that is being deleted; `fall_asleep` lets
     time pass in which a session is not renewed, though it lives on; `lapse` lets two lifetimes pass."""
 
-    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace: ...
+    async def mount(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: Namespace | None = None
+    ) -> Namespace: ...
 
     async def end(self, namespace: Namespace) -> None: ...
 
@@ -126,8 +128,12 @@ class MemoryWorld:
             gid=1000,
         )
 
-    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
-        return self.volume.session(read_only=read_only, exclusive=exclusive)
+    async def mount(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: Namespace | None = None
+    ) -> Namespace:
+        assert succeeds is None or isinstance(succeeds, MemoryNamespace)
+        number = succeeds.number if succeeds else None
+        return self.volume.session(read_only=read_only, exclusive=exclusive, succeeds=number)
 
     async def end(self, namespace: Namespace) -> None:
         assert isinstance(namespace, MemoryNamespace)
@@ -179,8 +185,10 @@ class SqlWorld:
 
         return await self.database.write(begin)
 
-    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
-        grant = await self.open_session(OpenSession("host", "/mnt", read_only, exclusive))
+    async def mount(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: Namespace | None = None
+    ) -> Namespace:
+        grant = await self.open_session(OpenSession("host", "/mnt", read_only, exclusive, _session(succeeds)))
         return LocalNamespace(
             self.database,
             VOLUME,
@@ -228,14 +236,20 @@ class RemoteWorld(SqlWorld):
         self.coordinator = coordinator
         self._places = itertools.count(1)
 
-    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
+    async def mount(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: Namespace | None = None
+    ) -> Namespace:
         return await RemoteNamespace.open(
             self.client,
             self.coordinator,
             VOLUME,
-            request=OpenSession("host", f"/mnt/{next(self._places)}", read_only, exclusive),
+            request=OpenSession("host", f"/mnt/{next(self._places)}", read_only, exclusive, _session(succeeds)),
             io_timeout_s=10.0,
         )
+
+
+def _session(namespace: Namespace | None) -> str:
+    return "" if namespace is None else namespace.session  # type: ignore[attr-defined]
 
 
 def _add_peers(connection: sqlite3.Connection) -> None:
@@ -422,8 +436,11 @@ class DelegatedWorld:
     def is_shared(self) -> bool:
         return len(self._mounts) > 1
 
-    async def mount(self, *, read_only: bool = False, exclusive: bool = False) -> Namespace:
-        inner = Asking(await self.base.mount(read_only=read_only, exclusive=exclusive), self)
+    async def mount(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: Namespace | None = None
+    ) -> Namespace:
+        dead = None if succeeds is None else _inner(succeeds)
+        inner = Asking(await self.base.mount(read_only=read_only, exclusive=exclusive, succeeds=dead), self)
         delegated = Delegated(inner, now=trio.current_time, io_timeout_s=10.0)  # type: ignore[arg-type]
         self._mounts.append(delegated)
         self._nursery.start_soon(Holding(delegated, trio.current_time).hold)

@@ -82,7 +82,7 @@ class _Mount:
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
                 mount_point=os.fsencode(self._path).decode(errors="replace"),
-                by_kernel=self._options.writeback_cache, succeeds=not _is_still_served(self._path),
+                by_kernel=self._options.writeback_cache, succeeds=lambda: mounts.succeeded(self._path),
             ) as attached:  # fmt: skip
                 await self._serve(attached)
         except BaseExceptionGroup as group:
@@ -154,7 +154,9 @@ class _Mount:
         """Say that the mount is usable once the kernel gets an answer through it."""
         await trio.to_thread.run_sync(life.raise_read_ahead, self._path, abandon_on_cancel=True)
         mounts.register(
-            mounts.MountRecord(os.getpid(), str(self._home.path), str(socket), str(self._path), attached.volume.name)
+            mounts.MountRecord(
+                os.getpid(), str(self._home.path), str(socket), str(self._path), attached.volume.name, attached.session
+            )
         )
         log.info("volume %s is mounted at %s", attached.volume.name, self._path)
         self._ready()
@@ -214,12 +216,6 @@ def stuck_after_s(pending: Pending) -> float:
     """When a notification hangs for good: it waits behind requests under way, so not before each of them was answered
     or given up. Never in a hard mount."""
     return pending.deadline_s + CUT_MARGIN_S
-
-
-def _is_still_served(path: Path) -> bool:
-    """Whether a mount that was there before is unmounted, but its process not done with what it has to store."""
-    record = mounts.find(path)
-    return record is not None and record.alive()
 
 
 def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:

@@ -79,8 +79,6 @@ def unmount(path: Path, progress: Progress, *, silence_s: float = SILENCE_S) -> 
     kind = mounts.mounted_type(path)
     record = mounts.find(path)
     if kind != mounts.KERNEL_TYPE:
-        if record is not None and not record.alive():
-            mounts.forget(path)
         raise UserError(f"no p2pfs volume is mounted at {path}", exitcodes.NOT_MOUNTED)
     if record is None or not record.alive():
         _detach_orphan(path, record)
@@ -109,8 +107,6 @@ def clear_dead(path: Path) -> bool:
     """
     record = mounts.find(path)
     if mounts.mounted_type(path) != mounts.KERNEL_TYPE:
-        if record is not None and not record.alive():
-            mounts.forget(path)
         return False
     if (record is not None and record.alive()) or not _is_dead(path):
         return False
@@ -124,12 +120,9 @@ def detach(path: Path) -> None:
     Raises:
         UserError: NOT_MOUNTED, or the system refused (DENIED).
     """
-    record = mounts.find(path)
     if mounts.mounted_type(path) is None:
         raise UserError(f"no p2pfs volume is mounted at {path}", exitcodes.NOT_MOUNTED)
     _run_umount(path)
-    if record is None or not record.alive():
-        mounts.forget(path)
 
 
 def _detach_orphan(path: Path, record: mounts.MountRecord | None) -> None:

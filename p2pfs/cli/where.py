@@ -80,7 +80,7 @@ def _locate(path: Path) -> tuple[mounts.MountRecord, os.stat_result]:
         raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
     absolute = Path(os.path.realpath(path.parent)) / path.name if path.name else Path(os.path.realpath(path))
     record = mounts.find_above(absolute)
-    if record is None:
+    if record is None or not record.alive():
         raise UserError(f"{path} is not in a volume mounted by this user", exitcodes.NOT_MOUNTED)
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path} is no regular file: only those have content on nodes", exitcodes.USAGE)

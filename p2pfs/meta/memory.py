@@ -43,10 +43,12 @@ class MemoryVolume(MemoryRules):
         self.delegation = MemoryDelegation()
         self._alone: int | None = None  # the session that nobody else may join
 
-    def session(self, *, read_only: bool = False, exclusive: bool = False) -> "MemoryNamespace":
-        """A new session of a mount. Raises Busy."""
+    def session(
+        self, *, read_only: bool = False, exclusive: bool = False, succeeds: int | None = None
+    ) -> "MemoryNamespace":
+        """A new session of a mount, perhaps in place of one that is dead. Raises Busy."""
         in_the_way = [other for other in self._sessions if exclusive or other == self._alone]
-        if not self.asleep.issuperset(in_the_way):
+        if not {*self.asleep, succeeds}.issuperset(in_the_way):
             raise Busy("another mount has the volume")
         for other in in_the_way:
             self.end(other)

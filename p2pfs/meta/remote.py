@@ -125,9 +125,7 @@ class RemoteNamespace:
         CoordinatorAway, and Unsupported where the coordinator is too old to give a volume to one mount alone."""
         calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s)
         grant = await calls.ask("POST", f"/volumes/{volume_name(volume)}/sessions", request, SessionGrant)
-        if request.exclusive and not grant.exclusive:
-            raise Unsupported("the coordinator is of a version that cannot give a volume to one mount alone")
-        return cls(
+        opened = cls(
             client,
             coordinator,
             grant,
@@ -138,6 +136,10 @@ class RemoteNamespace:
             map_version=map_version,
             on_batch=on_batch,
         )
+        if request.exclusive and not grant.exclusive:
+            await opened.aclose()
+            raise Unsupported("the coordinator is of a version that cannot give a volume to one mount alone")
+        return opened
 
     @property
     def is_away(self) -> bool:

@@ -79,7 +79,7 @@ def make_way(
         is_free = _is_bystander(other) or _is_bystander(request)
         if is_free or not (request.exclusive or other.exclusive):
             continue
-        is_succeeded = request.succeeds and (other.node, other.mount_point) == (node, request.mount_point)
+        is_succeeded = (other.id, other.node) == (request.succeeds, node)
         if not is_succeeded and not is_silent(other.id):
             raise Busy(_in_the_way(other))
         ended.append(other)

@@ -1,8 +1,9 @@
 """Which p2pfs mounts this machine has: a registry of small files, and what the kernel says.
 
-Written by a mount when it is usable and removed when it ends; read by `p2pfs umount`, `p2pfs where` and the demo, which
-learn from it whose process to talk to. A record may outlive a killed mount, so the kernel's word (`mounted_type`) comes
-first. Nothing here touches the mount point itself: a dead or hung mount must not hang who looks for it.
+Written by a mount when it is usable and removed by it when it ends; read by `p2pfs umount`, `p2pfs where` and the demo,
+which learn from it whose process to talk to, and by the next mount there, which learns whose session is over. A record
+outlives a killed mount, so the kernel's word (`mounted_type`) comes first. Nothing here touches the mount point itself:
+a dead or hung mount must not hang who looks for it.
 """
 
 import contextlib
@@ -28,13 +29,14 @@ _SUN_PATH_BYTES: Final = 107
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One live mount. `socket` answers JSON lines such as {"op": "umount"}."""
+    """One mount. `socket` answers JSON lines such as {"op": "umount"}; `session` is the coordinator's name for it."""
 
     pid: int
     home: str
     socket: str
     mount_point: str
     volume: str
+    session: str = ""  # earlier versions did not write it down
 
     def alive(self) -> bool:
         """Whether the mount's process is still there."""
@@ -86,10 +88,14 @@ def register(record: MountRecord) -> Path:
 
 
 def forget(mount_point: Path) -> None:
-    """Remove the record of a mount that ended; none is fine."""
+    """Remove this process's record of a mount that ended; none is fine. Another's stays: that one lives on after it was
+    detached, or has taken this one's place, or has died, and then its record is what `succeeded` goes by."""
     for directory in _directories():
-        with contextlib.suppress(OSError):
-            _record_path(directory, mount_point).unlink(missing_ok=True)
+        path = _record_path(directory, mount_point)
+        record = _read(path)
+        if record is not None and record.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def find(mount_point: Path) -> MountRecord | None:
@@ -99,6 +105,12 @@ def find(mount_point: Path) -> MountRecord | None:
         if record is not None and record.mount_point == str(mount_point):
             return record
     return None
+
+
+def succeeded(mount_point: Path) -> str:
+    """The session of the mount that was at this canonical path, if its process is certain to be gone; else ""."""
+    record = find(mount_point)
+    return "" if record is None or record.alive() else record.session
 
 
 def known() -> list[MountRecord]:

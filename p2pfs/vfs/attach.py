@@ -11,7 +11,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
-from p2pfs.errors import Corrupt, Denied, PoolError, UserError
+from p2pfs.errors import Corrupt, Denied, Fenced, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
@@ -37,7 +37,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, MIB, PoolId, Role, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -79,6 +79,7 @@ class Attached:
     """Sealed bytes that came from peers, not from the disk cache."""
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
+    session: SessionId
 
 
 class Pool:
@@ -190,13 +191,13 @@ async def attach(
     hard: bool = False,
     mount_point: str = "",
     by_kernel: bool = False,
-    succeeds: bool = False,
+    succeeds: Callable[[], str] = str,
 ) -> AsyncIterator[Attached]:
     """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
     what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
     all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one that is
-    alone. `by_kernel`: writes will come from the kernel's cache, so that nobody else may have the volume; `succeeds`:
-    whoever had it at this mount point before is dead.
+    alone. `by_kernel`: writes will come from the kernel's cache, so that nobody else may have the volume; `succeeds`
+    names a session of this node whose process is dead, or none (""), and is asked when all else is known.
 
     Raises:
         UserError: No such volume, wrong passphrase.
@@ -218,7 +219,7 @@ async def attach(
         nursery = await stack.enter_async_context(trio.open_nursery())
         remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds),
+            request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
             on_batch=journal.sending,
@@ -261,7 +262,7 @@ async def attach(
             holding.store = filesystem.recalled
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
-            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding)
+            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding, remote.session)
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
 
@@ -276,7 +277,8 @@ def _recovering(
         return await calls().ask("POST", f"/sessions/{session}/batches", batch, Applied)
 
     async def end(session: str) -> None:
-        await calls().tell("DELETE", f"/sessions/{session}")
+        with suppress(Fenced):  # over already: it is ended
+            await calls().tell("DELETE", f"/sessions/{session}")
 
     @asynccontextmanager
     async def open_namespace() -> AsyncIterator[RemoteNamespace]:

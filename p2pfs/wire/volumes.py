@@ -75,15 +75,14 @@ class VolumeSlots(msgspec.Struct, frozen=True):
 class OpenSession(msgspec.Struct, frozen=True):
     """`POST /volumes/{volume}/sessions`. Raises Busy when it or another session is `exclusive`.
 
-    With `succeeds` the process of whatever this node had mounted there before is gone for certain: its session need not
-    be waited for.
+    `succeeds` is a session of this node whose process is gone for certain ("": none): it need not be waited for.
     """
 
     host: str = ""
     mount_point: str = ""
     read_only: bool = False
     exclusive: bool = False
-    succeeds: bool = False
+    succeeds: str = ""
 
 
 class SessionGrant(msgspec.Struct, frozen=True):

@@ -882,6 +882,21 @@ async def test_nobody_has_a_volume_alone_that_another_has_mounted(pool: World, r
     await pool.mount(exclusive=True)
 
 
+async def test_a_mount_takes_over_at_once_from_the_dead_one_that_it_names(pool: World) -> None:
+    first = await pool.mount(exclusive=True)
+    second = await pool.mount(exclusive=True, succeeds=first)
+
+    async def change(over: Namespace) -> None:
+        await Hand(over).make(b"a")
+        await over.settle()
+
+    with pytest.raises(Fenced):
+        await change(first)
+    with pytest.raises(Busy):  # what is known of the first says nothing of the second
+        await pool.mount(exclusive=True, succeeds=first)
+    await change(second)
+
+
 async def test_one_that_fell_silent_loses_the_volume_to_whoever_wants_it_or_wants_it_alone(pool: World) -> None:
     first = await pool.mount(exclusive=True)
     await pool.fall_asleep(first)

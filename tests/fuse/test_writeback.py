@@ -15,6 +15,7 @@ import pytest
 from pools import DemoPool, demo_pool, digest
 
 from p2pfs import exitcodes
+from p2pfs.runtime import mounts
 
 pytestmark = pytest.mark.l4
 
@@ -157,6 +158,28 @@ def test_a_kill_loses_nothing_that_was_closed_and_its_successor_takes_over_at_on
     pool.start()
     assert closed.read_bytes() == content
     assert not unsafe.exists() or unsafe.read_bytes() in (b"", b"kept by the kernel")
+
+
+def test_a_mount_that_lives_on_detached_is_not_succeeded_though_its_record_is_lost(pool: DemoPool) -> None:
+    path = pool.mount / "open while detached"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    process = os.pidfd_open(pool.pid("mount"))
+    try:
+        subprocess.run(["umount", "-l", str(pool.mount)], check=True)
+        mounts._record_path(mounts._directories()[0], pool.mount).unlink()
+        refused = pool.p2pfs(
+            "mount", "demo", str(pool.mount), "-d", "-o", "writeback_cache", "--home", str(pool.root / "mount"),
+            "--passphrase-file", str(pool.root / "passphrase"), expect=exitcodes.BUSY,
+        )  # fmt: skip
+        assert "for itself alone" in refused.stderr
+        os.write(descriptor, b"stored all the same")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    assert select.select([process], [], [], 60)[0]
+    os.close(process)
+    pool.start()
+    assert path.read_bytes() == b"stored all the same"
 
 
 def test_a_mount_told_to_end_stores_what_its_kernel_keeps_of_open_files(pool: DemoPool) -> None:

@@ -539,7 +539,7 @@ async def test_counting_is_shared_for_a_second(tmp_path: Path, monkeypatch: pyte
 # ---- alone ----------------------------------------------------------------------------------------------------------
 
 
-async def open_alone(p: Pool, node: str, place: str = "/mnt", *, succeeds: bool = False) -> SessionId:
+async def open_alone(p: Pool, node: str, place: str = "/mnt", *, succeeds: str = "") -> SessionId:
     request = OpenSession("host", place, exclusive=True, succeeds=succeeds)
     grant = await p.services.sessions.open(p.identity(node, [Role.CLIENT]), VOLUME, request)
     assert grant.exclusive
@@ -578,15 +578,16 @@ async def test_the_silence_counts_from_the_coordinators_start(tmp_path: Path) ->
         await open_alone(p, node, "/elsewhere")
 
 
-async def test_a_mount_takes_over_at_once_from_a_dead_one_of_its_place(tmp_path: Path) -> None:
+async def test_a_mount_takes_over_at_once_from_a_dead_one_of_its_node(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         laptop, desk = [(await p.join(name, Role.CLIENT)).node for name in ("anna@laptop", "anna@desk")]
         await p.services.volumes.create(p.identity(laptop), volume_message(VOLUME))
         dead = await open_alone(p, laptop)
-        for node, place, succeeds in ((laptop, "/mnt", False), (laptop, "/elsewhere", True), (desk, "/mnt", True)):
+        for node, succeeds in ((laptop, ""), (laptop, "5" * 32), (desk, dead)):
             with pytest.raises(Busy):
-                await open_alone(p, node, place, succeeds=succeeds)
-        await open_alone(p, laptop, succeeds=True)
+                await open_alone(p, node, succeeds=succeeds)
+        p.services.sessions.require_holder(p.identity(laptop), dead)
+        await open_alone(p, laptop, succeeds=dead)
         with pytest.raises(Fenced):
             p.services.sessions.require_holder(p.identity(laptop), dead)
 

@@ -8,7 +8,18 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import Conflict, CoordinatorAway, Fenced, Gone, Misuse, NotFound, Overruled, Recalling, Unavailable
+from p2pfs.errors import (
+    Conflict,
+    CoordinatorAway,
+    Fenced,
+    Gone,
+    Misuse,
+    NotFound,
+    Overruled,
+    Recalling,
+    Unavailable,
+    Unsupported,
+)
 from p2pfs.meta import calls, flights, outstanding, remote
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -169,6 +180,19 @@ async def test_addresses_are_those_of_the_route_table() -> None:
         ("POST", f"{session}/delegation/return"),
         ("DELETE", session),
     ]
+
+
+async def test_a_session_that_is_not_alone_as_it_should_be_is_closed() -> None:
+    coordinator = FakeCoordinator(work)  # of a version that knows nothing of it
+    with pytest.raises(Unsupported, match="alone"):
+        await RemoteNamespace.open(
+            coordinator,  # type: ignore[arg-type]
+            COORDINATOR,
+            VolumeId(0xAB),
+            request=OpenSession("host", "/mnt", exclusive=True),
+            io_timeout_s=IO_TIMEOUT_S,
+        )
+    assert coordinator.requests[-1][:2] == ("DELETE", f"/sessions/{'5' * 32}")
 
 
 async def test_a_lost_answer_is_asked_for_again_under_the_same_number(autojump_clock: MockClock) -> None:

@@ -16,8 +16,11 @@ def _registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "_directories", lambda: [tmp_path / "run" / "mounts", tmp_path / "other" / "mounts"])
 
 
+NOBODY = 2**22 + 1  # above the greatest pid
+
+
 def _record(mount_point: str = "/mnt/photos", pid: int | None = None) -> mounts.MountRecord:
-    return mounts.MountRecord(pid or os.getpid(), "/home/x", "/home/x/run/m.sock", mount_point, "photos")
+    return mounts.MountRecord(pid or os.getpid(), "/home/x", "/home/x/run/m.sock", mount_point, "photos", "5" * 32)
 
 
 def test_what_is_registered_is_found_until_it_is_forgotten() -> None:
@@ -78,7 +81,26 @@ def test_a_registry_made_by_somebody_else_is_refused(tmp_path: Path, monkeypatch
 
 def test_a_record_knows_whether_its_process_lives() -> None:
     assert _record().alive()
-    assert not _record(pid=2**22 + 1).alive()  # above the greatest pid
+    assert not _record(pid=NOBODY).alive()
+
+
+@pytest.mark.parametrize("pid", [NOBODY, os.getppid()])
+def test_a_mount_forgets_no_record_but_its_own(pid: int) -> None:
+    """It may have been unmounted long ago, with files open, and another be there now."""
+    mounts.register(_record(pid=pid))
+    mounts.forget(Path("/mnt/photos"))
+    assert mounts.find(Path("/mnt/photos")) == _record(pid=pid)
+
+
+def test_only_a_mount_whose_process_is_gone_for_certain_is_succeeded() -> None:
+    assert mounts.succeeded(Path("/mnt/photos")) == ""
+    path = mounts.register(_record())
+    assert mounts.succeeded(Path("/mnt/photos")) == ""
+    mounts.register(_record(pid=NOBODY))
+    assert mounts.succeeded(Path("/mnt/photos")) == "5" * 32
+    path.write_bytes(path.read_bytes().replace(b',"session":"%s"' % (b"5" * 32), b""))  # of an earlier version
+    assert mounts.find(Path("/mnt/photos")) is not None
+    assert mounts.succeeded(Path("/mnt/photos")) == ""
 
 
 def test_where_records_are_depends_on_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
