@@ -11,7 +11,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
-from p2pfs.errors import Corrupt, Denied, Fenced, PoolError, UserError
+from p2pfs.errors import Corrupt, Denied, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
@@ -277,8 +277,7 @@ def _recovering(
         return await calls().ask("POST", f"/sessions/{session}/batches", batch, Applied)
 
     async def end(session: str) -> None:
-        with suppress(Fenced):  # over already: it is ended
-            await calls().tell("DELETE", f"/sessions/{session}")
+        await calls().tell("DELETE", f"/sessions/{session}")
 
     @asynccontextmanager
     async def open_namespace() -> AsyncIterator[RemoteNamespace]:
