@@ -119,9 +119,10 @@ class MemoryRules(MemoryState):
         if op.inode in self._inodes or op.inode in batch.removed:
             raise Misuse("the inode number is in use")
         is_directory = op.kind == Kind.DIRECTORY
+        is_over = above.expires_s * 10**9 <= op.time_ns
         row = Attributes(
             op.inode, op.kind, op.mode & 0o7777, op.uid, op.gid, op.rdev, 2 if is_directory else 1, 0, FIRST_CHANGE, 0,
-            op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target, above.expires_s,
+            op.time_ns, op.time_ns, op.time_ns, op.head, None, op.target, 0 if is_over else above.expires_s,
         )  # fmt: skip
         self.put(batch, self._inodes, op.inode, value=row)
         batch.made.add(op.inode)

@@ -86,6 +86,9 @@ def page(connection: sqlite3.Connection, volume: VolumeId, question: ReadTrash) 
     return TrashPage(rows, True)
 
 
+_HAS_CHUNKS: Final = "i.size > 0 AND NOT i.inline"
+"""SQL, of `inode i`."""
+
 # ---- purging --------------------------------------------------------------------------------------------------------
 
 
@@ -101,19 +104,25 @@ def purge(connection: sqlite3.Connection, *, now_s: float, limit: int) -> Purged
 
 
 def purge_oldest(connection: sqlite3.Connection, *, bytes_: int, limit: int) -> Purged:
-    """Let go what was removed first, whatever its time, until about so many content bytes are gone."""
+    """Let go what was removed first, whatever its time, until about so many content bytes are gone. What has no chunks
+    stays: peers have no room from it."""
     rows = connection.execute(
-        "SELECT t.volume, t.inode, i.size FROM trash t JOIN inode i ON i.volume = t.volume AND i.inode = t.inode"
-        " ORDER BY t.removed_s LIMIT ?",
+        "SELECT t.removed_s, i.size FROM trash t JOIN inode i ON i.volume = t.volume AND i.inode = t.inode"
+        f" WHERE {_HAS_CHUNKS} ORDER BY t.removed_s LIMIT ?",
         (limit,),
     )
     chosen, enough = 0, 0
-    for _, _, size in rows:
+    for _, size in rows:
         chosen, enough = chosen + 1, enough + size
         if enough >= bytes_:
             break
     rows.close()
-    return _purge(connection, "true ORDER BY removed_s LIMIT ?", (chosen,))
+    return _purge(
+        connection,
+        f"EXISTS (SELECT 1 FROM inode i WHERE i.volume = trash.volume AND i.inode = trash.inode AND {_HAS_CHUNKS})"
+        " ORDER BY removed_s LIMIT ?",
+        (chosen,),
+    )
 
 
 def restart(connection: sqlite3.Connection, *, now_s: float) -> None:

@@ -67,7 +67,9 @@ def make(work: Work, operation: Make) -> None:
         parent=parent.inode if is_directory else 0,
         inline=int(operation.target is not None),
         head=operation.head,
-        expires_s=parent.expires_s,
+        expires_s=parent.expires_s
+        if parent.expires_s * 1_000_000_000 > time_ns
+        else 0,  # what is over is not passed on
     )
     _name(work, parent, operation.name, dentry=operation.dentry, inode=row.inode, tag=operation.dentry_tag)
     work.add(row)

@@ -186,21 +186,30 @@ class Trash:
             for first in range(0, len(rows), AT_ONCE):
                 some = rows[first : first + AT_ONCE]
                 for row, name in zip(some, await self._restore_some(paths, some), strict=True):
+                    if name is None:
+                        continue
                     back = Restored(joined(place.path, name), joined(place.was, paths.name(row.parent, row.entry)))
                     await show(back)
                     if row.entry.attributes.kind == Kind.DIRECTORY:
                         waiting.append((row.entry.attributes.inode, back))
 
-    async def _restore_some(self, paths: Paths, rows: Sequence[TrashRow]) -> list[bytes]:
-        """Into the directory they were in; their names."""
+    async def _restore_some(self, paths: Paths, rows: Sequence[TrashRow]) -> list[bytes | None]:
+        """Into the directory they were in; their names, None of what is in the trash no more."""
         try:
             await self._apply([self._operation(row, row.parent, None) for row in rows])
         except Semantic:  # a name is taken, or one is back already
-            return [await self._restore_one(paths, row) for row in rows]
-        names = [paths.name(row.parent, row.entry) for row in rows]
-        for row, name in zip(rows, names, strict=True):
-            self._told(InodeId(row.parent), name)
+            return [await self._restore_what_is_there(paths, row) for row in rows]
+        names: list[bytes | None] = [paths.name(row.parent, row.entry) for row in rows]
+        for row in rows:
+            self._told(InodeId(row.parent), paths.name(row.parent, row.entry))
         return names
+
+    async def _restore_what_is_there(self, paths: Paths, row: TrashRow) -> bytes | None:
+        """One of many: that it went or came back meanwhile must not keep the others."""
+        try:
+            return await self._restore_one(paths, row)
+        except NotFound:
+            return None
 
     async def _restore_one(self, paths: Paths, row: TrashRow) -> bytes:
         """To where it was, or to the root; the name it has there."""

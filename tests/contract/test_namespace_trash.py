@@ -229,6 +229,16 @@ async def test_what_is_made_takes_the_lease_of_its_directory(hand: Hand) -> None
     assert (await hand.namespace.attributes(InodeId(below))).expires_s == 1 << 62
 
 
+async def test_a_lease_that_is_over_is_not_passed_on(hand: Hand) -> None:
+    top = await hand.directory(b"top")
+    await hand.namespace.apply([SetLease(top, 5000)])
+    at_end = 5000 * 10**9
+    leaf = await hand.make(b"leaf", parent=top, time_ns=at_end)
+    assert (await hand.namespace.attributes(InodeId(leaf))).expires_s == 0
+    before = await hand.make(b"before", parent=top, time_ns=at_end - 1)
+    assert (await hand.namespace.attributes(InodeId(before))).expires_s == 5000
+
+
 async def test_a_lease_changes_nothing_else_and_must_be_a_time(hand: Hand) -> None:
     inode = await hand.make(b"file")
     before = await hand.namespace.attributes(InodeId(inode))

@@ -136,16 +136,20 @@ async def test_when_room_is_short_the_oldest_goes_first_and_no_more_than_is_need
             await c.pass_time(10)
         oldest = min(row.removed_s for row in rows(p))
         assert not worker(p).is_pressed
+        await c.batch(Make(1, b"small", small := c.first + 9, b"tag", small, 1, 0o644, 0, 0, 0, b"head", 1))
+        await c.batch(Unlink(1, b"small", small, False, 2))  # of which peers have nothing
+        p.database.write_now(lambda d: d.execute("UPDATE trash SET removed_s = 1 WHERE inode = ?", (small,)))
         for peer in c.peers.values():  # what is free is one byte less than a tenth
             await p.beat(peer.node, capacity=10 * GIB, used=9 * GIB + 1)
         assert worker(p).is_pressed
         await rest(p)
-        assert kept(p) == 2
-        assert all(row.removed_s > oldest for row in rows(p))
+        assert kept(p) == 3
+        assert all(row.removed_s > oldest for row in rows(p) if row.entry.attributes.inode != small)
         for peer in c.peers.values():
             await p.beat(peer.node, capacity=10 * GIB, used=9 * GIB + 1500)
         await rest(p)
-        assert kept(p) == 1
+        assert kept(p) == 2
+        assert small in [row.entry.attributes.inode for row in rows(p)]
 
 
 async def test_much_of_it_goes_in_steps(tmp_path: Path) -> None:

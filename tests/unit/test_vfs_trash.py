@@ -227,6 +227,28 @@ async def test_many_files_of_one_directory_come_back() -> None:
         assert await tree(fs) == [b"top", *names]
 
 
+async def test_what_is_let_go_while_its_directory_comes_back_does_not_keep_the_others() -> None:
+    async with volume() as (fs, _):
+        await make(fs, b"top", Kind.DIRECTORY)
+        names = [b"top/%03d" % at for at in range(250)]
+        inodes = [await make(fs, name) for name in names]
+        for name in names:
+            await remove(fs, name)
+        await remove(fs, b"top", directory=True)
+        row = await fs.trash.find(b"top", None)
+        shown = 0
+
+        async def show(_back: Restored) -> None:
+            nonlocal shown
+            shown += 1
+            if shown == 2:
+                assert await fs.trash.purge([inodes[249]]) == 1
+
+        await fs.trash.restore(row.entry.attributes.inode, show)
+        assert shown == 250
+        assert await tree(fs) == [b"top", *names[:249]]
+
+
 async def test_a_name_that_no_member_sealed_is_not_shown() -> None:
     async with volume() as (fs, model):
         await make(fs, b"one")

@@ -70,6 +70,7 @@ class TrashPurge:
         return self._lacking() > 0
 
     async def work(self) -> Progress:
+        now_s = self._clock.time()  # before it is judged: it may jump while room is counted
         if await self._pool_clock.doubt():
             return Progress.IDLE
         earliest_s = self._database.read(trash.earliest_s)
@@ -78,8 +79,8 @@ class TrashPurge:
         short = await self._short()
         if short > 0:
             purged = await self._let_go(lambda c: trash.purge_oldest(c, bytes_=short, limit=STEP))
-            return Progress.BUSY if purged.rows else Progress.IDLE
-        now_s = self._clock.time()
+            if purged.rows:
+                return Progress.BUSY
         is_late = earliest_s <= now_s - self._latest_s
         if earliest_s > now_s or not (is_late or self._quiet.is_now()):
             return Progress.IDLE
