@@ -126,8 +126,13 @@ def purge_oldest(connection: sqlite3.Connection, *, bytes_: int, limit: int) -> 
 
 
 def restart(connection: sqlite3.Connection, *, now_s: float) -> None:
-    """Begin every delay anew: when something was removed may have been told by a clock that was wrong."""
-    connection.execute("UPDATE trash SET purge_s = ?1 + max(0, purge_s - removed_s), removed_s = ?1", (now_s,))
+    """Begin every delay anew: when something was removed may have been told by a clock that was wrong. What went first
+    stays first."""
+    connection.execute(
+        "UPDATE trash SET purge_s = ?1 + max(0, purge_s - removed_s),"
+        " removed_s = ?1 - ((SELECT max(removed_s) FROM trash) - removed_s)",
+        (now_s,),
+    )
 
 
 def _purge(connection: sqlite3.Connection, which: str, values: tuple[float, ...]) -> Purged:

@@ -174,3 +174,20 @@ async def test_delays_are_times_and_a_volume_without_them_keeps_nothing(tmp_path
         await c.store(1, [1, 2, 3])
         await c.unlink(1)
         assert kept(p) == 0
+
+
+async def test_what_was_removed_first_stays_first_when_every_delay_begins_anew(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await started(p)
+        for number in (2, 1):
+            await c.store(number, [1, 2, 3])
+            await c.unlink(number)
+            await c.pass_time(10)
+        before = {row.entry.attributes.inode: row.removed_s for row in rows(p)}
+        await c.pass_time(100)
+        now_s = p.clock.time()
+        p.database.write_now(lambda d: trash.restart(d, now_s=now_s))
+        after = {row.entry.attributes.inode: row.removed_s for row in rows(p)}
+        assert sorted(after, key=after.__getitem__) == sorted(before, key=before.__getitem__)
+        assert max(after.values()) == now_s
+        assert {row.purge_s for row in rows(p)} == {now_s + KEPT_S}
