@@ -266,6 +266,11 @@ class SimClient(Client):
     async def reconnect(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    def ask(
+        self, endpoint: Endpoint, path: str, headers: Iterable[tuple[str, str]], into: memoryview, watch: Watch
+    ) -> None:
+        """No connection is ever idle: everything is a `request`."""
+
     async def request(
         self,
         endpoint: Endpoint,
