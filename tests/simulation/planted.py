@@ -168,7 +168,8 @@ def _early_trash() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _racing_purge() -> Iterator[None]:
-    """What is purged is chosen at one time and forgotten at the next, without another look at who names it."""
+    """What is purged is chosen at one time, as soon as nothing names it, and forgotten at the next, whoever names it
+    by then."""
     real_work = Purge.work
     chosen: list[int] = []
 
@@ -184,12 +185,11 @@ def _racing_purge() -> Iterator[None]:
         if await purge._pool_clock.doubt():
             return await real_work(purge)
         connection_s = purge._clock.time()
-        before_s = connection_s - purge._grace_s
         if chosen:
             await purge._database.write(forget)
         chosen[:] = purge._database.read(
             lambda connection: [
-                number for (number,) in connection.execute("SELECT number FROM chunk WHERE doomed_s < ?", (before_s,))
+                number for (number,) in connection.execute("SELECT number FROM chunk WHERE doomed_s IS NOT NULL")
             ]
         )
         return Progress.IDLE

@@ -21,11 +21,11 @@ FOUND_BY: Final = {
     "no-fsync": 0,
     "applied-twice": 5,
     "epoch-ignored": 5,
-    "fencing-ignored": 2,
+    "fencing-ignored": 24,
     "early-location": 1,
     "early-delete": 2,
     "early-trash": 0,
-    "racing-purge": 19,
+    "racing-purge": 3,
 }
 """The first seed that finds each planted bug; in full: `python -m tests.simulation.run --plant NAME --seeds 0-999`."""
 SPARE: Final = 20
