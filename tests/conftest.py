@@ -9,6 +9,8 @@ import pytest
 
 pytest_plugins = ["plugins.checklogs"]
 
+os.environ.pop("CI", None)  # pytest would print all of a difference there, which takes it hours for a MiB of bytes
+
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=60, derandomize=True, print_blob=True, database=None
 )

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import trio
 
+from p2pfs.errors import NotFound
 from p2pfs.types import InodeId
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.leases import Expiring, extended
@@ -45,10 +46,17 @@ class Commands:
         await self._fs.trash.look(_bytes(request.get("below", "")), lambda found: say(_discarded(found)))
 
     async def restore(self, request: Request, say: Say) -> None:
-        """{"inodes": […]} → a line for each thing that is back."""
+        """{"inodes": […]} → a line for each thing that is back. All that can be is, before one that cannot is told."""
+        missing: NotFound | None = None
         for inode in request["inodes"]:
-            await self._fs.trash.restore(int(inode), lambda back: say(_restored(back)))
+            try:
+                await self._fs.trash.restore(int(inode), lambda back: say(_restored(back)))
+            except NotFound as error:
+                if not await self._is_there(InodeId(int(inode))):  # else it came back with its directory
+                    missing = error
         await self._forgotten()
+        if missing is not None:
+            raise missing
 
     async def purge(self, request: Request, say: Say) -> None:
         """{"inodes": […]} → how many went."""
@@ -84,6 +92,12 @@ class Commands:
         await self._fs.leases.look(
             int(request["before_s"]), _bytes(request.get("below", "")), lambda found: say(_expiring(found))
         )
+
+    async def _is_there(self, number: InodeId) -> bool:
+        try:
+            return (await self._fs.inode(number)).attributes.links > 0
+        except NotFound:
+            return False
 
     async def _forgotten(self) -> None:
         with trio.move_on_after(KERNEL_S):

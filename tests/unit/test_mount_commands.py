@@ -69,6 +69,23 @@ async def test_what_was_removed_is_listed_and_brought_back(fs: Filesystem, tmp_p
     assert (await fs.lookup(ROOT_INODE, name)).id == inode.id
 
 
+async def test_one_that_cannot_come_back_keeps_no_other_in_the_trash(fs: Filesystem, tmp_path: Path) -> None:
+    top = await fs.make(ROOT_INODE, b"top", Kind.DIRECTORY, 0o755, Owner(0, 0))
+    below = await fs.make(top.id, b"below", Kind.FILE, 0o644, Owner(0, 0))
+    other = await fs.make(ROOT_INODE, b"other", Kind.FILE, 0o644, Owner(0, 0))
+    await fs.remove(top.id, b"below", directory=False)
+    await fs.remove(ROOT_INODE, b"top", directory=True)
+    await fs.remove(ROOT_INODE, b"other", directory=False)
+    with_child, with_nonsense = await ask(
+        fs, tmp_path / "s", {"op": "trash restore", "inodes": [top.id, below.id]},
+        {"op": "trash restore", "inodes": [4711, other.id]},
+    )  # fmt: skip
+    assert [line.get("path") for line in with_child] == ["top", "top/below", None]
+    assert with_child[-1] == {"done": True}
+    assert with_nonsense[0] == {"path": "other", "was": "other"}
+    assert with_nonsense[-1]["code"] == "NotFound"
+
+
 async def test_leases_are_set_shown_and_listed(fs: Filesystem, tmp_path: Path) -> None:
     inode = (await fs.make(ROOT_INODE, b"file", Kind.FILE, 0o644, Owner(0, 0))).id
     changed, shown, extended, listed = await ask(

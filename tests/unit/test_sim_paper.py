@@ -7,6 +7,7 @@ from random import Random
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, UserError
@@ -131,10 +132,9 @@ def test_a_plot_is_an_svg_with_every_curve(tmp_path: Path) -> None:
             assert 0 <= y <= plot.HEIGHT
 
 
-def test_a_plot_is_a_png_where_pillow_is(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image", reason="Pillow, the extra plot, is not installed")
+def test_a_plot_is_a_png_too(tmp_path: Path) -> None:
     plot.write(tmp_path / "sets.png", shapes())
-    with image.open(tmp_path / "sets.png") as picture:
+    with Image.open(tmp_path / "sets.png") as picture:
         assert picture.size == (2 * plot.WIDTH, 2 * plot.HEIGHT)
         assert len(picture.getcolors(1 << 20)) > 5
 
