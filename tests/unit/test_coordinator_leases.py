@@ -13,7 +13,7 @@ from plugins.checklogs import Claims
 
 from p2pfs.coordinator.upkeep.leases import RECALL_EVERY_S, WINDOW_S, LeaseExpiry
 from p2pfs.errors import NotFound
-from p2pfs.meta import engine, trash
+from p2pfs.meta import engine, leases, trash
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ROOT_INODE, Kind, Role, SessionId
@@ -105,6 +105,23 @@ async def test_a_file_goes_with_all_its_names_when_its_lease_is_over(tmp_path: P
         assert above is not None
         assert above.mtime_ns == above.ctime_ns == int(p.clock.time() * 1e9)
         assert above.links == 2
+
+
+async def test_one_transaction_takes_so_many_names_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "MOST_AT_ONCE", 3)
+    async with pool(tmp_path) as p:
+        has = await leased(p)
+        files = [await has.make(b"file %d" % number, DAY_S) for number in range(3)]
+        for inode in files:
+            await has.careful.batch(Link(ROOT_INODE, b"more %d" % inode, next(has.numbers), b"tag", inode, 6))
+        await has.let_pass(DAY_S + 10)
+        news = await p.database.write(
+            lambda connection: leases.expire(connection, VOLUME, files, rules=has.worker._rules(), fences=0)
+        )
+        assert len(news.operations) == 3
+        await has.rest()
+        assert all(has.find(inode) is None for inode in files)
+        assert set(files) == set(has.trash())
 
 
 async def test_a_directory_lives_as_long_as_anything_in_it(tmp_path: Path) -> None:
