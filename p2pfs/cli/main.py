@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "trash": "trash",
     "bench": "bench",
     "status": "status",
+    "doctor": "doctor",
     "jobs": "jobs",
     "plan": "plan",
     "simulate": "simulate",

@@ -218,6 +218,19 @@ def test_status_of_a_pool_without_peers_is_an_error_with_a_reason(
 # ---- volumes --------------------------------------------------------------------------------------------------------
 
 
+def test_a_doctor_finds_the_coordinator_or_says_that_it_does_not(
+    pool: Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = NodeHome(pool.join("holly@laptop", capsys))
+    capsys.readouterr()
+    pool.p2pfs("doctor", "--json", home=home.path)
+    found = {finding["check"]: finding["health"] for finding in json.loads(capsys.readouterr().out)}
+    assert found["coordinator"] == found["ports"] == found["clock"] == found["certificate"] == "healthy"
+    home.save(msgspec.structs.replace(home.record(), addresses=["127.0.0.1:1"]))
+    assert pool.p2pfs("doctor", home=home.path) == exitcodes.HEALTH_ERROR
+    assert "127.0.0.1:1" in capsys.readouterr().out
+
+
 @pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
     file = tmp_path / "passphrase"
