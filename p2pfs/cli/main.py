@@ -24,6 +24,7 @@ _GROUPS: Final = {
         "volume": "Make volumes and look into them",
         "mount": "Mount a volume as a directory",
         "umount": "Unmount one when everything is stored",
+        "key": "See and change passphrases",
     },
     "Files": {
         "where": "Show which machines hold a file",
