@@ -28,6 +28,7 @@ _GROUPS: Final = {
     },
     "Files": {
         "where": "Show which machines hold a file",
+        "why": "Show what a file can lose and still be read",
         "lease": "Keep files for a time",
         "undelete": "Bring back what was removed or has expired",
         "trash": "See what can be brought back, or let it go",
