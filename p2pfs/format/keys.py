@@ -63,6 +63,7 @@ class VolumeKeys:
     digest: bytes  # keys the multiset digest
     tag: bytes  # keys dentry tags
     journal: bytes  # keys the BLAKE3 that makes the keys of journal files
+    search: bytes  # keys the tokens of words and contents
     extents: AESSIV
     heads: AESSIV
     names: AESSIV
@@ -80,6 +81,7 @@ class VolumeKeys:
             digest=_sub_key(master, "digest", 32),
             tag=_sub_key(master, "tag", 32),
             journal=_sub_key(master, "journal", 32),
+            search=_sub_key(master, "search", 32),
             extents=AESSIV(_sub_key(master, "extents", _SIV_KEY_BYTES)),
             heads=AESSIV(_sub_key(master, "heads", _SIV_KEY_BYTES)),
             names=AESSIV(_sub_key(master, "names", _SIV_KEY_BYTES)),

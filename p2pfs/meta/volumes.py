@@ -17,7 +17,7 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes FROM volume"
+    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes FROM volume"
 )
 
 
@@ -27,7 +27,8 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
         raise Misuse("a volume number has 63 bits")
     try:
         connection.execute(
-            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, 0, 0)",
+            "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
+            " bytes, trash_removed_s, trash_expired_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?)",
             (
                 message.volume,
                 message.name,
@@ -89,8 +90,15 @@ def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: Vol
     """Change what is not None; what is in the trash keeps its time. Raises NotFound."""
     connection.execute(
         "UPDATE volume SET trash_removed_s = coalesce(?, trash_removed_s),"
-        " trash_expired_s = coalesce(?, trash_expired_s) WHERE id = ?",
-        (settings.trash_removed_s, settings.trash_expired_s, volume_id),
+        " trash_expired_s = coalesce(?, trash_expired_s), index_names = coalesce(?, index_names),"
+        " index_prefixes = coalesce(?, index_prefixes) WHERE id = ?",
+        (
+            settings.trash_removed_s,
+            settings.trash_expired_s,
+            settings.index_names,
+            settings.index_prefixes,
+            volume_id,
+        ),
     )
     return volume(connection, volume_id)
 
@@ -136,4 +144,6 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         trash_expired_s=row[10],
         trash_files=row[11],
         trash_bytes=row[12],
+        index_names=bool(row[13]),
+        index_prefixes=bool(row[14]),
     )
