@@ -25,6 +25,8 @@ _COMMANDS: Final = {
     "lease": "lease",
     "undelete": "undelete",
     "trash": "trash",
+    "tag": "tag",
+    "search": "search",
     "bench": "bench",
     "status": "status",
     "jobs": "jobs",
