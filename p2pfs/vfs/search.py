@@ -27,8 +27,8 @@ from p2pfs.wire.search import MOST_COUNTED, NOTE, TAG, Hit, IndexName, SetLabel
 
 LIMIT: Final = 100
 MOST_SHOWN: Final = 10_000
-CANDIDATES: Final = 10_000
-"""Inodes that are ranked; of more, those come first that have the rarest word as a tag, then in the note."""
+CANDIDATES: Final = 2000
+"""Inodes that are ranked together; before others come those that have the rarest word as a tag, then in the note."""
 PAGE: Final = 1000
 AT_ONCE: Final = 100
 """Labels asked for, or set, in one go."""
@@ -67,6 +67,15 @@ class Change:
         return replace(
             label, tags=tuple(dict.fromkeys(kept)), note=label.note if self.note is None else self.note.strip()
         )
+
+
+@dataclass(slots=True)
+class _Question:
+    """What is asked of the coordinator, page by page."""
+
+    tokens: list[bytes]
+    after: tuple[int, int, int] = (0, 0, 0)
+    is_complete: bool = False
 
 
 Show = Callable[[int, int, int], Awaitable[None]]
@@ -246,20 +255,30 @@ class Search:
             words_of.prefix_token(self._keys, self._volume, beginning[: words_of.LONGEST_PREFIX])
             for beginning in query.beginnings
         ]
-        relevance = await self._ranked([[token] for token in asked] if query.is_any else [asked])
-        best = sorted(relevance, key=lambda number: (-relevance[number], -number))
-        paths, found = Paths(self._keys, self._volume, self._namespace), list[Found]()
-        for first in range(0, len(best), AT_ONCE):
-            for row in await self._rows([InodeId(number) for number in best[first : first + AT_ONCE]]):
-                place = self._place(row, query)
-                if place is None:
-                    continue
-                shown = await self._shown(paths, row, place)
-                if _is_below(shown.path, below):
-                    found.append(replace(shown, relevance=relevance[shown.inode]))
-                if len(found) == limit:
-                    return found
-        return found
+        paths, found, seen = Paths(self._keys, self._volume, self._namespace), list[Found](), set[int]()
+        # of one word the coordinator knows the order
+        window = limit if len(asked) == 1 else CANDIDATES
+        questions = [_Question([token]) for token in asked] if query.is_any else [_Question(asked)]
+        while len(found) < limit and not all(question.is_complete for question in questions):
+            relevance: dict[int, float] = {}
+            for question in questions:
+                for number, value in (await self._candidates(question, window)).items():
+                    if number not in seen:
+                        relevance[number] = relevance.get(number, 0.0) + value
+            seen.update(relevance)
+            best = sorted(relevance, key=lambda number: (-relevance[number], -number))
+            for first in range(0, len(best), AT_ONCE):
+                rows = await self._rows([InodeId(number) for number in best[first : first + AT_ONCE]])
+                await paths.learn(place.parent for row in rows for place in row.places)
+                for row in rows:
+                    label = self._opened(row)
+                    place = self._place(row, label, query)
+                    shown = None if place is None else await self._shown(paths, row, label, place)
+                    if shown is not None and _is_below(shown.path, below):
+                        found.append(replace(shown, relevance=relevance[shown.inode]))
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def find_content(self, digest: bytes, *, limit: int = LIMIT, below: bytes = b"") -> list[Found]:
         """Files that have, or had when they were labelled, the content whose BLAKE3 this is; those that have it first.
@@ -269,34 +288,31 @@ class Search:
         after, numbers = 0, [0]
         while numbers and len(found) < limit:
             numbers = await self._namespace.find_content(token, after, AT_ONCE)
-            for row in await self._rows([InodeId(number) for number in numbers]):
-                content = self._opened(row).content
+            rows = await self._rows([InodeId(number) for number in numbers])
+            await paths.learn(place.parent for row in rows for place in row.places)
+            for row in rows:
+                label = self._opened(row)
+                content = label.content
                 if content is None or content.token != token:
                     continue
-                shown = await self._shown(paths, row, row.places[0] if row.places else None)
+                shown = await self._shown(paths, row, label, row.places[0] if row.places else _ROOT)
                 if _is_below(shown.path, below):
                     found.append(replace(shown, is_stale=self._head(row).change != content.change))
             after = numbers[-1] if numbers else after
         return sorted(found[:limit], key=lambda one: one.is_stale)
 
-    async def _ranked(self, questions: Sequence[list[bytes]]) -> dict[int, float]:
-        """Candidates with their relevance."""
-        relevance: dict[int, float] = {}
-        for tokens in questions:
-            best: dict[int, float] = {}
-            after, complete = (0, 0, 0), False
-            while not complete and len(best) < CANDIDATES:
-                page = await self._namespace.find(tokens, after, PAGE)
-                for hit in page.hits:
-                    best[hit.inode] = max(best.get(hit.inode, 0.0), relevance_of(hit, page.counts))
-                after, complete = page.after, page.complete
-            for number, value in best.items():
-                relevance[number] = relevance.get(number, 0.0) + value
-        return relevance
+    async def _candidates(self, question: "_Question", most: int) -> dict[int, float]:
+        """The next ones, about so many, with their relevance by this question."""
+        best: dict[int, float] = {}
+        while not question.is_complete and len(best) < most:
+            page = await self._namespace.find(question.tokens, question.after, min(most, PAGE))
+            for hit in page.hits:
+                best[hit.inode] = max(best.get(hit.inode, 0.0), relevance_of(hit, page.counts))
+            question.after, question.is_complete = page.after, page.complete
+        return best
 
-    def _place(self, row: Labelled, query: Query) -> Place | None:
+    def _place(self, row: Labelled, label: Label, query: Query) -> Place | None:
         """The name to show; None if neither the label nor any name bears out that it was meant."""
-        label = self._opened(row)
         said = [*label.tags, *words_of.words(label.note)]
         if query.fits(said):
             return row.places[0] if row.places else _ROOT
@@ -307,12 +323,10 @@ class Search:
         every = [word for words in names.values() for word in words]
         return row.places[0] if row.places and query.fits([*said, *every]) else None
 
-    async def _shown(self, paths: Paths, row: Labelled, place: Place | None) -> Found:
+    async def _shown(self, paths: Paths, row: Labelled, label: Label, place: Place) -> Found:
         head, of = self._head(row), row.attributes
-        path = b""
-        if place is not None and place is not _ROOT:
-            path = await paths.of_entry(place.parent, _entry(row, place))
-        return Found(of.inode, path, head.kind, head.size, of.expires_s, row.copies, self._opened(row))
+        path = b"" if place is _ROOT else await paths.of_entry(place.parent, _entry(row, place))
+        return Found(of.inode, path, head.kind, head.size, of.expires_s, row.copies, label)
 
     # ---- what is told -----------------------------------------------------------------------------------------------
 
