@@ -23,7 +23,7 @@ _WHERE = click.Path(path_type=Path)
 @click.argument("words", metavar="[WORD...]", nargs=-1)
 @click.option("--any", "is_any", is_flag=True, help="One of the words is enough.")
 @click.option(
-    "--hash", "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    "--hash", "file", metavar="FILE", type=click.Path(path_type=Path),
     help="What has the same content as FILE, which stays here.",
 )  # fmt: skip
 @click.option("--in", "where", metavar="PATH", type=_WHERE, help="Only below PATH (default: all mounted volumes).")

@@ -55,7 +55,9 @@ class MemorySearch(MemoryState):
             sorted((place, i) for i, of in self._words.items() for place, words in of.items() if token in words)
             for token in tokens
         ]
-        counts = [min(len(rows), MOST_COUNTED) for rows in holders]
+        kept = [words for lost in self._trash.values() if lost.was for words in (lost.was[-1] or {}).values()]
+        in_trash = [sum(token in words for words in kept) for token in tokens]
+        counts = [min(len(rows) + more, MOST_COUNTED) for rows, more in zip(holders, in_trash, strict=True)]
         driver = after[0] if after[2] else counts.index(min(counts))
         if not 0 <= driver < len(tokens):
             raise Misuse("follows nothing")

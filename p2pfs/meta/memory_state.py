@@ -342,7 +342,7 @@ class MemoryState:
                 self.put(batch, table, inode, value=was)
 
     def _tables(self) -> tuple[dict[int, Any], ...]:
-        """All that an inode has."""
+        """All that an inode has; what words it is found by comes last."""
         return self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs, self._labels, self._words
 
     def is_below(self, directory: int, ancestor: int) -> bool:

@@ -33,8 +33,9 @@ MAX_SEALED_LABEL_BYTES: Final = 32 << 10
 MOST_KEYWORDS: Final = 8192
 """Rows of one inode, whatever its names: they go in one transaction. What is beyond is not found."""
 MAX_PAGE: Final = 1000
-SCANNED: Final = 20_000
-"""Rows of the rarest token that one question looks at; then the page ends, however few were found."""
+SCANNED: Final = 5000
+"""Rows of the rarest token that one question looks at, within about 10 ms; then the page ends, however few were
+found."""
 MOST_LABELS: Final = 100
 PAGE_BYTES: Final = 1 << 20
 """Labels and heads beyond which a page ends early."""

@@ -74,8 +74,8 @@ class Hit(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Hits(msgspec.Struct, frozen=True, array_like=True):
-    """A page; an inode may come several times. `counts`: inodes with each token, at most MOST_COUNTED. `complete`
-    when none follow, else `after` continues."""
+    """A page; an inode may come several times. `counts`: how often there is each token, in the trash too, at most
+    MOST_COUNTED. `complete` when none follow, else `after` continues."""
 
     hits: list[Hit]
     counts: list[int]

@@ -159,7 +159,8 @@ def tap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What all parts of a pool started from here on say to each other, before TLS encrypts it."""
     directory = tmp_path / "tap"
     directory.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(INTERPOSED))
+    paths = [str(INTERPOSED), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("P2PFS_TEST_TAP", str(directory))
     return directory
 
