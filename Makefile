@@ -31,7 +31,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-scale install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-scale bench-search install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -102,6 +102,10 @@ bench-link: $(STAMPS)/run ## how full a pool keeps one 100 Mbit/s link, both way
 bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 GiB of disk, a few minutes)
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/scale.py --out $(BENCH_OUT) $(SCALE_FLAGS)
+
+bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files (SEARCH_FLAGS="--files 10000")
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/search.py --out $(BENCH_OUT) $(SEARCH_FLAGS)
 
 install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages

@@ -60,6 +60,13 @@ def broken_invariants(connection: sqlite3.Connection) -> list[str]:
         " WHERE x.volume = i.volume AND x.inode = i.inode)",
         "a sum of extended attributes is of no inode": "SELECT count(*) FROM xattr_sum s WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = s.volume AND i.inode = s.inode)",
+        "a label or token of no inode": "SELECT (SELECT count(*) FROM label l WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.volume = l.volume AND i.inode = l.inode)) + (SELECT count(*) FROM keyword k"
+        " WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.volume = k.volume AND i.inode = k.inode))",
+        "a token of no name": "SELECT count(*) FROM keyword k WHERE place > 1 AND NOT EXISTS (SELECT 1 FROM dentry d"
+        " WHERE d.volume = k.volume AND d.inode = k.inode AND d.dentry = k.place) AND NOT EXISTS (SELECT 1 FROM trash t"
+        " WHERE t.volume = k.volume AND t.inode = k.inode AND t.dentry = k.place) AND EXISTS (SELECT 1 FROM inode i"
+        " WHERE i.volume = k.volume AND i.inode = k.inode AND i.links > 0)",
         "an extent of no inode will never be reaped": "SELECT count(*) FROM extent e WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.volume = e.volume AND i.inode = e.inode) AND NOT EXISTS"
         " (SELECT 1 FROM cut k WHERE k.volume = e.volume AND k.inode = e.inode AND k.from_mib = 0 AND k.seq > e.seq)",

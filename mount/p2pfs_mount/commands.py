@@ -15,6 +15,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.leases import Expiring, extended
 from p2pfs.vfs.trash import Discarded, Restored
 from p2pfs_mount.life import Command, Say
+from p2pfs_mount.search_commands import SearchCommands
 
 KERNEL_S: Final = 5.0
 """How long the kernel has to forget what it knew of names that are there again."""
@@ -39,6 +40,7 @@ class Commands:
             "lease set": self.set_lease,
             "lease extend": self.extend_lease,
             "lease list": self.list_leases,
+            **SearchCommands(self._fs.search).table(),
         }
 
     async def list_trash(self, request: Request, say: Say) -> None:

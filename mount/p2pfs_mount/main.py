@@ -25,7 +25,7 @@ from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import Believed
-from p2pfs_mount.xattrs import XattrOperations
+from p2pfs_mount.views import ViewOperations, ViewXattrOperations
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class _Mount:
 
     async def _serve(self, attached: Attached) -> None:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
-        kind = XattrOperations if self._options.xattr else Operations
+        kind = ViewXattrOperations if self._options.xattr else ViewOperations
         operations = kind(
             attached.filesystem, io_timeout_s=io_timeout, hard=hard, writeback_cache=self._options.writeback_cache
         )

@@ -45,8 +45,12 @@ class Mounted:
 
     def shown(self, path: str) -> str:
         """A path of the volume as it is in this mount, safe on a terminal."""
-        full = os.path.join(self.record.mount_point, path)
-        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in full)
+        return printable(os.path.join(self.record.mount_point, path))
+
+
+def printable(text: str) -> str:
+    """A text that somebody else may have written, safe on a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def mounted(path: Path) -> Mounted:
@@ -62,6 +66,25 @@ def mounted(path: Path) -> Mounted:
         raise UserError(f"{path} is not in a volume mounted by this user", exitcodes.NOT_MOUNTED)
     inside = absolute.relative_to(record.mount_point)
     return Mounted(record, "" if inside == Path() else str(inside))
+
+
+def located(path: Path) -> tuple[Mounted, int]:
+    """The mount of a path that is there, and the inode's number. Raises UserError (NOT_FOUND, NOT_MOUNTED)."""
+    try:
+        inode = path.lstat().st_ino
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
+    return mounted(path), inode
+
+
+def mounts_of(path: Path | None) -> list[Mounted]:
+    """The mount that holds a path, or all that this user has. Raises UserError (NOT_MOUNTED)."""
+    if path is not None:
+        return [mounted(path)]
+    found = [Mounted(record, "") for record in mounts.known() if record.alive()]
+    if not found:
+        raise UserError("no volume is mounted by this user", exitcodes.NOT_MOUNTED)
+    return found
 
 
 def _error(line: dict[str, Any]) -> PoolError:

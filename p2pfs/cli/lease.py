@@ -12,11 +12,9 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking
-from p2pfs.cli.asking import Mounted
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
-from p2pfs.runtime import mounts
 from p2pfs.runtime.sizes import format_duration, format_size, parse_span
 
 _NEVER: Final = "never"
@@ -46,7 +44,7 @@ def show(path: Path, as_json: bool) -> None:
       p2pfs lease show ~/photos/inbox
       p2pfs lease show --json ~/photos | jq .expires_s
     """
-    mounted, inode = _located(path)
+    mounted, inode = asking.located(path)
     (line,) = mounted.ask("lease show", inode=inode)
     _show(path, line["expires_s"], as_json)
 
@@ -70,7 +68,7 @@ def set_lease(path: Path, span: str, only_new: bool, as_json: bool) -> None:
       p2pfs lease set ~/photos/album.xcf never
     """
     expires_s = _FOR_EVER if span == _NEVER else int(time.time() + _parse_span(span))
-    mounted, inode = _located(path)
+    mounted, inode = asking.located(path)
     changed = _followed(mounted.ask("lease set", inode=inode, expires_s=expires_s, only_new=only_new))
     _show(path, expires_s, as_json, changed)
 
@@ -88,7 +86,7 @@ def extend(path: Path, span: str, only_new: bool, as_json: bool) -> None:
       p2pfs lease extend ~/photos/inbox 30d
     """
     span_s = int(_parse_span(span))
-    mounted, inode = _located(path)
+    mounted, inode = asking.located(path)
     request = {"inode": inode, "span_s": span_s, "now_s": int(time.time()), "only_new": only_new}
     changed = _followed(mounted.ask("lease extend", **request))
     (line,) = mounted.ask("lease show", inode=inode)
@@ -112,7 +110,7 @@ def list_leases(path: Path | None, expiring: str, as_json: bool) -> None:
     now_s = time.time()
     before_s = int(now_s + _parse_span(expiring))
     found: list[dict[str, Any]] = []
-    for mounted in _mounted(path):
+    for mounted in asking.mounts_of(path):
         try:
             lines = mounted.ask("lease list", before_s=before_s, below=mounted.path)
             found += [{**line, "path": mounted.shown(line["path"])} for line in lines]
@@ -136,24 +134,6 @@ def list_leases(path: Path | None, expiring: str, as_json: bool) -> None:
             for item in found
         ]
         print_table(("kept until", "left", "size", "path"), rows, right=("size",))
-
-
-def _located(path: Path) -> tuple[Mounted, int]:
-    """The mount of a path that is there, and the inode's number."""
-    try:
-        inode = path.lstat().st_ino
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
-    return asking.mounted(path), inode
-
-
-def _mounted(path: Path | None) -> list[Mounted]:
-    if path is not None:
-        return [asking.mounted(path)]
-    found = [Mounted(record, "") for record in mounts.known() if record.alive()]
-    if not found:
-        raise UserError("no volume is mounted by this user", exitcodes.NOT_MOUNTED)
-    return found
 
 
 def _parse_span(text: str) -> float:

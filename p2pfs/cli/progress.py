@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from p2pfs.runtime.sizes import format_size
 from p2pfs.wire.jobs import JobInfo, JobState
 
 
@@ -55,5 +56,27 @@ def drain_bar(name: str) -> Iterator[Callable[[JobInfo], None]]:
             if why and why != told and not console.is_terminal:
                 console.print(f"the drain of {name} does not get on: {why}")
             told = why
+
+        yield show
+
+
+@contextmanager
+def counted_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar on standard error; the function is told how many files are done, of how many, and how many bytes were
+    read for that."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} files"),
+        TextColumn("{task.fields[read]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, visible=False, read="")
+
+        def show(done: int, of: int, read_bytes: int) -> None:
+            read = f"{format_size(read_bytes)} read" if read_bytes else ""
+            progress.update(task, total=of, completed=done, visible=True, read=read)
 
         yield show

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -133,10 +134,14 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
     """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
     brought back. 0 turns the trash off; what is in it keeps its time.
 
+    index_names=on makes the words of names searchable, index_prefixes=on the beginnings of words: what is named or
+    tagged from the next mount on, and the rest with `p2pfs tag --reindex`. Both show the coordinator more.
+
     \b
     Examples:
       p2pfs volume set photos trash_removed=7d
       p2pfs volume set scratch trash_removed=0 trash_expired=0
+      p2pfs volume set photos index_names=on
     """
     from p2pfs.cli import connect
 
@@ -152,14 +157,21 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
             click.echo(f"{key:18} {_shown(key, value)}")
 
 
-def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, float]:
+def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
     """By their names on the wire. Raises UserError."""
-    values = {}
+    values: dict[str, Any] = {}
     for text in given:
         name, separator, value = text.partition("=")
-        if not separator or name not in ("trash_removed", "trash_expired"):
-            raise UserError(f"“{text}” cannot be set: write trash_removed=24h or trash_expired=7d", exitcodes.USAGE)
-        values[f"{name}_s"] = float(parse_setting(name, value))
+        if separator and name in ("trash_removed", "trash_expired"):
+            values[f"{name}_s"] = float(parse_setting(name, value))
+        elif name in ("index_names", "index_prefixes") and value in ("on", "off"):
+            values[name] = value == "on"
+        else:
+            raise UserError(
+                f"“{text}” cannot be set: write trash_removed=24h, trash_expired=7d, index_names=on or"
+                " index_prefixes=off",
+                exitcodes.USAGE,
+            )
     return values
 
 
@@ -168,6 +180,8 @@ def _shown(key: str, value: str | int | float | bool) -> str:
         return format_size(int(value))
     if key.startswith("trash_") and key.endswith("_s"):
         return format_duration(float(value)) if value else "off"
+    if key.startswith("index_"):
+        return "on" if value else "off"
     return str(value)
 
 
@@ -230,4 +244,6 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
         "trash_expired_s": volume.trash_expired_s,
         "trash_files": volume.trash_files,
         "trash_bytes": volume.trash_bytes,
+        "index_names": volume.index_names,
+        "index_prefixes": volume.index_prefixes,
     }

@@ -34,6 +34,7 @@ from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import Batch, GetSpace, GetXattrs, Locate, NewChunk, Question, ReadDirectory, ReadExtents
+from p2pfs.wire.search import Find, FindContent, ReadLabels
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
@@ -349,8 +350,11 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
         yield asked[first:]
 
 
+_PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring | Find | FindContent | ReadLabels
+
+
 def _cost(question: Question) -> int:
-    if isinstance(question, ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring):
+    if isinstance(question, _PAGES):
         return PAGE_COST
     return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 

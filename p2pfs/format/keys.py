@@ -67,6 +67,7 @@ class VolumeKeys:
     tag: bytes  # keys dentry tags
     journal: bytes  # keys the BLAKE3 that makes the keys of journal files
     guard: bytes  # shown to the coordinator by who changes key slots; it keeps `guard_hash` of it
+    search: bytes  # keys the tokens of words and contents
     extents: AESSIV
     heads: AESSIV
     names: AESSIV
@@ -85,6 +86,7 @@ class VolumeKeys:
             tag=_sub_key(master, "tag", 32),
             journal=_sub_key(master, "journal", 32),
             guard=_sub_key(master, "guard", GUARD_BYTES),
+            search=_sub_key(master, "search", 32),
             extents=AESSIV(_sub_key(master, "extents", _SIV_KEY_BYTES)),
             heads=AESSIV(_sub_key(master, "heads", _SIV_KEY_BYTES)),
             names=AESSIV(_sub_key(master, "names", _SIV_KEY_BYTES)),

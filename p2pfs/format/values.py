@@ -23,6 +23,7 @@ class ValueKind(enum.IntEnum):
     INLINE = 1
     TARGET = 2
     XATTR = 3
+    LABEL = 4  # format.search
 
 
 def seal_value(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.meta import content, leases, questions, trash, tree, xattrs
+from p2pfs.meta import content, leases, questions, search, trash, tree, xattrs
 from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
@@ -40,11 +40,12 @@ from p2pfs.wire.namespace import (
     SetXattr,
     Unlink,
 )
+from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel
 
 MAX_OPERATIONS: Final = 1000
 MAX_ROWS: Final = 50_000
-"""Most extents, dropped extents, chunks, receipts and parts of extended attributes of a batch together: at worst half a
-second of the one writer everybody waits for. A mount commits at most 20 000 extents at once."""
+"""Most extents, dropped extents, chunks, receipts, tokens and parts of extended attributes of a batch together: at
+worst half a second of the one writer everybody waits for. A mount commits at most 20 000 extents at once."""
 ROW_BYTES: Final = 256
 """So much of an extended attribute counts as one of those rows."""
 MAX_QUESTIONS: Final = 1000
@@ -65,6 +66,8 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     Restore: tree.restore,
     PurgeTrash: tree.purge_trash,
     SetLease: leases.set_lease,
+    SetLabel: search.set_label,
+    IndexName: search.index_name,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
@@ -77,6 +80,9 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
     ReadTrash: trash.page,
     ReadNames: leases.names,
     ReadExpiring: leases.expiring,
+    Find: search.find,
+    FindContent: search.find_content,
+    ReadLabels: search.labels,
 }
 
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"
@@ -98,6 +104,10 @@ def _rows(operation: Operation) -> int:
             return _proofs(operation.chunks)
         case SetXattr():
             return 1 + (len(operation.name) + len(operation.value)) // ROW_BYTES
+        case SetLabel():
+            return len(operation.tags) + len(operation.note) + len(operation.sealed) // ROW_BYTES
+        case IndexName():
+            return len(operation.tokens)
         case _:
             return 0
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.errors import Misuse
+from p2pfs.meta import keywords
 from p2pfs.meta.schema import EVERYTHING
 from p2pfs.types import InodeId, Kind, VolumeId
 from p2pfs.wire.namespace import Attributes
@@ -196,11 +197,12 @@ def is_open(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> boo
 
 
 def remove(connection: sqlite3.Connection, volume: VolumeId, inode: int, *, inline: bool) -> None:
-    """Delete an inode's row and inline data; its extents and extended attributes are left to the reaper, whatever their
-    number."""
+    """Delete an inode's row, label and inline data; its extents and extended attributes are left to the reaper,
+    whatever their number."""
     connection.execute("DELETE FROM inode WHERE volume = ? AND inode = ?", (volume, inode))
     if inline:
         drop_data(connection, volume, inode)
+    keywords.forget(connection, volume, inode)
     had_xattrs = connection.execute("DELETE FROM xattr_sum WHERE volume = ? AND inode = ?", (volume, inode)).rowcount
     has_extents = connection.execute(
         "SELECT 1 FROM extent WHERE volume = ? AND inode = ? LIMIT 1", (volume, inode)

@@ -13,10 +13,6 @@ from p2pfs.format.keys import MOST_SLOTS, guard_hash, slot_id
 from p2pfs.types import VolumeId
 from p2pfs.wire.volumes import ChangeSlots, KeySlot
 
-SCHEMA = """
-ALTER TABLE volume ADD COLUMN slot_guard BLOB;  -- format.keys.guard_hash; NULL: not known before its slots are changed
-"""
-
 
 def add(connection: sqlite3.Connection, volume: VolumeId, slots: Sequence[KeySlot]) -> None:
     """Add slots after those there are."""

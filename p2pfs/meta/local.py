@@ -18,6 +18,7 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.leases import ReadExpiring, ReadNames, ReadTrash
 from p2pfs.wire.namespace import (
     Applied,
@@ -42,6 +43,7 @@ from p2pfs.wire.namespace import (
     TrashPage,
     XattrPage,
 )
+from p2pfs.wire.search import Find, FindContent, Hits, ReadLabels
 
 
 class LocalNamespace:
@@ -111,6 +113,18 @@ class LocalNamespace:
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""
         return self._ask(ReadExpiring(before_s, after, limit))  # type: ignore[no-any-return]
+
+    async def find(self, tokens: Sequence[bytes], after: tuple[int, int, int], limit: int) -> Hits:
+        """See Namespace."""
+        return self._ask(Find(list(tokens), after, limit))  # type: ignore[no-any-return]
+
+    async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
+        """See Namespace."""
+        return self._ask(FindContent(token, after, limit))  # type: ignore[no-any-return]
+
+    async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:
+        """See Namespace."""
+        return self._ask(ReadLabels(list(inodes)))  # type: ignore[no-any-return]
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """See Namespace."""

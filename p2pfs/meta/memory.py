@@ -16,6 +16,7 @@ from p2pfs.meta.memory_state import BatchLog
 from p2pfs.types import ChunkId, DentryId, InodeId, SessionId
 from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -32,6 +33,7 @@ from p2pfs.wire.namespace import (
     TrashPage,
     XattrPage,
 )
+from p2pfs.wire.search import Hits
 
 
 class MemoryVolume(MemoryRules):
@@ -164,6 +166,18 @@ class MemoryNamespace:
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""
         return (await self._begin()).expiring(before_s, after, limit)
+
+    async def find(self, tokens: Sequence[bytes], after: tuple[int, int, int], limit: int) -> Hits:
+        """See Namespace."""
+        return (await self._begin()).find(tokens, after, limit)
+
+    async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
+        """See Namespace."""
+        return (await self._begin()).find_content(token, after, limit)
+
+    async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:
+        """See Namespace."""
+        return (await self._begin()).labels(inodes)
 
     async def space(self) -> Space:
         """See Namespace."""

@@ -27,7 +27,8 @@ from p2pfs.errors import (
     TooLarge,
     TooManyLinks,
 )
-from p2pfs.meta.memory_state import BatchLog, ChunkState, Lost, MemoryState, Name
+from p2pfs.meta.memory_search import MemorySearch
+from p2pfs.meta.memory_state import BatchLog, ChunkState, Lost, Name
 from p2pfs.types import DIGEST_RANGE_BYTES, MAX_FILE_BYTES, MAX_HEAD_BYTES, MIB, Kind
 from p2pfs.wire.leases import PurgeTrash, Reason, Restore, SetLease
 from p2pfs.wire.namespace import (
@@ -52,9 +53,10 @@ from p2pfs.wire.namespace import (
     SetXattr,
     Unlink,
 )
+from p2pfs.wire.search import IndexName, SetLabel
 
 
-class MemoryRules(MemoryState):
+class MemoryRules(MemorySearch):
     """Does operations; whoever calls takes the log back when one is refused."""
 
     def do(self, batch: BatchLog, operation: Operation) -> None:
@@ -107,6 +109,10 @@ class MemoryRules(MemoryState):
                 if not 0 <= operation.expires_s <= 1 << 62:
                     raise Misuse("no lease ends then")
                 self.edit(batch, operation.inode, expires_s=operation.expires_s)
+            case SetLabel():
+                self.set_label(batch, operation)
+            case IndexName():
+                self.index_name(batch, operation)
 
     def _make(self, batch: BatchLog, op: Make) -> None:
         _check_name(op.name)
@@ -198,11 +204,13 @@ class MemoryRules(MemoryState):
             self._check_loop(target.inode, op.parent)
             self.put(batch, self._names[op.parent], op.name, value=Name(source.dentry, op.back_tag, target.inode))
             self.put(batch, self._names[op.new_parent], op.new_name, value=Name(target.dentry, op.dentry_tag, op.inode))
+            self.exchange_names(batch, source, target)
             self._move(batch, target.inode, op.new_parent, op.parent, op.time_ns)
         else:
             if target is not None:
                 self._replace(batch, op, target)
             self.drop_name(batch, op.parent, op.name)
+            self.drop_words(batch, op.inode, source.dentry)
             self.add_name(batch, op.new_parent, op.new_name, Name(op.dentry, op.dentry_tag, op.inode))
         self._move(batch, op.inode, op.parent, op.new_parent, op.time_ns)
         self.touch_parent(batch, op.parent, op.time_ns)

@@ -31,6 +31,7 @@ from p2pfs.wire.namespace import (
     Xattr,
     XattrPage,
 )
+from p2pfs.wire.search import SetLabel
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -126,6 +127,8 @@ class MemoryState:
         self._cuts: dict[int, tuple[tuple[int, int], ...]] = {}
         self._chunks: dict[bytes, ChunkState] = {}
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
+        self._labels: dict[int, tuple[int, SetLabel]] = {}  # with its revision
+        self._words: dict[int, dict[int, frozenset[bytes]]] = {}  # tokens of an inode by place
         self._trash: dict[int, Lost] = {}
         self._open: dict[tuple[int, int], bool] = {}  # (inode, session): it said so
 
@@ -286,6 +289,8 @@ class MemoryState:
         row = self._inodes[inode]
         links = 0 if row.kind == Kind.DIRECTORY else row.links - 1
         self.edit(batch, inode, links=links, ctime_ns=time_ns)
+        if links:
+            self.drop_words(batch, inode, lost.known.dentry)
         if links == 0 and self.trash_s and inode not in batch.made:
             self.put(batch, self._trash, inode, value=lost)
         keepers = self.awake(batch.session)
@@ -295,6 +300,11 @@ class MemoryState:
                 if (inode, session) not in self._open:
                     self.put(batch, self._open, (inode, session), value=False)
         self.settle(batch, inode)
+
+    def drop_words(self, batch: BatchLog, inode: int, place: int) -> None:
+        """What a name is found by goes with it."""
+        if inode in self._words:
+            self.drop(batch, self._words[inode], place)
 
     def open(self, batch: BatchLog, inode: int) -> None:
         said = sum(confirmed for (_, session), confirmed in self._open.items() if session == batch.session)
@@ -332,8 +342,8 @@ class MemoryState:
                 self.put(batch, table, inode, value=was)
 
     def _tables(self) -> tuple[dict[int, Any], ...]:
-        """All that an inode has."""
-        return self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs
+        """All that an inode has; what words it is found by comes last."""
+        return self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs, self._labels, self._words
 
     def is_below(self, directory: int, ancestor: int) -> bool:
         while directory not in (ROOT_INODE, ancestor):

@@ -7,6 +7,7 @@ from p2pfs.errors import CoordinatorAway
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.events import Events
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -21,6 +22,7 @@ from p2pfs.wire.namespace import (
     TrashPage,
     XattrPage,
 )
+from p2pfs.wire.search import Hits
 
 MAX_OPEN: Final = 100_000
 """Most inodes that a session may say it has open."""
@@ -84,6 +86,19 @@ class Namespace(Protocol):
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """Inodes with a lease that is over before `before_s` (UTC), each with one of its names, in the order of
         (expires_s, inode) and behind `after`, at most `limit`."""
+        ...
+
+    async def find(self, tokens: Sequence[bytes], after: tuple[int, int, int], limit: int) -> Hits:
+        """Inodes with a name that have all of 1 to 16 tokens, behind `after` (zeros: from the first), at most `limit`;
+        `complete` says whether more follow, even if there is none here. An inode may come again."""
+        ...
+
+    async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
+        """Inodes with a name whose label has this content token, numbered above `after`, at most `limit`."""
+        ...
+
+    async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:
+        """Labels, names and copies of at most 100 inodes, those that have no name left out."""
         ...
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:

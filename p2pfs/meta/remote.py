@@ -22,6 +22,7 @@ from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
 from p2pfs.wire.delegations import AskDelegation, Delegation, ReturnDelegation
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.leases import ReadExpiring, ReadNames, ReadTrash
 from p2pfs.wire.namespace import (
     Applied,
@@ -47,6 +48,7 @@ from p2pfs.wire.namespace import (
     TrashPage,
     XattrPage,
 )
+from p2pfs.wire.search import Find, FindContent, Hits, ReadLabels
 from p2pfs.wire.volumes import (
     GrantIds,
     IdBlock,
@@ -192,6 +194,18 @@ class RemoteNamespace:
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""
         return await self._ask(ReadExpiring(before_s, after, limit), ExpiringPage)
+
+    async def find(self, tokens: Sequence[bytes], after: tuple[int, int, int], limit: int) -> Hits:
+        """See Namespace."""
+        return await self._ask(Find(list(tokens), after, limit), Hits)
+
+    async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
+        """See Namespace."""
+        return await self._ask(FindContent(token, after, limit), list[int])
+
+    async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:
+        """See Namespace."""
+        return await self._ask(ReadLabels(list(inodes)), LabelPage)
 
     async def _ask(self, question: Question, kind: type[T]) -> T:
         return answers.unwrap(await self._flights.ask(question), kind)

@@ -9,7 +9,8 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Corrupt
-from p2pfs.meta import key_slots
+from p2pfs.meta.schema_keys import KEYS
+from p2pfs.meta.schema_search import SEARCH
 
 APPLICATION_ID: Final = 0x70327066
 """`PRAGMA application_id`: "p2pf"; another program's database is refused."""
@@ -351,7 +352,8 @@ MIGRATIONS: Final = (
     _DELEGATIONS,
     _EXCLUSION,
     _LEASES,
-    key_slots.SCHEMA,
+    KEYS,
+    SEARCH,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

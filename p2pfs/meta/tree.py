@@ -18,7 +18,7 @@ from p2pfs.errors import (
     TooLarge,
     TooManyLinks,
 )
-from p2pfs.meta import inodes, trash
+from p2pfs.meta import inodes, keywords, trash
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.trash import Lost
 from p2pfs.meta.work import Work
@@ -138,12 +138,14 @@ def rename(work: Work, operation: Rename) -> None:
         _check_loop(work, other, new_parent, parent)
         _repoint(work, parent.inode, dentry, inode=other.inode, tag=operation.back_tag)
         _repoint(work, new_parent.inode, target[0], inode=inode, tag=operation.dentry_tag)
+        keywords.exchange_names(work.connection, work.volume, (dentry, inode), (target[0], other.inode))
         _moved(other, new_parent, parent, operation.time_ns)
     else:
         if target is not None:
             lost = Lost(new_parent.inode, target[0], operation.new_name, target[2])
             _replace(work, moved, new_parent, target[1], lost, operation.time_ns)
         work.drop_name(parent.inode, dentry)
+        keywords.drop_name(work.connection, work.volume, inode, dentry=dentry)
         _name(
             work,
             new_parent,

@@ -18,7 +18,7 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes FROM volume"
+    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes FROM volume"
 )
 
 
@@ -89,8 +89,15 @@ def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: Vol
     """Change what is not None; what is in the trash keeps its time. Raises NotFound."""
     connection.execute(
         "UPDATE volume SET trash_removed_s = coalesce(?, trash_removed_s),"
-        " trash_expired_s = coalesce(?, trash_expired_s) WHERE id = ?",
-        (settings.trash_removed_s, settings.trash_expired_s, volume_id),
+        " trash_expired_s = coalesce(?, trash_expired_s), index_names = coalesce(?, index_names),"
+        " index_prefixes = coalesce(?, index_prefixes) WHERE id = ?",
+        (
+            settings.trash_removed_s,
+            settings.trash_expired_s,
+            settings.index_names,
+            settings.index_prefixes,
+            volume_id,
+        ),
     )
     return volume(connection, volume_id)
 
@@ -130,4 +137,6 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         trash_expired_s=row[10],
         trash_files=row[11],
         trash_bytes=row[12],
+        index_names=bool(row[13]),
+        index_prefixes=bool(row[14]),
     )

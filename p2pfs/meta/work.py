@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.errors import Misuse, NoSpace, NotDirectory, NotFound
-from p2pfs.meta import inodes, open_inodes, protocol, trash
+from p2pfs.meta import inodes, keywords, open_inodes, protocol, trash
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.trash import Lost
 from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
@@ -132,6 +132,8 @@ class Work:
         was_clean = not row.dirty
         row.links = 0 if row.is_directory else row.links - 1
         row.changed(time_ns)
+        if row.links:
+            keywords.drop_name(self.connection, self.volume, row.inode, dentry=lost.dentry)
         if row.links == 0:
             row.trashed = self.trash_s > 0 and not row.fresh
         if row.trashed:

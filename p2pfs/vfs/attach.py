@@ -256,6 +256,7 @@ async def attach(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
             apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
+            index=(info.index_names, info.index_prefixes),
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)
             nursery.start_soon(recovery.salvage, filesystem)

@@ -5,17 +5,18 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 """
 
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Final, Self
 
 import trio
+from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory
+from p2pfs.errors import Invalid, IsDirectory, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.committer import ApplyNow, Committer
@@ -34,6 +35,7 @@ from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
+from p2pfs.vfs.search import Search
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Owner, Tree
@@ -44,6 +46,8 @@ from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
 AGEING_S: Final = 1.0
+DIGEST_BYTES: Final = MIB
+DIGEST_TRIES: Final = 3
 LEAVING_S: Final = 3.0
 """For what is told at the end although nothing depends on it."""
 
@@ -68,6 +72,7 @@ class Filesystem:
         apply_now: ApplyNow = lambda _: None,
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
+        index: tuple[bool, bool] = (False, False),
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -78,11 +83,16 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
+        self.search = Search(keys, volume, namespace, digest=self._digest, names=index[0], prefixes=index[1])
         self.tree = Tree(
-            keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust
-        )
+            keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust,
+            indexed=self.search.name_operations,
+        )  # fmt: skip
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
-        self.trash = Trash(keys, volume, namespace, self.tree, now_ns=now_ns, told=self._reappeared)
+        self.trash = Trash(
+            keys, volume, namespace, self.tree,
+            now_ns=now_ns, told=self._reappeared, indexed=self.search.name_operations,
+        )  # fmt: skip
         self.leases = Leases(keys, volume, namespace, self.tree)
         self._reader = Reader(
             sealer, namespace, store, places, nursery,
@@ -124,9 +134,10 @@ class Filesystem:
         apply_now: ApplyNow = lambda _: None,
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
+        index: tuple[bool, bool] = (False, False),
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
-        that come late; without it no copy comes late.
+        that come late; without it no copy comes late. `index`: whether names, and beginnings of words, are searchable.
 
         Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
         """
@@ -134,7 +145,7 @@ class Filesystem:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
                 limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
-                journal=journal,
+                journal=journal, index=index,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
@@ -404,6 +415,25 @@ class Filesystem:
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
         return await self.promises.lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
+
+    async def _digest(self, number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
+        """BLAKE3 of a file's whole content as it is committed, and its change; reads it a part at a time and tells of
+        each. Raises Unavailable when it keeps changing, and what reading raises."""
+        handle = await self.open(number, writes=False)
+        inode = handle.inode
+        try:
+            for _ in range(DIGEST_TRIES):
+                await self.writer.settle_for_others(inode)
+                hasher, at, change = blake3(), 0, inode.head.change
+                while part := await self._reader.read(inode, at, DIGEST_BYTES, handle.ahead):
+                    hasher.update(part)
+                    at += len(part)
+                    await count(len(part))
+                if inode.head.change == change and not inode.is_dirty:
+                    return hasher.digest(), change
+        finally:
+            await self.release(handle)
+        raise Unavailable("the file keeps changing while it is read")
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         """Returns how many bytes were taken: all."""

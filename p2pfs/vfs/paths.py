@@ -4,9 +4,13 @@ For commands that speak of paths about what the coordinator knows by number only
 command: make one for each.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
-from p2pfs.errors import Corrupt, NotFound
+import trio
+
+from p2pfs.errors import Corrupt, NotFound, PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, open_name
 from p2pfs.meta.protocol import Namespace
@@ -25,6 +29,7 @@ class Paths:
     def __init__(self, keys: VolumeKeys, volume: VolumeId, namespace: Namespace) -> None:
         self._keys, self._volume, self._namespace = keys, volume, namespace
         self._known: dict[int, bytes] = {ROOT_INODE: b""}
+        self._places: dict[int, tuple[int, bytes] | None] = {}  # learnt ahead
 
     def name(self, parent: int, entry: Entry) -> bytes:
         """The name in a dentry. Raises Corrupt."""
@@ -55,8 +60,27 @@ class Paths:
             at = inode
         return self._known[number]
 
+    async def learn(self, directories: Iterable[int]) -> None:
+        """Ask where all of these are, those of one level at once: one after the other is a round trip each."""
+        level = {number for number in directories if number not in self._known}
+        for _ in range(_DEEPEST):
+            level -= self._known.keys() | self._places.keys()
+            if not level:
+                return
+            async with trio.open_nursery() as nursery:
+                for number in level:
+                    nursery.start_soon(self._learn, number)
+            found = (self._places.get(number) for number in level)
+            level = {place[0] for place in found if place is not None}
+
+    async def _learn(self, number: int) -> None:
+        with suppress(PoolError):  # who asks for the path hears of it
+            self._places[number] = await self._place(number)
+
     async def _place(self, number: int) -> tuple[int, bytes] | None:
         """(parent, name) of a directory; None if it is gone."""
+        if number in self._places:
+            return self._places[number]
         try:
             names = await self._namespace.names(InodeId(number))
         except NotFound:

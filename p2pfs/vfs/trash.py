@@ -66,7 +66,10 @@ class Trash:
         *,
         now_ns: Callable[[], int],
         told: Told,
+        indexed: Callable[[InodeId, int, bytes], list[Operation]] = lambda *_: [],
     ) -> None:
+        """`indexed` as in `Tree`."""
+        self._indexed = indexed
         self._keys, self._volume, self._namespace, self._tree = keys, volume, namespace, tree
         self._now_ns, self._told = now_ns, told
 
@@ -221,11 +224,12 @@ class Trash:
     async def _restore_one(self, paths: Paths, row: TrashRow) -> bytes:
         """To where it was, or to the root; the name it has there."""
         parent = row.parent if await self._is_there(row.parent) else int(ROOT_INODE)
-        name = paths.name(row.parent, row.entry)
+        name, inode = paths.name(row.parent, row.entry), row.entry.attributes.inode
         for candidate in _candidates(name, row.removed_s):
             is_same = parent == row.parent and candidate == name
             try:
-                await self._apply([self._operation(row, parent, None if is_same else candidate)])
+                words = [] if is_same else self._indexed(InodeId(inode), row.entry.dentry, candidate)
+                await self._apply([self._operation(row, parent, None if is_same else candidate), *words])
             except Exists:
                 continue
             self._told(InodeId(parent), candidate)

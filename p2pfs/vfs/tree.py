@@ -65,8 +65,10 @@ class Tree:
         now_ns: Callable[[], int],
         deleted: Callable[[Inode], None],
         trust: Callable[[], float] = lambda: 0.0,
+        indexed: Callable[[InodeId, int, bytes], list[Operation]] = lambda *_: [],
     ) -> None:
-        """`trust` as `Filesystem.trust`."""
+        """`trust` as `Filesystem.trust`; `indexed`: what goes with a new name (its inode, dentry) to have it found."""
+        self._indexed = indexed
         self._keys, self._volume, self._deleted, self._trust = keys, volume, deleted, trust
         self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
@@ -238,9 +240,10 @@ class Tree:
                 target=sealed_target,
             ),
             *(
-                sealed_xattr(self._keys, self._volume, number, name, value, time_ns=time_ns)
-                for name, value in (xattrs or {}).items()
+                sealed_xattr(self._keys, self._volume, number, key, value, time_ns=time_ns)
+                for key, value in (xattrs or {}).items()
             ),
+            *self._indexed(number, dentry, name),
         ]
         async with self._keeper.opening(number):  # another mount may take the name before we have the answer
             applied = await self._namespace.apply(operations)
@@ -268,7 +271,8 @@ class Tree:
         (dentry,) = await self._namespace.new_ids(1)
         tag = dentry_tag(self._keys, self._volume, parent, name, number, inode.kind)
         sealed = self._seal(parent, name)
-        applied = await self._namespace.apply([Link(parent, sealed, dentry, tag, number, self._now_ns())])
+        link = Link(parent, sealed, dentry, tag, number, self._now_ns())
+        applied = await self._namespace.apply([link, *self._indexed(number, dentry, name)])
         self.took(applied)
         self._names.put((parent, name), Child(number, inode.kind))
         return self._table.take(_row(applied, number))[0]
@@ -303,10 +307,10 @@ class Tree:
             return
         raise Unavailable("the name keeps changing")
 
-    async def _take_name(self, number: InodeId, operation: Operation) -> Applied:
+    async def _take_name(self, number: InodeId, *operations: Operation) -> Applied:
         """Make a change that takes a name of the inode, perhaps its last."""
         async with self._keeper.removing(number) as keep:
-            applied = await self._namespace.apply([*keep, operation])
+            applied = await self._namespace.apply([*keep, *operations])
             self.took(applied)
             for gone in applied.removed:
                 known = self._table.get(InodeId(gone))
@@ -331,11 +335,13 @@ class Tree:
             if replaced is None and flags & RENAME_EXCHANGE:
                 raise NotFound("there is nothing to exchange with")
             operation = await self._rename(parent, name, child, new_parent, new_name, replaced, flags)
+            # of exchanged names the coordinator knows which words they are found by
+            words = [] if flags & RENAME_EXCHANGE else self._indexed(child.inode, operation.dentry, new_name)
             try:
                 if replaced is None or flags & RENAME_EXCHANGE:
-                    self.took(await self._namespace.apply([operation]))
+                    self.took(await self._namespace.apply([operation, *words]))
                 else:
-                    await self._take_name(replaced.inode, operation)
+                    await self._take_name(replaced.inode, operation, *words)
             except (Conflict, NotFound) as error:
                 self._names.drop((parent, name))
                 self._names.drop((new_parent, new_name))

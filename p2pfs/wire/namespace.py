@@ -14,6 +14,7 @@ import msgspec
 
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
+from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -321,6 +322,8 @@ Operation = (
     | Restore
     | PurgeTrash
     | SetLease
+    | SetLabel
+    | IndexName
 )
 
 
@@ -401,4 +404,7 @@ Question = (
     | ReadTrash
     | ReadNames
     | ReadExpiring
+    | Find
+    | FindContent
+    | ReadLabels
 )

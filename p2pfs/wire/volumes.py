@@ -39,6 +39,8 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     trash_expired_s: float = 0.0
     trash_files: int = 0  # inodes that only the trash keeps
     trash_bytes: int = 0
+    index_names: bool = False  # mounts make the words of names searchable
+    index_prefixes: bool = False  # and the beginnings of words
 
 
 class CreateVolume(msgspec.Struct, frozen=True):
@@ -65,6 +67,8 @@ class VolumeSettings(msgspec.Struct, frozen=True):
 
     trash_removed_s: float | None = None
     trash_expired_s: float | None = None
+    index_names: bool | None = None
+    index_prefixes: bool | None = None
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):

@@ -31,7 +31,16 @@ INTERPOSED = Path(__file__).parent.parent / "interposed"
 PARTS = ("coordinator", "peer-1", "peer-2", "peer-3", "mount")
 OWNERS = ("passphrase", "recovery-phrase", "mount/tls")
 """What the demo keeps for its user below its root: on the user's own machine, where it belongs."""
-KEY_LABELS = {"content": 32, "digest": 32, "tag": 32, "extents": 64, "heads": 64, "names": 64, "values": 64}
+KEY_LABELS = {
+    "content": 32,
+    "digest": 32,
+    "tag": 32,
+    "search": 32,
+    "extents": 64,
+    "heads": 64,
+    "names": 64,
+    "values": 64,
+}
 
 
 def word(kind: str) -> str:
@@ -51,10 +60,15 @@ class Secrets:
     renamed: str
     target: str
     missing: str
+    tagged: str
+    noted: str
 
     @classmethod
     def make(cls) -> "Secrets":
-        return cls(*(word(kind) for kind in cls.__dataclass_fields__))
+        made = cls(*(word(kind) for kind in cls.__dataclass_fields__))
+        for kind in ("tagged", "noted"):  # one word for a search
+            setattr(made, kind, getattr(made, kind).replace("-", ""))
+        return made
 
     def canaries(self) -> list[Canary]:
         return [Canary(name, value.encode()) for name, value in vars(self).items()]
@@ -77,6 +91,18 @@ def use(mount: Path, known: Secrets) -> None:
     (folder / "other").unlink()
     (mount / "link").symlink_to(known.target)
     check(mount, known)
+
+
+def tag(pool: DemoPool, known: Secrets) -> None:
+    """Words and contents made searchable in every way there is, and looked for."""
+    pool.p2pfs("volume", "set", "demo", "index_names=on", "index_prefixes=on")
+    pool.remount_empty()  # a mount looks at that when it begins
+    pool.p2pfs("tag", "-r", str(pool.mount / known.directory), known.tagged, "--note", known.noted, "--content")
+    pool.p2pfs("tag", "-r", str(pool.mount), "--reindex")
+    for query in (known.tagged, known.noted, known.name, f"{known.tagged[:-4]}*"):
+        assert json.loads(pool.p2pfs("search", query, "--in", str(pool.mount), "--json").stdout), query
+    view = pool.mount / ".p2pfs" / "search" / known.tagged
+    assert known.name in os.listdir(view)
 
 
 def check(mount: Path, known: Secrets) -> None:
@@ -133,7 +159,8 @@ def tap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What all parts of a pool started from here on say to each other, before TLS encrypts it."""
     directory = tmp_path / "tap"
     directory.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(INTERPOSED))
+    paths = [str(INTERPOSED), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("P2PFS_TEST_TAP", str(directory))
     return directory
 
@@ -142,6 +169,7 @@ def test_no_name_content_or_key_is_anywhere_but_with_its_owner(tmp_path: Path, t
     known = Secrets.make()
     with LoopbackCapture() as capture, demo_pool(tmp_path, settings={"log_level": "debug"}) as pool:
         use(pool.mount, known)
+        tag(pool, known)
         invite = invite_secret(pool)
         mistakes(pool)
         pool.remount_empty()
@@ -194,10 +222,11 @@ def test_the_search_finds_everything_in_a_pool_that_encrypts_nothing(
     known = Secrets.make()
     with demo_pool(tmp_path) as pool:
         use(pool.mount, known)
+        tag(pool, known)
         pool.remount_empty()
         check(pool.mount, known)
         shown = search(files(pool.root / "coordinator"), known.canaries())
-        for name in ("small", "name", "directory", "target"):
+        for name in ("small", "name", "directory", "target", "tagged", "noted"):
             assert any(line.startswith(f"{name} (raw)") and "sqlite" in line for line in shown), (name, shown)
         for place in ("peer-1", "peer-2", "peer-3"):
             shown += search(files(pool.root / place), known.canaries())
@@ -206,7 +235,19 @@ def test_the_search_finds_everything_in_a_pool_that_encrypts_nothing(
         assert any(search([place], known.canaries()) for place in memory(pool.pid("coordinator")))
         assert any("sqlite" in line for line in search(files(pool.root / "coordinator"), [unsealed_master(pool)]))
         sent = search(tapped(tap), known.canaries())
-        for name in ("small", "large", "overwritten", "removed", "name", "directory", "renamed", "target", "missing"):
+        for name in (
+            "small",
+            "large",
+            "overwritten",
+            "removed",
+            "name",
+            "directory",
+            "renamed",
+            "target",
+            "missing",
+            "tagged",
+            "noted",
+        ):
             assert any(line.startswith(f"{name} (raw)") for line in sent), (name, sent)
 
 

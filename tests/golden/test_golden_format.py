@@ -17,6 +17,17 @@ from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, 
 from p2pfs.format.invites import Invite, decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys, guard_hash, slot_id, unwrap
 from p2pfs.format.names import check_tag, dentry_tag, open_name, open_xattr_name, seal_name, seal_xattr_name
+from p2pfs.format.search import (
+    Content,
+    Label,
+    content_token,
+    open_label,
+    prefix_token,
+    prefixes,
+    seal_label,
+    word_token,
+    words,
+)
 from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.placement.candidates import Candidate
 from p2pfs.placement.rendezvous import order
@@ -40,7 +51,7 @@ def unhex(text: str | None) -> bytes | None:
 
 
 def test_sub_keys() -> None:
-    for name in ("check", "content", "digest", "tag", "guard"):
+    for name in ("check", "content", "digest", "tag", "guard", "search"):
         assert getattr(KEYS, name).hex() == VECTORS["keys"][name]
     assert guard_hash(KEYS.guard).hex() == VECTORS["keys"]["guard_hash"]
 
@@ -119,6 +130,33 @@ def test_values(vector: Vector) -> None:
     assert seal_value(KEYS, kind, volume, inode, data, name) == sealed
     if "inline_digest" in vector:
         assert f"{inline_digest(KEYS, volume, inode, sealed):064x}" == vector["inline_digest"]
+
+
+@some("words")
+def test_words(vector: Vector) -> None:
+    assert words(vector["text"]) == vector["words"]
+
+
+@some("tokens")
+def test_tokens(vector: Vector) -> None:
+    volume, word = vector["volume"], vector["word"]
+    assert word_token(KEYS, volume, word).hex() == vector["token"]
+    assert prefixes(word) == vector["prefixes"]
+    assert [prefix_token(KEYS, volume, prefix).hex() for prefix in prefixes(word)] == vector["prefix_tokens"]
+
+
+@some("contents")
+def test_tokens_of_contents(vector: Vector) -> None:
+    assert content_token(KEYS, vector["volume"], bytes.fromhex(vector["blake3"])).hex() == vector["token"]
+
+
+@some("labels")
+def test_labels(vector: Vector) -> None:
+    volume, inode, sealed = vector["volume"], vector["inode"], bytes.fromhex(vector["sealed"])
+    content = None if vector["content"] is None else Content(bytes.fromhex(vector["content"][0]), vector["content"][1])
+    label = Label(tuple(vector["tags"]), vector["note"], content)
+    assert open_label(KEYS, volume, inode, sealed) == label
+    assert seal_label(KEYS, volume, inode, label) == sealed
 
 
 @some("slots")

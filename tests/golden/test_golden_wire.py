@@ -14,7 +14,7 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, delegations, events, jobs, leases, membership, namespace, orders, plans
+from p2pfs.wire import codec, delegations, events, found, jobs, leases, membership, namespace, orders, plans, search
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -61,6 +61,15 @@ LEASES: list[Any] = [
 LEASE_QUESTIONS = [leases.ReadTrash(9, 100, 1), leases.ReadNames(10), leases.ReadExpiring(2_000_000_000, (5, 6), 100)]
 TRASH_PAGE = namespace.TrashPage([namespace.TrashRow(1, ENTRY, leases.Reason.EXPIRED, 1.8e9, 1.9e9)], True)
 EXPIRING_PAGE = namespace.ExpiringPage([namespace.Named(1, ENTRY)], False)
+SEARCHES: list[Any] = [
+    search.SetLabel(10, 3, b"sealed", [b"tag"], [b"note"], b"content", 5),
+    search.IndexName(10, 11, [b"name"]),
+]
+SEARCH_QUESTIONS = [
+    search.Find([b"one", b"two"], (1, 0, 9), 100), search.FindContent(b"content", 9, 100), search.ReadLabels([10, 11]),
+]  # fmt: skip
+HITS = search.Hits([search.Hit(10, [search.TAG, 11])], [3, 10_000], (1, 0, 10), False)
+LABEL_PAGE = found.LabelPage([found.Labelled(UNLEASED, 4, b"sealed", [found.Place(1, 11, b"name", b"tag")], 2)], 3)
 
 ORDERS = orders.Orders(
     [
@@ -110,6 +119,7 @@ BATCHES = {
     "accessed": namespace.Batch(10, 9, [namespace.Accessed(10, 10**18)]),
     "xattr_batch": namespace.Batch(9, 8, XATTR_OPERATIONS),
     "lease_batch": namespace.Batch(11, 10, LEASES),
+    "search_batch": namespace.Batch(12, 11, SEARCHES),
     "delegated_batch": namespace.Batch(9, 8, [namespace.Opened(10)], 1 << 40),
 }
 BEFORE = {
@@ -155,6 +165,9 @@ def made() -> dict[str, str]:
         "lease_questions": codec.encode(LEASE_QUESTIONS).hex(),
         "trash_page": codec.encode(TRASH_PAGE).hex(),
         "expiring_page": codec.encode(EXPIRING_PAGE).hex(),
+        "search_questions": codec.encode(SEARCH_QUESTIONS).hex(),
+        "hits": codec.encode(HITS).hex(),
+        "label_page": codec.encode(LABEL_PAGE).hex(),
         "space": codec.encode(namespace.Space(1, 2, 3, 4)).hex(),
         "wait_events": codec.encode(WAIT).hex(),
         "events": codec.encode(EVENTS).hex(),
@@ -190,6 +203,8 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("plan", PLAN),
         ("trash_page", TRASH_PAGE),
         ("expiring_page", EXPIRING_PAGE),
+        ("hits", HITS),
+        ("label_page", LABEL_PAGE),
         ("space", namespace.Space(1, 2, 3, 4)),
         ("applied_without_lease", namespace.Applied([UNLEASED], [3])),
         ("xattr_page_without_lease", namespace.XattrPage(UNLEASED, [namespace.Xattr(b"name", b"value")])),

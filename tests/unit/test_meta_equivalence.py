@@ -26,6 +26,7 @@ from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind, SessionId
 from p2pfs.wire import answers
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.namespace import (
     Accessed,
@@ -53,6 +54,7 @@ from p2pfs.wire.namespace import (
     Unlink,
     XattrPage,
 )
+from p2pfs.wire.search import Find, IndexName, ReadLabels, SetLabel
 from p2pfs.wire.volumes import OpenSession
 
 pytestmark = pytest.mark.l2
@@ -79,6 +81,8 @@ draft = st.one_of(
     st.tuples(st.just("restore"), place, place, name, st.booleans()),
     st.tuples(st.just("purge"), place),
     st.tuples(st.just("lease"), place, st.integers(0, 9)),
+    st.tuples(st.just("label"), place, st.integers(0, 3), st.lists(name, max_size=3), st.lists(name, max_size=2)),
+    st.tuples(st.just("words"), place, st.integers(0, 9), st.lists(name, max_size=3)),
 )  # fmt: skip
 batches = st.lists(st.tuples(st.integers(0, 1), st.lists(draft, min_size=1, max_size=2)), min_size=5, max_size=30)
 
@@ -91,6 +95,8 @@ SEED: list[Draft] = [
     ("make", 2, b"a", Kind.FILE, False),
     ("xattr", 0, b"a", 0),
     ("xattr", 2, b"a", 0),
+    ("label", 2, 0, [b"a", b"b"], [b"c"]),
+    ("label", 4, 0, [b"a"], []),
     ("unlink", 0, b"b", False),
 ]
 
@@ -158,6 +164,13 @@ class Pair:
             (ReadExpiring(8, (3, 4), 100), lambda: self.model.expiring(8, (3, 4), 100)),
         ):
             assert seen(lambda: self.database.read(lambda c: engine.answer(c, VOLUME, question))) == seen(by_model)  # noqa: B023
+        for asked in ([b"a"], [b"a", b"b"], [b"c", b"a"]):
+            tokens = [token(word) for word in asked]
+            for after in ((0, 0, 0), (0, 0, 5)):
+                by_sql = lambda: self.database.read(lambda c: engine.answer(c, VOLUME, Find(tokens, after, 3)))  # noqa: B023, E731
+                assert by_sql() == self.model.find(tokens, after, 3)
+        labels = self.database.read(lambda c: engine.answer(c, VOLUME, ReadLabels(self.inodes[:100])))
+        assert labelled(labels) == labelled(self.model.labels(self.inodes[:100]))
         space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
         assert (space.inodes, space.trash) == (self.model.space().inodes, self.model.space().trash)
         assert self.database.read(lambda c: volumes.volume(c, VOLUME)).bytes == self.model.charged_bytes
@@ -177,6 +190,11 @@ class Pair:
     def end(self, which: int) -> None:
         self.database.write_now(lambda c: sessions.close_session(c, self.sql_sessions[which]))
         self.model.end(self.model_sessions[which])
+
+
+def labelled(page: LabelPage) -> object:
+    """Without attr_change, which only has to rise, and copies: those of what is cut count until it is reaped."""
+    return [replace(row, attributes=replace(row.attributes, attr_change=0), copies=0) for row in page.rows], page.done
 
 
 def told(do: Callable[[], Applied]) -> object:
@@ -269,6 +287,16 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
             return PurgeTrash(trashed(pair, rest[0]))
         case "lease":
             return SetLease(anything(pair, rest[0]), rest[1])
+        case "label":
+            tags, note = ([token(word) for word in some] for some in rest[2:])
+            inode = anything(pair, rest[0])
+            revision = pair.model._labels[inode][0] if inode in pair.model._labels and rest[1] else rest[1]
+            return SetLabel(inode, revision, b"sealed" if tags or note else b"", tags, note, b"", 0)
+        case "words":
+            inode = file(pair, rest[0])
+            names = pair.model.names(inode) if inode in pair.model._inodes else []
+            dentry = names[rest[1] % len(names)].entry.dentry if names else 99
+            return IndexName(inode, dentry, [token(word) for word in rest[2]])
     inode = file(pair, rest[0])
     row = pair.model._inodes.get(inode)
     change = row.change if row else 0
@@ -283,6 +311,10 @@ def operation(pair: Pair, drafted: Draft) -> Operation:
         case "cut":
             return replace(base, cut_index=rest[1], cut_seq=seq)
     return replace(base, inline=b"inline %d" % now if rest[1] else None)
+
+
+def token(word: bytes) -> bytes:
+    return word.ljust(16, b".")
 
 
 def anything(pair: Pair, at: int) -> int:

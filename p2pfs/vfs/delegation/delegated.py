@@ -27,6 +27,7 @@ from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerned, is_local, new_numbers
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.events import Events
+from p2pfs.wire.found import LabelPage
 from p2pfs.wire.namespace import (
     Applied,
     Attributes,
@@ -41,6 +42,7 @@ from p2pfs.wire.namespace import (
     TrashPage,
     XattrPage,
 )
+from p2pfs.wire.search import Hits
 
 KNOWN_BYTES: Final = 64 << 20
 """What is known of the tree takes no more memory than about this; then it is learnt anew."""
@@ -230,6 +232,21 @@ class Delegated:
         """See Namespace."""
         await self._ordered()
         return await self.inner.expiring(before_s, after, limit)
+
+    async def find(self, tokens: Sequence[bytes], after: tuple[int, int, int], limit: int) -> Hits:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.find(tokens, after, limit)
+
+    async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.find_content(token, after, limit)
+
+    async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:
+        """See Namespace."""
+        await self._ordered()
+        return await self.inner.labels(inodes)
 
     def _answers(self, inode: int) -> bool:
         """Not of an inode that a change on its way may have changed already: others may show what it is by then."""

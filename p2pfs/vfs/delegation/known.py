@@ -32,6 +32,7 @@ from p2pfs.wire.namespace import (
     SetAttributes,
     Unlink,
 )
+from p2pfs.wire.search import IndexName
 
 _SESSION: Final = 1
 _ROW_COST: Final = 700
@@ -39,7 +40,7 @@ _ROW_COST: Final = 700
 _NAME_COST: Final = 600
 _GONE_COST: Final = 100
 _ANY_NUMBER: Final = 1 << 63
-_LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed)
+_LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed, IndexName)
 _PATHS: Final = 0
 """Stands for where directories are, among inodes: two renames at once could put each into the other."""
 
@@ -331,6 +332,9 @@ class KnownTree(KnownPages):
         super()._make(batch, op)
         if op.kind == Kind.DIRECTORY:
             self.put(batch, self._covered, op.inode, value=math.inf)
+
+    def index_name(self, batch: BatchLog, op: IndexName) -> None:
+        """Nothing that is known here rests on tokens."""
 
     def _name_chunks(self, batch: BatchLog, op: Commit) -> None:
         """Where chunks are is not known here."""

@@ -32,11 +32,12 @@ from p2pfs.wire.namespace import (
     SetAttributes,
     Unlink,
 )
+from p2pfs.wire.search import IndexName
 
 log = logging.getLogger(__name__)
 
 _TELLING = (Make, Commit)  # their numbers and heads are like no others
-_LONELY = (SetAttributes, Unlink)  # nothing rests on it
+_LONELY = (SetAttributes, Unlink, IndexName)  # nothing rests on it
 _CLOCKS_NS: Final = 20_000_000
 """The kernel's coarse clock, which `-o writeback_cache` takes times from, is less far behind. Others can change nothing
 within that of a change acknowledged: the delegation has to be over first."""

@@ -1,0 +1,380 @@
+"""Tags, notes and search of one volume as its mount does them: words become tokens here, and answers are checked here.
+
+The coordinator finds inodes by tokens and tells their sealed labels and names. What a label or a name does not bear out
+is not shown: an answer may be left out, but not made up. Relevance is reckoned here too, as the coordinator knows
+nothing of words.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, Semantic, Unavailable
+from p2pfs.format import search as words_of
+from p2pfs.format.heads import Head, open_head
+from p2pfs.format.keys import VolumeKeys
+from p2pfs.format.search import Content, Label, open_label, seal_label
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.paths import Paths
+from p2pfs.vfs.query import Query
+from p2pfs.wire.found import Labelled, Place
+from p2pfs.wire.namespace import Entry, Operation
+from p2pfs.wire.search import MOST_COUNTED, NOTE, TAG, Hit, IndexName, SetLabel
+
+LIMIT: Final = 100
+MOST_SHOWN: Final = 10_000
+CANDIDATES: Final = 2000
+"""Inodes that are ranked together; before others come those that have the rarest word as a tag, then in the note."""
+PAGE: Final = 1000
+AT_ONCE: Final = 100
+"""Labels asked for, or set, in one go."""
+CONFLICTS: Final = 10
+_WEIGHTS: Final = {TAG: 4.0, NOTE: 2.0}
+_NAME_WEIGHT: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that was found, with one of its paths from the volume's root."""
+
+    inode: int
+    path: bytes
+    kind: Kind
+    size: int
+    expires_s: int  # UTC; 0: for ever
+    copies: int  # the fewest of a chunk; -1: no chunks
+    label: Label
+    relevance: float = 0.0
+    is_stale: bool = False  # found by a content that it does not have any more
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of labels. `has_content`: their content's token is made, which reads all of it."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    note: str | None = None
+    has_content: bool = False
+
+    def of(self, label: Label) -> Label:
+        """The label it makes of one."""
+        kept = [tag for tag in (*label.tags, *self.add) if tag not in self.remove]
+        return replace(
+            label, tags=tuple(dict.fromkeys(kept)), note=label.note if self.note is None else self.note.strip()
+        )
+
+
+@dataclass(slots=True)
+class _Question:
+    """What is asked of the coordinator, page by page."""
+
+    tokens: list[bytes]
+    after: tuple[int, int, int] = (0, 0, 0)
+    is_complete: bool = False
+
+
+Show = Callable[[int, int, int], Awaitable[None]]
+"""Is told now and then: how many inodes are done, of how many, and how many bytes of contents were read."""
+Digest = Callable[[InodeId, Callable[[int], Awaitable[None]]], Awaitable[tuple[bytes, int]]]
+"""BLAKE3 of the whole content of a file, and the change it is of; tells how many bytes it has read each time."""
+
+
+class Search:
+    """See the module. `names`, `prefixes`: whether the volume's names, and beginnings of words, are indexed."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        volume: VolumeId,
+        namespace: Namespace,
+        *,
+        digest: Digest,
+        names: bool = False,
+        prefixes: bool = False,
+    ) -> None:
+        self._keys, self._volume, self._namespace, self._digest = keys, volume, namespace, digest
+        self._names, self._prefixes = names, prefixes
+
+    # ---- labels -----------------------------------------------------------------------------------------------------
+
+    async def label(self, number: InodeId) -> Label:
+        """What is said of an inode. Raises NotFound, Corrupt."""
+        return self._opened(await self._labelled(number))
+
+    async def change(self, number: InodeId, change: Change, show: Show, *, is_deep: bool) -> None:
+        """Label an inode, and `is_deep` everything below it. What is removed meanwhile is left out. Raises Invalid,
+        NotFound, and what reading a content raises."""
+        found = [number, *(await self._below(number) if is_deep else ())]
+        done = read = 0
+
+        async def count(bytes_: int) -> None:
+            nonlocal read
+            read += bytes_
+            await show(done, len(found), read)
+
+        for first in range(0, len(found), AT_ONCE):
+            some = found[first : first + AT_ONCE]
+            if change.has_content:
+                for one in some:
+                    done += await self._change_alone(one, change, is_alone=len(found) == 1, count=count)
+                    await show(done, len(found), read)
+            else:
+                done += await self._change_some(some, change, is_alone=len(found) == 1, count=count)
+                await show(done, len(found), read)
+
+    async def index(self, number: InodeId, show: Show, *, is_deep: bool) -> None:
+        """Make the tokens of labels and names anew, as the volume's settings are now."""
+        found = [number, *(await self._below(number) if is_deep else ())]
+        for first in range(0, len(found), AT_ONCE):
+            rows = await self._rows(found[first : first + AT_ONCE])
+            for row in rows:
+                await self._apply_if_there(self._indexing(row))
+            await show(min(first + AT_ONCE, len(found)), len(found), 0)
+
+    def name_operations(self, number: InodeId, dentry: int, name: bytes) -> list[Operation]:
+        """What goes with a batch that gives an inode a name: nothing unless names are indexed."""
+        return [self._index_name(number, dentry, words_of.name_words(name))] if self._names else []
+
+    def _index_name(self, number: int, dentry: int, words: Sequence[str]) -> IndexName:
+        return IndexName(number, dentry, self._tokens(words))
+
+    def _indexing(self, row: Labelled) -> list[Operation]:
+        number = InodeId(row.attributes.inode)
+        operations: list[Operation] = []
+        if row.sealed:
+            operations.append(self._set_label(number, row.revision, self._opened(row)))
+        for place in row.places:
+            words = words_of.name_words(self._name(row, place)) if self._names else []
+            operations.append(self._index_name(number, place.dentry, words))
+        return operations
+
+    async def _change_some(
+        self, numbers: Sequence[InodeId], change: Change, *, is_alone: bool, count: Callable[[int], Awaitable[None]]
+    ) -> int:
+        """How many there were."""
+        rows = await self._rows(numbers)
+        operations = [operation for row in rows for operation in self._changed(row, change, None)]
+        try:
+            if operations:
+                await self._namespace.apply(operations)
+        except Semantic:  # one is gone, or somebody else labelled it: one by one
+            return sum([await self._change_alone(one, change, is_alone=is_alone, count=count) for one in numbers])
+        if is_alone and not rows:
+            raise NotFound("there is no such inode")
+        return len(rows)
+
+    async def _change_alone(
+        self, number: InodeId, change: Change, *, is_alone: bool, count: Callable[[int], Awaitable[None]]
+    ) -> bool:
+        for _ in range(CONFLICTS):
+            try:
+                row = await self._labelled(number)
+                content = await self._content(row, count) if change.has_content else None
+                operations = self._changed(row, change, content)
+                if operations:
+                    await self._namespace.apply(operations)
+            except Conflict:
+                await trio.lowlevel.checkpoint()
+                continue
+            except NotFound:
+                if is_alone:
+                    raise
+                return False
+            return True
+        raise Unavailable("somebody else keeps labelling this")
+
+    def _changed(self, row: Labelled, change: Change, content: Content | None) -> list[Operation]:
+        before = self._opened(row)
+        label = change.of(before)
+        if content is not None:
+            label = replace(label, content=content)
+        return [] if label == before else [self._set_label(InodeId(row.attributes.inode), row.revision, label)]
+
+    def _set_label(self, number: InodeId, revision: int, label: Label) -> SetLabel:
+        if not label:
+            return SetLabel(number, revision, b"")
+        sealed = seal_label(self._keys, self._volume, number, label)
+        note = words_of.words(label.note)[: words_of.MAX_NOTE_WORDS]
+        content = label.content or Content(b"", 0)
+        return SetLabel(
+            number, revision, sealed, self._tokens(label.tags), self._tokens(note), content.token, content.change
+        )
+
+    def _tokens(self, words: Iterable[str]) -> list[bytes]:
+        return words_of.tokens(self._keys, self._volume, words, with_prefixes=self._prefixes)
+
+    async def _content(self, row: Labelled, count: Callable[[int], Awaitable[None]]) -> Content | None:
+        """Of a file; None of what is none, or has its content's token already."""
+        head, known = self._head(row), self._opened(row).content
+        if head.kind is not Kind.FILE or (known is not None and known.change == head.change):
+            return None
+        digest, change = await self._digest(InodeId(row.attributes.inode), count)
+        return Content(words_of.content_token(self._keys, self._volume, digest), change)
+
+    async def _apply_if_there(self, operations: Sequence[Operation]) -> None:
+        try:
+            if operations:
+                await self._namespace.apply(operations)
+        except (NotFound, Conflict):  # gone; or labelled meanwhile, which made its tokens anew
+            return
+
+    async def _below(self, top: InodeId) -> list[InodeId]:
+        """Everything below a directory, each once, directories before what is in them."""
+        (row,) = (await self._namespace.labels([top])).rows or (None,)
+        waiting = [top] if row is not None and row.attributes.kind == Kind.DIRECTORY else []
+        seen = {top: None}
+        while waiting:
+            directory, after, complete = waiting.pop(), DentryId(0), False
+            while not complete:
+                try:
+                    page = await self._namespace.directory(directory, after, PAGE)
+                except NotFound:
+                    break
+                for entry in page.entries:
+                    after, number = DentryId(entry.dentry), InodeId(entry.attributes.inode)
+                    if entry.attributes.kind == Kind.DIRECTORY and number not in seen:
+                        waiting.append(number)
+                    seen[number] = None
+                complete = page.complete or not page.entries
+        del seen[top]
+        return list(seen)
+
+    # ---- finding ----------------------------------------------------------------------------------------------------
+
+    async def find(self, query: Query, *, limit: int = LIMIT, below: bytes = b"") -> list[Found]:
+        """What fits, the most relevant first, at most `limit`. Raises Invalid, Corrupt."""
+        if query.beginnings and not self._prefixes:
+            raise Invalid("the beginnings of words are not indexed in this volume: see index_prefixes of `volume set`")
+        asked = [words_of.word_token(self._keys, self._volume, word) for word in query.words]
+        asked += [
+            words_of.prefix_token(self._keys, self._volume, beginning[: words_of.LONGEST_PREFIX])
+            for beginning in query.beginnings
+        ]
+        paths, found, seen = Paths(self._keys, self._volume, self._namespace), list[Found](), set[int]()
+        # of one word the coordinator knows the order
+        window = limit if len(asked) == 1 else CANDIDATES
+        questions = [_Question([token]) for token in asked] if query.is_any else [_Question(asked)]
+        while len(found) < limit and not all(question.is_complete for question in questions):
+            relevance: dict[int, float] = {}
+            for question in questions:
+                for number, value in (await self._candidates(question, window)).items():
+                    if number not in seen:
+                        relevance[number] = relevance.get(number, 0.0) + value
+            seen.update(relevance)
+            best = sorted(relevance, key=lambda number: (-relevance[number], -number))
+            for first in range(0, len(best), AT_ONCE):
+                rows = await self._rows([InodeId(number) for number in best[first : first + AT_ONCE]])
+                await paths.learn(place.parent for row in rows for place in row.places)
+                for row in rows:
+                    label = self._opened(row)
+                    place = self._place(row, label, query)
+                    shown = None if place is None else await self._shown(paths, row, label, place)
+                    if shown is not None and _is_below(shown.path, below):
+                        found.append(replace(shown, relevance=relevance[shown.inode]))
+                if len(found) >= limit:
+                    break
+        return found[:limit]
+
+    async def find_content(self, digest: bytes, *, limit: int = LIMIT, below: bytes = b"") -> list[Found]:
+        """Files that have, or had when they were labelled, the content whose BLAKE3 this is; those that have it first.
+        Raises Invalid."""
+        token = words_of.content_token(self._keys, self._volume, digest)
+        paths, found = Paths(self._keys, self._volume, self._namespace), list[Found]()
+        after, numbers = 0, [0]
+        while numbers and len(found) < limit:
+            numbers = await self._namespace.find_content(token, after, AT_ONCE)
+            rows = await self._rows([InodeId(number) for number in numbers])
+            await paths.learn(place.parent for row in rows for place in row.places)
+            for row in rows:
+                label = self._opened(row)
+                content = label.content
+                if content is None or content.token != token:
+                    continue
+                shown = await self._shown(paths, row, label, row.places[0] if row.places else _ROOT)
+                if _is_below(shown.path, below):
+                    found.append(replace(shown, is_stale=self._head(row).change != content.change))
+            after = numbers[-1] if numbers else after
+        return sorted(found[:limit], key=lambda one: one.is_stale)
+
+    async def _candidates(self, question: "_Question", most: int) -> dict[int, float]:
+        """The next ones, about so many, with their relevance by this question."""
+        best: dict[int, float] = {}
+        while not question.is_complete and len(best) < most:
+            page = await self._namespace.find(question.tokens, question.after, min(most, PAGE))
+            for hit in page.hits:
+                best[hit.inode] = max(best.get(hit.inode, 0.0), relevance_of(hit, page.counts))
+            question.after, question.is_complete = page.after, page.complete
+        return best
+
+    def _place(self, row: Labelled, label: Label, query: Query) -> Place | None:
+        """The name to show; None if neither the label nor any name bears out that it was meant."""
+        said = [*label.tags, *words_of.words(label.note)]
+        if query.fits(said):
+            return row.places[0] if row.places else _ROOT
+        names = {place: words_of.name_words(self._name(row, place)) for place in row.places}
+        for place, words in names.items():
+            if query.fits([*said, *words]):
+                return place
+        every = [word for words in names.values() for word in words]
+        return row.places[0] if row.places and query.fits([*said, *every]) else None
+
+    async def _shown(self, paths: Paths, row: Labelled, label: Label, place: Place) -> Found:
+        head, of = self._head(row), row.attributes
+        path = b"" if place is _ROOT else await paths.of_entry(place.parent, _entry(row, place))
+        return Found(of.inode, path, head.kind, head.size, of.expires_s, row.copies, label)
+
+    # ---- what is told -----------------------------------------------------------------------------------------------
+
+    async def _labelled(self, number: InodeId) -> Labelled:
+        rows = await self._rows([number])
+        if not rows:
+            raise NotFound("there is no such inode")
+        return rows[0]
+
+    async def _rows(self, numbers: Sequence[InodeId]) -> list[Labelled]:
+        """Those that have a name. Raises Corrupt when others are told of."""
+        rows: list[Labelled] = []
+        left = list(numbers)
+        while left:
+            page = await self._namespace.labels(left)
+            if page.done < 1 or not {row.attributes.inode for row in page.rows} <= set(left):
+                raise Corrupt("the coordinator tells of other inodes than were asked for")
+            rows += page.rows
+            left = left[page.done :]
+        return rows
+
+    def _opened(self, row: Labelled) -> Label:
+        if not row.sealed:
+            return Label()
+        return open_label(self._keys, self._volume, InodeId(row.attributes.inode), row.sealed)
+
+    def _head(self, row: Labelled) -> Head:
+        return open_head(self._keys, self._volume, InodeId(row.attributes.inode), row.attributes.head)
+
+    def _name(self, row: Labelled, place: Place) -> bytes:
+        return Paths(self._keys, self._volume, self._namespace).name(place.parent, _entry(row, place))
+
+
+_ROOT: Final = Place(int(ROOT_INODE), 0, b"", b"")
+"""Stands for the root, which has no name."""
+
+
+def relevance_of(hit: Hit, counts: Sequence[int]) -> float:
+    """How much a hit says: the rarer its words, and the nearer to what somebody said of the file, the more."""
+    return sum(
+        _WEIGHTS.get(place, _NAME_WEIGHT) * math.log(1 + MOST_COUNTED / max(count, 1))
+        for place, count in zip(hit.places, counts, strict=False)
+    )
+
+
+def _entry(row: Labelled, place: Place) -> Entry:
+    return Entry(place.dentry, place.name, place.tag, row.attributes)
+
+
+def _is_below(path: bytes, top: bytes) -> bool:
+    return not top or path == top or path.startswith(top + b"/")

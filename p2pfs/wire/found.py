@@ -1,0 +1,32 @@
+"""What the coordinator tells of inodes that were found: answers of `wire.search` that hold attributes."""
+
+import msgspec
+
+from p2pfs.wire.namespace import Attributes
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """One name of an inode, sealed."""
+
+    parent: int
+    dentry: int
+    name: bytes
+    tag: bytes
+
+
+class Labelled(msgspec.Struct, frozen=True, array_like=True):
+    """An inode with its label and some of its names. The root has none."""
+
+    attributes: Attributes  # without content and target
+    revision: int  # of the label; 0: it has none
+    sealed: bytes  # format.search.seal_label, or empty
+    places: list[Place]  # at most 8
+    copies: int  # the fewest that a chunk of its first ones has; -1: it has no chunks
+
+
+class LabelPage(msgspec.Struct, frozen=True, array_like=True):
+    """Rows in the order asked for, without those that have no name (any more). `done`: how many of the inodes asked
+    about were looked at; ask again about the others."""
+
+    rows: list[Labelled]
+    done: int

@@ -1,0 +1,114 @@
+"""The tables of search: how much one question looks at, what is kept of many tokens, and what an old database has."""
+
+from pathlib import Path
+
+import pytest
+from broken_rows import broken_invariants
+from namespaces import VOLUME, Hand, SqlWorld
+
+from p2pfs.errors import Misuse
+from p2pfs.meta import engine, schema, search, volumes
+from p2pfs.meta.database import InlineDatabase
+from p2pfs.types import ROOT_INODE, InodeId
+from p2pfs.wire.search import MOST_TOKENS, Find, Hits, SetLabel
+from p2pfs.wire.volumes import VolumeSettings
+
+pytestmark = pytest.mark.l0
+
+
+def token(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+async def prepared() -> tuple[SqlWorld, Hand]:
+    world = SqlWorld(InlineDatabase())
+    await world.prepare()
+    return world, Hand(await world.mount())
+
+
+async def test_a_question_looks_at_so_many_rows_and_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SCANNED", 4)
+    _, hand = await prepared()
+    inodes = [await hand.make(b"%d" % at) for at in range(10)]
+    for at, inode in enumerate(inodes):
+        tokens = [token(1), token(2)] if at in (0, 9) else [token(1)] if at % 2 else [token(2)]
+        await hand.namespace.apply([SetLabel(inode, 0, b"sealed", tokens)])
+    pages: list[Hits] = []
+    while not pages or not pages[-1].complete:
+        after = pages[-1].after if pages else (0, 0, 0)
+        pages.append(await hand.namespace.find([token(1), token(2)], after, 100))
+    assert [[hit.inode for hit in page.hits] for page in pages] == [[inodes[0]], [inodes[9]]]
+    assert [page.counts for page in pages] == [[6, 6]] * 2
+
+
+async def test_which_token_is_looked_through_does_not_change_from_page_to_page() -> None:
+    _, hand = await prepared()
+    inodes = [await hand.make(b"%d" % at) for at in range(4)]
+    for inode in inodes:
+        await hand.namespace.apply([SetLabel(inode, 0, b"sealed", [token(1), token(2)])])
+    first = await hand.namespace.find([token(1), token(2)], (0, 0, 0), 2)
+    more = await hand.make(b"more")
+    await hand.namespace.apply([SetLabel(more, 0, b"sealed", [token(1)])])  # the other one is the rarer now
+    second = await hand.namespace.find([token(1), token(2)], first.after, 9)
+    assert [hit.inode for hit in [*first.hits, *second.hits]] == inodes
+    with pytest.raises(Misuse):
+        await hand.namespace.find([token(1)], (1, 0, 5), 9)
+
+
+async def test_an_inode_has_only_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_KEYWORDS", MOST_TOKENS + 10)
+    world, hand = await prepared()
+    inode = await hand.make(b"file")
+    every = [token(number) for number in range(1, MOST_TOKENS + 1)]
+    await hand.namespace.apply([SetLabel(inode, 0, b"sealed", every, every)])
+    (rows,) = world.database.read(lambda c: c.execute("SELECT count(*) FROM keyword").fetchone())
+    assert rows == MOST_TOKENS + 10
+
+
+async def test_nothing_is_left_of_what_is_gone() -> None:
+    world, hand = await prepared()
+    inode = await hand.make(b"file")
+    await hand.namespace.apply([SetLabel(inode, 0, b"sealed", [token(1)], content=token(2))])
+    await hand.unlink(b"file", inode)
+    for table in ("keyword", "label"):
+        assert world.database.read(lambda c, t=table: c.execute(f"SELECT count(*) FROM {t}").fetchone()) == (0,)
+    assert world.database.read(broken_invariants) == []
+
+
+async def test_a_large_answer_about_labels_is_given_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "PAGE_BYTES", 100)
+    _, hand = await prepared()
+    inodes = [InodeId(await hand.make(b"%d" % at)) for at in range(3)]
+    for inode in inodes:
+        await hand.namespace.apply([SetLabel(inode, 0, b"x" * 101)])
+    page = await hand.namespace.labels([InodeId(99), *inodes])
+    assert ([row.attributes.inode for row in page.rows], page.done) == ([inodes[0]], 2)
+
+
+def test_a_database_of_the_version_before_has_no_labels_and_takes_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before_search = schema.MIGRATIONS.index(schema.SEARCH)
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:before_search])
+        before = InlineDatabase(path)
+        before.write_now(
+            lambda c: c.execute(
+                "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
+                " bytes) VALUES (?, 'home', 'anna', x'63', 16384, 1, 0, 2, 0, 0)",
+                (VOLUME,),
+            )
+        )
+        before.close()
+    db = InlineDatabase(path)
+    info = db.read(lambda c: volumes.volume(c, VOLUME))
+    assert (info.index_names, info.index_prefixes) == (False, False)
+    assert db.read(lambda c: engine.answer(c, VOLUME, Find([token(1)], (0, 0, 0), 1))).hits == []
+    changed = db.write_now(lambda c: volumes.configure(c, VOLUME, VolumeSettings(index_names=True)))
+    assert (changed.index_names, changed.index_prefixes, changed.trash_removed_s) == (True, False, 86400.0)
+    db.close()
+
+
+def test_the_root_can_be_labelled() -> None:
+    assert ROOT_INODE == 1  # place 1 is the note: no dentry has the number of the root
