@@ -253,6 +253,7 @@ class DemoPool:
             lambda: phrase,
             small_file_bytes=settings.small_file,
             trash_s=(settings.trash_removed, settings.trash_expired),
+            distribution=settings.distribution,
             dedup=settings.dedup,
             owner=(os.geteuid(), os.getegid()),
             time_ns=time.time_ns(),

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
@@ -17,6 +18,13 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
+
+_CHANGEABLE: Final = {
+    "trash_removed": "trash_removed=24h",
+    "trash_expired": "trash_expired=7d",
+    "distribution": "distribution=swarm",
+}
+"""Settings of a volume that there is, each with how it is written."""
 
 
 @click.group("volume")
@@ -53,7 +61,8 @@ def create(
     """Make a volume. Its keys are made here and leave this machine only wrapped by your passphrase.
 
     The recovery phrase is shown once and kept nowhere: it opens the volume when the passphrase is forgotten. Without
-    both, nobody can read the volume any more. Settings: small_file, dedup, trash_removed, trash_expired.
+    both, nobody can read the volume any more. Settings: small_file, dedup, trash_removed, trash_expired,
+    distribution.
 
     \b
     Examples:
@@ -71,6 +80,7 @@ def create(
         small_file_bytes=settings.small_file,
         dedup=settings.dedup,
         trash_s=(settings.trash_removed, settings.trash_expired),
+        distribution=settings.distribution,
         owner=(os.geteuid(), os.getegid()),
         time_ns=time.time_ns(),
         recovery_file=recovery_file,
@@ -131,12 +141,14 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
 @json_option
 def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: bool) -> None:
     """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
-    brought back. 0 turns the trash off; what is in it keeps its time.
+    brought back. 0 turns the trash off; what is in it keeps its time. distribution, for mounts from their next start:
+    direct sends every copy from the mount; relay and swarm send one, which peers pass on; auto goes by the uplink.
 
     \b
     Examples:
       p2pfs volume set photos trash_removed=7d
       p2pfs volume set scratch trash_removed=0 trash_expired=0
+      p2pfs volume set photos distribution=swarm
     """
     from p2pfs.cli import connect
 
@@ -152,14 +164,15 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
             click.echo(f"{key:18} {_shown(key, value)}")
 
 
-def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, float]:
+def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
     """By their names on the wire. Raises UserError."""
-    values = {}
+    values: dict[str, Any] = {}
     for text in given:
         name, separator, value = text.partition("=")
-        if not separator or name not in ("trash_removed", "trash_expired"):
-            raise UserError(f"“{text}” cannot be set: write trash_removed=24h or trash_expired=7d", exitcodes.USAGE)
-        values[f"{name}_s"] = float(parse_setting(name, value))
+        if not separator or name not in _CHANGEABLE:
+            raise UserError(f"“{text}” cannot be set: write one of {', '.join(_CHANGEABLE.values())}", exitcodes.USAGE)
+        parsed = parse_setting(name, value)
+        values[name if isinstance(parsed, str) else f"{name}_s"] = parsed
     return values
 
 
@@ -230,4 +243,5 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
         "trash_expired_s": volume.trash_expired_s,
         "trash_files": volume.trash_files,
         "trash_bytes": volume.trash_bytes,
+        "distribution": volume.distribution,
     }

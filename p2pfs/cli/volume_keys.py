@@ -41,6 +41,7 @@ def create(
     owner: tuple[int, int],
     time_ns: int,
     trash_s: tuple[float, float] = (86400.0, 7 * 86400.0),
+    distribution: str = "auto",
     recovery_file: Path | None = None,
 ) -> MadeVolume:
     """Make a volume with a passphrase slot and a recovery slot; `owner` is (uid, gid) of its root directory,
@@ -72,6 +73,7 @@ def create(
         dedup=dedup,
         trash_removed_s=trash_s[0],
         trash_expired_s=trash_s[1],
+        distribution=distribution,
     )
     # The phrase is safe before the volume exists: a volume that only a forgotten passphrase opens would be worse than
     # a phrase for nothing.

@@ -17,7 +17,7 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes FROM volume"
+    " trash_expired_s, trash_inodes, trash_bytes, distribution FROM volume"
 )
 
 
@@ -27,7 +27,8 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
         raise Misuse("a volume number has 63 bits")
     try:
         connection.execute(
-            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, 0, 0)",
+            "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
+            " bytes, trash_removed_s, trash_expired_s, distribution) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?)",
             (
                 message.volume,
                 message.name,
@@ -39,6 +40,7 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
                 ROOT_INODE + 1,
                 message.trash_removed_s,
                 message.trash_expired_s,
+                message.distribution,
             ),
         )
     except sqlite3.IntegrityError:
@@ -89,8 +91,8 @@ def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: Vol
     """Change what is not None; what is in the trash keeps its time. Raises NotFound."""
     connection.execute(
         "UPDATE volume SET trash_removed_s = coalesce(?, trash_removed_s),"
-        " trash_expired_s = coalesce(?, trash_expired_s) WHERE id = ?",
-        (settings.trash_removed_s, settings.trash_expired_s, volume_id),
+        " trash_expired_s = coalesce(?, trash_expired_s), distribution = coalesce(?, distribution) WHERE id = ?",
+        (settings.trash_removed_s, settings.trash_expired_s, settings.distribution, volume_id),
     )
     return volume(connection, volume_id)
 
@@ -136,4 +138,5 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         trash_expired_s=row[10],
         trash_files=row[11],
         trash_bytes=row[12],
+        distribution=row[13],
     )

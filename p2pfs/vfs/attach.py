@@ -37,7 +37,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, MIB, PoolId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, Distribution, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -235,7 +235,7 @@ async def attach(
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
-        store = await _store(home, settings, pool, places, space, copies, nursery)
+        store = await _store(home, settings, pool, info, places, space, copies, nursery)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -305,6 +305,7 @@ async def _store(
     home: NodeHome,
     settings: Settings,
     pool: Pool,
+    info: VolumeInfo,
     places: Places,
     space: ReservedSpace,
     copies: LateCopies,
@@ -312,9 +313,10 @@ async def _store(
 ) -> ChunkStore:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
+    known = info.distribution in list(Distribution)
     replicated = ReplicatedStore(
         peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=copies.late,
-        io_timeout_s=settings.io_timeout,
+        io_timeout_s=settings.io_timeout, distribution=Distribution(info.distribution if known else "auto"),
     )  # fmt: skip
     limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
     budget = settings.cache_size

@@ -39,6 +39,7 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     trash_expired_s: float = 0.0
     trash_files: int = 0  # inodes that only the trash keeps
     trash_bytes: int = 0
+    distribution: str = "auto"  # types.Distribution; a mount takes a word it does not know for "auto"
 
 
 class CreateVolume(msgspec.Struct, frozen=True):
@@ -57,6 +58,7 @@ class CreateVolume(msgspec.Struct, frozen=True):
     dedup: bool = True
     trash_removed_s: float = 86400.0
     trash_expired_s: float = 7 * 86400.0
+    distribution: str = "auto"
 
 
 class VolumeSettings(msgspec.Struct, frozen=True):
@@ -64,6 +66,7 @@ class VolumeSettings(msgspec.Struct, frozen=True):
 
     trash_removed_s: float | None = None
     trash_expired_s: float | None = None
+    distribution: str | None = None
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):
