@@ -18,7 +18,7 @@ from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
 from p2pfs.chunks.reading import Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
 from p2pfs.chunks.uplink import Uplink
-from p2pfs.chunks.writing import Destinations, Late, Load, Targets, WriteFlight
+from p2pfs.chunks.writing import Destinations, Late, Load, Made, Targets, WriteFlight
 from p2pfs.errors import Misuse, NotFound, PoolError, Unavailable
 from p2pfs.placement.candidates import candidates
 from p2pfs.placement.distribution import chosen
@@ -61,10 +61,13 @@ class ReplicatedStore:
         self._orders_of: tuple[PoolMap, int] | None = None
         self.standings = Standings(trio.current_time)
         self.uplink = Uplink(trio.current_time)
+        self.made = Made()
         self._distribution = distribution
         self._auto = Distribution.DIRECT
         self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery)
-        self._destinations = Destinations(peers, self._targets, self.standings, self.uplink, late, io_timeout_s)
+        self._destinations = Destinations(
+            peers, self._targets, self.standings, self.uplink, self.made, late, io_timeout_s
+        )
 
     async def put(
         self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None

@@ -42,6 +42,14 @@ class Targets:
     how: Distribution = Distribution.DIRECT
 
 
+@dataclass(slots=True)
+class Made:
+    """Copies that came about since the store was made."""
+
+    sent: int = 0
+    passed_on: int = 0  # by a peer to another
+
+
 @dataclass(frozen=True, slots=True)
 class Destinations:
     """What every PUT of a store shares."""
@@ -50,6 +58,7 @@ class Destinations:
     targets: Callable[[ChunkId], Targets]
     standings: Standings
     uplink: Uplink
+    made: Made
     late: Late | None
     io_timeout_s: float
 
@@ -272,10 +281,12 @@ class WriteFlight:
         load = self._load
         if step.sources:
             (receipt,) = await store.fetch(load.volume, load.chunk, load.size, step.sources, watch=attempt.watch)
+            self._to.made.passed_on += 1
             return receipt
         self._to.uplink.begin(attempt)
         try:
             (receipt,) = await store.put(load.volume, load.chunk, load.parts, watch=attempt.watch)
+            self._to.made.sent += 1
             return receipt
         finally:
             self._to.uplink.end(attempt)

@@ -77,6 +77,7 @@ class Attached:
     map: Callable[[], PoolMap]
     fetched_bytes: Callable[[], int]
     """Sealed bytes that came from peers, not from the disk cache."""
+    replicated: ReplicatedStore
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
     session: SessionId
@@ -235,7 +236,7 @@ async def attach(
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
-        store = await _store(home, settings, pool, info, places, space, copies, nursery)
+        store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -262,7 +263,9 @@ async def attach(
             holding.store = filesystem.recalled
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
-            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding, remote.session)
+            yield Attached(
+                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session
+            )
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
 
@@ -310,7 +313,7 @@ async def _store(
     space: ReservedSpace,
     copies: LateCopies,
     nursery: trio.Nursery,
-) -> ChunkStore:
+) -> tuple[ChunkStore, ReplicatedStore]:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
     known = info.distribution in list(Distribution)
@@ -323,8 +326,8 @@ async def _store(
     if budget is None:
         budget = min(CACHE_BYTES, _disk_bytes(home.path) // CACHE_SHARE)
     if not budget:
-        return limited
-    return await CachedStore.open(limited, home.path / "cache", budget=budget, nursery=nursery)
+        return limited, replicated
+    return await CachedStore.open(limited, home.path / "cache", budget=budget, nursery=nursery), replicated
 
 
 def _disk_bytes(path: Path) -> int:
