@@ -57,7 +57,7 @@ class Attempt:
     moved: int = 0
     moved_s: float = field(init=False)
     looked_s: float = field(init=False)
-    due_s: float = PATIENCE_S  # by then half of it must have moved
+    fair: float = math.inf  # bytes that must have moved by now, or half of all: more is asked of nobody
 
     def __post_init__(self) -> None:
         self.moved_s = self.looked_s = self.started_s
@@ -72,8 +72,9 @@ class Attempt:
         return now - self.moved_s
 
     def is_late(self, now: float) -> bool:
-        """Whether it is too slow to be waited for alone, though it moves: less than half has come when it was due."""
-        return now - self.started_s >= self.due_s and 2 * self.moved < self.size
+        """Whether it is too slow to be waited for alone, though it moves: after a second less than half has come,
+        and less than its share."""
+        return now - self.started_s >= PATIENCE_S and self.moved < min(self.size / 2, self.fair)
 
 
 @dataclass(slots=True)
@@ -209,7 +210,7 @@ class Standings:
         left_s = patience_s - attempt.quiet_s(now)
         if left_s < _NO_TIME_S or attempt.is_late(now):
             return None
-        verdict_s = attempt.started_s + attempt.due_s - now  # then it is known whether it is late
+        verdict_s = attempt.started_s + PATIENCE_S - now  # then it is known whether it is late
         return min(left_s, verdict_s) if verdict_s > _NO_TIME_S else left_s
 
     def take_probe(self, peers: Iterable[PeerNumber]) -> PeerNumber | None:

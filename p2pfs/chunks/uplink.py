@@ -5,16 +5,17 @@ which most of the PUTs end with nothing left to send says only that the uplink i
 peers, or this process, were.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
-from p2pfs.chunks.standing import PATIENCE_S, Attempt
+from p2pfs.chunks.standing import Attempt
 
 WINDOW_S: Final = 0.5
 """Shorter ones are not judged: what is in the buffers of the kernel would count for too much."""
 SEVERAL: Final = 2
 _SMOOTHING: Final = 0.5
-_SLACK: Final = 2.0
+_SLACK: Final = 0.25
 
 
 class Uplink:
@@ -42,13 +43,14 @@ class Uplink:
         del self._under_way[id(attempt)]
         self._moved += attempt.watch.moved()
 
-    def due_s(self) -> float:
-        """How long half of a PUT may take although it moves: longer where the uplink is slow, and full."""
+    def fair(self, attempt: Attempt) -> float:
+        """Bytes that a PUT must have moved by now, to be no slower than where the uplink is slow and full all are: a
+        quarter of what an equal share would be."""
         if self.rate is None:
             self._judge_if_due()
-        if not self.rate:
-            return PATIENCE_S
-        return max(PATIENCE_S, _SLACK * sum(attempt.size for attempt in self._under_way.values()) / self.rate)
+        if self.rate is None:
+            return math.inf
+        return _SLACK * self.rate * (self._now() - attempt.started_s) / max(1, len(self._under_way))
 
     def _open(self) -> None:
         self._since_s = self._now()

@@ -204,7 +204,7 @@ class WriteFlight:
         now = trio.current_time()
         for sending in self._sending.values():
             if now >= sending.patience_ends_s and not sending.overdue:
-                sending.attempt.due_s = self._to.uplink.due_s()
+                sending.attempt.fair = self._to.uplink.fair(sending.attempt)
                 more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s)
                 sending.overdue = more_s is None
                 sending.patience_ends_s = now + (more_s or 0.0)

@@ -1,7 +1,8 @@
 """Copies that peers pass on, in simulated time: what it costs the writer, and what it takes when peers fail."""
 
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from p2pfs.chunks.protocol import Released
 from p2pfs.chunks.replicated import ReplicatedStore
 from p2pfs.errors import Corrupt, Misuse, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.net.watch import Watch
-from p2pfs.types import Buffer, ChunkId, Distribution, PeerNumber, VolumeId
+from p2pfs.types import MIB, Buffer, ChunkId, Distribution, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import NewChunk
 
@@ -222,6 +223,123 @@ async def test_what_does_not_fit_its_name_is_refused_as_ever(
             pool.faults["put", number] = Fault(refuse=NoSpace("full"))
         with pytest.raises(NoSpace):
             await pool.write(sealed(3, 5000))
+
+
+@dataclass
+class Link:
+    """An uplink that all PUTs share, and peers that take only so much of it."""
+
+    rate: float
+    slow: dict[int, float] = field(default_factory=dict)
+    sending: int = 0
+
+    async def pass_on(self, peer: int, size: int, moved: Callable[[float], None]) -> None:
+        self.sending += 1
+        try:
+            while size > 0:
+                await trio.sleep(0.02)
+                step = 0.02 * min(self.rate / self.sending, self.slow.get(peer, math.inf))
+                moved(step)
+                size -= int(step)
+        finally:
+            self.sending -= 1
+
+
+class Far(Peer):
+    """A peer beyond such a link."""
+
+    link: Link
+    sent = 0
+
+    async def put(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        parts: Sequence[Buffer],
+        *,
+        released: Released | None = None,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        if watch is not None:  # not as a part of a fetch
+            self.sent += 1
+            total = 0.0
+
+            def moved(step: float) -> None:
+                nonlocal total
+                total += step
+
+            watch.follow(lambda: int(total))
+            await self.link.pass_on(self.peer, sum(map(len, parts)), moved)
+        return await super().put(volume, chunk, parts, released=released)
+
+
+@asynccontextmanager
+async def far_pool(how: Distribution, link: Link) -> AsyncIterator[tuple[ReplicatedStore, dict[PeerNumber, Far]]]:
+    peers = {PeerNumber(number): Far(PeerNumber(number)) for number in range(1, 9)}
+    for one in peers.values():
+        one.fellows, one.link = peers.get, link
+
+    async def locate(_volume: VolumeId, _chunk: ChunkId) -> list[PeerNumber]:
+        return []
+
+    current = pool_map(peers, replicas=3)
+    async with trio.open_nursery() as nursery:
+        store = ReplicatedStore(peers.get, map=lambda: current, locate=locate, nursery=nursery, distribution=how)
+        yield store, peers
+        nursery.cancel_scope.cancel()
+
+
+CHUNKS = [sealed(seed) for seed in range(24)]
+
+
+async def write_all(store: ReplicatedStore) -> float:
+    """Eight at once, as mounts do."""
+    began_s, left = trio.current_time(), iter(CHUNKS)
+
+    async def one_after_the_other() -> None:
+        for chunk in left:
+            await store.put(VOLUME, chunk.id, [chunk.data])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(one_after_the_other)
+    took_s = trio.current_time() - began_s
+    assert await store.settle(60)
+    return took_s
+
+
+@pytest.mark.parametrize("mib_per_s", [0.3, 1.2, 5, 100])
+async def test_a_slow_uplink_is_no_reason_to_send_anything_twice(
+    mib_per_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with far_pool(SWARM, Link(mib_per_s * MIB)) as (store, peers):
+        took_s = await write_all(store)
+        assert sum(peer.sent for peer in peers.values()) == len(CHUNKS)
+        assert took_s < 1.2 * len(CHUNKS) / mib_per_s + 1
+
+
+async def test_a_first_holder_that_takes_a_trickle_is_given_up_also_on_a_slow_uplink(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with far_pool(SWARM, Link(1.2 * MIB, {number: 2000.0 for number in (1, 2)})) as (store, peers):
+        took_s = await write_all(store)
+        assert took_s < 1.5 * len(CHUNKS) / 1.2
+        assert sum(peer.sent for peer in peers.values()) < 1.5 * len(CHUNKS)
+
+
+@pytest.mark.parametrize(("mib_per_s", "passed_on"), [(1.2, True), (100, False)])
+async def test_auto_finds_out_by_itself(
+    mib_per_s: float, passed_on: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with far_pool(Distribution.AUTO, Link(mib_per_s * MIB)) as (store, peers):
+        await write_all(store)
+        await write_all(store)
+        sent = sum(peer.sent for peer in peers.values())
+        if passed_on:
+            assert sent <= 2 * len(CHUNKS) + 2 * 8  # the first eight went to all
+            assert store.uplink.rate == pytest.approx(mib_per_s * MIB, rel=0.1)
+        else:
+            assert (sent, store.made.passed_on) == (3 * 2 * len(CHUNKS), 0)
 
 
 FAULTS = st.sampled_from([DEAD, HUNG, GONE, LIES, Fault(delay_s=0.4), Fault(refuse=Corrupt("damaged"))])

@@ -1,10 +1,11 @@
 """The uplink measured from PUTs that are made anyway."""
 
+import math
 from dataclasses import dataclass, field
 
 import pytest
 
-from p2pfs.chunks.standing import PATIENCE_S, Attempt
+from p2pfs.chunks.standing import Attempt
 from p2pfs.chunks.uplink import SEVERAL, WINDOW_S, Uplink
 from p2pfs.net.watch import Watch
 from p2pfs.types import MIB, PeerNumber
@@ -113,15 +114,17 @@ def test_what_nobody_counts_on_any_more_holds_nothing_up() -> None:
     assert link.uplink.rate is None
 
 
-def test_more_time_is_due_where_the_uplink_is_slow_and_full() -> None:
+def test_less_is_asked_of_a_put_where_the_uplink_is_slow_and_full() -> None:
     link = Link()
-    assert link.uplink.due_s() == PATIENCE_S
-    attempts = [link.put() for _ in range(8)]
+    assert link.uplink.fair(link.put()) == math.inf
+    attempts = [link.put() for _ in range(7)]
     for attempt in attempts:
-        link.move(attempt, MIB // 8)
+        link.move(attempt, MIB // 7)
     link.now += 1
-    assert link.uplink.due_s() == pytest.approx(16, rel=0.01)  # at a MiB a second, with twice the time
-    assert link.uplink.rate == MIB
+    assert link.uplink.fair(attempts[0]) == pytest.approx(MIB / 8 / 4, rel=0.01)
+    link.now += 1
+    link.move(attempts[0], MIB)
+    assert link.uplink.fair(attempts[0]) == pytest.approx(MIB / 8 / 2, rel=0.01)
     for attempt in attempts[1:]:
         link.uplink.end(attempt)
-    assert link.uplink.due_s() == pytest.approx(2, rel=0.01)
+    assert link.uplink.fair(attempts[0]) == pytest.approx(MIB / 4, rel=0.01)
