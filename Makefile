@@ -31,7 +31,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-scale bench-search install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -98,6 +98,11 @@ bench-link: $(STAMPS)/run ## how full a pool keeps one 100 Mbit/s link, both way
 	@packaging/system-packages iproute2 util-linux
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/link.py --out $(BENCH_OUT) $(LINK_FLAGS)
+
+bench-swarm: $(STAMPS)/run ## what 2, 3 and 8 copies cost a mount with a thin uplink (root; SWARM_FLAGS="--copies 3 --size 8")
+	@packaging/system-packages iproute2 util-linux
+	@mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/swarm.py --out $(BENCH_OUT) $(SWARM_FLAGS)
 
 bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 GiB of disk, a few minutes)
 	@mkdir -p $(BENCH_OUT)

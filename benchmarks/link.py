@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from comparison import markdown, verdict
 from pool import COMMAND, MIB, Pool, said
@@ -87,7 +87,15 @@ class FarPool(Pool):
     _PROGRAM = f"from p2pfs.cli import demo_plan, main; demo_plan.HOST = {FAR_ADDRESS!r}; main.main()"
 
     def p2pfs(self, *arguments: str) -> str:
-        return said(*_entering(FAR), sys.executable, "-c", self._PROGRAM, *arguments)
+        return said(*self._command(*arguments))
+
+    def status(self) -> dict[str, Any]:
+        """What the pool counts, whatever it thinks of its health."""
+        command = self._command("status", "--json", "--home", str(self.root / "mount"))
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [*_entering(FAR), sys.executable, "-c", self._PROGRAM, *arguments]
 
     def remount(self) -> None:
         """At the near end, with every cache empty."""
@@ -102,10 +110,13 @@ class FarPool(Pool):
         said(*_entering(NEAR), *COMMAND, "mount", "-d", "demo", str(self.mount), *words)
 
 
+P = TypeVar("P", bound=FarPool)
+
+
 @contextlib.contextmanager
-def linked(root: Path, mbit: int) -> Iterator[tuple[Link, FarPool]]:
-    """A pool and its mount, for the block."""
-    link, pool = Link(mbit), FarPool(root)
+def linked(root: Path, mbit: int, pool: P) -> Iterator[tuple[Link, P]]:
+    """A pool below `root` and its mount, for the block."""
+    link = Link(mbit)
     try:
         with undisturbed():
             link.up()
@@ -132,7 +143,7 @@ def run(link: Link, pool: FarPool, size: int) -> dict[str, Any]:
         os.fsync(file.fileno())
     written_s = time.monotonic() - began
     wire_bytes = link.counted_bytes()[0] - sent
-    # One of two copies, should peers once pass chunks on to each other.
+    # One of two copies where peers pass chunks on to each other.
     copies = COPIES if wire_bytes > (COPIES - 0.5) * size * MIB else 1
     up = _figures(link, copies * size * MIB, written_s, wire_bytes) | {"mib_per_s": size / written_s}
     pool.remount()
@@ -182,7 +193,7 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="p2pfs-link-", dir=arguments.out)).resolve()
     end_on_sigterm()
     try:
-        with linked(root, arguments.mbit) as (link, pool):
+        with linked(root, arguments.mbit, FarPool(root)) as (link, pool):
             runs = [run(link, pool, arguments.size) for _ in range(arguments.runs)]
     except KeyboardInterrupt:
         return 130

@@ -88,6 +88,19 @@ NODE_ROLES: Final = frozenset(Role) - {Role.RECOVERY}
 """What a node can be."""
 
 
+class Distribution(enum.StrEnum):
+    """How a volume's chunks get to their peers (`p2pfs.placement.distribution`)."""
+
+    AUTO = "auto"  # DIRECT or SWARM, as the writer's uplink wants it
+    DIRECT = "direct"
+    RELAY = "relay"
+    SWARM = "swarm"
+
+
+MOST_SOURCES: Final = 4
+"""Peers that a client names to another to take a chunk from."""
+
+
 class PeerState(enum.StrEnum):
     """A peer as the coordinator sees it; `p2pfs.coordinator.liveness` draws how one becomes another."""
 

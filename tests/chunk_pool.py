@@ -23,6 +23,7 @@ from p2pfs.wire.chunks import Token, token_message
 from p2pfs.wire.membership import PeerInfo, PoolMap
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd.app import PeerApp
+from p2pfs_peerd.fetches import Fetches
 from p2pfs_peerd.tokens import TokenBook
 
 
@@ -85,16 +86,18 @@ class ServingPeer:
     sender: Issued
     root: Path
     authority: TestAuthority
+    issued: Issued
+    fetches: Fetches
 
 
 @asynccontextmanager
 async def serving_peer(
-    tmp_path: Path, *, volume: VolumeId | None = None, capacity: int = GIB
+    tmp_path: Path, *, volume: VolumeId | None = None, capacity: int = GIB, authority: TestAuthority | None = None
 ) -> AsyncIterator[ServingPeer]:
     """Real TLS over loopback, real files; only the coordinator is missing."""
     from sealed import VOLUME
 
-    ca = make_ca(tmp_path)
+    ca = authority or make_ca(tmp_path)
     number = PeerNumber(1)
     peer, sender = ca.issue(roles=(Role.PEER,)), ca.issue(roles=(Role.CLIENT,))
     maker = TokenMaker(ca.pool, sender.node, (volume or VOLUME,))
@@ -103,12 +106,15 @@ async def serving_peer(
     root = tmp_path / "chunks"
     sign = ReceiptKey(ca.pool, number, bytes(32)).sign
     directory = await DirectoryStore.open(root, sign=sign, capacity=capacity)
-    server = Server(PEER_ROUTES, PeerApp(directory, tokens).handlers(), context=peer.server(), pool=ca.pool)
+    app = PeerApp(directory, tokens)
+    fetches = Fetches(app, tokens, number=number)
+    handlers = {**app.handlers(), **fetches.handlers()}
+    server = Server(PEER_ROUTES, handlers, context=peer.server(), pool=ca.pool)
     listeners = await open_listeners("127.0.0.1:0")
     endpoint = Endpoint(peer.node, Role.PEER, tuple(bound_addresses(listeners)))
     async with trio.open_nursery() as nursery, Client(sender.client(), ca.pool) as client:
         await nursery.start(server.serve, listeners)
         store = RemoteStore(client, endpoint, number, lambda peer, _size: maker.make(volume or VOLUME, peer))
-        yield ServingPeer(store, directory, client, endpoint, maker, sender, root, ca)
+        yield ServingPeer(store, directory, client, endpoint, maker, sender, root, ca, peer, fetches)
         await server.stop(1)
         nursery.cancel_scope.cancel()

@@ -40,10 +40,17 @@ class DemoPool:
     """One `p2pfs demo` below `root`, mounted at `mount`."""
 
     def __init__(
-        self, root: Path, *, peers: int = 3, settings: dict[str, str] | None = None, options: str = ""
+        self,
+        root: Path,
+        *,
+        peers: int = 3,
+        replicas: int = 2,
+        settings: dict[str, str] | None = None,
+        options: str = "",
     ) -> None:
         self.root = root / "pool"
         self.mount = root / "mnt"
+        self._replicas = replicas
         self._peers, self._settings, self._options = peers, settings or {}, options
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -69,7 +76,7 @@ class DemoPool:
         options = ["-o", self._options] if self._options else []
         self.p2pfs(
             "demo", "start", "--root", str(self.root), "--mount", str(self.mount),
-            "--peers", str(self._peers), "--replicas", "2", *options, *settings,
+            "--peers", str(self._peers), "--replicas", str(self._replicas), *options, *settings,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -198,10 +205,10 @@ def drop_kernel_caches() -> None:
 
 @contextlib.contextmanager
 def demo_pool(
-    root: Path, *, peers: int = 3, settings: dict[str, str] | None = None, options: str = ""
+    root: Path, *, peers: int = 3, replicas: int = 2, settings: dict[str, str] | None = None, options: str = ""
 ) -> Iterator[DemoPool]:
     """A started pool that is stopped at the end, also when parts of it were killed or stopped by signals."""
-    pool = DemoPool(root, peers=peers, settings=settings, options=options)
+    pool = DemoPool(root, peers=peers, replicas=replicas, settings=settings, options=options)
     try:
         pool.start()
         yield pool

@@ -10,10 +10,10 @@ from typing import Any
 
 import trio
 
-from p2pfs.chunks.protocol import Asking, Blocks, Check, ChunkStore, Released
+from p2pfs.chunks.protocol import Asking, Blocks, Check, PeerStore, Released
 from p2pfs.errors import PoolError
 from p2pfs.net.watch import Watch
-from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 
@@ -30,7 +30,7 @@ class Fault:
 
 
 Plan = Callable[[str, VolumeId, ChunkId], Fault | None]
-"""("put" | "get" | "has" | "delete", volume, chunk) → what goes wrong."""
+"""("put" | "fetch" | "get" | "has" | "delete", volume, chunk) → what goes wrong."""
 
 
 class FaultyStore:
@@ -38,7 +38,7 @@ class FaultyStore:
 
     asks = False
 
-    def __init__(self, inner: ChunkStore, plan: Plan) -> None:
+    def __init__(self, inner: PeerStore, plan: Plan) -> None:
         self._inner = inner
         self.plan = plan
 
@@ -75,6 +75,20 @@ class FaultyStore:
         if check is not None:
             check(view)
         return view
+
+    async def fetch(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        sources: Sequence[PeerNumber],
+        *,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        fault = await self._before("fetch", volume, chunk, watch)
+        receipts = await self._inner.fetch(volume, chunk, size, sources)
+        _after(fault)
+        return receipts
 
     def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
         if not self.asks:

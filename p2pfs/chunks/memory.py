@@ -3,15 +3,15 @@
 Not for keeping data. It behaves like one peer: it verifies what it is given, numbers its PUTs, and can be made full.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.protocol import Asking, Blocks, Check, Released
+from p2pfs.chunks.protocol import Asking, Blocks, Check, PeerStore, Released
 from p2pfs.chunks.receipts import Sign, sign_for
-from p2pfs.errors import Corrupt, Misuse, NoSpace, NotFound
+from p2pfs.errors import Corrupt, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format import chunk as format_chunk
 from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
@@ -30,6 +30,8 @@ class MemoryStore:
         self.chunks: dict[_Key, bytearray] = {}
         """The sealed bytes; tests reach in here to damage them."""
         self.put_seqs: dict[_Key, int] = {}
+        self.fellows: Callable[[PeerNumber], PeerStore | None] = lambda _peer: None
+        """Whom this one can take chunks from."""
         self._sign = sign or sign_for(peer)
         self._last_seq = 0
 
@@ -90,6 +92,25 @@ class MemoryStore:
         if check is not None:
             check(view)
         return view
+
+    async def fetch(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        sources: Sequence[PeerNumber],
+        *,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        await trio.lowlevel.checkpoint()
+        for source in sources:
+            fellow = self.fellows(source)
+            try:
+                if fellow is not None:
+                    return await self.put(volume, chunk, [await fellow.get(volume, chunk, size, runs.whole(size))])
+            except (Unavailable, NotFound, Corrupt, Misuse):
+                continue
+        raise NotFound("no source gave the chunk")
 
     def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:
         return None

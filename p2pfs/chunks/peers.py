@@ -22,12 +22,14 @@ class PeerStores:
         *,
         unspent: Unspent | None = None,
         timeout_s: float = 30.0,
+        idle_s: float | None = None,
     ) -> None:
         self._client = client
         self._map = map
         self._tokens = tokens
         self._unspent = unspent
         self._timeout_s = timeout_s
+        self._idle_s = idle_s
         self._seen: PoolMap | None = None
         self._infos: dict[PeerNumber, PeerInfo] = {}
         self._stores: dict[PeerNumber, RemoteStore] = {}
@@ -45,7 +47,8 @@ class PeerStores:
         store = self._stores.get(number)
         if store is None or store.endpoint != endpoint:
             store = RemoteStore(
-                self._client, endpoint, number, self._tokens, unspent=self._unspent, timeout_s=self._timeout_s
-            )
+                self._client, endpoint, number, self._tokens,
+                unspent=self._unspent, timeout_s=self._timeout_s, idle_s=self._idle_s,
+            )  # fmt: skip
             self._stores[number] = store
         return store

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pfs.net.watch import Watch
-from p2pfs.types import Buffer, ChunkId, VolumeId
+from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 
 
@@ -113,6 +113,19 @@ class PeerStore(ChunkStore, Protocol):
         watch: Watch | None = None,
     ) -> memoryview:
         """As any store's."""
+        ...
+
+    async def fetch(
+        self,
+        volume: VolumeId,
+        chunk: ChunkId,
+        size: int,
+        sources: Sequence[PeerNumber],
+        *,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        """As a `put` of the chunk, which this peer takes from the first of `sources` that gives it. Raises NotFound
+        when none did, or when this peer cannot do that."""
         ...
 
     def ask(self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, watch: Watch) -> Asking | None:

@@ -18,7 +18,7 @@ from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
 from p2pfs.wire import codec
-from p2pfs.wire.chunks import RESERVATION_HEADER, Receipt, Token
+from p2pfs.wire.chunks import RESERVATION_HEADER, Fetch, Receipt, Token
 
 Tokens = Callable[[PeerNumber, int], Token | None]
 """(peer, sealed bytes) → a token with that much room left, now counted as used; None: treat the peer as full."""
@@ -67,45 +67,47 @@ class RemoteStore:
     ) -> list[Receipt]:
         try:
             size = runs.total_bytes(parts)
-            runs.expect_chunk(size)
-            token = self._tokens(self.peer, size)
-            if token is None:
-                raise NoSpace(f"no room is reserved on peer {self.peer}")
-            reply = await self._send(volume, chunk, parts, token, size, watch)
+            return await self._stored("PUT", _path(volume, chunk), parts, size, watch)
         finally:
             if released is not None:
                 released()
-        receipt = codec.decode(reply.body, Receipt)
-        if receipt.peer != self.peer:
-            raise Unavailable(f"peer {self.peer} answered with a receipt of peer {receipt.peer}")
-        return [receipt]
 
-    async def _send(
+    async def fetch(
         self,
         volume: VolumeId,
         chunk: ChunkId,
-        parts: Sequence[Buffer],
-        token: Token,
         size: int,
-        watch: Watch | None,
-    ) -> Reply:
+        sources: Sequence[PeerNumber],
+        *,
+        watch: Watch | None = None,
+    ) -> list[Receipt]:
+        body = codec.encode(Fetch(size, list(sources)))
+        return await self._stored("POST", f"{_path(volume, chunk)}/fetch", [body], size, watch)
+
+    async def _stored(
+        self, method: str, path: str, parts: Sequence[Buffer], size: int, watch: Watch | None
+    ) -> list[Receipt]:
+        """Have the peer store a chunk of `size`, under a token."""
+        runs.expect_chunk(size)
+        token = self._tokens(self.peer, size)
+        if token is None:
+            raise NoSpace(f"no room is reserved on peer {self.peer}")
         try:
-            return await self._client.request(
-                self.endpoint,
-                "PUT",
-                _path(volume, chunk),
-                parts=parts,
-                headers=(self._reservation(token),),
-                timeout_s=self._timeout_s,
-                idle_s=self._idle_s,
-                watch=watch,
-            )
-        except NoSpace:
+            reply = await self._client.request(
+                self.endpoint, method, path,
+                parts=parts, headers=(self._reservation(token),),
+                timeout_s=self._timeout_s, idle_s=self._idle_s, watch=watch,
+            )  # fmt: skip
+        except (NoSpace, NotFound):
             raise  # perhaps the peer counts more than we do: the token stays spent, and is replaced the sooner
         except BaseException:
             if self._unspent is not None:
                 self._unspent(self.peer, token, size)
             raise
+        receipt = codec.decode(reply.body, Receipt)
+        if receipt.peer != self.peer:
+            raise Unavailable(f"peer {self.peer} answered with a receipt of peer {receipt.peer}")
+        return [receipt]
 
     def _reservation(self, token: Token) -> tuple[str, str]:
         """The header for a token, which serves for many chunks."""

@@ -6,6 +6,7 @@ chunks.standing. Made by the composition of a mount; tasks run in the nursery it
 deadlines.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,15 +17,19 @@ from p2pfs.chunks import reading
 from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
 from p2pfs.chunks.reading import Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
-from p2pfs.chunks.writing import Destinations, Late, Load, Targets, WriteFlight
+from p2pfs.chunks.uplink import Uplink
+from p2pfs.chunks.writing import Destinations, Late, Load, Made, Targets, WriteFlight
 from p2pfs.errors import Misuse, NotFound, PoolError, Unavailable
 from p2pfs.placement.candidates import candidates
+from p2pfs.placement.distribution import chosen
 from p2pfs.placement.groups import group_of
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.placement.rendezvous import order
-from p2pfs.types import Buffer, ChunkId, GroupId, PeerNumber, VolumeId
+from p2pfs.types import KIB, Buffer, ChunkId, Distribution, GroupId, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import PoolMap
+
+log = logging.getLogger(__name__)
 
 _ORDERS_KEPT: Final = 4096
 
@@ -42,6 +47,7 @@ class ReplicatedStore:
         refresh: Locate | None = None,
         late: Late | None = None,
         io_timeout_s: float = 30.0,
+        distribution: Distribution = Distribution.DIRECT,
     ) -> None:
         """`locate` says where copies are as far as known, `refresh` (the same, if not given) asks again; `late` takes
         receipts that came after `put` had returned."""
@@ -54,8 +60,14 @@ class ReplicatedStore:
         self._states: Mapping[PeerNumber, str] = {}
         self._orders_of: tuple[PoolMap, int] | None = None
         self.standings = Standings(trio.current_time)
+        self.uplink = Uplink(trio.current_time)
+        self.made = Made()
+        self._distribution = distribution
+        self._auto = Distribution.DIRECT
         self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery)
-        self._destinations = Destinations(peers, self._targets, self.standings, late, io_timeout_s)
+        self._destinations = Destinations(
+            peers, self._targets, self.standings, self.uplink, self.made, late, io_timeout_s
+        )
 
     async def put(
         self, volume: VolumeId, chunk: ChunkId, parts: Sequence[Buffer], *, released: Released | None = None
@@ -127,7 +139,17 @@ class ReplicatedStore:
             if len(self._orders) > _ORDERS_KEPT:
                 del self._orders[next(iter(self._orders))]
         replicas, min_replicas = copies_wanted(pool)
-        return Targets(placed, self._states, replicas, min_replicas)
+        return Targets(placed, self._states, replicas, min_replicas, self._how(replicas))
+
+    def _how(self, copies: int) -> Distribution:
+        """How chunks get to their peers now."""
+        if self._distribution is not Distribution.AUTO:
+            return self._distribution
+        how = chosen(self._auto, self.uplink.rate, copies)
+        if how is not self._auto:
+            log.info("an uplink of %.0f KiB/s: copies are made %s from now on", (self.uplink.rate or 0) / KIB, how)
+            self._auto = how
+        return how
 
     def _current_states(self) -> Mapping[PeerNumber, str]:
         self._current_map()

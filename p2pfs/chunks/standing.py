@@ -57,6 +57,7 @@ class Attempt:
     moved: int = 0
     moved_s: float = field(init=False)
     looked_s: float = field(init=False)
+    fair: float = math.inf  # bytes that must have moved by now, or half of all: more is asked of nobody
 
     def __post_init__(self) -> None:
         self.moved_s = self.looked_s = self.started_s
@@ -71,8 +72,9 @@ class Attempt:
         return now - self.moved_s
 
     def is_late(self, now: float) -> bool:
-        """Whether it is too slow to be waited for alone, though it moves: less than half has come in a second."""
-        return now - self.started_s >= PATIENCE_S and 2 * self.moved < self.size
+        """Whether it is too slow to be waited for alone, though it moves: after a second less than half has come,
+        and less than its share."""
+        return now - self.started_s >= PATIENCE_S and self.moved < min(self.size / 2, self.fair)
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Standing:
     silent_since_s: float | None = None
     probed_s: float = -math.inf
     distrusted_until_s: float = -math.inf
+    unhelpful_until_s: float = -math.inf
 
 
 class Standings:
@@ -175,6 +178,11 @@ class Standings:
         """It gave bytes that do not open, or had not got what it is said to hold, while another peer had it."""
         self.of(peer).distrusted_until_s = self._now() + DISTRUST_S
 
+    def gave_nothing(self, peer: PeerNumber) -> None:
+        """Another peer, told to take a chunk from this one, got nothing, it says. That may be the other's fault, or a
+        lie: it decides only whom to count on first."""
+        self.of(peer).unhelpful_until_s = self._now() + DISTRUST_S
+
     def _end(self, attempt: Attempt) -> Standing:
         standing = self.of(attempt.peer)
         if attempt in standing.attempts:
@@ -189,6 +197,11 @@ class Standings:
         if standing.silent_since_s is not None:
             return True
         return bool(standing.attempts) and standing.attempts[0].quiet_s(self._now()) >= PATIENCE_S
+
+    def unhelpful(self, peers: Iterable[PeerNumber]) -> set[PeerNumber]:
+        """Those that lately gave others nothing."""
+        now = self._now()
+        return {peer for peer in peers if self.of(peer).unhelpful_until_s > now}
 
     def look_again_s(self, attempt: Attempt, patience_s: float) -> float | None:
         """An attempt took longer than usual: how long to go on waiting for it alone, because it moves; None if it has

@@ -17,9 +17,11 @@ import trio
 from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import PeerStore, Released
 from p2pfs.chunks.standing import Attempt, Standings
-from p2pfs.errors import Denied, NoSpace, PoolError, Unavailable
+from p2pfs.chunks.uplink import Uplink
+from p2pfs.errors import Denied, NoSpace, NotFound, PoolError, Unavailable
+from p2pfs.placement.distribution import Progress, Step, next_steps
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId
+from p2pfs.types import Buffer, ChunkId, Distribution, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import NewChunk
 
@@ -37,6 +39,15 @@ class Targets:
     states: Mapping[PeerNumber, str]
     replicas: int
     min_replicas: int
+    how: Distribution = Distribution.DIRECT
+
+
+@dataclass(slots=True)
+class Made:
+    """Copies that came about since the store was made."""
+
+    sent: int = 0
+    passed_on: int = 0  # by a peer to another
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,8 @@ class Destinations:
     peers: Callable[[PeerNumber], PeerStore | None]
     targets: Callable[[ChunkId], Targets]
     standings: Standings
+    uplink: Uplink
+    made: Made
     late: Late | None
     io_timeout_s: float
 
@@ -63,9 +76,10 @@ class Load:
 
 @dataclass(slots=True)
 class _Sending:
-    """A PUT under way to one peer."""
+    """A PUT under way to one peer, or a fetch by it."""
 
     attempt: Attempt
+    step: Step
     patience_s: float
     patience_ends_s: float
     overdue: bool = False
@@ -80,6 +94,7 @@ class WriteFlight:
         self._targets = to.targets(load.chunk)
         self._sending: dict[PeerNumber, _Sending] = {}
         self._refused: dict[PeerNumber, PoolError] = {}
+        self._unserved: dict[PeerNumber, set[PeerNumber]] = {}  # by whom: sources that gave it nothing
         self._receipts: dict[PeerNumber, Receipt] = {}
         self._answer: list[Receipt] | PoolError | None = None
         self._answered = trio.Event()
@@ -116,15 +131,27 @@ class WriteFlight:
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
-    def _next_peers(self) -> list[PeerNumber]:
-        """Whom to send to now: as many as are missing, not counting those that are overdue."""
-        patient = sum(not sending.overdue for sending in self._sending.values())
-        missing = self._targets.replicas - len(self._receipts) - patient
+    def _next_steps(self) -> list[Step]:
+        """What to begin now: copies for as many as are missing, not counting those that are overdue."""
+        patient = [sending.step for sending in self._sending.values() if not sending.overdue]
+        missing = self._targets.replicas - len(self._receipts) - len(patient)
         if missing <= 0:
             return []
         tried = self._sending.keys() | self._refused.keys() | self._receipts.keys()
         order = self._to.standings.write_order(self._targets.order, self._targets.states)
-        return [peer for peer in order if peer not in tried][:missing]
+        targets = [peer for peer in order if peer not in tried][:missing]
+        overdue = (sending.step for sending in self._sending.values() if sending.overdue)
+        return next_steps(
+            self._targets.how,
+            targets,
+            Progress(
+                holders=list(self._receipts),
+                under_way=patient,
+                stuck={source for step in overdue for source in step.sources[:1]},
+                unserved=self._unserved,
+                doubtful=self._to.standings.unhelpful(order),
+            ),
+        )
 
     def _failure(self) -> PoolError | None:
         """Nobody is left to try: why it is hopeless, or None if waiting may help."""
@@ -161,8 +188,8 @@ class WriteFlight:
     async def _drive(self, nursery: trio.Nursery) -> None:
         pauses = backoff(0.25, 2.0)
         while True:
-            for peer in self._next_peers():
-                self._start(peer, nursery)
+            for step in self._next_steps():
+                self._start(step, nursery)
             if self._is_over():
                 return
             if self._sending:
@@ -177,9 +204,12 @@ class WriteFlight:
         now = trio.current_time()
         for sending in self._sending.values():
             if now >= sending.patience_ends_s and not sending.overdue:
+                sending.attempt.fair = self._to.uplink.fair(sending.attempt)
                 more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s)
                 sending.overdue = more_s is None
                 sending.patience_ends_s = now + (more_s or 0.0)
+                if sending.overdue:
+                    self._to.uplink.end(sending.attempt)
 
     async def _recover(self, pauses: Iterator[float]) -> bool:
         """Everybody was tried. Once the caller has his answer that is the end; before, members that are away or full
@@ -192,17 +222,23 @@ class WriteFlight:
             return False
         await trio.sleep(min(next(pauses), max(0.0, self._progress_s + self._to.io_timeout_s - trio.current_time())))
         self._refused.clear()
+        self._unserved.clear()
         self._targets = self._to.targets(self._load.chunk)
         return True
 
-    def _start(self, peer: PeerNumber, nursery: trio.Nursery) -> None:
-        patience_s = self._to.standings.write_patience_s(peer)
-        attempt = self._to.standings.begin(peer, self._load.size)
-        self._sending[peer] = _Sending(attempt, patience_s, trio.current_time() + patience_s)
-        nursery.start_soon(self._put, attempt)
+    def _start(self, step: Step, nursery: trio.Nursery) -> None:
+        patience_s = self._to.standings.write_patience_s(step.target)
+        # What a fetch moves, its source sends; here nothing is seen of it before the receipt.
+        attempt = self._to.standings.begin(step.target, 0 if step.sources else self._load.size)
+        self._sending[step.target] = _Sending(attempt, step, patience_s, trio.current_time() + patience_s)
+        nursery.start_soon(self._store, attempt, step)
 
     def _take_in(self, peer: PeerNumber, outcome: Receipt | PoolError) -> None:
-        del self._sending[peer]
+        step = self._sending.pop(peer).step
+        if isinstance(outcome, NotFound) and step.sources:
+            self._to.standings.gave_nothing(step.sources[0])
+            self._unserved.setdefault(peer, set()).update(step.sources)
+            return
         if isinstance(outcome, PoolError):
             self._refused[peer] = outcome
             return
@@ -220,16 +256,15 @@ class WriteFlight:
         self._ends_s = now + min(max(GRACE_S, 3 * (now - self._started_s)), self._to.io_timeout_s)
         self._answered.set()
 
-    async def _put(self, attempt: Attempt) -> None:
-        """One PUT to one peer; its outcome goes to the flight and to the peer's standing."""
-        standings, load, peer = self._to.standings, self._load, attempt.peer
+    async def _store(self, attempt: Attempt, step: Step) -> None:
+        """One copy on one peer; its outcome goes to the flight and to the peer's standing."""
+        standings, peer = self._to.standings, attempt.peer
         outcome: Receipt | PoolError
         try:
             store = self._to.peers(peer)
             if store is None:
                 raise Unavailable(f"the pool does not know peer {peer}")
-            receipts = await store.put(load.volume, load.chunk, load.parts, watch=attempt.watch)
-            outcome = receipts[0]
+            outcome = await self._copied(store, attempt, step)
             standings.wrote(attempt)
         except Unavailable as error:
             standings.failed(attempt)
@@ -241,3 +276,17 @@ class WriteFlight:
             standings.dropped(attempt)
             raise
         self._outcomes.add(peer, outcome)
+
+    async def _copied(self, store: PeerStore, attempt: Attempt, step: Step) -> Receipt:
+        load = self._load
+        if step.sources:
+            (receipt,) = await store.fetch(load.volume, load.chunk, load.size, step.sources, watch=attempt.watch)
+            self._to.made.passed_on += 1
+            return receipt
+        self._to.uplink.begin(attempt)
+        try:
+            (receipt,) = await store.put(load.volume, load.chunk, load.parts, watch=attempt.watch)
+            self._to.made.sent += 1
+            return receipt
+        finally:
+            self._to.uplink.end(attempt)

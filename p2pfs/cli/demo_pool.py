@@ -246,14 +246,11 @@ class DemoPool:
         if not self.passphrase_path.exists():
             write_durably(self.passphrase_path, f"{secrets.token_urlsafe(18)}\n".encode(), 0o600)
         phrase = self.passphrase_path.read_text(encoding="ascii").strip()
-        settings = load(self.root, self.plan.settings)
         made = volume_keys.create(
             self.mount_home,
             VOLUME,
             lambda: phrase,
-            small_file_bytes=settings.small_file,
-            trash_s=(settings.trash_removed, settings.trash_expired),
-            dedup=settings.dedup,
+            settings=load(self.root, self.plan.settings),
             owner=(os.geteuid(), os.getegid()),
             time_ns=time.time_ns(),
         )

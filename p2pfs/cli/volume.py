@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,6 +18,15 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
+
+_CHANGEABLE: Final = {
+    "trash_removed": "trash_removed=24h",
+    "trash_expired": "trash_expired=7d",
+    "distribution": "distribution=swarm",
+    "index_names": "index_names=on",
+    "index_prefixes": "index_prefixes=on",
+}
+"""Settings of a volume that there is, each with how it is written."""
 
 
 @click.group("volume")
@@ -54,7 +63,8 @@ def create(
     """Make a volume. Its keys are made here and leave this machine only wrapped by your passphrase.
 
     The recovery phrase is shown once and kept nowhere: it opens the volume when the passphrase is forgotten. Without
-    both, nobody can read the volume any more. Settings: small_file, dedup, trash_removed, trash_expired.
+    both, nobody can read the volume any more. Settings: small_file, dedup, trash_removed, trash_expired,
+    distribution, index_names, index_prefixes.
 
     \b
     Examples:
@@ -69,9 +79,7 @@ def create(
         home,
         name,
         source,
-        small_file_bytes=settings.small_file,
-        dedup=settings.dedup,
-        trash_s=(settings.trash_removed, settings.trash_expired),
+        settings=settings,
         owner=(os.geteuid(), os.getegid()),
         time_ns=time.time_ns(),
         recovery_file=recovery_file,
@@ -132,7 +140,8 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
 @json_option
 def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: bool) -> None:
     """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
-    brought back. 0 turns the trash off; what is in it keeps its time.
+    brought back. 0 turns the trash off; what is in it keeps its time. distribution, for mounts from their next start:
+    direct sends every copy from the mount; relay and swarm send one, which peers pass on; auto goes by the uplink.
 
     index_names=on makes the words of names searchable, index_prefixes=on the beginnings of words: what is named or
     tagged from the next mount on, and the rest with `p2pfs tag --reindex`. Both show the coordinator more.
@@ -142,6 +151,7 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
       p2pfs volume set photos trash_removed=7d
       p2pfs volume set scratch trash_removed=0 trash_expired=0
       p2pfs volume set photos index_names=on
+      p2pfs volume set photos distribution=swarm
     """
     from p2pfs.cli import connect
 
@@ -162,16 +172,10 @@ def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for text in given:
         name, separator, value = text.partition("=")
-        if separator and name in ("trash_removed", "trash_expired"):
-            values[f"{name}_s"] = float(parse_setting(name, value))
-        elif name in ("index_names", "index_prefixes") and value in ("on", "off"):
-            values[name] = value == "on"
-        else:
-            raise UserError(
-                f"“{text}” cannot be set: write trash_removed=24h, trash_expired=7d, index_names=on or"
-                " index_prefixes=off",
-                exitcodes.USAGE,
-            )
+        if not separator or name not in _CHANGEABLE:
+            raise UserError(f"“{text}” cannot be set: write one of {', '.join(_CHANGEABLE.values())}", exitcodes.USAGE)
+        parsed = parse_setting(name, value)
+        values[f"{name}_s" if isinstance(parsed, float) else name] = parsed
     return values
 
 
@@ -246,4 +250,5 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
         "trash_bytes": volume.trash_bytes,
         "index_names": volume.index_names,
         "index_prefixes": volume.index_prefixes,
+        "distribution": volume.distribution,
     }

@@ -12,6 +12,7 @@ from p2pfs.errors import UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.runtime import process
+from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs.attach import Pool, pin
@@ -36,15 +37,12 @@ def create(
     name: str,
     passphrase: Passphrase,
     *,
-    small_file_bytes: int,
-    dedup: bool,
+    settings: Settings,
     owner: tuple[int, int],
     time_ns: int,
-    trash_s: tuple[float, float] = (86400.0, 7 * 86400.0),
     recovery_file: Path | None = None,
 ) -> MadeVolume:
-    """Make a volume with a passphrase slot and a recovery slot; `owner` is (uid, gid) of its root directory,
-    `trash_s` how long what is (removed, expired) can be brought back.
+    """Make a volume with a passphrase slot and a recovery slot; `owner` is (uid, gid) of its root directory.
 
     Raises:
         UserError: The name cannot be used, or the recovery file exists.
@@ -68,11 +66,14 @@ def create(
         root_uid=owner[0],
         root_gid=owner[1],
         time_ns=time_ns,
-        small_file_bytes=small_file_bytes,
-        dedup=dedup,
-        trash_removed_s=trash_s[0],
-        trash_expired_s=trash_s[1],
+        small_file_bytes=settings.small_file,
+        dedup=settings.dedup,
+        trash_removed_s=settings.trash_removed,
+        trash_expired_s=settings.trash_expired,
         slot_guard=keys.guard_hash(sub_keys.guard),
+        distribution=settings.distribution,
+        index_names=settings.index_names,
+        index_prefixes=settings.index_prefixes,
     )
     # The phrase is safe before the volume exists: a volume that only a forgotten passphrase opens would be worse than
     # a phrase for nothing.

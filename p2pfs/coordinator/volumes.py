@@ -16,7 +16,7 @@ from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
-from p2pfs.types import KIB, Role, VolumeId, head_limit
+from p2pfs.types import KIB, Distribution, Role, VolumeId, head_limit
 from p2pfs.wire.volumes import (
     MAX_NAME_LETTERS,
     ChangeSlots,
@@ -99,6 +99,7 @@ class Volumes:
     async def configure(self, volume: VolumeId, settings: VolumeSettings) -> VolumeInfo:
         """Change what a volume's owner can change. Raises Invalid."""
         check_delays(settings.trash_removed_s, settings.trash_expired_s)
+        check_distribution(settings.distribution)
         return await self._database.write(lambda connection: rows.configure(connection, volume, settings))
 
     def require_member(self, identity: Identity, volume: VolumeId) -> None:
@@ -140,6 +141,7 @@ def check(message: CreateVolume) -> None:
     if not 0 <= message.small_file_bytes <= 256 * KIB:
         raise Invalid("small files have at most 256 KiB")
     check_delays(message.trash_removed_s, message.trash_expired_s)
+    check_distribution(message.distribution)
 
 
 def check_slots(slots: Sequence[KeySlot]) -> None:
@@ -152,3 +154,9 @@ def check_delays(*delays: float | None) -> None:
     """Raises Invalid."""
     if not all(delay is None or 0 <= delay <= MAX_DELAY_S for delay in delays):
         raise Invalid("trash is kept for up to a hundred years, and 0 keeps none")
+
+
+def check_distribution(word: str | None) -> None:
+    """Raises Invalid."""
+    if word is not None and word not in list(Distribution):
+        raise Invalid(f"chunks are distributed in one of these ways: {', '.join(Distribution)}")

@@ -11,6 +11,7 @@ from typing import Final
 from p2pfs.errors import Corrupt
 from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import SEARCH
+from p2pfs.meta.schema_swarm import SWARM
 
 APPLICATION_ID: Final = 0x70327066
 """`PRAGMA application_id`: "p2pf"; another program's database is refused."""
@@ -354,6 +355,7 @@ MIGRATIONS: Final = (
     _LEASES,
     KEYS,
     SEARCH,
+    SWARM,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from p2pfs.errors import Exists, Misuse, NotFound
 from p2pfs.meta import key_slots
 from p2pfs.meta.schema import EVERYTHING
@@ -18,7 +20,7 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes FROM volume"
+    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes, distribution FROM volume"
 )
 
 
@@ -29,7 +31,8 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
     try:
         connection.execute(
             "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
-            " bytes, trash_removed_s, trash_expired_s, slot_guard) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?)",
+            " bytes, trash_removed_s, trash_expired_s, slot_guard, distribution, index_names,"
+            " index_prefixes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?)",
             (
                 message.volume,
                 message.name,
@@ -42,6 +45,9 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
                 message.trash_removed_s,
                 message.trash_expired_s,
                 message.slot_guard or None,
+                message.distribution,
+                message.index_names,
+                message.index_prefixes,
             ),
         )
     except sqlite3.IntegrityError:
@@ -86,19 +92,11 @@ def volumes(connection: sqlite3.Connection, owner: str | None = None) -> list[Vo
 
 
 def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: VolumeSettings) -> VolumeInfo:
-    """Change what is not None; what is in the trash keeps its time. Raises NotFound."""
-    connection.execute(
-        "UPDATE volume SET trash_removed_s = coalesce(?, trash_removed_s),"
-        " trash_expired_s = coalesce(?, trash_expired_s), index_names = coalesce(?, index_names),"
-        " index_prefixes = coalesce(?, index_prefixes) WHERE id = ?",
-        (
-            settings.trash_removed_s,
-            settings.trash_expired_s,
-            settings.index_names,
-            settings.index_prefixes,
-            volume_id,
-        ),
-    )
+    """Change what is not None, each a column of its name; what is in the trash keeps its time. Raises NotFound."""
+    given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
+    if given:
+        columns = ", ".join(f"{key} = ?" for key in given)
+        connection.execute(f"UPDATE volume SET {columns} WHERE id = ?", (*given.values(), volume_id))
     return volume(connection, volume_id)
 
 
@@ -139,4 +137,5 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         trash_bytes=row[12],
         index_names=bool(row[13]),
         index_prefixes=bool(row[14]),
+        distribution=row[15],
     )

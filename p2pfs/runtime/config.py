@@ -15,7 +15,7 @@ import msgspec
 
 from p2pfs.errors import Invalid, Unavailable
 from p2pfs.runtime.sizes import format_duration, format_size, parse_duration, parse_size
-from p2pfs.types import GIB, KIB, MIB
+from p2pfs.types import GIB, KIB, MIB, Distribution
 
 CONFIG_FILE: Final = "config.toml"
 
@@ -31,6 +31,7 @@ Text = Annotated[str, "text"]
 RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
 DurabilityMode = Annotated[str, "durability"]
+DistributionMode = Annotated[str, "distribution"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dedup: Switch = True
     trash_removed: Duration = 86400.0  # what is removed or replaced can be brought back for so long; 0: not at all
     trash_expired: Duration = 7 * 86400.0  # the same of what has expired
+    distribution: DistributionMode = "auto"  # "direct", "relay", "swarm": who sends the copies of a chunk
+    index_names: Switch = False  # the words of names can be searched for
+    index_prefixes: Switch = False  # and the beginnings of words
     # A mount.
     durability: DurabilityMode = "close"  # or "fsync": then only fsync waits for the pool; or "sync": every change does
     io_timeout: Duration = 30.0  # time without progress
@@ -146,6 +150,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
     "durability": _one_of("close", "fsync", "sync"),
+    "distribution": _one_of(*Distribution),
     "relay": _one_of("auto", "on", "off"),
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {

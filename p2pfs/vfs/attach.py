@@ -37,7 +37,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, MIB, PoolId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, Distribution, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -77,6 +77,7 @@ class Attached:
     map: Callable[[], PoolMap]
     fetched_bytes: Callable[[], int]
     """Sealed bytes that came from peers, not from the disk cache."""
+    replicated: ReplicatedStore
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
     session: SessionId
@@ -235,7 +236,7 @@ async def attach(
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
-        store = await _store(home, settings, pool, places, space, copies, nursery)
+        store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -263,7 +264,9 @@ async def attach(
             holding.store = filesystem.recalled
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
-            yield Attached(filesystem, info, lambda: pool.map, lambda: _fetched(store), holding, remote.session)
+            yield Attached(
+                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session
+            )
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
 
@@ -306,24 +309,26 @@ async def _store(
     home: NodeHome,
     settings: Settings,
     pool: Pool,
+    info: VolumeInfo,
     places: Places,
     space: ReservedSpace,
     copies: LateCopies,
     nursery: trio.Nursery,
-) -> ChunkStore:
+) -> tuple[ChunkStore, ReplicatedStore]:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
+    known = info.distribution in list(Distribution)
     replicated = ReplicatedStore(
         peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=copies.late,
-        io_timeout_s=settings.io_timeout,
+        io_timeout_s=settings.io_timeout, distribution=Distribution(info.distribution if known else "auto"),
     )  # fmt: skip
     limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
     budget = settings.cache_size
     if budget is None:
         budget = min(CACHE_BYTES, _disk_bytes(home.path) // CACHE_SHARE)
     if not budget:
-        return limited
-    return await CachedStore.open(limited, home.path / "cache", budget=budget, nursery=nursery)
+        return limited, replicated
+    return await CachedStore.open(limited, home.path / "cache", budget=budget, nursery=nursery), replicated
 
 
 def _disk_bytes(path: Path) -> int:

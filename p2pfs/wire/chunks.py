@@ -1,7 +1,8 @@
 """Chunk traffic on the wire: receipts and reservation tokens, with the exact bytes they authenticate.
 
 `PUT /volumes/{volume}/chunks/{id}` carries a token in the header `P2pfs-Reservation` (hexadecimal of its msgpack) and
-answers with a Receipt; `GET` takes a `Range` over the sealed bytes; both bodies are the sealed chunk itself.
+answers with a Receipt; so does `POST …/fetch`, which names peers to take the chunk from. `GET` takes a `Range` over the
+sealed bytes; the bodies of PUT and GET are the sealed chunk itself.
 """
 
 import re
@@ -22,6 +23,14 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
     peer: int
     put_seq: int  # rises with every PUT on that peer; a delete names the one it means
     mac: bytes  # 16 bytes: BLAKE3 keyed by the peer's receipt key over receipt_message()
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/chunks/{id}/fetch` → Receipt: take the chunk from a fellow peer, as if it had been PUT by
+    the caller, under the token in the same header. Raises NotFound when no source gave it."""
+
+    size: int  # sealed bytes
+    sources: list[int]  # peer numbers, 1 to types.MOST_SOURCES, the first asked first
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):

@@ -83,6 +83,7 @@ _RESTORING: Final = frozenset({Role.COORDINATOR, Role.RECOVERY})
 
 PEER_ROUTES: Final = (
     Route("put_chunk", "PUT", "/volumes/{volume}/chunks/{chunk}", _TRANSFER, body_limit=SEALED_CHUNK_BYTES),
+    Route("fetch_chunk", "POST", "/volumes/{volume}/chunks/{chunk}/fetch", _MOUNT, body_limit=KIB),
     Route("get_chunk", "GET", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("head_chunk", "HEAD", "/volumes/{volume}/chunks/{chunk}", _TRANSFER),
     Route("put_backup", "PUT", "/backups/{generation}/{number}", _COORDINATOR, body_limit=MAX_PART_BYTES),

@@ -41,6 +41,7 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     trash_bytes: int = 0
     index_names: bool = False  # mounts make the words of names searchable
     index_prefixes: bool = False  # and the beginnings of words
+    distribution: str = "auto"  # types.Distribution; a mount takes a word it does not know for "auto"
 
 
 class CreateVolume(msgspec.Struct, frozen=True):
@@ -60,6 +61,9 @@ class CreateVolume(msgspec.Struct, frozen=True):
     trash_removed_s: float = 86400.0
     trash_expired_s: float = 7 * 86400.0
     slot_guard: bytes = b""  # format.keys.guard_hash; empty: from an earlier version
+    distribution: str = "auto"
+    index_names: bool = False
+    index_prefixes: bool = False
 
 
 class VolumeSettings(msgspec.Struct, frozen=True):
@@ -69,6 +73,7 @@ class VolumeSettings(msgspec.Struct, frozen=True):
     trash_expired_s: float | None = None
     index_names: bool | None = None
     index_prefixes: bool | None = None
+    distribution: str | None = None
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):

@@ -58,10 +58,8 @@ class PeerApp:
 
     async def put(self, request: Request) -> Response:
         """Receive in place, hash on the way, store, sign."""
-        self._expect_open()
-        if self.is_leaving:
-            raise NoSpace("this peer is leaving the pool")
-        volume, chunk = _named(request)
+        self.expect_taking()
+        volume, chunk = named(request)
         size = request.content_length
         runs.expect_chunk(size)
         header = request.headers.get(RESERVATION_HEADER.lower())
@@ -77,7 +75,7 @@ class PeerApp:
     async def get(self, request: Request) -> Response:
         """The whole chunk, or the range asked for; only the blocks it touches are read and verified."""
         self._expect_open()
-        volume, chunk = _named(request)
+        volume, chunk = named(request)
         wanted = _range(request.headers.get("range"))
         most = BLOCKS_PER_CHUNK if wanted is None else min(BLOCKS_PER_CHUNK, runs.run_of(*wanted).count)
         lease = await self._budget.take(request.caller.node, most * SEALED_BLOCK_BYTES)
@@ -107,7 +105,7 @@ class PeerApp:
     async def head(self, request: Request) -> Response:
         """Whether the chunk is here, and its size; it is not read."""
         self._expect_open()
-        size = await self._store.size(*_named(request))
+        size = await self._store.size(*named(request))
         if size is None:
             raise NotFound("no such chunk here")
         return Response(failures.OK, content_type=_BYTES, length=size)
@@ -118,6 +116,12 @@ class PeerApp:
         return Response.of(
             {"capacity": usage.capacity, "used": usage.used, "trash": usage.trash, "chunks": usage.chunks}
         )
+
+    def expect_taking(self) -> None:
+        """Raises Unavailable or NoSpace unless new chunks are taken."""
+        self._expect_open()
+        if self.is_leaving:
+            raise NoSpace("this peer is leaving the pool")
 
     def _expect_open(self) -> None:
         if not self.is_open:
@@ -137,7 +141,7 @@ async def _receive(request: Request, first: memoryview, body: memoryview) -> Blo
     return hasher
 
 
-def _named(request: Request) -> tuple[VolumeId, ChunkId]:
+def named(request: Request) -> tuple[VolumeId, ChunkId]:
     """Volume and chunk of the path. Raises Misuse unless they are written exactly as we write them."""
     volume, chunk = request.parameters["volume"], request.parameters["chunk"]
     if not _VOLUME.fullmatch(volume) or not _CHUNK.fullmatch(chunk):

@@ -38,9 +38,11 @@ from p2pfs_peerd import control, sleep
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
+from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.offer import Offer
 from p2pfs_peerd.orders import OrderRunner
+from p2pfs_peerd.pulling import Fellows, Puller
 from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.scrub import Scrubber
@@ -107,9 +109,10 @@ class Peerd:
         self._revoked = RevocationFile(home.path / "revocations")
         self._unsaved: RevocationList | None = None
         self._app = PeerApp(store, self._tokens)
+        self._fetches = Fetches(self._app, self._tokens, number=record.peer)
         self.server = Server(
             PEER_ROUTES,
-            {**self._app.handlers(), **self._backups.handlers()},
+            {**self._app.handlers(), **self._fetches.handlers(), **self._backups.handlers()},
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -140,10 +143,13 @@ class Peerd:
         async with self._client() as client, trio.open_nursery() as background:
             relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
             whereabouts = Whereabouts(addresses, relay)
+            fellows = Fellows(client, self._coordinator())
+            self._fetches.puller = Puller(client, fellows, self._store, timeout_s=FETCH_S, idle_s=IDLE_S)
             self._orders = OrderRunner(
                 client,
                 self._coordinator(),
                 self._store,
+                fellows=fellows,
                 rate=RateLimit(self._settings.repair_rate, self._clock),
                 scrub=self.scrubber,
             )

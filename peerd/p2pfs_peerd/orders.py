@@ -13,14 +13,12 @@ import trio
 
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
-from p2pfs.chunks.peers import PeerStores
-from p2pfs.errors import Corrupt, Misuse, NotFound, PoolError, Unavailable
+from p2pfs.errors import Misuse, PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import MIB, ChunkId, PeerNumber, VolumeId
+from p2pfs.types import MIB, ChunkId, VolumeId
 from p2pfs.wire import codec, failures
-from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.orders import (
     MOST_RESULTS,
     Audit,
@@ -42,6 +40,7 @@ from p2pfs.wire.orders import (
     Stored,
     Transfer,
 )
+from p2pfs_peerd.pulling import Fellows, NotPulled, Puller
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +58,6 @@ _ASK_S: Final = 10.0
 _AFTER_FAILURE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 """A row of failures must not become a storm of questions."""
-_NOT_HERE: Final = (NotFound, Corrupt)
-
-
-class _OwnDisk(Exception):
-    """A chunk could not be stored here, which is no source's fault."""
-
-    def __init__(self, reason: PoolError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 class Scrubbing(Protocol):
@@ -87,6 +77,7 @@ class OrderRunner:
         coordinator: Endpoint,
         store: DirectoryStore,
         *,
+        fellows: Fellows,
         rate: RateLimit,
         scrub: Scrubbing | None,
     ) -> None:
@@ -95,12 +86,11 @@ class OrderRunner:
         self._store = store
         self._rate = rate
         self._scrub = scrub
-        self._map: PoolMap | None = None
+        self._fellows = fellows
         self._map_wanted = 0
-        self._peers = PeerStores(client, self._known_map, lambda _peer, _size: None, timeout_s=TRANSFER_S)
+        self.puller = Puller(client, fellows, store, timeout_s=TRANSFER_S)
         self._results: list[Result] = []
         self._working: set[int] = set()
-        self._took_s: dict[int, float] = {}  # the last answer of each source: who keeps this peer waiting is asked last
         self._transferring = trio.CapacityLimiter(AT_ONCE)
         self._transfers = 0
         self._failing = False
@@ -138,7 +128,7 @@ class OrderRunner:
         given = await self._client.call(self._coordinator, "POST", "/orders", report, Orders, timeout_s=_ASK_S)
         del self._results[: len(told)]
         if any(isinstance(order, Transfer) for order in given.orders):
-            await self._refresh_map()
+            await self._fellows.refresh(self._map_wanted)
         for order in given.orders[: max(0, MOST_WORKING - len(self._working))]:
             self._working.add(order.order)
             self._transfers += isinstance(order, Transfer)
@@ -182,57 +172,16 @@ class OrderRunner:
         entries = [Entry(one.volume, one.chunk, one.size, one.put_seq, int(one.stored_s)) for one in listing.entries]
         return Listed(order.order, listing.settled_seq, entries, listing.more)
 
-    # ---- transfers --------------------------------------------------------------------------------------------------
-
     async def _transfer(self, order: Transfer) -> Result:
         """Copy a chunk from the first source that has it."""
-        missing: list[int] = []
+        volume, chunk = VolumeId(order.volume), ChunkId(order.chunk)
         async with self._transferring:
             await self._rate.take(order.size)
-            last: PoolError = Unavailable("the chunk has no source that this peer knows")
-            for source in sorted(order.sources, key=lambda source: self._took_s.get(source, 0.0)):
-                try:
-                    body = await self._fetch(order, PeerNumber(source))
-                    return await self._keep(order, body)
-                except _OwnDisk as error:
-                    return _failed(order, error.reason, missing)  # another source makes no room here
-                except PoolError as error:
-                    last = error
-                    if isinstance(error, _NOT_HERE):
-                        missing.append(source)
-        return _failed(order, last, missing)
-
-    async def _fetch(self, order: Transfer, source: PeerNumber) -> memoryview:
-        store = self._peers(source)
-        if store is None:
-            self._map = None  # perhaps it is older than the order
-            raise Unavailable(f"peer {source} is not in the map")
-        began_s = trio.current_time()
-        try:
-            return await store.get(VolumeId(order.volume), ChunkId(order.chunk), order.size, runs.whole(order.size))
-        finally:
-            self._took_s[source] = trio.current_time() - began_s
-
-    async def _keep(self, order: Transfer, body: memoryview) -> Stored:
-        """Store what a source sent. Raises Corrupt when it is something else, _OwnDisk."""
-        try:
-            (receipt,) = await self._store.put(VolumeId(order.volume), ChunkId(order.chunk), [body])
-        except Misuse:
-            raise Corrupt("the source sent other bytes than those of the chunk") from None
-        except PoolError as error:
-            raise _OwnDisk(error) from error
+            try:
+                receipt = await self.puller.pull(volume, chunk, order.size, self.puller.quickest(order.sources))
+            except NotPulled as error:
+                return _failed(order, error.reason, error.missing)
         return Stored(order.order, order.volume, order.chunk, order.size, receipt)
-
-    # ---- the map ----------------------------------------------------------------------------------------------------
-
-    def _known_map(self) -> PoolMap:
-        if self._map is None:
-            raise Unavailable("the pool's map is not known yet")
-        return self._map
-
-    async def _refresh_map(self) -> None:
-        if self._map is None or self._map.version < self._map_wanted:
-            self._map = await self._client.call(self._coordinator, "GET", "/map", None, PoolMap, timeout_s=_ASK_S)
 
 
 def _expect_possible(order: Order) -> None:

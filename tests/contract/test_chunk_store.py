@@ -18,7 +18,7 @@ from p2pfs.chunks.protocol import Blocks, ChunkStore
 from p2pfs.chunks.receipts import sign_for
 from p2pfs.chunks.replicated import ReplicatedStore
 from p2pfs.errors import Corrupt, Misuse, NotFound
-from p2pfs.types import GIB, KIB, MIB, ChunkId, PeerNumber, VolumeId
+from p2pfs.types import GIB, KIB, MIB, ChunkId, Distribution, PeerNumber, VolumeId
 
 pytestmark = pytest.mark.l1
 
@@ -42,16 +42,26 @@ async def remote(tmp_path: Path) -> AsyncIterator[ChunkStore]:
 
 
 @asynccontextmanager
-async def replicated(_tmp_path: Path) -> AsyncIterator[ChunkStore]:
+async def replicated(_tmp_path: Path, distribution: Distribution = Distribution.DIRECT) -> AsyncIterator[ChunkStore]:
     peers = {PeerNumber(number): MemoryStore(PeerNumber(number)) for number in (1, 2, 3)}
+    for peer in peers.values():
+        peer.fellows = peers.get
 
     async def locate(volume: VolumeId, chunk: ChunkId) -> list[PeerNumber]:
         return [number for number, peer in peers.items() if await peer.has(volume, chunk)]
 
     pool = pool_map(peers)
     async with trio.open_nursery() as nursery:
-        yield ReplicatedStore(peers.get, map=lambda: pool, locate=locate, nursery=nursery)
+        yield ReplicatedStore(peers.get, map=lambda: pool, locate=locate, nursery=nursery, distribution=distribution)
         nursery.cancel_scope.cancel()
+
+
+def relay(tmp_path: Path) -> AbstractAsyncContextManager[ChunkStore]:
+    return replicated(tmp_path, Distribution.RELAY)
+
+
+def swarm(tmp_path: Path) -> AbstractAsyncContextManager[ChunkStore]:
+    return replicated(tmp_path, Distribution.SWARM)
 
 
 @asynccontextmanager
@@ -71,7 +81,7 @@ async def faulty(_tmp_path: Path) -> AsyncIterator[ChunkStore]:
     yield FaultyStore(MemoryStore(), lambda *_: None)
 
 
-MAKERS = [memory, directory, remote, replicated, cached, limited, faulty]
+MAKERS = [memory, directory, remote, replicated, relay, swarm, cached, limited, faulty]
 DELETING = [memory, directory, cached, limited, faulty]
 """Stores one may delete from: a mount may not delete from peers."""
 

@@ -56,8 +56,10 @@ from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.daemon import Signer
+from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.orders import OrderRunner
+from p2pfs_peerd.pulling import Fellows, Puller
 from p2pfs_peerd.tokens import TokenBook
 
 from .disk import SimDisk
@@ -205,10 +207,15 @@ class SimPeer:
             early_purge=SETTINGS.early_purge,
         ))  # fmt: skip
         app = PeerApp(store, tokens)
-        host.server = Server(PEER_ROUTES, app.handlers(), context=None, pool=POOL, revocations=revocations, clock=clock)  # type: ignore[arg-type]
+        fetches = Fetches(app, tokens, number=self.number)
+        handlers = {**app.handlers(), **fetches.handlers()}
+        host.server = Server(PEER_ROUTES, handlers, context=None, pool=POOL, revocations=revocations, clock=clock)  # type: ignore[arg-type]
 
         client = SimClient(self._network, host)
-        orders = OrderRunner(client, self._coordinator, store, rate=RateLimit(SETTINGS.repair_rate, clock), scrub=None)
+        fellows = Fellows(client, self._coordinator)
+        fetches.puller = Puller(client, fellows, store, timeout_s=FETCH_S, idle_s=IDLE_S)
+        rate = RateLimit(SETTINGS.repair_rate, clock)
+        orders = OrderRunner(client, self._coordinator, store, fellows=fellows, rate=rate, scrub=None)
 
         async def hear(answer: HeartbeatAnswer) -> None:
             signer.trust(answer.receipt_key)

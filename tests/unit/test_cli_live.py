@@ -24,6 +24,7 @@ from p2pfs.format.invites import decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import dentry_tag, seal_name
 from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.wire.namespace import FIRST_CHANGE, Make
@@ -462,9 +463,14 @@ def test_a_volume_that_could_not_be_made_leaves_no_recovery_file(
     recovery = tmp_path / "recovery"
     with pytest.raises(UserError):
         volume_keys.create(
-            pool.home, "never", lambda: PASSPHRASE, small_file_bytes=0, dedup=True, owner=(0, 0), time_ns=1,
+            pool.home,
+            "never",
+            lambda: PASSPHRASE,
+            settings=Settings(),
+            owner=(0, 0),
+            time_ns=1,
             recovery_file=recovery,
-        )  # fmt: skip
+        )
     assert not recovery.exists()
 
 

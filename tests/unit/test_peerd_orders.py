@@ -39,6 +39,7 @@ from p2pfs.wire.orders import (
 )
 from p2pfs.wire.routes import COORDINATOR_ROUTES
 from p2pfs_peerd.orders import AT_ONCE, MOST_WORKING, ROOM, OrderRunner, report_of
+from p2pfs_peerd.pulling import Fellows
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -129,8 +130,9 @@ async def rig(path: Path, *, capacity: int = 64 * MIB) -> AsyncIterator[Rig]:
     store = await DirectoryStore.open(path, sign=ReceiptKey(pool, PeerNumber(3), bytes(32)).sign, capacity=capacity)
     endpoint = Endpoint(NodeId("c" * 32), Role.COORDINATOR, ("127.0.0.1:1",))
     limit = RateLimit(None, SystemClock())
-    runner = OrderRunner(coordinator, endpoint, store, rate=limit, scrub=None)  # type: ignore[arg-type]
-    runner._peers = sources.get  # type: ignore[assignment]
+    fellows = Fellows(coordinator, endpoint)  # type: ignore[arg-type]
+    runner = OrderRunner(coordinator, endpoint, store, fellows=fellows, rate=limit, scrub=None)  # type: ignore[arg-type]
+    runner.puller.peers = sources.get  # type: ignore[assignment]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runner.run)
         yield Rig(runner, coordinator, store, sources)
