@@ -13,7 +13,6 @@ from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime.sizes import format_duration, format_size
-from p2pfs.vfs.query import Query
 
 _PART_BYTES = 1 << 20
 _WHERE = click.Path(path_type=Path)
@@ -62,6 +61,8 @@ def command(
 
 def _query(text: str, is_any: bool) -> dict[str, Any]:
     """Refused here: a mistake in it is not each mount's to tell."""
+    from p2pfs.vfs.query import Query
+
     try:
         Query.parse(text)
     except Invalid as error:

@@ -10,7 +10,7 @@ from typing import Final
 from p2pfs.errors import Conflict, Misuse
 from p2pfs.meta import chunks_index, inodes, keywords
 from p2pfs.meta.work import Work
-from p2pfs.types import VolumeId
+from p2pfs.types import MIB, VolumeId
 from p2pfs.wire.found import Labelled, LabelPage, Place
 from p2pfs.wire.namespace import Attributes
 from p2pfs.wire.search import (
@@ -42,6 +42,8 @@ PAGE_BYTES: Final = 1 << 20
 MOST_PLACES: Final = 8
 COPIES_OF: Final = 256
 """Chunks of a file whose copies are counted."""
+MOST_COPIES_OF: Final = 1000
+"""Of all files of a page together; then it ends early."""
 
 
 # ---- changes --------------------------------------------------------------------------------------------------------
@@ -184,15 +186,16 @@ def labels(connection: sqlite3.Connection, volume: VolumeId, question: ReadLabel
     if len(question.inodes) > MOST_LABELS:
         raise Misuse(f"at most {MOST_LABELS} labels are told at once")
     rows: list[Labelled] = []
-    room, done = PAGE_BYTES, 0
+    room, counts, done = PAGE_BYTES, MOST_COPIES_OF, 0
     for inode in question.inodes:
-        if room < 0:
+        if room < 0 or counts < 0:
             break
         done += 1
         found = _labelled(connection, volume, inode)
         if found is not None:
             rows.append(found)
             room -= len(found.sealed) + inodes.weight(found.attributes)
+            counts -= min(COPIES_OF, found.attributes.size // MIB)
     return LabelPage(rows, done)
 
 

@@ -34,9 +34,12 @@ from p2pfs.wire.namespace import (
     Rename,
     Unlink,
 )
+from p2pfs.wire.search import TAG, Find, Hit, IndexName, SetLabel
 from p2pfs.wire.volumes import OpenSession, VolumeSettings
 
 pytestmark = pytest.mark.l2
+
+COMMON = b"in every label.."
 
 which = st.integers(0, 20)
 step = st.one_of(
@@ -114,6 +117,7 @@ class Story:
         if not is_directory:
             chunk = new_chunk(inode, 1)
             self.do(Commit(inode, 0, size, b"head", 2, extents=[extent(0, 1, inode)], chunks=[chunk]))
+        self.do(SetLabel(inode, 0, b"sealed", [COMMON, _token(inode)]), IndexName(inode, inode, [_token(inode)]))
         above = self.there.get(parent)
         lease = above.expires_s if above else 0.0
         self.there[inode] = Thing(inode, parent, name, is_directory, 0 if is_directory else size, lease)
@@ -267,6 +271,10 @@ class Story:
             found = self.ask(thing.inode)
             assert found is not None
             assert (found.size, found.expires_s, found.links > 0) == (thing.size, thing.expires_s, True)
+        assert {hit.inode for hit in self.find(COMMON)} == self.there.keys()
+        for inode in self.there:  # what has another name now is found by its tag alone
+            places = [hit.places for hit in self.find(_token(inode))]
+            assert places == ([[TAG], [inode]] if self.there[inode].name == b"%d" % inode else [[TAG]])
         for inode in (*self.gone, *(t.inode for t in self.trash.values() if not t.is_open)):
             assert self.ask(inode) is None
         space = self.database.read(lambda c: engine.answer(c, VOLUME, GetSpace()))
@@ -282,9 +290,13 @@ class Story:
             if not thing.is_directory:
                 page = self.database.read(lambda c: engine.answer(c, VOLUME, ReadExtents(thing.inode, 0)))  # noqa: B023
                 assert page.extents == [extent(0, 1, thing.inode)]
-        for table in ("inode", "extent", "inline_data", "xattr"):
+        for table in ("inode", "extent", "inline_data", "xattr", "label", "keyword"):
             left = {row[0] for row in self.database.read(lambda c: c.execute(f"SELECT inode FROM {table}").fetchall())}  # noqa: B023
             assert left.isdisjoint(self.gone), table
+
+    def find(self, token: bytes) -> list[Hit]:
+        hits: list[Hit] = self.database.read(lambda c: engine.answer(c, VOLUME, Find([token], (0, 0, 0), 500))).hits
+        return hits
 
     def ask(self, inode: int) -> Attributes | None:
         try:
@@ -292,6 +304,10 @@ class Story:
         except NotFound:
             return None
         return found
+
+
+def _token(inode: int) -> bytes:
+    return inode.to_bytes(16, "big")
 
 
 @given(steps)

@@ -161,7 +161,7 @@ async def test_more_than_a_window_is_looked_through(monkeypatch: pytest.MonkeyPa
         for at in range(30):
             await make(fs, b"%d" % at, top)
         last = await make(fs, b"last", low)
-        await tag(fs, top, "x", "y", is_deep=True)
+        await tag(fs, top, "x", "y", is_deep=True, note="x and y")  # each is a hit twice
         await tag(fs, last, "x", "y")
         for text, is_any in (("x", False), ("x y", False), ("x y", True)):
             assert len(await paths(fs, text, is_any=is_any)) == 32
