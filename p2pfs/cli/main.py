@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "mount": "mount",
     "umount": "umount",
     "where": "where",
+    "reserve": "reserve",
     "lease": "lease",
     "undelete": "undelete",
     "trash": "trash",
