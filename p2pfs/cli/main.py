@@ -25,6 +25,7 @@ _GROUPS: Final = {
         "mount": "Mount a volume as a directory",
         "umount": "Unmount one when everything is stored",
         "key": "See and change passphrases",
+        "reserve": "Promise a volume room for a while",
     },
     "Files": {
         "where": "Show which machines hold a file",

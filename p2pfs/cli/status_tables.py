@@ -82,6 +82,7 @@ def _print_pool(report: StatusReport) -> None:
         f"  {pool.replicas} copies, writes wait for {pool.min_replicas}; "
         f"{format_size(pool.used)} used of {format_size(pool.capacity)} offered, "
         f"{format_size(pool.writable)} can still be written"
+        + (f", {format_size(pool.reserved)} are reserved" if pool.reserved else "")
     )
     click.echo(
         f"  coordinator {coordinator.name} at {', '.join(coordinator.addresses)}, "

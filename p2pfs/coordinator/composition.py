@@ -10,12 +10,14 @@ from typing import Final
 
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.booked import Booked
+from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn, Tally
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
-from p2pfs.coordinator.ledger import Ledger, Promise
+from p2pfs.coordinator.ledger import Ledger, Promise, disk_bytes
 from p2pfs.coordinator.liveness import Patience
 from p2pfs.coordinator.membership import Membership, all_revoked
 from p2pfs.coordinator.pulse import Pulse
@@ -42,6 +44,7 @@ from p2pfs.coordinator.upkeep.quiet import Quiet
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
 from p2pfs.coordinator.upkeep.trash import TrashPurge
 from p2pfs.coordinator.volumes import Volumes
+from p2pfs.meta import bookings as booking_rows
 from p2pfs.meta import jobs as job_rows
 from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
 from p2pfs.meta import settings as rows
@@ -94,6 +97,9 @@ async def compose(
     roster.revocations = database.read(all_revoked)
     revocations.update(roster.revocations)
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
+    for volume, peer, room_bytes in database.read(reservations.returned):
+        ledger.returned(volume, peer, disk_bytes(room_bytes))
+    booked = Booked(database.read(booking_rows.load))
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
     delegations = Delegations(database=database, listeners=listeners, lasts_s=settings.delegation, clock=clock)
@@ -110,6 +116,7 @@ async def compose(
         database=database,
         roster=roster,
         ledger=ledger,
+        booked=booked,
         signer=signer,
         copies=copies,
         lifetime_s=settings.reservation_lifetime,
@@ -203,6 +210,7 @@ async def compose(
         latest_s=settings.purge_latest,
         clock=clock,
     )
+    bookings = Bookings(database=database, roster=roster, reservations=promised, booked=booked, clock=clock)
     scrubs = Scrubs(roster, jobs)
     for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)
@@ -247,6 +255,7 @@ async def compose(
         sessions=mounts,
         delegations=delegations,
         reservations=promised,
+        bookings=bookings,
         status=Status(
             record.node,
             found.pool_name,
@@ -254,6 +263,7 @@ async def compose(
             roster=roster,
             reservations=promised,
             copies=copies,
+            bookings=bookings,
             jobs=jobs,
             inventory=inventory,
             pool_clock=pool_clock,
@@ -270,7 +280,7 @@ async def compose(
         leaving=leaving,
         jobs=jobs,
         pool_clock=pool_clock,
-        workers=(care, leaving, audits, leases, trash, purge, jobs),
+        workers=(care, leaving, audits, bookings, leases, trash, purge, jobs),
     )
 
 

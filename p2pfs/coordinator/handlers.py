@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from p2pfs.coordinator import status
 from p2pfs.coordinator.backup.state import Backups
+from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.membership import Membership
@@ -29,6 +30,7 @@ from p2pfs.runtime.worker import Worker
 from p2pfs.types import SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Confirm
+from p2pfs.wire.bookings import Book
 from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
@@ -61,6 +63,7 @@ class Services:
     sessions: Sessions
     delegations: Delegations
     reservations: Reservations
+    bookings: Bookings
     status: status.Status
     pool_map: Callable[[], PoolMap]
     backups: Backups
@@ -95,6 +98,9 @@ class Services:
             "grant_ids": self._grant_ids,
             "batch": self._batch,
             "reserve": self._reserve,
+            "book": self._book,
+            "bookings": self._bookings,
+            "release_booking": self._release_booking,
             "events": self._events,
             "held": self._held,
             "delegate": self._delegate,
@@ -178,6 +184,16 @@ class Services:
     async def _configure_volume(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
         return Response.of(await self.volumes.configure(volume, await request.message(VolumeSettings)))
+
+    async def _book(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.bookings.book(request.caller, volume, await request.message(Book)))
+
+    async def _bookings(self, request: Request) -> Response:
+        return Response.of(self.bookings.listed(request.caller))
+
+    async def _release_booking(self, request: Request) -> Response:
+        return Response.of(await self.bookings.release(request.caller, request.parameters["booking"]))
 
     async def _open_session(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])

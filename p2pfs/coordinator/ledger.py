@@ -63,6 +63,8 @@ class Ledger:
         self._usable: dict[tuple[SessionId, PeerNumber], dict[int, None]] = {}  # those of them with bytes left
         self._promised: Counter[PeerNumber] = Counter()
         self._promised_to: dict[NodeId, Counter[PeerNumber]] = {}
+        self._promised_in: dict[VolumeId, Counter[PeerNumber]] = {}
+        self._returned_in: dict[VolumeId, Counter[PeerNumber]] = {}  # settling, and nobody knows whether stored
         self._settling: dict[PeerNumber, list[tuple[int, int]]] = {}  # (put_seq, bytes) on their way into `used`
         self._settling_bytes: Counter[PeerNumber] = Counter()
         self.add(promises)
@@ -78,6 +80,11 @@ class Ledger:
         """What is promised to one node on one peer and not yet stored."""
         mine = self._promised_to.get(node)
         return mine[peer] if mine else 0
+
+    def promised_in(self, volume: VolumeId) -> dict[PeerNumber, int]:
+        """What the sessions of a volume were promised on each peer and have not stored as far as is known, with what
+        they gave back and no heartbeat has settled yet."""
+        return self._promised_in.get(volume, Counter()) + self._returned_in.get(volume, Counter())
 
     def tokens_of(self, session: SessionId) -> list[int]:
         """The tokens a session holds, oldest first."""
@@ -111,6 +118,13 @@ class Ledger:
         """A peer stored a chunk that was promised nobody: its bytes settle."""
         self._settle(peer, size + CHUNK_OVERHEAD_BYTES, put_seq=put_seq)
 
+    def returned(self, volume: VolumeId, peer: PeerNumber, size: int) -> None:
+        """So much of a promise was given back: it settles, for it may have been stored under it without a commit yet,
+        with a put_seq that nobody told us. One heartbeat must do."""
+        self._settle(peer, size, put_seq=0)
+        if size:
+            self._returned_in.setdefault(volume, Counter())[peer] += size
+
     def release(self, session: SessionId, tokens: Iterable[int]) -> list[Promise]:
         """Forget these of the session's tokens; what was promised settles, for it may have been stored unseen.
         Tokens of others, and unknown ones, are passed over."""
@@ -137,6 +151,9 @@ class Ledger:
         everything known by now)."""
         later = [entry for entry in self._settling.pop(peer, ()) if 0 <= put_seq < entry[0]]
         self._settling_bytes[peer] = sum(amount for _, amount in later)
+        for volume in [volume for volume, returned in self._returned_in.items() if returned.pop(peer, 0)]:
+            if not self._returned_in[volume]:
+                del self._returned_in[volume]
         if later:
             self._settling[peer] = later
 
@@ -148,15 +165,17 @@ class Ledger:
         _discard(self._usable, (promise.session, promise.peer), token)
         if not self._promised_to[promise.node].total():
             del self._promised_to[promise.node]
+        if not self._promised_in[promise.volume].total():
+            del self._promised_in[promise.volume]
         if settles:
-            # What was stored under it without a commit yet has a put_seq nobody told us: one heartbeat must do.
-            self._settle(promise.peer, left, put_seq=0)
+            self.returned(promise.volume, promise.peer, left)
         return promise
 
     def _change(self, promise: Promise, amount: int) -> None:
         self._left[promise.token] += amount
         self._promised[promise.peer] += amount
         self._promised_to.setdefault(promise.node, Counter())[promise.peer] += amount
+        self._promised_in.setdefault(promise.volume, Counter())[promise.peer] += amount
 
     def _settle(self, peer: PeerNumber, amount: int, *, put_seq: int) -> None:
         if amount:

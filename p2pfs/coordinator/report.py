@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from p2pfs.runtime.sizes import format_size
 from p2pfs.types import GONE_STATES, Health, PeerState
 from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
 from p2pfs.wire.membership import Resources
@@ -46,6 +47,7 @@ class PoolReport(msgspec.Struct, frozen=True):
     map_version: int
     incarnation: int
     sessions: int
+    reserved: int = 0  # of content, by name and not stored yet
 
 
 class CoordinatorReport(msgspec.Struct, frozen=True):
@@ -97,6 +99,8 @@ class VolumeReport(msgspec.Struct, frozen=True):
     trash_bytes: int = 0
     expires_s: int = 0  # UTC: the lease of its root; 0: for ever
     expiring: int = 0  # inodes whose lease ends within LEASE_WARNING_S
+    reserved: int = 0  # bytes of content, by name and not stored yet
+    reserved_short: int = 0  # of those, what there is no room for any more
 
 
 class ChunksReport(msgspec.Struct, frozen=True):
@@ -210,6 +214,7 @@ def judge(
         *_about_backup(backup, coordinator.uptime_s),
         *_about_restore(restored),
         *_about_trash(volumes, is_pressed),
+        *_about_reservations(volumes),
         *_about_leases(volumes, now_s),
     ]
     reasons.sort(key=lambda reason: _ORDER.index(reason.severity))
@@ -314,6 +319,16 @@ def _about_restore(restored: RestoredReport | None) -> Iterator[Reason]:
 def _about_trash(volumes: Sequence[VolumeReport], is_pressed: bool) -> Iterator[Reason]:
     if is_pressed and any(volume.trash_files for volume in volumes):
         yield _warning("TRASH_PRESSED", "room is short: the oldest trash is let go before its time")
+
+
+def _about_reservations(volumes: Sequence[VolumeReport]) -> Iterator[Reason]:
+    for volume in volumes:
+        if volume.reserved_short:
+            yield _warning(
+                "RESERVATION_SHORT",
+                f"{format_size(volume.reserved_short)} of what is reserved for {volume.name} find no room any more:"
+                " peers went, or others filled their disks",
+            )
 
 
 def _about_leases(volumes: Sequence[VolumeReport], now_s: float) -> Iterator[Reason]:

@@ -7,9 +7,11 @@ so that promises survive a restart. Called by `handlers`, `namespace` (what was 
 import logging
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from p2pfs.coordinator.booked import Booked, Shares, set_aside
 from p2pfs.coordinator.ledger import Ledger, Promise, check_amount, disk_bytes
 from p2pfs.coordinator.room import free_room, peers_with_room, writable
 from p2pfs.coordinator.roster import Peer, Roster
@@ -41,6 +43,7 @@ class Reservations:
         database: Database,
         roster: Roster,
         ledger: Ledger,
+        booked: Booked,
         signer: TokenSigner,
         copies: Copies,
         lifetime_s: float,
@@ -50,6 +53,7 @@ class Reservations:
         self._database = database
         self._roster = roster
         self._ledger = ledger
+        self._booked = booked
         self._signer = signer
         self._copies = copies
         self._lifetime_s = lifetime_s
@@ -66,7 +70,8 @@ class Reservations:
         return capped(self._copies.replicas, self._copies.min_replicas, self._roster.staying())
 
     def free(self, peer: Peer, *, own: int = 0) -> int:
-        """Bytes of a peer that nobody uses or was promised, except for `own` promised to whoever asks."""
+        """Bytes of a peer that nobody uses or was promised, except for `own` promised to whoever asks. What is booked
+        counts as free: a copy that is lacking comes before it."""
         disk = peer.resources
         return free_room(
             peer.offered,
@@ -80,17 +85,29 @@ class Reservations:
         """Bytes of a peer that are spoken for."""
         return self._ledger.promised(peer)
 
-    def space(self, node: NodeId) -> tuple[int, int]:
-        """(total, free) bytes after replication as `node` can use them: what is promised to others is gone, what is
-        promised to itself is not. Silent peers count only where too few others are left to hold all copies."""
+    def space(self, node: NodeId, volume: VolumeId | None = None, *, with_booked: bool = False) -> tuple[int, int]:
+        """(total, free) bytes after replication as `node` can use them for `volume`: what is promised to others is
+        gone, unless `with_booked` that which others booked, too; what is promised to itself is not. Silent peers count
+        only where too few others are left to hold all copies."""
         wanted, _ = self.copies_wanted()
-        members = [peer for peer in self._roster.members() if not peer.is_leaving]
-        reachable = [peer for peer in members if peer.is_reachable]
-        counted = reachable if len(reachable) >= wanted else members
+        taken = {} if with_booked else self._taken(volume)
         return (
-            writable([peer.offered for peer in members], wanted),
-            writable([self.free(peer, own=self._ledger.promised_to(node, peer.number)) for peer in counted], wanted),
+            writable([peer.offered for peer in self._staying()], wanted),
+            writable(
+                [
+                    self.free(peer, own=self._ledger.promised_to(node, peer.number)) - taken.get(peer.number, 0)
+                    for peer in self._counted(wanted)
+                ],
+                wanted,
+            ),
         )
+
+    def _staying(self) -> list[Peer]:
+        return [peer for peer in self._roster.members() if not peer.is_leaving]
+
+    def _counted(self, wanted: int) -> list[Peer]:
+        reachable = [peer for peer in self._staying() if peer.is_reachable]
+        return reachable if len(reachable) >= wanted else self._staying()
 
     async def reserve(self, session: SessionId, node: NodeId, volume: VolumeId, *, request: Reserve) -> Reserved:
         """Promise `room_bytes` on every peer that has them, instead of all the session was promised before: a request
@@ -116,6 +133,11 @@ class Reservations:
         for peer, put_seq, size in promises:
             self._ledger.stored(session, peer, size, put_seq=put_seq)
 
+    def drawn(self, chunks: Sequence[tuple[VolumeId, int]]) -> None:
+        """Chunks of these sizes are stored in these volumes now: what those booked grows less."""
+        for volume, size in chunks:
+            self._booked.draw(volume, size)
+
     def arrived(self, peer: PeerNumber, size: int, *, put_seq: int) -> None:
         """A peer stored a chunk that nobody had to promise room for: its bytes are on their way into `used`."""
         self._ledger.arrived(peer, size, put_seq=put_seq)
@@ -131,11 +153,54 @@ class Reservations:
     async def expire(self) -> None:
         """Withdraw what has run out."""
         now_s = self._clock.time()
-        if self._ledger.release_expired(now_s):
+        self._ledger.release_expired(now_s)
+        if self._database.read(lambda connection: rows.lapsed(connection, now_s=now_s)):
             await self._database.write(lambda connection: rows.expire(connection, now_s=now_s))
 
+    def bookable(self) -> int:
+        """Bytes of disk that can be promised once more in enough copies, also while those that are silent stay so."""
+        wanted, needed = self.copies_wanted()
+        booked = sum(self._booked.needs(self._under_way).values())
+        return max(
+            0,
+            min(
+                writable([self.free(peer) for peer in peers], needed) - booked
+                for peers in (self._staying(), self._counted(wanted))
+            ),
+        )
+
+    def short(self) -> dict[VolumeId, int]:
+        """For how many bytes of disk that were booked for a volume there is no room any more; those that lack some."""
+        return self._set_aside()[1]
+
+    def _under_way(self, volume: VolumeId) -> int:
+        """What its sessions were promised and may store in enough copies without asking, or may have stored unseen."""
+        _, needed = self.copies_wanted()
+        return writable(list(self._ledger.promised_in(volume).values()), needed)
+
+    def _set_aside(self) -> tuple[Shares, dict[VolumeId, int]]:
+        """What is set aside for whom by the room there is now, and what is lacking."""
+        if not len(self._booked):
+            return {}, {}
+        peers = self._staying()
+        return set_aside(
+            self._booked.needs(self._under_way),
+            {peer.number: self.free(peer) for peer in peers},
+            {peer.number: peer.capacity for peer in peers},
+            self.copies_wanted(),
+        )
+
+    def _taken(self, volume: VolumeId | None) -> Mapping[PeerNumber, int]:
+        """What is set aside for other volumes than this."""
+        taken: Counter[PeerNumber] = Counter()
+        for other, share in self._set_aside()[0].items():
+            if other != volume:
+                taken.update(share)
+        return taken
+
     def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
-        rooms = {peer.number: self.free(peer) for peer in self._roster.members() if not peer.is_leaving}
+        taken = self._taken(volume)
+        rooms = {peer.number: self.free(peer) - taken.get(peer.number, 0) for peer in self._staying()}
         _, needed = self.copies_wanted()
         expires_s = float(int(self._clock.time() + self._lifetime_s))
         granted = [
@@ -149,8 +214,10 @@ class Reservations:
         if not granted and not returned:
             return
 
+        now_s = self._clock.time()
+
         def keep(connection: sqlite3.Connection) -> None:
-            rows.give_back(connection, session, tokens=[promise.token for promise in returned])
+            rows.give_back(connection, session, tokens=[promise.token for promise in returned], now_s=now_s)
             rows.add(connection, session, tokens=[promise.unsigned() for promise in granted])
 
         try:

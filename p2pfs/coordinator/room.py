@@ -1,6 +1,6 @@
 """How much fits: pure arithmetic over the peers' room and the number of copies.
 
-No state, no I/O; called by `reservations` (who gets a promise) and `space` (what statfs says).
+No state, no I/O; called by `reservations` (who gets a promise, what statfs says) and `bookings` (what is set aside).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,3 +50,23 @@ def writable(free: Sequence[int], copies: int) -> int:
             return bound
         rest -= largest_first[full]
     return 0
+
+
+def spread(
+    free: Mapping[PeerNumber, int], weights: Mapping[PeerNumber, int], amount: int, copies: int, *, margin: int = 0
+) -> dict[PeerNumber, int]:
+    """Room for `amount` bytes `copies` times, set aside by `weights` where there is room; no peer holds a byte twice.
+
+    `margin` more is set aside if possible, for nobody knows yet where exactly the copies will go. All there is when
+    that is too little: whether it is enough, `writable` of the result says.
+    """
+    most = {peer: min(max(0, room), amount) for peer, room in free.items()}
+    missing = min(copies * (amount + margin), sum(most.values()))
+    weight = sum(max(1, weights[peer]) for peer in most)
+    shares: dict[PeerNumber, int] = {}
+    for peer in sorted(most, key=lambda peer: (most[peer] / max(1, weights[peer]), peer)):  # whoever is full first
+        own = max(1, weights[peer])
+        shares[peer] = min(most[peer], -(-missing * own // weight))
+        missing -= shares[peer]
+        weight -= own
+    return shares

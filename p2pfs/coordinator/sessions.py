@@ -262,6 +262,7 @@ class Sessions:
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             if accepted:
                 self._settle(session, [chunk for _, chunk in accepted])
+                self._reservations.drawn([(volume, chunk.size) for volume, chunk in accepted])
                 self._notice(accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)
@@ -288,7 +289,7 @@ class Sessions:
         room_bytes = MAX_ANSWER_BYTES
         for some in slices(asked):
             asks_space = any(isinstance(question, GetSpace) for question in some)
-            room = self._reservations.space(identity.node) if asks_space else None
+            room = self._reservations.space(identity.node, volume) if asks_space else None
             look = partial(engine.answer_all, volume=volume, asked=some, room=room, most_bytes=room_bytes)
             answered = self._database.read(look)
             given += answered

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from p2pfs.coordinator.backup.state import Backups, indexed
+from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.report import (
     LEASE_WARNING_S,
@@ -74,6 +75,7 @@ class Status:
         roster: Roster,
         reservations: Reservations,
         copies: Copies,
+        bookings: Bookings,
         jobs: Jobs,
         inventory: Inventory,
         pool_clock: PoolClock,
@@ -92,6 +94,7 @@ class Status:
         self._roster = roster
         self._reservations = reservations
         self._copies = copies
+        self._bookings = bookings
         self._jobs = jobs
         self._inventory = inventory
         self._pool_clock = pool_clock
@@ -157,6 +160,7 @@ class Status:
 
     def _volumes(self, counts: Counts, owner: str | None) -> list[VolumeReport]:
         """Of one owner, or all."""
+        booked = self._bookings.by_volume()
         return [
             VolumeReport(
                 volume_name(VolumeId(volume.volume)),
@@ -169,6 +173,8 @@ class Status:
                 trash_bytes=volume.trash_bytes,
                 expires_s=counts.leases[VolumeId(volume.volume)].root_s,
                 expiring=counts.leases[VolumeId(volume.volume)].count,
+                reserved=booked.get(VolumeId(volume.volume), (0, 0))[0],
+                reserved_short=booked.get(VolumeId(volume.volume), (0, 0))[1],
             )
             for volume in counts.volumes
             if owner in (None, volume.owner)
@@ -215,6 +221,7 @@ class Status:
             map_version=self._roster.version,
             incarnation=counts.incarnation,
             sessions=counts.sessions,
+            reserved=sum(left for left, _ in self._bookings.by_volume().values()),
         )
 
     def _describe_self(self, counts: Counts) -> CoordinatorReport:

@@ -9,6 +9,7 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Corrupt
+from p2pfs.meta.schema_bookings import BOOKINGS
 from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import SEARCH
 from p2pfs.meta.schema_swarm import SWARM
@@ -356,6 +357,7 @@ MIGRATIONS: Final = (
     KEYS,
     SEARCH,
     SWARM,
+    BOOKINGS,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -38,6 +38,7 @@ FILLED = {
     "{node}": "cd" * 16,
     "{chunk}": "ef" * 32,
     "{job}": "7",
+    "{booking}": "7",
     "{action}": "pause",
     "{generation}": "00" * 8,
     "{number}": "0",

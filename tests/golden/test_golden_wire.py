@@ -14,7 +14,20 @@ import pytest
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.format.chunk import block_hashes, chunk_id
 from p2pfs.types import ChunkId, NodeId, PeerNumber, PoolId, VolumeId
-from p2pfs.wire import codec, delegations, events, found, jobs, leases, membership, namespace, orders, plans, search
+from p2pfs.wire import (
+    bookings,
+    codec,
+    delegations,
+    events,
+    found,
+    jobs,
+    leases,
+    membership,
+    namespace,
+    orders,
+    plans,
+    search,
+)
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
 pytestmark = pytest.mark.l0
@@ -113,6 +126,8 @@ EVENTS = events.Events(
     [events.ChangedInode(10, 5, 6), events.ChangedInode(11, events.REMOVED, events.REMOVED)],
     [events.ChangedName(1, b"name")], [11],
 )  # fmt: skip
+BOOK = bookings.Book(50 << 30, 7200.0)
+BOOKING = bookings.BookingInfo(3, VOLUME, "anna", 50 << 30, 40 << 30, 1 << 20, 1.8e9, 1.9e9)
 DELEGATION = delegations.Delegation(1 << 40, 30.0)
 BATCHES = {
     "batch": namespace.Batch(9, 8, OPERATIONS),
@@ -175,6 +190,8 @@ def made() -> dict[str, str]:
         "ask_delegation": codec.encode(delegations.AskDelegation(1 << 40)).hex(),
         "delegation": codec.encode(DELEGATION).hex(),
         "return_delegation": codec.encode(delegations.ReturnDelegation(1 << 40, 2.5)).hex(),
+        "book": codec.encode(BOOK).hex(),
+        "booking": codec.encode(BOOKING).hex(),
         **{name: codec.encode(batch).hex() for name, batch in BATCHES.items()},
     }
 
@@ -214,6 +231,8 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("ask_delegation", delegations.AskDelegation(1 << 40)),
         ("delegation", DELEGATION),
         ("return_delegation", delegations.ReturnDelegation(1 << 40, 2.5)),
+        ("book", BOOK),
+        ("booking", BOOKING),
         *BATCHES.items(),
         *((name, EVENTS if now == "events" else BATCHES[now]) for name, now in BEFORE.items()),
     ],

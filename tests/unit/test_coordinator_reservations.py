@@ -138,6 +138,24 @@ async def test_promises_survive_a_restart_and_expire(tmp_path: Path) -> None:
         assert len((await reserve(p, 10 * MIB)).tokens) == 1
 
 
+async def test_what_was_stored_under_a_token_given_back_just_before_a_crash_still_counts(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with pool(tmp_path, clock=clock) as p:
+        (peer,) = await p.peers(1, capacity=disk_bytes(10 * MIB))
+        (token,) = (await reserve(p, 10 * MIB)).tokens
+        p.services.reservations.stored(SESSION, [(PeerNumber(token.peer), 5, 9 * MIB)])
+        await reserve(p, 0)
+        await p.beat(peer.node, capacity=disk_bytes(10 * MIB), used=9 * MIB, put_seq=5)  # too soon to be kept
+    async with pool(tmp_path, clock=clock) as p:
+        with pytest.raises(NoSpace):
+            await reserve(p, 10 * MIB)
+        await p.beat(peer.node, capacity=disk_bytes(10 * MIB), used=9 * MIB, put_seq=5)
+        assert len((await reserve(p, MIB // 2)).tokens) == 1
+        clock.advance(rows.SETTLED_S + 1000)
+        await p.services.reservations.expire()
+        assert p.database.read(rows.returned) == []
+
+
 async def test_a_promise_nobody_heard_of_is_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with pool(tmp_path) as p:
         (peer,) = await p.peers(1)

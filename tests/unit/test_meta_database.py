@@ -18,12 +18,14 @@ from trio.testing import wait_all_tasks_blocked
 
 from p2pfs.errors import Corrupt, NotFound, Unavailable
 from p2pfs.meta import (
+    bookings,
     chunks_index,
     database,
     delegations,
     engine,
     members,
     open_inodes,
+    reservations,
     schema,
     settings,
     void_copies,
@@ -32,6 +34,7 @@ from p2pfs.meta import (
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, SessionId, VolumeId
+from p2pfs.wire.chunks import Token
 from p2pfs.wire.namespace import GetAttributes, GetXattrs, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
@@ -452,6 +455,27 @@ def test_nothing_of_the_sixth_version_is_delegated(monkeypatch: pytest.MonkeyPat
     assert db.read(lambda c: delegations.find(c, VOLUME)) == granted
     assert db.write_now(lambda c: delegations.grant(c, found, SessionId("id"), lasts_s=30.0)) is None  # not as found
     assert db.read(broken_invariants) == []
+    db.close()
+
+
+def test_nothing_of_the_ninth_version_is_reserved_by_name_and_its_tokens_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, token = tmp_path / "db", Token(1, "a" * 32, VOLUME, 3, 100, 50)
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:9])
+        before = InlineDatabase(path)
+        before.write_now(lambda c: reservations.add(c, SessionId("id"), tokens=[token]))
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(bookings.load) == []
+    assert db.read(reservations.outstanding) == [(SessionId("id"), token)]
+    booking = bookings.Booking(0, "anna", VolumeId(VOLUME), 10, 20, 20, 1.0, 2.0)
+    number = db.write_now(lambda c: bookings.add(c, booking))
+    db.write_now(lambda c: bookings.drawn(c, [(number, 5)]))
+    assert db.read(bookings.load) == [bookings.Booking(number, "anna", VolumeId(VOLUME), 10, 20, 5, 1.0, 2.0)]
+    db.write_now(lambda c: bookings.remove(c, [number]))
+    assert db.read(bookings.load) == []
     db.close()
 
 

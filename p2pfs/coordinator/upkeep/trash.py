@@ -100,7 +100,7 @@ class TrashPurge:
 
     def _lacking(self) -> int:
         """Bytes of room that lack to the share that should be free."""
-        total, free = self._reservations.space(self._coordinator)
+        total, free = self._reservations.space(self._coordinator, with_booked=True)
         return int(self._pressure * total) - free
 
     async def _short(self) -> int:

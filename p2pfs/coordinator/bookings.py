@@ -1,0 +1,139 @@
+"""Named reservations: asked for, listed, given back, over. How much each volume booked is `booked`'s; which room is
+taken for it `reservations` says. Called by `handlers`, `sessions` (what was stored) and `status`; a worker of `daemon`.
+"""
+
+import sqlite3
+from collections import Counter
+from typing import Final
+
+import trio
+
+from p2pfs.coordinator.booked import Booked, content_in, room_for
+from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roster import Roster
+from p2pfs.errors import NotFound
+from p2pfs.meta import bookings as rows
+from p2pfs.meta.bookings import Booking
+from p2pfs.meta.database import Database
+from p2pfs.net.identity import Identity
+from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import Role, VolumeId
+from p2pfs.wire.bookings import Book, BookingInfo
+
+_EVERY_S: Final = 5.0
+
+
+class Bookings:
+    """Worker: ends those whose time is over, and keeps what was drawn: a crash gives back what was in some seconds."""
+
+    name = "bookings"
+
+    def __init__(
+        self, *, database: Database, roster: Roster, reservations: Reservations, booked: Booked, clock: Clock
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._reservations = reservations
+        self._booked = booked
+        self._clock = clock
+        self._asked = 0  # since the start: makes provisional numbers
+
+    async def book(self, identity: Identity, volume: VolumeId, request: Book) -> BookingInfo:
+        """Promise a volume of the asker's owner room for a while; that it is theirs was checked before.
+
+        Durability: on return it is committed on stable storage.
+
+        Raises:
+            Invalid, OverQuota: There cannot be such a one, or one more.
+            NoSpace: There is not room enough; it says for how much there is.
+        """
+        owner, content, now_s = self._roster.member(identity.node).owner, request.bytes, self._clock.time()
+        self._booked.check(owner, content, request.for_s)
+        self._booked.fit(owner, content, self._reservations.bookable(), is_alone=self._is_alone(owner))
+        room = room_for(content)
+        self._asked += 1
+        booking = Booking(-self._asked, owner, volume, content, room, room, now_s, now_s + request.for_s)
+        self._booked.add(booking)  # no checkpoint since it fitted: it counts from now on
+        try:
+            await self._database.write(
+                lambda connection: rows.add(connection, booking),
+                committed=lambda number: self._booked.renumber(booking, number),
+            )
+        except BaseException:
+            self._booked.remove(booking.id)  # if it is committed all the same, it is there again then
+            raise
+        return self._info(booking)
+
+    def listed(self, identity: Identity) -> list[BookingInfo]:
+        """The asker's owner's, all for an admin; the oldest first."""
+        owner = self._owner_for(identity)
+        return [self._info(booking) for booking in self._booked if booking.id > 0 and owner in (None, booking.owner)]
+
+    def by_volume(self) -> dict[VolumeId, tuple[int, int]]:
+        """(left, short) bytes of content of every volume that booked any."""
+        short = self._reservations.short()
+        left: Counter[VolumeId] = Counter()
+        for booking in self._booked:
+            left[booking.volume] += min(booking.bytes, content_in(booking.left_bytes))
+        return {volume: (size, min(size, content_in(short.get(volume, 0)))) for volume, size in left.items()}
+
+    async def release(self, identity: Identity, number: str) -> BookingInfo:
+        """Give one of the asker's owner's back; an admin, anybody's.
+
+        Raises:
+            NotFound: There is none, or it is another owner's.
+        """
+        owner = self._owner_for(identity)
+        booking = self._booked.get(int(number) if number.isdecimal() and len(number) < 18 else 0)
+        if owner not in (None, booking.owner):
+            raise NotFound("there is no such reservation")
+        info = self._info(booking)
+        await self._database.write(
+            lambda connection: rows.remove(connection, [booking.id]),
+            committed=lambda _: self._booked.remove(booking.id),
+        )
+        return info
+
+    # ---- a worker ---------------------------------------------------------------------------------------------------
+
+    async def work(self) -> Progress:
+        over, drawn = self._booked.expired(self._clock.time()), self._booked.drawn()
+        for number in over:
+            self._booked.remove(number)
+        if over or drawn:
+
+            def keep(connection: sqlite3.Connection) -> None:
+                rows.remove(connection, over)
+                rows.drawn(connection, drawn)
+
+            await self._database.write(keep)
+            self._booked.kept(drawn)
+        return Progress.IDLE
+
+    async def wait(self) -> None:
+        await trio.sleep(_EVERY_S)
+
+    def _owner_for(self, identity: Identity) -> str | None:
+        """Whose the asker may see and release; None: everybody's."""
+        node = self._roster.member(identity.node)
+        return None if Role.ADMIN in identity.roles else node.owner
+
+    def _is_alone(self, owner: str) -> bool:
+        """Whether nobody else stores anything in this pool."""
+        storing = (node for node in self._roster.nodes.values() if Role.CLIENT in node.roles and not node.revoked_s)
+        return all(node.owner == owner for node in storing)
+
+    def _info(self, booking: Booking) -> BookingInfo:
+        """What a volume lacks is told of each that was made for it."""
+        short = min(booking.left_bytes, self._reservations.short().get(booking.volume, 0))
+        return BookingInfo(
+            booking.id,
+            booking.volume,
+            booking.owner,
+            booking.bytes,
+            left_bytes=min(booking.bytes, content_in(booking.left_bytes)),
+            short_bytes=min(booking.bytes, content_in(short)),
+            made_s=booking.made_s,
+            expires_s=booking.expires_s,
+        )
