@@ -14,7 +14,7 @@ import trio
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks import reading
 from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
-from p2pfs.chunks.reading import Locate, Sources, Wanted
+from p2pfs.chunks.reading import Count, Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
 from p2pfs.chunks.writing import Destinations, Late, Load, Targets, WriteFlight
 from p2pfs.errors import Misuse, NotFound, PoolError, Unavailable
@@ -41,10 +41,11 @@ class ReplicatedStore:
         nursery: trio.Nursery,
         refresh: Locate | None = None,
         late: Late | None = None,
+        count: Count = lambda _peer, _volume, _chunk, _size: None,
         io_timeout_s: float = 30.0,
     ) -> None:
         """`locate` says where copies are as far as known, `refresh` (the same, if not given) asks again; `late` takes
-        receipts that came after `put` had returned."""
+        receipts that came after `put` had returned; `count` hears of what was read where."""
         self._map = map
         self._nursery = nursery
         self._io_timeout_s = io_timeout_s
@@ -54,7 +55,7 @@ class ReplicatedStore:
         self._states: Mapping[PeerNumber, str] = {}
         self._orders_of: tuple[PoolMap, int] | None = None
         self.standings = Standings(trio.current_time)
-        self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery)
+        self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery, count)
         self._destinations = Destinations(peers, self._targets, self.standings, late, io_timeout_s)
 
     async def put(

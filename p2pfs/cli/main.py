@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "trash": "trash",
     "bench": "bench",
     "status": "status",
+    "usefulness": "usefulness",
     "jobs": "jobs",
     "plan": "plan",
     "simulate": "simulate",

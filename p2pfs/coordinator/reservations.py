@@ -7,7 +7,7 @@ so that promises survive a restart. Called by `handlers`, `namespace` (what was 
 import logging
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator.ledger import Ledger, Promise, check_amount, disk_bytes
@@ -22,6 +22,10 @@ from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.volumes import Reserve, Reserved
 
 _log = logging.getLogger(__name__)
+
+
+Require = Callable[[SessionId, NodeId, int], None]
+"""Raises OverQuota when the owner of this node may not be promised so many bytes for this session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,10 @@ class Reservations:
         lifetime_s: float,
         early_purge: float,
         clock: Clock,
+        require: Require = lambda _session, _node, _room_bytes: None,
     ) -> None:
+        """`require` says whether the owner's share allows it."""
+        self._require = require
         self._database = database
         self._roster = roster
         self._ledger = ledger
@@ -98,10 +105,12 @@ class Reservations:
 
         Raises:
             Invalid: No such amount; what was promised stays.
+            OverQuota: The owner's share does not allow it; what was promised stays.
             NoSpace: Too few peers have room; what was promised before is returned all the same.
         """
         if request.room_bytes:
             check_amount(request.room_bytes)
+        self._require(session, node, request.room_bytes)
         returned = self._ledger.release_session(session)
         granted: list[Promise] = []
         try:

@@ -24,6 +24,7 @@ from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import Corrupt, Denied, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.calls import CoordinatorCalls
@@ -37,7 +38,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, MIB, PoolId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, PeerNumber, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -222,7 +223,7 @@ async def attach(
             request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
-            on_batch=journal.sending,
+            on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time)),
         )  # fmt: skip
         journal.opened(remote.session)
         nursery.start_soon(journal.run)
@@ -235,7 +236,7 @@ async def attach(
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
-        store = await _store(home, settings, pool, places, space, copies, nursery)
+        store = await _store(home, settings, pool, places, space, copies, nursery, traffic)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -309,12 +310,13 @@ async def _store(
     space: ReservedSpace,
     copies: LateCopies,
     nursery: trio.Nursery,
+    traffic: Traffic[PeerNumber],
 ) -> ChunkStore:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
     replicated = ReplicatedStore(
         peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=copies.late,
-        io_timeout_s=settings.io_timeout,
+        count=traffic.count, io_timeout_s=settings.io_timeout,
     )  # fmt: skip
     limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
     budget = settings.cache_size
