@@ -22,6 +22,10 @@ from p2pfs.types import ChunkId, PeerNumber, VolumeId
 Locate = Callable[[VolumeId, ChunkId], Awaitable[Sequence[PeerNumber]]]
 
 
+Count = Callable[[PeerNumber, VolumeId, ChunkId, int], None]
+"""Told who gave how many right bytes of which chunk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where copies can be had; the same for every read of a store."""
@@ -32,6 +36,7 @@ class Sources:
     refresh: Locate
     standings: Standings
     nursery: trio.Nursery  # losers outlive their read by a second
+    count: Count = lambda _peer, _volume, _chunk, _size: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ async def _answered_soon(sources: Sources, wanted: Wanted, first: _First) -> mem
             standings.read(attempt)
             if wanted.check is not None:
                 wanted.check(sealed)
+            sources.count(attempt.peer, wanted.volume, wanted.chunk, len(sealed))
             return sealed
     except (Unavailable, Denied):  # perhaps only this connection: the peer is asked once more, over a new one
         first.is_over = True
@@ -190,15 +196,15 @@ async def _ask_next(
 ) -> memoryview | PoolError | None:
     """Ask the next holder, if there is one, and wait: for an outcome, or until it is time to ask another one too."""
     if not waiting:
-        return await _outcome(wanted, race, math.inf)
+        return await _outcome(sources, wanted, race, math.inf)
     standings, peer = sources.standings, waiting.pop(0)
     hedge_s = standings.hedge_after_s(peer)
     start, stop = runs.span(wanted.size, wanted.blocks)
     attempt = standings.begin(peer, stop - start)
     _start(sources, wanted, race, attempt, deadline)
     if not waiting:
-        return await _outcome(wanted, race, math.inf)
-    outcome = await _outcome(wanted, race, hedge_s)
+        return await _outcome(sources, wanted, race, math.inf)
+    outcome = await _outcome(sources, wanted, race, hedge_s)
     return outcome if outcome is not None else await _wait_on(sources, wanted, race, attempt, hedge_s)
 
 
@@ -210,9 +216,9 @@ async def _wait_on(
     outcome: memoryview | PoolError | None = None
     # On a full link a second request would only take its share of it.
     while outcome is None and (wait_s := standings.look_again_s(attempt, hedge_s)) is not None:
-        outcome = await _outcome(wanted, race, wait_s)
+        outcome = await _outcome(sources, wanted, race, wait_s)
     if outcome is None and not standings.take_hedge():
-        outcome = await _outcome(wanted, race, max(0.0, HEDGE_CAP_S - hedge_s))
+        outcome = await _outcome(sources, wanted, race, max(0.0, HEDGE_CAP_S - hedge_s))
     return outcome
 
 
@@ -231,7 +237,7 @@ def _start(
     sources.nursery.start_soon(_ask, sources, wanted, attempt, scope, race, asking)
 
 
-async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
+async def _outcome(sources: Sources, wanted: Wanted, race: _Race, patience_s: float) -> memoryview | PoolError | None:
     """What one of the holders asked gave: right bytes, or why not; None if none of them gave anything in time."""
     with trio.move_on_after(patience_s):
         peer, outcome = await race.outcomes.next()
@@ -244,6 +250,8 @@ async def _outcome(wanted: Wanted, race: _Race, patience_s: float) -> memoryview
                 outcome = error
         if isinstance(outcome, PoolError):
             race.failures[peer] = outcome
+        else:
+            sources.count(peer, wanted.volume, wanted.chunk, len(outcome))
         return outcome
     return None
 

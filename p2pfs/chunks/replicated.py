@@ -15,7 +15,7 @@ import trio
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks import reading
 from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
-from p2pfs.chunks.reading import Locate, Sources, Wanted
+from p2pfs.chunks.reading import Count, Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
 from p2pfs.chunks.uplink import Uplink
 from p2pfs.chunks.writing import Destinations, Late, Load, Made, Targets, WriteFlight
@@ -46,11 +46,12 @@ class ReplicatedStore:
         nursery: trio.Nursery,
         refresh: Locate | None = None,
         late: Late | None = None,
+        count: Count = lambda _peer, _volume, _chunk, _size: None,
         io_timeout_s: float = 30.0,
         distribution: Distribution = Distribution.DIRECT,
     ) -> None:
         """`locate` says where copies are as far as known, `refresh` (the same, if not given) asks again; `late` takes
-        receipts that came after `put` had returned."""
+        receipts that came after `put` had returned; `count` hears of what was read where."""
         self._map = map
         self._nursery = nursery
         self._io_timeout_s = io_timeout_s
@@ -64,7 +65,7 @@ class ReplicatedStore:
         self.made = Made()
         self._distribution = distribution
         self._auto = Distribution.DIRECT
-        self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery)
+        self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery, count)
         self._destinations = Destinations(
             peers, self._targets, self.standings, self.uplink, self.made, late, io_timeout_s
         )

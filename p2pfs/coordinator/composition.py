@@ -29,6 +29,7 @@ from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.coordinator.traffic import Traffic
 from p2pfs.coordinator.upkeep.audits import Audits
 from p2pfs.coordinator.upkeep.care import Care
 from p2pfs.coordinator.upkeep.deletions import Deletions
@@ -43,14 +44,16 @@ from p2pfs.coordinator.upkeep.purge import Purge
 from p2pfs.coordinator.upkeep.quiet import Quiet
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
 from p2pfs.coordinator.upkeep.trash import TrashPurge
+from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.coordinator.volumes import Volumes
 from p2pfs.meta import bookings as booking_rows
 from p2pfs.meta import jobs as job_rows
-from p2pfs.meta import members, open_inodes, reservations, sessions, void_copies
+from p2pfs.meta import members, open_inodes, reservations, sessions, usefulness, void_copies
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
 from p2pfs.net.identity import Revocations
+from p2pfs.placement.usefulness import Terms, Weights
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeRecord
@@ -109,6 +112,20 @@ async def compose(
     churn = Churn(roster, tally or Tally(clock.time()), clock.monotonic())
     backups = Backups.load(database, clock, settings.backup_interval)
 
+    traffic = Traffic(roster, clock, database.read(usefulness.windows), database.read(usefulness.reports))
+    noticed, pool_clock = Noticed(clock), PoolClock(database, roster, clock)
+    weights = Weights(settings.weight_ds, settings.weight_us)
+    judged = Usefulness(
+        policy=settings.policy,
+        terms=Terms(copies.replicas, copies.min_replicas, settings.fair_grant, weights),
+        database=database,
+        roster=roster,
+        ledger=ledger,
+        traffic=traffic,
+        pool_clock=pool_clock,
+        noticed=noticed,
+    )
+
     def addresses() -> Sequence[str]:
         return record.addresses
 
@@ -122,18 +139,18 @@ async def compose(
         lifetime_s=settings.reservation_lifetime,
         early_purge=settings.early_purge,
         clock=clock,
+        require=judged.require,
     )
 
-    def pool_map() -> PoolMap:
+    def pool_map(owner: str = "") -> PoolMap:
         return roster.pool_map(
             incarnation=found.incarnation,
-            replicas=copies.replicas,
+            replicas=judged.copies(owner),
             min_replicas=copies.min_replicas,
             free=promised.free,
         )
 
     receipts = ReceiptChecker(record.pool, roster.receipt_keys)
-    noticed = Noticed(clock)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
     deletions = Deletions(
@@ -159,10 +176,10 @@ async def compose(
         jobs=jobs,
         noticed=noticed,
         surveyed=leaving.surveyed,
+        usefulness=judged,
         repair_delay_s=settings.repair_delay,
         clock=clock,
     )
-    pool_clock = PoolClock(database, roster, clock)
     inventory = Inventory(
         database=database,
         roster=roster,
@@ -195,6 +212,7 @@ async def compose(
         listeners=listeners,
         delegations=delegations,
         noticed=noticed,
+        usefulness=judged,
         lifetime_s=settings.session_lifetime,
         clock=clock,
     )
@@ -247,6 +265,7 @@ async def compose(
             scrubs=scrubs,
             dialability=dialability,
             churn=churn,
+            traffic=traffic,
             clock=clock,
         ),
         dialability=dialability,
@@ -280,7 +299,8 @@ async def compose(
         leaving=leaving,
         jobs=jobs,
         pool_clock=pool_clock,
-        workers=(care, leaving, audits, bookings, leases, trash, purge, jobs),
+        usefulness=judged,
+        workers=(care, leaving, audits, bookings, leases, trash, purge, jobs, judged),
     )
 
 

@@ -22,6 +22,7 @@ from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
+from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.coordinator.volumes import Volumes, parse_volume
 from p2pfs.errors import NotFound
 from p2pfs.net.identity import Identity
@@ -65,12 +66,14 @@ class Services:
     reservations: Reservations
     bookings: Bookings
     status: status.Status
-    pool_map: Callable[[], PoolMap]
+    pool_map: Callable[..., PoolMap]
+    """The map; with the name of an owner, for what that one writes."""
     backups: Backups
     orders: OrderBook
     leaving: Leaving
     jobs: Jobs
     pool_clock: PoolClock
+    usefulness: Usefulness
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
@@ -83,6 +86,8 @@ class Services:
             "map": self._map,
             "status": self._status,
             "nodes": self._nodes,
+            "usefulness": self._usefulness,
+            "usefulness_of": self._usefulness_of,
             "invite": self._invite,
             "revoke": self._revoke,
             "confirm": self._confirm,
@@ -140,8 +145,7 @@ class Services:
         return Response.of(await self.pulse.heartbeat(request.caller, await request.message(Heartbeat)))
 
     async def _map(self, request: Request) -> Response:
-        self.roster.member(request.caller.node)
-        return Response.of(self.pool_map())
+        return Response.of(self.pool_map(self.roster.member(request.caller.node).owner))
 
     async def _status(self, request: Request) -> Response:
         report = await self.status.report(request.caller)
@@ -150,6 +154,14 @@ class Services:
     async def _nodes(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
         return Response.of(self.membership.nodes())
+
+    async def _usefulness(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(await self.usefulness.report())
+
+    async def _usefulness_of(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.usefulness.detail(request.parameters["node"]))
 
     async def _invite(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
@@ -207,8 +219,8 @@ class Services:
     # ---- sessions ---------------------------------------------------------------------------------------------------
 
     async def _renew_session(self, request: Request) -> Response:
-        await request.message(RenewSession)
-        return Response.of(await self.sessions.renew(_session(request)))
+        fetched = (await request.message(RenewSession)).fetched
+        return Response.of(await self.sessions.renew(_session(request), fetched))
 
     async def _close_session(self, request: Request) -> Response:
         await self.sessions.close(_session(request))

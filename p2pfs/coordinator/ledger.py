@@ -9,7 +9,7 @@ and is the only caller.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -85,6 +85,15 @@ class Ledger:
         """What the sessions of a volume were promised on each peer and have not stored as far as is known, with what
         they gave back and no heartbeat has settled yet."""
         return self._promised_in.get(volume, Counter()) + self._returned_in.get(volume, Counter())
+
+    def outstanding(self, nodes: Collection[NodeId], *, but: SessionId) -> int:
+        """Sealed bytes that these nodes' sessions, without one of them, may still store: of each the most that any of
+        its tokens has left, for a chunk's copies go to several peers. Looks at every promise."""
+        most: dict[SessionId, int] = {}
+        for token, promise in self._promises.items():
+            if promise.node in nodes and promise.session != but:
+                most[promise.session] = max(most.get(promise.session, 0), self._left[token])
+        return sum(most.values())
 
     def tokens_of(self, session: SessionId) -> list[int]:
         """The tokens a session holds, oldest first."""

@@ -20,6 +20,8 @@ from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
+from p2pfs.coordinator.traffic import Traffic
+from p2pfs.coordinator.traffic import check as check_reads
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.scrubs import Scrubs
@@ -67,8 +69,10 @@ class Pulse:
         scrubs: Scrubs,
         dialability: Dialability,
         churn: Churn,
+        traffic: Traffic,
         clock: Clock,
     ) -> None:
+        self._traffic = traffic
         self._database = database
         self._roster = roster
         self._reservations = reservations
@@ -97,6 +101,7 @@ class Pulse:
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(peer.number, heartbeat.put_seq)
         self._scrubs.heard(peer, heartbeat.scrub)
+        self._traffic.served(node.id, heartbeat.run, heartbeat.served)
         if change is not None:
             _tell(change)
             self._churn.heard(change, silent_s)
@@ -193,6 +198,7 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")
+    check_reads(heartbeat.served, len(heartbeat.served))
     _check_figures(heartbeat.resources)
     if heartbeat.scrub is not None:
         _check_figures(heartbeat.scrub)

@@ -167,16 +167,18 @@ class StatusReport(msgspec.Struct, frozen=True):
     churn: ChurnReport | None = None
 
 
-def count_chunks(by_copies: Mapping[int, int], wanted: int, with_away: Mapping[int, int] | None = None) -> ChunksReport:
+def count_chunks(
+    by_copies: Mapping[int, int], wanted: int, with_away: Mapping[int, int] | None = None, *, content: int = 0
+) -> ChunksReport:
     """The chunk line from how many chunks have how many readable copies; `with_away`: if peers that are away were
-    here."""
-    short = _short(by_copies, wanted)
+    here; `content`: how many have fewer than `wanted` and want no more."""
+    short = _short(by_copies, wanted) - content
     return ChunksReport(
         total=sum(by_copies.values()),
         under_replicated=short,
         lost=by_copies.get(0, 0),
         by_copies={str(copies): by_copies[copies] for copies in sorted(by_copies)},
-        away=max(0, short - _short(with_away, wanted)) if with_away is not None else 0,
+        away=max(0, short - max(0, _short(with_away, wanted) - content)) if with_away is not None else 0,
     )
 
 

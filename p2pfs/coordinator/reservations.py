@@ -8,7 +8,7 @@ import logging
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pfs.coordinator.booked import Booked, Shares, set_aside
@@ -24,6 +24,10 @@ from p2pfs.types import NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.volumes import Reserve, Reserved
 
 _log = logging.getLogger(__name__)
+
+
+Require = Callable[[SessionId, NodeId, int], None]
+"""Raises OverQuota when the owner of this node may not be promised so many bytes for this session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,10 @@ class Reservations:
         lifetime_s: float,
         early_purge: float,
         clock: Clock,
+        require: Require = lambda _session, _node, _room_bytes: None,
     ) -> None:
+        """`require` says whether the owner's share allows it."""
+        self._require = require
         self._database = database
         self._roster = roster
         self._ledger = ledger
@@ -115,10 +122,12 @@ class Reservations:
 
         Raises:
             Invalid: No such amount; what was promised stays.
+            OverQuota: The owner's share does not allow it; what was promised stays.
             NoSpace: Too few peers have room; what was promised before is returned all the same.
         """
         if request.room_bytes:
             check_amount(request.room_bytes)
+        self._require(session, node, request.room_bytes)
         returned = self._ledger.release_session(session)
         granted: list[Promise] = []
         try:

@@ -258,6 +258,10 @@ class Roster:
         peer.state, peer.is_leaving = state, is_leaving
         self._touch()
 
+    def retell(self) -> None:
+        """The map says something else, though no peer changed."""
+        self._touch()
+
     def heed(self, peer: Peer, *, is_deaf: bool) -> None:
         """Whether the peer comes for its orders."""
         if peer.is_deaf != is_deaf:

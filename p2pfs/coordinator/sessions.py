@@ -13,11 +13,13 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator import traffic
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.upkeep.noticed import Noticed
+from p2pfs.coordinator.usefulness import Arrival, Usefulness
 from p2pfs.errors import Denied, Misuse
 from p2pfs.meta import chunks_index, engine, open_inodes, reaper
 from p2pfs.meta import sessions as rows
@@ -73,6 +75,7 @@ class Sessions:
         listeners: Listeners,
         delegations: Delegations,
         noticed: Noticed,
+        usefulness: Usefulness,
         lifetime_s: float,
         clock: Clock,
     ) -> None:
@@ -83,6 +86,7 @@ class Sessions:
         self._listeners = listeners
         self._delegations = delegations
         self._noticed = noticed
+        self._usefulness = usefulness
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
@@ -140,12 +144,14 @@ class Sessions:
         rows.close_session(connection, oldest.id)
         return [oldest.id]
 
-    async def renew(self, session: SessionId) -> RenewedSession:
-        """Raises Fenced."""
-        now_s = self._clock.time()
+    async def renew(self, session: SessionId, fetched: Sequence[tuple[int, int, int]] = ()) -> RenewedSession:
+        """`fetched` is what the mount read where. Raises Fenced, Misuse."""
+        traffic.check(fetched, len(fetched))
+        row, now_s = self._known(session), self._clock.time()
         await self._database.write(
             lambda connection: rows.renew_session(connection, session, now_s=now_s, lifetime_s=self.kept_s)
         )
+        self._usefulness.traffic.fetched(row.node, row.number, fetched)
         return RenewedSession(self._roster.version)
 
     async def close(self, session: SessionId) -> None:
@@ -203,7 +209,7 @@ class Sessions:
         """
         self._roster.member(identity.node)
         # One that has ended otherwise (its node was revoked) is Fenced where it is used.
-        row = self._rows.get(session) or self._rows.setdefault(session, self._row(session))
+        row = self._known(session)
         if row.node != identity.node:
             raise Denied("this session is another node's")
         self._delegations.heard(row)
@@ -231,21 +237,27 @@ class Sessions:
         """
         engine.check(batch.operations)
         accepted: list[tuple[VolumeId, NewChunk]] = []
+        arrivals: list[Arrival] = []
+        node = self._known(session).node
 
-        def verify(volume: VolumeId, chunk: NewChunk) -> None:
+        def verify(connection: sqlite3.Connection, volume: VolumeId, chunk: NewChunk) -> None:
             self._receipts.verify(volume, chunk)
             accepted.append((volume, chunk))
+            arrivals.extend(self._usefulness.arrivals(connection, volume, chunk))
 
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
+
+        frugal = self._usefulness.frugal_of(node)
 
         def change(fences: int, connection: sqlite3.Connection) -> Outcome:
             return rows.apply_batch(
                 connection,
                 session,
                 batch=batch,
-                verify=verify,
+                verify=partial(verify, connection),
                 wanted_min=wanted_min,
+                frugal=frugal,
                 now_s=now_s,
                 grace_s=self.kept_s - self._lifetime_s,
                 hold_s=HELD * self._lifetime_s,
@@ -261,6 +273,7 @@ class Sessions:
         outcome = await self._delegations.in_turn(session, attempt)
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             if accepted:
+                self._usefulness.arrived(arrivals, node)
                 self._settle(session, [chunk for _, chunk in accepted])
                 self._reservations.drawn([(volume, chunk.size) for volume, chunk in accepted])
                 self._notice(accepted)
@@ -289,7 +302,7 @@ class Sessions:
         room_bytes = MAX_ANSWER_BYTES
         for some in slices(asked):
             asks_space = any(isinstance(question, GetSpace) for question in some)
-            room = self._reservations.space(identity.node, volume) if asks_space else None
+            room = self._space(identity.node, volume) if asks_space else None
             look = partial(engine.answer_all, volume=volume, asked=some, room=room, most_bytes=room_bytes)
             answered = self._database.read(look)
             given += answered
@@ -297,6 +310,9 @@ class Sessions:
             if len(given) < len(asked):
                 await trio.lowlevel.checkpoint()
         return given
+
+    def _space(self, node: NodeId, volume: VolumeId) -> tuple[int, int]:
+        return self._usefulness.cap(node, self._reservations.space(node, volume))
 
     async def reap(self) -> bool:
         """Delete some rows that nobody sees any more; whether there were any."""
@@ -328,6 +344,10 @@ class Sessions:
                 for receipt in chunk.receipts
             ],
         )
+
+    def _known(self, session: SessionId) -> Session:
+        """Its row as it was first heard."""
+        return self._rows.get(session) or self._rows.setdefault(session, self._row(session))
 
     def _row(self, session: SessionId) -> Session:
         return self._database.read(lambda connection: rows.session(connection, session))

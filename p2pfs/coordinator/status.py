@@ -33,7 +33,7 @@ from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
-from p2pfs.meta import chunks_index, delegations, leases, members, sessions, settings, volumes
+from p2pfs.meta import chunks_index, delegations, leases, members, sessions, settings, usefulness, volumes
 from p2pfs.meta.database import Database
 from p2pfs.meta.leases import Expected
 from p2pfs.net.identity import Identity
@@ -54,6 +54,7 @@ class Counts:
 
     by_copies: dict[int, int]
     with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
+    content: int  # chunks that have fewer copies than the pool's, and as many as they want
     volumes: list[VolumeInfo]
     delegated: dict[VolumeId, str]  # where those are mounted
     leases: dict[VolumeId, Expected]
@@ -195,15 +196,16 @@ class Status:
             if self._counts is None or now_s - made_s >= max(FRESH_S, SHARE * self._took_s) or made_with != peers:
                 alive_until_s = self._sessions_alive()
                 before_s = int(self._clock.time()) + LEASE_WARNING_S
+                wanted, _ = self._reservations.copies_wanted()
                 self._counts = await self._database.scan(
-                    lambda connection: count(connection, *peers, alive_until_s, before_s)
+                    lambda connection: count(connection, *peers, alive_until_s, before_s, wanted)
                 )
                 self._counted, self._took_s = (now_s, peers), self._clock.monotonic() - now_s
             return self._counts
 
     def _chunks(self, counts: Counts) -> ChunksReport:
         wanted, _ = self._reservations.copies_wanted()
-        return count_chunks(counts.by_copies, wanted, counts.with_away)
+        return count_chunks(counts.by_copies, wanted, counts.with_away, content=counts.content)
 
     def _pool(self, peers: Sequence[PeerReport], counts: Counts) -> PoolReport:
         total, writable = self._reservations.space(self._coordinator)
@@ -272,11 +274,13 @@ def count(
     away: frozenset[PeerNumber],
     alive_until_s: float,
     expiring_before_s: int,
+    wanted: int,
 ) -> Counts:
     """Everything the database must be asked, in one snapshot."""
     return Counts(
         chunks_index.counts(connection, reachable),
         chunks_index.counts(connection, reachable | away) if away else None,
+        usefulness.content(connection, wanted, reachable),
         volumes.volumes(connection),
         delegations.holders(connection),
         leases.expected(connection, before_s=expiring_before_s),

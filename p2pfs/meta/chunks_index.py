@@ -47,10 +47,12 @@ def refer(
     times: int,
     new: NewChunk | None,
     wanted_min: int,
+    frugal: int = 0,
 ) -> int:
     """Count `times` new references to a chunk and return its number.
 
-    `new` carries verified receipts; without it the chunk must be known.
+    `new` carries verified receipts; without it the chunk must be known. A chunk that was not wants `frugal` copies, or
+    with 0 as many as the pool does.
 
     Raises:
         Gone: It is not stored (any more), or on fewer than `wanted_min` peers: put it again.
@@ -62,7 +64,7 @@ def refer(
     if row is None:
         if new is None:
             raise Gone("the chunk is not stored, or was deleted meanwhile: store it again")
-        return _add(connection, volume, new=new, refs=times, wanted_min=wanted_min)
+        return _add(connection, volume, new=new, refs=times, wanted_min=wanted_min, frugal=frugal)
     number, size, refs = row
     if new is not None:
         if new.size != size:
@@ -82,7 +84,9 @@ def unrefer(connection: sqlite3.Connection, numbers: Iterable[int], *, now_s: fl
     )
 
 
-def _add(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, refs: int, wanted_min: int) -> int:
+def _add(
+    connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, refs: int, wanted_min: int, frugal: int
+) -> int:
     if not 0 < new.size <= SEALED_CHUNK_BYTES or len(new.chunk) != CHUNK_ID_BYTES:
         raise Misuse("this is no chunk")
     cursor = connection.execute(
@@ -92,6 +96,8 @@ def _add(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, ref
     number = cursor.lastrowid or 0
     _add_replicas(connection, number, volume, new=new)
     _require(connection, number, wanted_min)
+    if frugal:
+        connection.execute("INSERT INTO frugal VALUES (?, ?, ?)", (number, volume, frugal))
     return number
 
 

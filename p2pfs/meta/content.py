@@ -119,6 +119,7 @@ def _add_extents(work: Work, operation: Commit) -> None:
             times=times,
             new=new_chunks.get(chunk),
             wanted_min=work.rules.wanted_min,
+            frugal=work.rules.frugal,
         )
     _insert_extents(work, operation, numbers)
 

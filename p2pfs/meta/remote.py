@@ -4,9 +4,9 @@ Batches carry sequence numbers, so a retry of one whose answer was lost gets tha
 time travel together. Nothing is cached here. The mount runs `maintain` in its nursery.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -16,7 +16,7 @@ from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.net.client import Client, Endpoint
-from p2pfs.types import ChunkId, DentryId, InodeId, SessionId, VolumeId, volume_name
+from p2pfs.types import ChunkId, DentryId, InodeId, PeerNumber, SessionId, VolumeId, volume_name
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
@@ -72,6 +72,13 @@ _RENEWALS: Final = 3  # per lifetime
 _NEWS_S: Final = 5.0  # and at least as often as peers beat: the answer tells of a new pool map
 
 
+class Reads(Protocol):
+    """What was read where, told with renewals: chunks.traffic.Traffic."""
+
+    def untold(self) -> list[tuple[int, PeerNumber, int]]: ...
+    def told(self, rows: Iterable[tuple[int, PeerNumber, int]]) -> None: ...
+
+
 class RemoteNamespace:
     """One volume within a session the coordinator granted. See Namespace.
 
@@ -90,8 +97,10 @@ class RemoteNamespace:
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
         on_batch: Callable[[Batch], None] | None = None,
+        traffic: Reads | None = None,
     ) -> None:
         """`on_batch` hears of each batch before it is sent for the first time."""
+        self._traffic = traffic
         self._on_batch = on_batch
         self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s, endless=endless)
         self._volume_path = f"/volumes/{volume_name(volume)}"
@@ -122,6 +131,7 @@ class RemoteNamespace:
         on_map_version: Callable[[int], None] | None = None,
         map_version: int = 0,
         on_batch: Callable[[Batch], None] | None = None,
+        traffic: Reads | None = None,
     ) -> "RemoteNamespace":
         """Open a session; everything asked in it waits without end if `endless`. Raises NotFound, Denied, Busy,
         CoordinatorAway, and Unsupported where the coordinator is too old to give a volume to one mount alone."""
@@ -137,6 +147,7 @@ class RemoteNamespace:
             on_map_version=on_map_version,
             map_version=map_version,
             on_batch=on_batch,
+            traffic=traffic,
         )
         if request.exclusive and not grant.exclusive:
             await opened.aclose()
@@ -323,8 +334,11 @@ class RemoteNamespace:
 
     async def renew(self) -> None:
         """Keep the session alive. Raises Fenced, CoordinatorAway."""
-        message = RenewSession(self._map_version)
+        fetched = self._traffic.untold() if self._traffic is not None else []
+        message = RenewSession(self._map_version, [(day, int(peer), size) for day, peer, size in fetched])
         renewed = await self._calls.ask("POST", f"{self._session_path}/renew", message, RenewedSession)
+        if self._traffic is not None:
+            self._traffic.told(fetched)
         if renewed.map_version > self._map_version:
             self._map_version = renewed.map_version
             if self._on_map_version is not None:
@@ -356,6 +370,8 @@ class RemoteNamespace:
         """End the session, within a deadline; if nobody answers it ends by itself later."""
         with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
             try:
+                if self._traffic is not None and self._traffic.untold():
+                    await self.renew()
                 await self._calls.tell("DELETE", self._session_path)
             except PoolError:
                 return  # away or over already: the coordinator expires it

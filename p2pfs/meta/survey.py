@@ -30,10 +30,12 @@ class Surveyed:
     id: ChunkId
     size: int  # sealed bytes
     copies: tuple[Copy, ...]
+    wanted: int = 0  # copies, if fewer than the pool's; else 0
 
 
 _LOOK = (
-    "SELECT c.number, c.volume, c.id, c.size, r.peer, r.put_seq, r.proved FROM {chunks} c"
+    "SELECT c.number, c.volume, c.id, c.size,"
+    " coalesce((SELECT copies FROM frugal f WHERE f.chunk = c.number), 0), r.peer, r.put_seq, r.proved FROM {chunks} c"
     f" LEFT JOIN replica r ON r.chunk = c.number AND {COUNTS} ORDER BY c.number, r.peer"
 )
 
@@ -124,20 +126,20 @@ def revive(connection: sqlite3.Connection, peer: PeerNumber, *, volume: VolumeId
     return bool(gone.rowcount)
 
 
-def _gathered(rows: Iterable[tuple[int, int, bytes, int, int | None, int, int]]) -> list[Surveyed]:
+def _gathered(rows: Iterable[tuple[int, int, bytes, int, int, int | None, int, int]]) -> list[Surveyed]:
     """Rows of one chunk each copy → chunks."""
     found: list[Surveyed] = []
     copies: list[Copy] = []
-    head: tuple[int, int, bytes, int] | None = None
+    head: tuple[int, int, bytes, int, int] | None = None
 
     def end() -> None:
         if head is not None:
-            found.append(Surveyed(head[0], VolumeId(head[1]), ChunkId(head[2]), head[3], tuple(copies)))
+            found.append(Surveyed(head[0], VolumeId(head[1]), ChunkId(head[2]), head[3], tuple(copies), head[4]))
 
-    for number, volume, chunk, size_, peer, put_seq, proved in rows:
+    for number, volume, chunk, size_, wanted, peer, put_seq, proved in rows:
         if head is None or head[0] != number:
             end()
-            head, copies = (number, volume, chunk, size_), []
+            head, copies = (number, volume, chunk, size_, wanted), []
         if peer is not None:
             copies.append(Copy(PeerNumber(peer), put_seq, proved))
     end()

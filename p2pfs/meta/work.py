@@ -28,13 +28,15 @@ Verify = Callable[[VolumeId, NewChunk], None]
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be; `awake_s`: sessions
-    that end before it are asleep or dead, and nothing is kept for them; `hold_s`: for how long for the others."""
+    that end before it are asleep or dead, and nothing is kept for them; `hold_s`: for how long for the others.
+    `frugal`: how many copies a new chunk wants, 0: the pool's."""
 
     verify: Verify
     wanted_min: int
     now_s: float
     awake_s: float = 0.0
     hold_s: float = 0.0
+    frugal: int = 0
 
 
 class Work:

@@ -30,6 +30,8 @@ Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
 RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
+Policy = Annotated[str, "policy"]
+Weight = Annotated[float, "weight"]
 DurabilityMode = Annotated[str, "durability"]
 DistributionMode = Annotated[str, "distribution"]
 
@@ -51,6 +53,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trash_pressure: Share = 0.05  # with less of the pool free, the oldest trash goes before its time
     replicas: Count = 3
     min_replicas: Count = 2
+    policy: Policy = "open"  # or "fair": who gives little may take little
+    fair_grant: Size = 1 * GIB  # under it everybody may place so much on others' peers, all copies counted
+    weight_ds: Weight = 1.0  # what is taken in to store counts so many times what is served
+    weight_us: Weight = 1.0  # what is placed on others counts so many times what is fetched
     invite_lifetime: Duration = 24 * 3600.0
     certificate_lifetime: Duration = 90 * 86400.0
     renew_after: Duration = 60 * 86400.0  # age at which a node asks for a new certificate
@@ -117,6 +123,16 @@ def _parse_share(text: str) -> float:
     return share
 
 
+def _parse_weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0.001 <= weight <= 1000:
+        raise Invalid(f"“{text}” is no weight from 0.001 to 1000")
+    return weight
+
+
 def _parse_automatic(text: str) -> int | None:
     return None if text.lower() in ("", "auto") else parse_size(text)
 
@@ -152,6 +168,8 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "durability": _one_of("close", "fsync", "sync"),
     "distribution": _one_of(*Distribution),
     "relay": _one_of("auto", "on", "off"),
+    "policy": _one_of("open", "fair"),
+    "weight": _parse_weight,
 }
 _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "duration": format_duration,

@@ -24,6 +24,7 @@ from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import Corrupt, Denied, PoolError, UserError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.calls import CoordinatorCalls
@@ -37,7 +38,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
-from p2pfs.types import GIB, MIB, Distribution, PoolId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, Distribution, PeerNumber, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -223,7 +224,7 @@ async def attach(
             request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
-            on_batch=journal.sending,
+            on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time)),
         )  # fmt: skip
         journal.opened(remote.session)
         nursery.start_soon(journal.run)
@@ -236,7 +237,7 @@ async def attach(
         places = Places(namespace)
         space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
         copies = LateCopies(namespace, nursery)
-        store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery)
+        store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery, traffic)
         limits = Limits(
             write=WriteLimits(
                 settings.write_buffer,
@@ -314,13 +315,15 @@ async def _store(
     space: ReservedSpace,
     copies: LateCopies,
     nursery: trio.Nursery,
+    traffic: Traffic[PeerNumber],
 ) -> tuple[ChunkStore, ReplicatedStore]:
     peers = PeerStores(pool.client, lambda: pool.map, space.token, unspent=space.unspent, timeout_s=settings.io_timeout)
 
     known = info.distribution in list(Distribution)
     replicated = ReplicatedStore(
         peers, map=lambda: pool.map, locate=places.locate, refresh=places.refresh, nursery=nursery, late=copies.late,
-        io_timeout_s=settings.io_timeout, distribution=Distribution(info.distribution if known else "auto"),
+        count=traffic.count, io_timeout_s=settings.io_timeout,
+        distribution=Distribution(info.distribution if known else "auto"),
     )  # fmt: skip
     limited = LimitedStore(replicated, requests=REQUESTS, bytes_held=TRANSFER_BYTES)
     budget = settings.cache_size

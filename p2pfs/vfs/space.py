@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import trio
 
-from p2pfs.errors import NoSpace, Unavailable
+from p2pfs.errors import NoSpace, OverQuota, Unavailable
 from p2pfs.types import KIB, MIB, PeerNumber
 from p2pfs.wire.chunks import Token
 
@@ -26,19 +26,19 @@ MISSED_S: Final = 5.0
 """A peer that a chunk belongs on but that promised nothing may have room by now, or be new: ask again after so long."""
 
 Reserver = Callable[[int, list[int]], Awaitable[list[Token]]]
-"""(room_bytes, returned token ids) → one token for each peer with room. Raises NoSpace, CoordinatorAway."""
+"""(room_bytes, returned token ids) → one token for each peer with room. Raises NoSpace, OverQuota, CoordinatorAway."""
 
 
 class Space(Protocol):
     """Whether data may still be accepted."""
 
     async def promise(self, size: int) -> None:
-        """Set room for `size` plain bytes aside for every copy. Raises NoSpace, CoordinatorAway."""
+        """Set room for `size` plain bytes aside for every copy. Raises NoSpace, OverQuota, CoordinatorAway."""
         ...
 
     async def cover(self, size: int) -> None:
         """Before promised bytes are sent as a chunk of `size`: see to it that every peer with room takes it, also after
-        attempts that used up what was reserved. Raises NoSpace, CoordinatorAway."""
+        attempts that used up what was reserved. Raises NoSpace, OverQuota, CoordinatorAway."""
         ...
 
     def adopt(self, size: int) -> None:
@@ -106,7 +106,7 @@ class ReservedSpace:
                 return
             try:
                 await self._renew(_sealed(size))
-            except (NoSpace, Unavailable):
+            except (NoSpace, OverQuota, Unavailable):
                 if self._covered() < _sealed(size):
                     raise
 
@@ -134,13 +134,13 @@ class ReservedSpace:
             try:
                 tokens = await self._reserve(room, returned)
                 break
-            except NoSpace:
+            except (NoSpace, OverQuota) as error:
                 if room <= needed:
-                    if trio.current_time() >= until:
+                    if isinstance(error, OverQuota) or trio.current_time() >= until:
                         raise
                     await trio.sleep(1.0)
                     continue
-                # the pool has no room for a comfortable reservation: take what this write needs
+                # the pool, or its owner's share, has no room for a comfortable reservation: take what this write needs
                 room = max(needed, room // 4)
         self._room = min(2 * self._room, MOST_ROOM)
         self._tokens = {PeerNumber(token.peer): token for token in tokens}

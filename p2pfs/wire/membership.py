@@ -21,7 +21,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
 
 
 class PoolMap(msgspec.Struct, frozen=True):
-    """`GET /map`. `version` rises when anything but `free` changes."""
+    """`GET /map`. `version` rises when anything but `free` changes. `replicas` is for what the asker's owner writes:
+    under policy `fair` it may be fewer than the pool's."""
 
     pool: str
     version: int
@@ -137,6 +138,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     put_seq: int = -1  # every PUT up to this one is counted in `used`, which was read after it; -1: not told
     run: int = 0  # drawn by chance when the daemon started: another one may have another disk
     scrub: Scrub | None = None  # None: not told
+    served: list[tuple[int, str, int]] = []  # (UTC day, reading node, bytes of that day so far in this run), if changed
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):

@@ -47,6 +47,8 @@ COORDINATOR_ROUTES: Final = (
     Route("map", "GET", "/map", ANYONE),
     Route("status", "GET", "/status", ANYONE),
     Route("nodes", "GET", "/nodes", ANYONE),
+    Route("usefulness", "GET", "/usefulness", ANYONE),
+    Route("usefulness_of", "GET", "/nodes/{node}/usefulness", ANYONE),
     Route("invite", "POST", "/invites", _ADMIN),
     Route("revoke", "POST", "/nodes/{node}/revoke", _ADMIN),
     Route("confirm", "POST", "/confirmations", _ADMIN),

@@ -121,6 +121,7 @@ class RenewSession(msgspec.Struct, frozen=True):
     """`POST /sessions/{session}/renew` every third of the lifetime."""
 
     map_version: int
+    fetched: list[tuple[int, int, int]] = []  # (UTC day, peer, bytes of that day so far in this session), if changed
 
 
 class RenewedSession(msgspec.Struct, frozen=True):

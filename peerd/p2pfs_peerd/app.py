@@ -5,7 +5,7 @@ room is the token's to say. Made by `daemon`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from p2pfs.chunks import blocks as runs
@@ -15,7 +15,7 @@ from p2pfs.errors import Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.format.ranges import SEALED_BLOCK_BYTES
 from p2pfs.net.server import Handler, Request, Response
-from p2pfs.types import BLOCKS_PER_CHUNK, GONE_STATES, KIB, ChunkId, PeerState, VolumeId
+from p2pfs.types import BLOCKS_PER_CHUNK, GONE_STATES, KIB, ChunkId, NodeId, PeerState, VolumeId
 from p2pfs.wire import failures
 from p2pfs.wire.chunks import RESERVATION_HEADER
 from p2pfs_peerd.budget import ReadBudget, Turns
@@ -30,10 +30,15 @@ _VOLUME: Final = re.compile(r"[0-9a-f]{16}")
 _CHUNK: Final = re.compile(r"[0-9a-f]{64}")
 
 
+Served = Callable[[NodeId, VolumeId, ChunkId, int], None]
+"""Told who was given how many bytes of which chunk."""
+
+
 class PeerApp:
     """The handlers of one peer."""
 
-    def __init__(self, store: DirectoryStore, tokens: TokenBook) -> None:
+    def __init__(self, store: DirectoryStore, tokens: TokenBook, served: Served = lambda *_: None) -> None:
+        self._served = served
         self._store = store
         self._tokens = tokens
         self._budget = ReadBudget()
@@ -94,6 +99,7 @@ class PeerApp:
             first, _ = runs.span(size, runs.run_of(start, stop))
             view = view[start - first : stop - first]
             lease.follow(view)
+            self._served(request.caller.node, volume, chunk, stop - start)
         except BaseException:
             lease.end()
             raise

@@ -15,6 +15,7 @@ import trio
 from p2pfs import exitcodes
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.receipts import ReceiptKey
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import Corrupt, Misuse, NoSpace, PoolError, Unavailable, UserError
 from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
@@ -108,7 +109,8 @@ class Peerd:
         self._revocations = Revocations()
         self._revoked = RevocationFile(home.path / "revocations")
         self._unsaved: RevocationList | None = None
-        self._app = PeerApp(store, self._tokens)
+        self._traffic = Traffic[str](clock.time)
+        self._app = PeerApp(store, self._tokens, self._traffic.count)
         self._fetches = Fetches(self._app, self._tokens, number=record.peer)
         self.server = Server(
             PEER_ROUTES,
@@ -210,6 +212,7 @@ class Peerd:
             addresses=whereabouts.now,
             offered=self._offer.bytes,
             scrub=self.scrubber.state,
+            traffic=self._traffic,
             revocations=self._revocations,
             hear=hear,
             interval_s=self._settings.heartbeat,

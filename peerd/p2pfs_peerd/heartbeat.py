@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Revocations
@@ -48,6 +49,7 @@ class Pulse:
         addresses: Callable[[], Sequence[str]],
         offered: Callable[[], int],
         scrub: Callable[[], Scrub],
+        traffic: Traffic[str],
         revocations: Revocations,
         hear: Hear,
         interval_s: float,
@@ -60,6 +62,7 @@ class Pulse:
         self._addresses = addresses
         self._offered = offered
         self._scrub = scrub
+        self._traffic = traffic
         self._revocations = revocations
         self._hear = hear
         self._interval_s = interval_s
@@ -86,16 +89,18 @@ class Pulse:
 
     async def _beat(self) -> None:
         damaged = self._store.damaged()[:_MOST_DAMAGED]
+        served = self._traffic.untold()
         addresses = await trio.to_thread.run_sync(self._addresses, abandon_on_cancel=True)  # names may take long
         answer = await self._client.call(
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(partial(self._report, damaged, addresses, self._scrub())),
+            await trio.to_thread.run_sync(partial(self._report, damaged, addresses, self._scrub(), served)),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
         self._store.acknowledge(damaged)
+        self._traffic.told(served)
         self._interval_s = bounded(answer.interval_s)
         self._map_version = answer.map_version
         await self._hear(answer)
@@ -104,7 +109,13 @@ class Pulse:
             self._failures = 0
         self.answered.set()
 
-    def _report(self, damaged: Sequence[tuple[int, bytes]], addresses: Sequence[str], scrub: Scrub) -> Heartbeat:
+    def _report(
+        self,
+        damaged: Sequence[tuple[int, bytes]],
+        addresses: Sequence[str],
+        scrub: Scrub,
+        served: list[tuple[int, str, int]],
+    ) -> Heartbeat:
         """Blocking: psutil reads a dozen files."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
@@ -123,6 +134,7 @@ class Pulse:
             put_seq=settled,
             run=self._run,
             scrub=scrub,
+            served=served,
         )
 
 

@@ -5,6 +5,7 @@ end, with a default, and leave the vectors alone.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from p2pfs.wire import (
     orders,
     plans,
     search,
+    usefulness,
+    volumes,
 )
 from p2pfs.wire.chunks import Receipt, Token, receipt_message, token_message
 
@@ -103,8 +106,14 @@ REPORT = orders.Report(
 RESOURCES = membership.Resources(1 << 40, 1 << 39, 1 << 34, 1 << 33, 4, 0.25, 5, 6)
 HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
-    run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1),
+    run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
 )  # fmt: skip
+GAVE = usefulness.Gave(1, 2, 3, 4)
+USEFULNESS = usefulness.UsefulnessReport(
+    usefulness.Rules("fair", 1.0, 2.0, grant=1 << 30, replicas=3, min_replicas=2, windows=30, half_life=7.0),
+    [usefulness.OwnerUsefulness("anna", 0.5, GAVE, 5, 6, 1, 2, allowed=1 << 30, left=7, priority=1)],
+    [usefulness.NodeUsefulness(NODE, "anna@nas", "anna", math.inf, GAVE)],
+)
 HEARTBEAT_ANSWER = membership.HeartbeatAnswer(
     7, 3, CHUNK, CHUNK, 1 << 40, 5.0, membership.Revocations(2, [NODE], ["1f"]), 1.8e9, True, "up", False
 )
@@ -173,6 +182,8 @@ def made() -> dict[str, str]:
         "orders": codec.encode(ORDERS).hex(),
         "report": codec.encode(REPORT).hex(),
         "heartbeat": codec.encode(HEARTBEAT).hex(),
+        "renew_session": codec.encode(volumes.RenewSession(3, [(20_000, 7, 1 << 30)])).hex(),
+        "usefulness": codec.encode(USEFULNESS).hex(),
         "heartbeat_answer": codec.encode(HEARTBEAT_ANSWER).hex(),
         "peer_info": codec.encode(PEER_INFO).hex(),
         "job": codec.encode(JOB).hex(),
@@ -214,6 +225,9 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("orders", ORDERS),
         ("report", REPORT),
         ("heartbeat", HEARTBEAT),
+        ("heartbeat_without_reads", msgspec.structs.replace(HEARTBEAT, served=[])),
+        ("renew_session", volumes.RenewSession(3, [(20_000, 7, 1 << 30)])),
+        ("usefulness", USEFULNESS),
         ("heartbeat_answer", HEARTBEAT_ANSWER),
         ("peer_info", PEER_INFO),
         ("job", JOB),

@@ -32,6 +32,7 @@ from p2pfs.meta import (
     volumes,
 )
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
+from p2pfs.meta.schema_usefulness import USEFULNESS
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire.chunks import Token
@@ -542,3 +543,25 @@ async def test_nothing_is_accepted_once_the_file_is_another(tmp_path: Path, clai
         (tmp_path / "db").touch()
         with pytest.raises(Unavailable, match="removed or replaced"):
             await db.write(put("a", 2))
+
+
+def test_what_lay_on_peers_before_the_copies_were_counted_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[: schema.MIGRATIONS.index(USEFULNESS)])
+        before = InlineDatabase(path)
+        chunks = [(number, 7, bytes([number]) * 32, 1000 * number) for number in (1, 2)]
+        insert = "INSERT INTO chunk (number, volume, id, size, scheme, refs) VALUES (?, ?, ?, ?, 1, 1)"
+        before.write_now(lambda c: c.executemany(insert, chunks))
+        copies = [(1, 0, 1, 4), (1, 0, 2, 4), (2, 0, 1, 5)]
+        before.write_now(
+            lambda c: c.executemany("INSERT INTO replica (chunk, part, peer, put_seq) VALUES (?, ?, ?, ?)", copies)
+        )
+        before.close()
+    db = InlineDatabase(path)
+    assert db.read(lambda c: c.execute("SELECT * FROM placed").fetchall()) == [(7, 1, 3000), (7, 2, 1000)]
+    db.write_now(lambda c: c.execute("DELETE FROM replica WHERE chunk = 1"))
+    assert db.read(lambda c: c.execute("SELECT * FROM placed").fetchall()) == [(7, 1, 2000), (7, 2, 0)]
+    db.close()

@@ -1,10 +1,10 @@
 """What waits to be copied, what is being copied, and what must wait because it failed. Sync and without I/O.
 
-For each target a queue of each urgency, fewest copies first. Bounded for each urgency and number of copies, so that
-what is less urgent never takes the place of what is more so; what does not fit is found again by the next survey. A
-copy that failed, or was lost again and again, pauses for its target alone: a peer that takes nothing, or says nothing,
-keeps nobody else from holding the chunk. Also the account of it: a job for repair, one for moves, and one for each peer
-that is being drained.
+For each target a queue of each urgency, fewest copies first, then by the precedence of the owners. Bounded for each
+urgency and number of copies, so that what is less urgent never takes the place of what is more so; what does not fit is
+found again by the next survey. A copy that failed, or was lost again and again, pauses for its target alone: a peer
+that takes nothing, or says nothing, keeps nobody else from holding the chunk. Also the account of it: a job for repair,
+one for moves, and one for each peer that is being drained.
 Used by `care` alone.
 """
 
@@ -42,6 +42,7 @@ class Task:
     urgency: Urgency
     copies: int  # readable ones
     leaving: tuple[PeerNumber, ...] = ()  # holders that wait for it to leave
+    precedence: int = 0  # of its owner, among tasks of equal rank; lower is sooner
 
     @property
     def rank(self) -> tuple[Urgency, int]:
@@ -57,6 +58,10 @@ class _Trouble:
     paused: dict[PeerNumber, float] = field(default_factory=dict)  # target → until when (monotonic)
 
 
+_Entry = tuple[int, int, int]
+"""(copies, precedence, chunk number)."""
+
+
 class Backlog:
     """`done` counts copies made."""
 
@@ -64,7 +69,7 @@ class Backlog:
         self._jobs = jobs
         self._node_of = node_of
         self._clock = clock
-        self._queues: dict[PeerNumber, dict[Urgency, list[tuple[int, int]]]] = {}  # heaps of (copies, chunk number)
+        self._queues: dict[PeerNumber, dict[Urgency, list[_Entry]]] = {}  # heaps
         self._tasks: dict[int, dict[PeerNumber, Task]] = {}  # chunk → target → what waits
         self._waiting_for: Counter[PeerNumber] = Counter()
         self._waiting: Counter[tuple[Urgency, int]] = Counter()  # by rank
@@ -119,7 +124,7 @@ class Backlog:
         self._waiting_for[task.target] += 1
         self._waiting[task.rank] += 1
         queue = self._queues.setdefault(task.target, {}).setdefault(task.urgency, [])
-        heapq.heappush(queue, (task.copies, task.number))
+        heapq.heappush(queue, (task.copies, task.precedence, task.number))
         if len(queue) > 2 * self._waiting_for[task.target] + SPENT:
             queue[:] = sorted({entry for entry in queue if self._awaited(task.target, task.urgency, entry)})
         for job in self._jobs_of(task):
@@ -157,7 +162,7 @@ class Backlog:
             queue = self._queues.get(peer, {}).get(urgency, [])
             if not queue or self._is_held_back(urgency):
                 continue
-            held: list[tuple[int, int]] = []
+            held: list[_Entry] = []
             try:
                 while queue and room > 0 and (urgency is not Urgency.REBALANCE or self._moving[peer] < moves):
                     entry = heapq.heappop(queue)
@@ -174,10 +179,12 @@ class Backlog:
                 for entry in held:
                     heapq.heappush(queue, entry)
 
-    def _awaited(self, peer: PeerNumber, urgency: Urgency, entry: tuple[int, int]) -> Task | None:
+    def _awaited(self, peer: PeerNumber, urgency: Urgency, entry: _Entry) -> Task | None:
         """What an entry of a queue stands for; None: it was replaced, taken or is no longer needed."""
-        task = self._tasks.get(entry[1], {}).get(peer)
-        return task if task is not None and task.rank == (urgency, entry[0]) else None
+        copies, precedence, number = entry
+        task = self._tasks.get(number, {}).get(peer)
+        is_it = task is not None and (*task.rank, task.precedence) == (urgency, copies, precedence)
+        return task if is_it else None
 
     def _is_held_back(self, urgency: Urgency) -> bool:
         """Whether somebody paused everything of this urgency."""

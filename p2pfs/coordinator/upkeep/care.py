@@ -31,6 +31,7 @@ from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.coordinator.upkeep.keepers import changes_in_s, keeper
 from p2pfs.coordinator.upkeep.noticed import Noticed
+from p2pfs.coordinator.usefulness import Arrival, Usefulness
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import chunks_index, survey
 from p2pfs.meta.database import Database
@@ -81,6 +82,7 @@ class Care:
         jobs: Jobs,
         noticed: Noticed,
         surveyed: Callable[[Mapping[PeerNumber, int]], None],
+        usefulness: Usefulness,
         repair_delay_s: float,
         clock: Clock,
     ) -> None:
@@ -96,6 +98,7 @@ class Care:
         self._clock = clock
         self._noticed = noticed
         self._surveyed = surveyed
+        self._usefulness = usefulness
         self._backlog = Backlog(jobs, clock, lambda peer: roster.peers[peer].node.id)
         self._keepers: Mapping[PeerNumber, Keeper] = {}
         self._staying: Sequence[Candidate] = ()
@@ -241,7 +244,10 @@ class Care:
                 short.append(chunk)
             leaving = tuple(self._leaving(chunk))
             for target in found.targets:
-                self._backlog.add(Task(chunk.number, chunk.size, target, found.urgency, found.copies, leaving))
+                precedence = self._usefulness.precedence(chunk.volume)
+                self._backlog.add(
+                    Task(chunk.number, chunk.size, target, found.urgency, found.copies, leaving, precedence)
+                )
             for peer in found.audit:
                 self._audits.ask(peer, chunk.volume, chunk.id, size=chunk.size)
             if found.drop is not None:
@@ -262,14 +268,18 @@ class Care:
             return found if self._has_room(found.targets[0], chunk.size, margin=MARGIN) else None
         return found
 
-    def _need_by(self, chunk: Surveyed, placed: Sequence[PeerNumber]) -> Need | None:
+    def _wanted(self, chunk: Surveyed) -> int:
+        """Copies: the pool's number, or what its owner was given when it wrote it."""
         wanted, _ = self._reservations.copies_wanted()
+        return min(wanted, chunk.wanted or wanted)
+
+    def _need_by(self, chunk: Surveyed, placed: Sequence[PeerNumber]) -> Need | None:
         held = [Held(copy.peer, copy.proved) for copy in chunk.copies]
         return need(
             held,
             keepers=self._keepers,
             placed=placed,
-            wanted=wanted,
+            wanted=self._wanted(chunk),
             room=lambda peer: not self._backlog.is_paused(chunk.number, peer) and self._has_room(peer, chunk.size),
             coming=self._backlog.coming(chunk.number),
         )
@@ -307,7 +317,6 @@ class Care:
         return free >= size + CHUNK_OVERHEAD_BYTES + margin * peer.offered
 
     async def _take_off(self, drops: Sequence[tuple[Surveyed, PeerNumber]]) -> None:
-        wanted, _ = self._reservations.copies_wanted()
         now_s = self._clock.time()
         keep = {
             number: one.appearances for number, one in self._keepers.items() if one.is_readable and not one.is_leaving
@@ -317,7 +326,9 @@ class Care:
             return [
                 (chunk, peer)
                 for chunk, peer in drops
-                if survey.take_off(connection, chunk.number, peer=peer, keep=keep, wanted=wanted, now_s=now_s)
+                if survey.take_off(
+                    connection, chunk.number, peer=peer, keep=keep, wanted=self._wanted(chunk), now_s=now_s
+                )
             ]
 
         gone = await self._database.write(take_off)
@@ -360,16 +371,24 @@ class Care:
             else:
                 self._failed(order, result)
 
-        def commit(connection: sqlite3.Connection) -> list[str]:
-            return [_committed(connection, peer, order, result) for order, result in stored]
+        def commit(connection: sqlite3.Connection) -> list[tuple[list[Arrival], str]]:
+            return [
+                (
+                    self._usefulness.arrivals(connection, VolumeId(order.volume), _new_chunk(order, result)),
+                    _committed(connection, peer, order, result),
+                )
+                for order, result in stored
+            ]
 
-        refusals = await self._database.write(commit) if stored else []
-        for (order, result), refusal in zip(stored, refusals, strict=True):
+        outcomes = await self._database.write(commit) if stored else []
+        for (order, result), (arrivals, refusal) in zip(stored, outcomes, strict=True):
             if refusal:
                 self._failed(order, result, refusal)
                 continue
             self._reservations.arrived(peer, order.size, put_seq=result.receipt.put_seq)
             task = self._backlog.stored(order.order)
+            if task is not None and task.urgency is not Urgency.REBALANCE:  # else who goes away and returns would gain
+                self._usefulness.arrived(arrivals, None)
             self._report([task.number] if task else [])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
