@@ -15,6 +15,7 @@ from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
 from p2pfs.coordinator.upkeep.jobs import Jobs
@@ -55,6 +56,7 @@ class Services:
     reservations: Reservations
     status: status.Status
     pool_map: Callable[[], PoolMap]
+    roll: RollOffice
     backups: Backups
     orders: OrderBook
     leaving: Leaving
@@ -70,6 +72,7 @@ class Services:
             "renew": self._renew,
             "heartbeat": self._heartbeat,
             "map": self._map,
+            "roll": self._roll,
             "status": self._status,
             "nodes": self._nodes,
             "invite": self._invite,
@@ -127,6 +130,10 @@ class Services:
     async def _map(self, request: Request) -> Response:
         self.roster.member(request.caller.node)
         return Response.of(self.pool_map())
+
+    async def _roll(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.roll.signed())
 
     async def _status(self, request: Request) -> Response:
         report = await self.status.report(request.caller)

@@ -7,6 +7,7 @@ import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd import control, sleep
+from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
@@ -107,9 +109,18 @@ class Peerd:
         self._revoked = RevocationFile(home.path / "revocations")
         self._unsaved: RevocationList | None = None
         self._app = PeerApp(store, self._tokens)
+        self._absence = Absence(
+            record.pool,
+            record.peer,
+            store,
+            path=home.path / "roll",
+            free=self._free,
+            share=settings.elect_share,
+            clock=clock,
+        )
         self.server = Server(
             PEER_ROUTES,
-            {**self._app.handlers(), **self._backups.handlers()},
+            {**self._app.handlers(), **self._backups.handlers(), **self._absence.handlers()},
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -140,16 +151,16 @@ class Peerd:
         async with self._client() as client, trio.open_nursery() as background:
             relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
             whereabouts = Whereabouts(addresses, relay)
-            self._orders = OrderRunner(
-                client,
-                self._coordinator(),
-                self._store,
-                rate=RateLimit(self._settings.repair_rate, self._clock),
-                scrub=self.scrubber,
-            )
+            rate = RateLimit(self._settings.repair_rate, self._clock)
+            self._orders = OrderRunner(client, self._coordinator(), self._store, rate=rate, scrub=self.scrubber)
             self._farewell = Farewell(client, self._coordinator(), self._record.node)
             background.start_soon(self._orders.run)
-            background.start_soon(control.serve, self._home.path / "run" / "peer.sock", self._store)
+            background.start_soon(
+                control.serve, self._home.path / "run" / "peer.sock", self._store, self._absence.state
+            )
+            background.start_soon(
+                partial(self._absence.run, client, self._coordinator(), rate=rate, addresses=whereabouts.last)
+            )
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
             background.start_soon(self._renew, client)
@@ -173,6 +184,11 @@ class Peerd:
         """Be drained; returns when this peer has left. See `Farewell.leave`."""
         if self._farewell is not None:
             await self._farewell.leave()
+
+    def _free(self) -> int:
+        """Bytes for more chunks. Blocking."""
+        usage = self._store.usage()
+        return min(usage.capacity, self._offer.bytes()) - usage.used - usage.trash
 
     def _offered(self) -> int:
         """For chunks and backups together."""
@@ -211,7 +227,10 @@ class Peerd:
         )
 
     def _recall(self) -> None:
-        """Refuse whom this peer refused before it was started."""
+        """Refuse whom this peer refused before it was started, and know whom it knew."""
+        receipt_key = self._absence.recall()
+        if receipt_key:
+            self._signer.trust(receipt_key)
         try:
             known = self._revoked.load()
         except Corrupt as error:
@@ -225,6 +244,7 @@ class Peerd:
     async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
+        self._absence.hear(answer)
         # Never above what the owner offers: what the trash may lose a day is a share of this.
         self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))
         if answer.revocations is not None:
