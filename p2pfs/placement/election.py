@@ -4,14 +4,16 @@ The rules:
 
 1. A peer takes part when its coordinator has been silent for `elect_after`, and only while at least half of the peers
    it hears (itself included) say the same: if others are answered, its own link is what broke.
-2. The peer with the smallest number among those that are heard and say so leads. One that leads and does not look at
-   what the others hold is passed over (`p2pfs_peerd.watch`).
+2. The peer with the smallest number among those that are heard and say so leads, unless most follow another one that is
+   heard already: who comes back steps in as a regular one. One that leads and does not look at what the others hold is
+   passed over (`p2pfs_peerd.watch`).
 3. It asks for copies of what is short, by the rules of `care` and nothing else of them: no audit, no move, no deletion.
 
 Two peers may lead at once, each of those it hears: at worst there are surplus copies, which the coordinator trims. So
 nobody counts votes. Called by `p2pfs_peerd.watch` and `p2pfs_peerd.election`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -28,6 +30,7 @@ class Voice:
 
     number: PeerNumber
     is_orphaned: bool  # the coordinator does not answer it, it says
+    follows: PeerNumber | None = None  # whom it takes for the elected one
 
 
 def is_open(voices: Sequence[Voice]) -> bool:
@@ -35,9 +38,16 @@ def is_open(voices: Sequence[Voice]) -> bool:
     return 2 * sum(voice.is_orphaned for voice in voices) >= len(voices) > 0
 
 
-def leader(voices: Iterable[Voice]) -> PeerNumber | None:
-    """Who leads among these."""
-    return min((voice.number for voice in voices if voice.is_orphaned), default=None)
+def leader(own: Voice, fellows: Iterable[Voice], passed: Collection[PeerNumber] = ()) -> PeerNumber | None:
+    """Whom to follow; those in `passed` are passed over."""
+    orphaned = [voice for voice in (own, *fellows) if voice.is_orphaned]
+    able = {voice.number for voice in orphaned} - set(passed)
+    voting = [voice for voice in orphaned if voice is not own or voice.follows is not None]
+    votes = Counter(voice.follows for voice in voting)
+    for number, count in votes.items():
+        if number is not None and number in able and 2 * count > len(voting):
+            return number
+    return min(able, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from p2pfs_peerd.watch import Watch
 log = logging.getLogger(__name__)
 
 _UNKNOWN_S = 60.0
-"""How often it is asked whether there is a list by now."""
+"""How often it is asked whether the list is valid by now: a clock may have been set."""
 _SHORTEST_WAIT_S = 0.01
 """A clock does not tell much shorter times apart; waiting for the last bit of one would spin."""
 
@@ -102,7 +102,7 @@ class Absence:
         while True:
             roll = self._book.roll
             if roll is None or not roll.elect_after_s:
-                await trio.sleep(_UNKNOWN_S)
+                await self._book.changed(_UNKNOWN_S)
                 continue
             left_s = max(1.0, roll.elect_after_s / 2) - self._silent_s()
             if left_s <= 0:

@@ -89,9 +89,12 @@ class Elected:
                 continue
             if not self._watch.leads:
                 return
-            holders = await self._holders(bucket, digests)
+            holders, failed = await self._holders(bucket, digests)
+            if failed:  # what it holds is not known: the same as if it had shown nothing from the start
+                digests = {number: told for number, told in digests.items() if number not in failed}
+                view = self._view(digests)
             asked, is_short = wishes(holders, view, room=room, coming=self._coming)
-            if is_short:
+            if is_short or failed:
                 self._calm.pop(bucket, None)
             else:
                 self._calm[bucket] = now
@@ -118,16 +121,21 @@ class Elected:
                 nursery.start_soon(ask, number)
         return found
 
-    async def _holders(self, bucket: int, showing: Collection[PeerNumber]) -> dict[Found, list[PeerNumber]]:
-        """Who lists what of a bucket. Copies of one that fails do not count: at worst there is one too many."""
+    async def _holders(
+        self, bucket: int, showing: Collection[PeerNumber]
+    ) -> tuple[dict[Found, list[PeerNumber]], set[PeerNumber]]:
+        """Who lists what of a bucket, and who fails to. Copies of one that fails do not count: at worst there is
+        one too many."""
         holders: dict[Found, list[PeerNumber]] = {}
+        failed: set[PeerNumber] = set()
         for number in sorted(showing):
             try:
                 for found in await self._listed(number, bucket):
                     holders.setdefault(found, []).append(number)
             except PoolError as error:
+                failed.add(number)
                 log.info("peer %d does not list what it holds: %s", number, error)
-        return holders
+        return holders, failed
 
     async def _listed(self, number: PeerNumber, bucket: int) -> list[Found]:
         """What a peer holds of a bucket. Raises PoolError."""

@@ -50,6 +50,12 @@ class RollBook:
         self._wanted: HeartbeatAnswer | None = None
         self._keys = (b"", b"")  # token key, receipt key, as kept
         self._awake = trio.Event()
+        self._fetched = trio.Event()  # set, and replaced, when there is another list
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until there is another list, or for so long."""
+        with trio.move_on_after(seconds):
+            await self._fetched.wait()
 
     @property
     def roll(self) -> Roll | None:
@@ -100,6 +106,8 @@ class RollBook:
         signed = await client.call(coordinator, "GET", "/roll", None, SignedRoll, timeout_s=_ASK_S)
         self._roll = verified(signed, self._pool, answer.token_key)
         self._fetched_s = self._clock.monotonic()
+        self._fetched.set()
+        self._fetched = trio.Event()
         kept = KeptRoll(signed, answer.token_key, answer.receipt_key)
         try:
             await trio.to_thread.run_sync(self._kept.save, kept)

@@ -52,6 +52,7 @@ class Fellow:
     seen_s: float  # last heard, or when the absence began for one that was up then
     heard_s: float | None = None  # in this absence
     orphan_s: float | None = None  # how long the coordinator had been silent for it then
+    follows: PeerNumber | None = None
     room: int = 0
     looked_s: float = 0.0  # when it last asked what is held here
     passed_until_s: float = 0.0
@@ -133,8 +134,8 @@ class Watch:
     def _elected(self) -> PeerNumber | None:
         if not self._rounds or not self.is_orphaned or self._clock.time() >= self.roll.expires_s:
             return None
-        voices = [Voice(self.own, True), *map(self._voice, self.heard())]
-        if not election.is_open(voices):
+        own, fellows = Voice(self.own, True, self.leader), [self._voice(number) for number in self.heard()]
+        if not election.is_open([own, *fellows]):
             return None
         now_s = self._clock.monotonic()
         if self.leader is not None and not self.leads:
@@ -143,13 +144,13 @@ class Watch:
             if now_s - max(self._leads_since_s, leading.looked_s) > patience_s:
                 log.info("peer %d should ask for copies and does not look for any: it is passed over", self.leader)
                 leading.passed_until_s = now_s + 10 * patience_s
-        return election.leader(
-            voice for voice in voices if voice.number == self.own or self.fellows[voice.number].passed_until_s <= now_s
-        )
+        passed = [number for number, fellow in self.fellows.items() if fellow.passed_until_s > now_s]
+        return election.leader(own, fellows, passed)
 
     def _voice(self, number: PeerNumber) -> Voice:
-        silent_s = self.fellows[number].orphan_s
-        return Voice(number, silent_s is not None and silent_s >= self.elect_after_s)
+        fellow = self.fellows[number]
+        is_orphaned = fellow.orphan_s is not None and fellow.orphan_s >= self.elect_after_s
+        return Voice(number, is_orphaned, fellow.follows)
 
     def expect_leader(self, node: NodeId) -> Fellow:
         """Raises Denied unless this peer takes that node for the elected one."""
@@ -197,6 +198,7 @@ class Watch:
         fellow = self.fellows[number]
         fellow.heard_s = fellow.seen_s = self._clock.monotonic()
         fellow.orphan_s = told.silent_s
+        fellow.follows = PeerNumber(told.leader) if told.leader else None
         fellow.room = min(max(0, told.room), _MOST_ROOM)
         if told.addresses and told.addresses != fellow.info.addresses and _can_be_dialled(told.addresses):
             self._moved(fellow, told.addresses)

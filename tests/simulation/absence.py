@@ -11,6 +11,7 @@ Nothing may be deleted meanwhile. When the coordinator is back it must find all,
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from unittest import mock
 import msgspec
 import trio
 
+from p2pfs.runtime.config import Settings
 from p2pfs.types import ChunkId
 from p2pfs_peerd.watch import MISSED, ROUNDS
 
@@ -40,20 +42,18 @@ DAY_S: Final = 86400.0
 WEEK_S: Final = 7 * DAY_S
 SETTINGS: Final = msgspec.structs.replace(
     pool.SETTINGS,
-    heartbeat=600.0,
-    suspect=1800.0,
-    down=3600.0,
+    heartbeat=1200.0,
+    suspect=3600.0,
+    down=7200.0,
     repair_delay=3600.0,
     elect_after=7200.0,
-    session_lifetime=2400.0,
+    session_lifetime=4800.0,
     delegation=1200.0,
     audit_interval=1200.0,
     inventory_interval=DAY_S,
 )
 """Everything slower than in `pool`: a week is what a run costs."""
-CALM_S: Final = (
-    SETTINGS.elect_after * (1 + (MISSED + 2) / ROUNDS) + SETTINGS.repair_delay + 5 * SETTINGS.elect_after
-)
+CALM_S: Final = SETTINGS.elect_after * (1 + (MISSED + 2) / ROUNDS) + SETTINGS.repair_delay + 5 * SETTINGS.elect_after
 """Until a peer that was just started follows a leader; one that just stopped is neither heard nor waited for; copies
 asked for in vain are asked for again, at the look after that; and those are there."""
 _RETURN_S: Final = 4 * DAY_S
@@ -98,13 +98,13 @@ class Absence:
         """Files are written, and every chunk has its copies."""
         await self.faults.start_all()
         await trio.sleep(SETTINGS.heartbeat * 2)
-        for _ in range(40):
+        for _ in range(80):
             self.load.start()
-            await trio.sleep(5 * self.chance.random())
+            await trio.sleep(3 * self.chance.random())
         await trio.sleep(600)
         for mount in self.world.pool.mounts:
             mount.leave()
-        await trio.sleep(SETTINGS.down * 4)
+        await trio.sleep(SETTINGS.down * 3)
         self._check()
         short = [chunk for chunk in self._named() if len(self.world.valid(chunk)) < self._wanted]
         if short:
@@ -162,12 +162,14 @@ class Absence:
                 await self.faults.start_peer(peer)
         self.world.note("it is calm")
         await trio.sleep(CALM_S)
+        self._fell()
         running = [peer for peer in self.world.pool.peers if peer.host.is_up]
         wanted = min(self._wanted_now, len(running))
         for chunk in named:
             copies = len([peer for peer in running if peer.disk.holds((VOLUME, chunk))])
             if 0 < copies < wanted:
-                raise Violation(f"chunk {chunk.hex()[:8]} has {copies} copies on running peers and should have {wanted}")
+                told = f"has {copies} copies on running peers and should have {wanted}"
+                raise Violation(f"short: chunk {chunk.hex()[:8]} {told}")
         alive = len(self.world.pool.peers) - len(self.dead)
         if len(running) > 1 and alive > self._wanted_now and self.chance.random() < 0.9:
             self._dies(self.chance.choice(running))
@@ -261,13 +263,19 @@ class Absence:
             raise Violation(self.world.violations[0])
 
 
+@contextlib.contextmanager
+def _slowly(settings: Settings) -> Iterator[None]:
+    with mock.patch.object(pool, "SETTINGS", settings), mock.patch.object(pool, "TIDY_S", DAY_S):
+        yield
+
+
 def simulate(seed: int, *, verbose: bool = False) -> Outcome:
     """Run one seed to its end or its first violation."""
     outcome = Outcome(seed)
     shared = Path("/dev/shm")
     memory = tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None, prefix="p2pfs-simulation-")
     settings = msgspec.structs.replace(SETTINGS, replicas=2 + seed % 2)
-    with memory as directory, mock.patch.object(pool, "SETTINGS", settings), controlled(seed, verbose=verbose) as bugs:
+    with memory as directory, _slowly(settings), controlled(seed, verbose=verbose) as bugs:
         simulated = SimPool(seed, Path(directory), peers=5 + seed % 3, mounts=2)
         world = World(seed, simulated, verbose=verbose)
         try:
@@ -311,6 +319,8 @@ def main() -> int:
     for outcome in explore(options.seeds, plant=options.plant, verbose=options.verbose):
         count, died = count + 1, died + outcome.died
         copied, surplus = copied + outcome.copied, surplus + outcome.surplus
+        if count % 20 == 0:
+            print(f"{count} seeds", file=sys.stderr, flush=True)
         if not outcome.is_good:
             failures += 1
             print(f"\nseed {outcome.seed} fails: {outcome.failure}", flush=True)

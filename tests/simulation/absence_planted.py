@@ -17,7 +17,7 @@ from p2pfs_peerd.watch import Watch
 @contextlib.contextmanager
 def _nobody_elected() -> Iterator[None]:
     """Nobody leads, as before there was an election."""
-    with mock.patch.object(Watch, "_elected", lambda _: None):
+    with mock.patch.object(Watch, "_elected", return_value=None):
         yield
 
 
@@ -51,7 +51,7 @@ def _nobody_pulls() -> Iterator[None]:
 @contextlib.contextmanager
 def _list_forgotten() -> Iterator[None]:
     """A peer that is started again knows nobody until the coordinator answers."""
-    with mock.patch.object(Absence, "recall", lambda _: b""):
+    with mock.patch.object(Absence, "recall", return_value=b""):
         yield
 
 
