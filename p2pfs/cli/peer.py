@@ -21,7 +21,7 @@ from p2pfs.cli.show import print_json
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import Role
 
 _EMPTYING_S = 600.0
@@ -68,6 +68,34 @@ def start(home: NodeHome, overrides: dict[str, str], log_file: Path | None, pid_
 
     with holding_pid_file(pid_file):
         return daemon_start.start(home, overrides, role=Role.PEER, log_file=log_file, load=load)
+
+
+@command.command("status")
+@home_option
+@json_option
+def status(home: NodeHome, as_json: bool) -> int:
+    """Show what this home's own peer knows, coordinator or not: how long that has been silent, and who stands in.
+
+    \b
+    Example:
+      p2pfs peer status
+    """
+    told = _ask(home, "status", 30.0)
+    if as_json:
+        print_json(told)
+        return exitcodes.OK
+    click.echo(f"coordinator   last answered {format_duration(told['coordinator_silent_s'])} ago")
+    if not told["knows_members"]:
+        click.echo("members       not known: without a list that the coordinator signed nobody can be elected")
+    elif told["leader"]:
+        who = "this peer" if told["leads"] else f"peer {told['leader']}"
+        click.echo(f"elected       {who} asks for copies; {told['fellows_heard']} other peers are heard")
+        click.echo(f"asked for     {told['copies_requested']} copies")
+        click.echo(f"taken in      {told['copies_taken']} copies, {format_size(told['bytes_taken'])}")
+        click.echo(f"room          {format_size(told['room_bytes'])} for more of them")
+    else:
+        click.echo("elected       nobody")
+    return exitcodes.OK
 
 
 @command.group("trash", invoke_without_command=True)

@@ -24,6 +24,7 @@ from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
+from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
@@ -294,6 +295,13 @@ async def compose(
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
+        roll=RollOffice(
+            signer,
+            pool_map,
+            elect_after_s=settings.elect_after,
+            repair_delay_s=settings.repair_delay,
+            clock=clock,
+        ),
         backups=backups,
         orders=orders,
         leaving=leaving,

@@ -16,6 +16,7 @@ from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
 from p2pfs.coordinator.upkeep.jobs import Jobs
@@ -68,6 +69,7 @@ class Services:
     status: status.Status
     pool_map: Callable[..., PoolMap]
     """The map; with the name of an owner, for what that one writes."""
+    roll: RollOffice
     backups: Backups
     orders: OrderBook
     leaving: Leaving
@@ -84,6 +86,7 @@ class Services:
             "renew": self._renew,
             "heartbeat": self._heartbeat,
             "map": self._map,
+            "roll": self._roll,
             "status": self._status,
             "nodes": self._nodes,
             "usefulness": self._usefulness,
@@ -146,6 +149,10 @@ class Services:
 
     async def _map(self, request: Request) -> Response:
         return Response.of(self.pool_map(self.roster.member(request.caller.node).owner))
+
+    async def _roll(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        return Response.of(self.roll.signed())
 
     async def _status(self, request: Request) -> Response:
         report = await self.status.report(request.caller)

@@ -37,6 +37,7 @@ class Peer:
     node: Node
     heard_s: float  # monotonic; the coordinator's start until the first heartbeat after it
     state: PeerState
+    is_heard: bool = False  # since the coordinator started
     addresses: tuple[str, ...] = ()  # none: it never served
     capacity: int = 0  # as the map says
     offered: int = 0  # as the last heartbeat said, within the node's limit
@@ -226,7 +227,8 @@ class Roster:
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        if moved or before is not peer.state:
+        if moved or before is not peer.state or not peer.is_heard:
+            peer.is_heard = True
             self._touch()
         return (Change(peer, before, peer.state) if before is not peer.state else None), moved
 

@@ -1,4 +1,4 @@
-"""Signs reservation tokens: proof to a peer that the coordinator promised the sender room there.
+"""Signs reservation tokens, proof to a peer that the coordinator promised the sender room there, and lists of members.
 
 Peers check them with the public key they get in heartbeat answers and count the bytes stored under each; what is
 promised to whom is `ledger`'s business. Called by `reservations` and `pulse`.
@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from p2pfs.types import PoolId
 from p2pfs.wire.chunks import Token, token_message
+from p2pfs.wire.fellows import SignedRoll, roll_message
 
 
 class TokenSigner:
@@ -27,3 +28,7 @@ class TokenSigner:
     def sign(self, token: Token) -> Token:
         """The token with its signature."""
         return msgspec.structs.replace(token, signature=self._key.sign(token_message(self._pool, token)))
+
+    def sign_roll(self, body: bytes) -> SignedRoll:
+        """An encoded wire.fellows.Roll with its signature."""
+        return SignedRoll(body, self._key.sign(roll_message(self._pool, body)))

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     suspect: Duration = 15.0  # without a heartbeat for so long
     down: Duration = 60.0
     repair_delay: Duration = 600.0
+    elect_after: Duration = 120.0  # peers that hear no coordinator for so long elect one for copies; 0: never
     audit_interval: Duration = 60.0  # each peer shows one random block so often
     inventory_interval: Duration = 86400.0  # each peer's chunks are compared with the index so often
     orphan_grace: Duration = 48 * 3600.0  # chunks nobody names are kept on peers for so long after they were put
@@ -86,6 +87,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     capacity: AutomaticSize = None  # bytes offered; None: what is free beyond `reserve`
     reserve: Size = 1 * GIB  # free disk always left to the owner
     repair_rate: Rate = 64 * MIB  # bytes a second this peer copies from others at most; None: as fast as it can
+    elect_share: Share = (
+        0.5  # of what is free when the coordinator falls silent: for copies that the elected one asks for
+    )
     away_for: Duration = 8 * 3600.0  # said when the machine sleeps or shuts down; 0: nothing is said
     trash_keep: Duration = 7 * 86400.0
     early_purge: Share = 0.25  # of the capacity, a day

@@ -45,6 +45,7 @@ COORDINATOR_ROUTES: Final = (
     Route("renew", "POST", "/renew", ANYONE, body_limit=8 * KIB, lapsed=True),
     Route("heartbeat", "POST", "/heartbeat", _PEER, body_limit=MIB),
     Route("map", "GET", "/map", ANYONE),
+    Route("roll", "GET", "/roll", _PEER),
     Route("status", "GET", "/status", ANYONE),
     Route("nodes", "GET", "/nodes", ANYONE),
     Route("usefulness", "GET", "/usefulness", ANYONE),
@@ -96,6 +97,9 @@ PEER_ROUTES: Final = (
     Route("backups", "GET", "/backups", _RESTORING),
     Route("superseded", "POST", "/backups/superseded", _COORDINATOR),
     Route("health", "GET", "/health", ANYONE),
+    Route("fellows", "POST", "/fellows", _PEER),
+    Route("fellow_inventory", "POST", "/fellows/inventory", _PEER),
+    Route("fellow_copies", "POST", "/fellows/copies", _PEER),
 )
 
 

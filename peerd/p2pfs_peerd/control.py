@@ -1,5 +1,6 @@
 """The daemon's Unix socket in its home, for commands of the same user: one JSON request a connection, one line back.
 
+{"op": "status"} → what `Absence.state` says
 {"op": "trash"} → {"trash": BYTES}
 {"op": "empty_trash"} → {"removed": CHUNKS, "freed": BYTES} or {"error": "…"}
 """
@@ -7,6 +8,7 @@
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ _REQUEST_BYTES: Final = 4096
 _REQUEST_S: Final = 10.0
 
 
-async def serve(path: Path, store: DirectoryStore) -> None:
+async def serve(path: Path, store: DirectoryStore, state: Callable[[], dict[str, object]]) -> None:
     """Answer until cancelled. Without the socket the peer does all the same."""
     try:
         listening = mounts.listen(path)
@@ -33,7 +35,7 @@ async def serve(path: Path, store: DirectoryStore) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async with stream:
-                reply = await _answer(await _request(stream), store)
+                reply = await _answer(await _request(stream), store, state)
                 await stream.send_all(json.dumps(reply).encode() + b"\n")
 
     try:
@@ -46,7 +48,9 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def _answer(request: str, store: DirectoryStore) -> dict[str, object]:
+async def _answer(request: str, store: DirectoryStore, state: Callable[[], dict[str, object]]) -> dict[str, object]:
+    if request == "status":
+        return state()
     before = store.usage().trash
     if request == "trash":
         return {"trash": before}

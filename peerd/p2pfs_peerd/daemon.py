@@ -7,6 +7,7 @@ import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
 from p2pfs_peerd import control, sleep
+from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
@@ -112,9 +114,23 @@ class Peerd:
         self._traffic = Traffic[str](clock.time)
         self._app = PeerApp(store, self._tokens, self._traffic.count)
         self._fetches = Fetches(self._app, self._tokens, number=record.peer)
+        self._absence = Absence(
+            record.pool,
+            record.peer,
+            store,
+            path=home.path / "roll",
+            free=self._free,
+            share=settings.elect_share,
+            clock=clock,
+        )
         self.server = Server(
             PEER_ROUTES,
-            {**self._app.handlers(), **self._fetches.handlers(), **self._backups.handlers()},
+            {
+                **self._app.handlers(),
+                **self._fetches.handlers(),
+                **self._backups.handlers(),
+                **self._absence.handlers(),
+            },
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -147,17 +163,18 @@ class Peerd:
             whereabouts = Whereabouts(addresses, relay)
             fellows = Fellows(client, self._coordinator())
             self._fetches.puller = Puller(client, fellows, self._store, timeout_s=FETCH_S, idle_s=IDLE_S)
+            rate = RateLimit(self._settings.repair_rate, self._clock)
             self._orders = OrderRunner(
-                client,
-                self._coordinator(),
-                self._store,
-                fellows=fellows,
-                rate=RateLimit(self._settings.repair_rate, self._clock),
-                scrub=self.scrubber,
+                client, self._coordinator(), self._store, fellows=fellows, rate=rate, scrub=self.scrubber
             )
             self._farewell = Farewell(client, self._coordinator(), self._record.node)
             background.start_soon(self._orders.run)
-            background.start_soon(control.serve, self._home.path / "run" / "peer.sock", self._store)
+            background.start_soon(
+                control.serve, self._home.path / "run" / "peer.sock", self._store, self._absence.state
+            )
+            background.start_soon(
+                partial(self._absence.run, client, self._coordinator(), rate=rate, addresses=whereabouts.last)
+            )
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
             background.start_soon(self._renew, client)
@@ -181,6 +198,11 @@ class Peerd:
         """Be drained; returns when this peer has left. See `Farewell.leave`."""
         if self._farewell is not None:
             await self._farewell.leave()
+
+    def _free(self) -> int:
+        """Bytes for more chunks. Blocking."""
+        usage = self._store.usage()
+        return min(usage.capacity, self._offer.bytes()) - usage.used - usage.trash
 
     def _offered(self) -> int:
         """For chunks and backups together."""
@@ -220,7 +242,10 @@ class Peerd:
         )
 
     def _recall(self) -> None:
-        """Refuse whom this peer refused before it was started."""
+        """Refuse whom this peer refused before it was started, and know whom it knew."""
+        receipt_key = self._absence.recall()
+        if receipt_key:
+            self._signer.trust(receipt_key)
         try:
             known = self._revoked.load()
         except Corrupt as error:
@@ -234,6 +259,7 @@ class Peerd:
     async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
+        self._absence.hear(answer)
         # Never above what the owner offers: what the trash may lose a day is a share of this.
         self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))
         if answer.revocations is not None:

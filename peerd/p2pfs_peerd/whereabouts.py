@@ -24,6 +24,10 @@ class Whereabouts:
         relay = [RELAY] if self._relay.is_listening else []
         return [*self._found[: MOST_ADDRESSES - len(relay)], *relay]
 
+    def last(self) -> list[str]:
+        """What was found last. Does not block."""
+        return list(self._found)
+
     def settle(self) -> None:
         """The coordinator has heard. Connections that wait there from another address are dead, and nobody says so."""
         if self._found != self._settled:

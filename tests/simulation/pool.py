@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +54,7 @@ from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.membership import HeartbeatAnswer, PoolMap, Scrub, ScrubState
 from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
+from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.daemon import Signer
 from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
@@ -77,6 +78,7 @@ SETTINGS = Settings(
     suspect=360.0,
     down=720.0,
     repair_delay=900.0,
+    elect_after=1200.0,
     session_lifetime=480.0,
     delegation=240.0,
     audit_interval=400.0,
@@ -196,6 +198,7 @@ class SimPeer:
         )  # fmt: skip
         self.capacity = 2048 * MIB
         self.store: DirectoryStore | None = None
+        self.absence: Absence | None = None
         self.dress: Callable[[DirectoryStore], DirectoryStore] = lambda store: store  # for liars
 
     async def run(self) -> None:
@@ -208,7 +211,14 @@ class SimPeer:
         ))  # fmt: skip
         app = PeerApp(store, tokens)
         fetches = Fetches(app, tokens, number=self.number)
-        handlers = {**app.handlers(), **fetches.handlers()}
+        absence = self.absence = Absence(
+            POOL, self.number, store, path=self.disk.root.with_suffix(".roll"), free=lambda: self.capacity,
+            share=SETTINGS.elect_share, clock=clock,
+        )  # fmt: skip
+        receipt_key = absence.recall()
+        if receipt_key:
+            signer.trust(receipt_key)
+        handlers = {**app.handlers(), **fetches.handlers(), **absence.handlers()}
         host.server = Server(PEER_ROUTES, handlers, context=None, pool=POOL, revocations=revocations, clock=clock)  # type: ignore[arg-type]
 
         client = SimClient(self._network, host)
@@ -222,19 +232,24 @@ class SimPeer:
             tokens.trust(answer.token_key)
             store.limit(answer.capacity)
             app.hear(answer.state)
+            absence.hear(answer)
             if answer.revocations is not None:
                 revocations.update(answer.revocations)
             if answer.has_orders:
                 orders.wake(map_version=answer.map_version)
 
+        def addresses() -> list[str]:
+            return [f"192.0.2.{self.number}:9471"]
+
         pulse = Pulse(
             client, self._coordinator, store=store, root=self.disk.root,
-            addresses=lambda: [f"192.0.2.{self.number}:9471"], offered=lambda: self.capacity, scrub=lambda: NO_SCRUB,
+            addresses=addresses, offered=lambda: self.capacity, scrub=lambda: NO_SCRUB,
             revocations=revocations, hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.run)
             nursery.start_soon(orders.run)
+            nursery.start_soon(partial(absence.run, client, self._coordinator, rate=rate, addresses=addresses))
             nursery.start_soon(self._tidy, store)
 
     @staticmethod

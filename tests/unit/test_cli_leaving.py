@@ -312,7 +312,15 @@ def test_how_much_is_done(given: JobInfo, part: float | None) -> None:
 def daemon(tmp_path: Path) -> Any:  # noqa: ANN401 - a generator
     """Somebody on the daemon's socket; what it was asked."""
     asked: list[str] = []
-    answers = {"trash": {"trash": 5 * MIB}, "empty_trash": {"removed": 5, "freed": 5 * MIB}}
+    status = {
+        "coordinator_silent_s": 300.0, "knows_members": True, "leader": 2, "leads": False, "fellows_heard": 3,
+        "copies_requested": 0, "copies_taken": 7, "bytes_taken": 7 * MIB, "copies_failed": 0, "room_bytes": 9 * MIB,
+    }  # fmt: skip
+    answers: dict[str, dict[str, object]] = {
+        "status": status,
+        "trash": {"trash": 5 * MIB},
+        "empty_trash": {"removed": 5, "freed": 5 * MIB},
+    }
     listener = mounts.listen(tmp_path / "home" / "run" / "peer.sock")
 
     def serve() -> None:
@@ -343,6 +351,19 @@ def test_the_trash_is_shown_and_emptied_after_a_yes(
     assert "empty_trash" not in daemon
     assert p2pfs("peer", "trash", "empty", "--yes") == exitcodes.OK
     assert "removed 5 chunks" in capsys.readouterr().out
+
+
+def test_who_stands_in_for_the_coordinator_is_told(
+    p2pfs: Callable[..., int], daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert p2pfs("peer", "status") == exitcodes.OK
+    told = capsys.readouterr().out
+    assert "5min ago" in told
+    assert "peer 2 asks for copies" in told
+    assert "7 copies, 7 MiB" in told
+    assert p2pfs("peer", "status", "--json") == exitcodes.OK
+    assert json.loads(capsys.readouterr().out)["leader"] == 2
+    assert daemon == ["status", "status"]
 
 
 def test_without_a_daemon_the_trash_is_out_of_reach(p2pfs: Callable[..., int]) -> None:

@@ -482,3 +482,22 @@ async def test_a_copy_whose_receipt_is_void_is_not_made_again_without_end(tmp_pa
         assert len([order for order in c.peers[3].seen if isinstance(order, Transfer)]) == 1
         (job,) = [job for job in p.services.jobs.listed() if job.kind == "repair"]
         assert job.error == "the receipt is as old as that of a copy which is gone"
+
+
+async def test_a_restarted_coordinator_takes_nothing_away_for_copies_on_peers_it_has_not_heard(tmp_path: Path) -> None:
+    """It may have been away for long: what was proved before says nothing of peers that died meanwhile."""
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        chunks = [await c.store(number, [1, 2, 3, 4]) for number in range(20)]
+        clock = p.clock
+    async with pool(tmp_path, clock=clock) as p:
+        c.pool = p
+        await c.beat(1, 2, 3)  # silent, all but peer 4
+        await c.work()
+        await c.exchange(c.peers[4])
+        await c.work()
+        assert not any(c.pending().values())
+        assert all(c.holders(chunk) == {1, 2, 3, 4} for chunk in chunks)
+        await c.beat()
+        await c.settle()
+        assert all(len(c.having(chunk)) == 3 for chunk in chunks)

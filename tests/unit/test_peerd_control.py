@@ -32,10 +32,11 @@ async def test_the_trash_is_told_and_emptied_and_nonsense_refused(tmp_path: Path
     chunk, path = sealed(1, 50_000), tmp_path / "run" / "peer.sock"
     (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(control.serve, path, store)
+        nursery.start_soon(control.serve, path, store, lambda: {"leader": 7})
         with trio.fail_after(20):
             while not path.exists():
                 await trio.lowlevel.checkpoint()
+        assert await _ask(path, b'{"op": "status"}') == {"leader": 7}
         assert await _ask(path, b'{"op": "trash"}') == {"trash": 0}
         await store.delete(VOLUME, chunk.id, receipt.put_seq)
         size = store.usage().trash

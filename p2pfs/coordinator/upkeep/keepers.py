@@ -20,7 +20,9 @@ def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper
         is_expected=_expected_for_s(peer, now_s, time_s, patience_s) > 0,
         is_leaving=peer.is_leaving,
         takes=peer.state is PeerState.UP and not peer.is_deaf,
-        appearances=peer.appearances + peer.has_appeared,  # nothing is proved yet while the database does not know
+        # Nothing is proved yet while the database does not know; nor while nobody knows how the peer has fared since
+        # the coordinator was last there, which may have been long ago.
+        appearances=peer.appearances + (peer.has_appeared or not peer.is_heard),
         is_away=peer.state is PeerState.AWAY and now_s - peer.heard_s < LONGEST_ALONE_S,
     )
 
