@@ -170,6 +170,9 @@ class Operations(pyfuse3.Operations):
     async def setattr(
         self, number: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
+        if self.enable_writeback_cache and fh is not None and not fields.update_size:  # no program can set times so
+            times = attr.st_mtime_ns, attr.st_ctime_ns
+            return self._attributes(await self._fs.set_times_of_pages(InodeId(number), *times))
         changed = await self._fs.set_attributes(
             InodeId(number),
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,

@@ -40,7 +40,7 @@ class MountOptions:
     access_times: bool = True
     hard: bool = False
     xattr: bool = False  # extended attributes and access control lists
-    writeback_cache: bool = False  # the kernel keeps what is written; not offered yet, see `parse`
+    writeback_cache: bool = False  # the kernel keeps what is written, and this mount has the volume alone
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -54,11 +54,7 @@ class MountOptions:
             name, given, value = word.partition("=")
             if name == "ro" and not given:
                 values["read_only"] = True
-            elif name == "writeback_cache":  # pages were lost when the coordinator restarted under them, once in four
-                raise Invalid(
-                    "mount option writeback_cache is not offered yet: what it keeps can be lost; leave it out"
-                )
-            elif name in ("allow_other", "hard", "xattr") and not given:
+            elif name in ("allow_other", "hard", "xattr", "writeback_cache") and not given:
                 values[name] = True
             elif name == "sync" and not given:
                 settings["durability"] = "sync"
@@ -71,8 +67,12 @@ class MountOptions:
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
                     f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, sync, "
-                    "home=, passphrase_file= and the settings of docs/commands.md"
+                    "writeback_cache, home=, passphrase_file= and the settings of docs/commands.md"
                 )
+        if values.keys() >= {"read_only", "writeback_cache"}:
+            raise Invalid(
+                "mount options ro and writeback_cache contradict each other: nothing is written to a read-only mount"
+            )
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above
 
 

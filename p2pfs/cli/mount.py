@@ -47,7 +47,7 @@ class Request:
     "options",
     metavar="OPTIONS",
     multiple=True,
-    help="ro, allow_other, xattr, home=DIR, …; as in fstab.",
+    help="ro, allow_other, xattr, writeback_cache, home=DIR, …; as in fstab.",
 )
 @log_file_option
 @pid_file_option
@@ -69,7 +69,8 @@ def command(
     """Mount VOLUME at MOUNT_POINT, an empty directory; in the foreground until unmounted, or with -d behind it.
 
     Settings (io_timeout, cache_size, memory_cache, durability and the others of docs/commands.md) can be given with
-    --set or -o. Unmount with `p2pfs umount`, which waits until everything is stored.
+    --set or -o. Unmount with `p2pfs umount`, which waits until everything is stored. With -o writeback_cache the kernel
+    collects small writes and nobody else can mount the volume meanwhile; exit status 17 says that somebody has it.
 
     \b
     Examples:
@@ -113,6 +114,11 @@ def prepare(
             f"the node in {home.path} may not use volumes: join with an invite for the role client", exitcodes.DENIED
         )
     settings = home.settings(overrides | run_options.settings)
+    if run_options.writeback_cache and settings.durability == "sync":
+        raise UserError(
+            "writeback_cache contradicts durability=sync: the kernel answers writes before they are stored",
+            exitcodes.BAD_CONFIGURATION,
+        )
     path = mounts.canonical(mount_point)
     require_machine(path)
     if background and log_file is None:

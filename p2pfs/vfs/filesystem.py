@@ -6,7 +6,7 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Final, Self
 
 import trio
@@ -35,6 +35,7 @@ from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
 from p2pfs.vfs.reader import Reader
+from p2pfs.vfs.refused import given_up
 from p2pfs.vfs.search import Search
 from p2pfs.vfs.space import Space
 from p2pfs.vfs.trash import Trash
@@ -241,8 +242,7 @@ class Filesystem:
     ) -> Stat:
         """Change what is given; ctime is now by default. Before mtime is set, unsaved writes are stored, so that nobody
         takes what was there before for what the time belongs to; while nobody else can look, they only move the time no
-        more. A kernel that keeps pages sets the time of what it writes so, and it is a time of its own that writing
-        does not move."""
+        more. What a kernel writes that keeps pages does not move it."""
         inode = self._table.get(number) or await self.tree.inode(number)
         if size is not None:
             if inode.kind is Kind.DIRECTORY:
@@ -258,8 +258,28 @@ class Filesystem:
             operation = wire.SetAttributes(number, ctime_ns or self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
                 self.tree.took(await self._namespace.apply([operation]))
+        if mtime_ns is not None:
+            inode.times_of_pages = None
         await self.promises.changed(inode)
         return inode.stat()
+
+    async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
+        """The times of what a kernel that keeps pages has sent, which it tells but once: those that cannot be set now
+        are set by the next close or fsync."""
+        inode = self._table.get(number) or await self.tree.inode(number)
+        inode.times_of_pages = mtime_ns, ctime_ns
+        with suppress(Unavailable):
+            await self._send_times(inode)
+        return inode.stat()
+
+    async def _send_times(self, inode: Inode) -> None:
+        times = inode.times_of_pages
+        if times is not None:
+            mtime_ns, ctime_ns = times
+            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, ctime_ns, mtime_ns=mtime_ns)]))
+            inode.changes += 1
+            if inode.times_of_pages is times:
+                inode.times_of_pages = None
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
@@ -442,7 +462,8 @@ class Filesystem:
             raise Invalid("only files are written")
         now, end = trio.current_time(), offset + len(data)
         appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
-        placed = await self.writer.write(inode, None if appends else offset, data)
+        with given_up(inode) if self._limits.write.by_kernel else nullcontext():
+            placed = await self.writer.write(inode, None if appends else offset, data)
         inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go
             self._moved(inode)
@@ -453,11 +474,21 @@ class Filesystem:
         """close(2) of one descriptor: see `Promises.closed`. One that only read neither waits for what others wrote nor
         takes their error."""
         if handle.writes:
+            handle.raise_loss()
+            await self._send_times(handle.inode)
             await self.promises.closed(handle.inode)
+            handle.raise_loss()
 
     async def fsync(self, handle: Handle) -> None:
-        """Everything written is on `min_replicas` peers and committed when this returns (P1), its name included."""
-        await self.promises.synced(handle.inode)
+        """Everything written is on `min_replicas` peers and committed when this returns (P1), its name included. What
+        was lost is told once."""
+        try:
+            handle.raise_loss()
+            await self._send_times(handle.inode)
+            await self.promises.synced(handle.inode)
+            handle.raise_loss()
+        finally:
+            handle.told = handle.inode.losses
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor of the handle is gone."""

@@ -171,6 +171,9 @@ class Inode:
         self.doubt: Doubt | None = None  # the last commit may have been done
         self.moves = 0  # how often appended bytes moved
         self.error: PoolError | None = None
+        self.times_of_pages: tuple[int, int] | None = None  # mtime and ctime that are still to be set
+        self.losses = 0  # how often something was lost that a program takes to be written
+        self.loss: PoolError | None = None  # why, the last time; see `Handle.raise_loss`
         self.progress = Signal()
         self.kick = Signal()
         self.size = self.head.size  # with unsaved writes
@@ -323,6 +326,11 @@ class Inode:
         """Keep a background error for the next write, fsync or close."""
         self.error = error
         self.progress.pulse()
+
+    def lose(self, error: PoolError) -> None:
+        """Something was lost that a program takes to be written: every handle open now is to say so."""
+        self.losses += 1
+        self.loss = error
 
     def raise_error(self) -> None:
         error, self.error = self.error, None

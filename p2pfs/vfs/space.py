@@ -5,11 +5,11 @@
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from p2pfs.errors import NoSpace, OverQuota, Unavailable
+from p2pfs.errors import NoSpace, OverQuota, PoolError, Unavailable
 from p2pfs.types import KIB, MIB, PeerNumber
 from p2pfs.wire.chunks import Token
 
@@ -18,7 +18,8 @@ MOST_ROOM: Final = 1024 * MIB
 LOW_ROOM: Final = 16 * MIB
 """A token with less left is replaced before the next chunk: twice what may be on its way at once."""
 SETTLING_S: Final = 7.0
-"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told."""
+"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told. For as long
+afterwards it is full without more asking: a kernel that keeps pages goes on with a thousand others."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
 
@@ -66,6 +67,13 @@ class EndlessSpace:
         pass
 
 
+class _Refusal(NamedTuple):
+    """Why nothing as large as `size` was promised."""
+
+    error: PoolError
+    size: int
+
+
 class ReservedSpace:
     """Rolling reservations: asks for more before what is there runs out, in growing amounts.
 
@@ -80,6 +88,8 @@ class ReservedSpace:
         self._room = FIRST_ROOM
         self._missed = False  # a token of a peer that gave none
         self._renewed_s = -math.inf
+        self._refusal: _Refusal | None = None
+        self._full_until_s = -math.inf  # in trio's time
         self._lock = trio.Lock()
 
     def _covered(self) -> int:
@@ -93,10 +103,21 @@ class ReservedSpace:
 
     async def promise(self, size: int) -> None:
         if self._covered() < _sealed(self._promised + size):
+            known = self._refusal
             async with self._lock:
                 if self._covered() < _sealed(self._promised + size):
-                    await self._renew(_sealed(self._promised + size))
+                    refusal = self._refusal
+                    if refusal is not None and refusal is not known and refusal.size <= size:
+                        raise refusal.error  # one asks for all who wait meanwhile
+                    await self._ask_for(size)
         self._promised += size
+
+    async def _ask_for(self, size: int) -> None:
+        try:
+            await self._renew(_sealed(self._promised + size))
+        except (NoSpace, OverQuota, Unavailable) as error:
+            self._refusal = _Refusal(error, 0 if isinstance(error, Unavailable) else size)
+            raise
 
     async def cover(self, size: int) -> None:
         if not self._is_short(size):
@@ -128,7 +149,8 @@ class ReservedSpace:
         room = max(self._room, 2 * needed)
         # what this mount stored counts twice, as stored and as promised, until the peers' next heartbeats
         spent = any(left < self._tokens[peer].room_bytes for peer, left in self._left.items())
-        until = trio.current_time() + (SETTLING_S if spent else 0.0)
+        began_s = trio.current_time()
+        until = began_s + (SETTLING_S if spent and began_s >= self._full_until_s else 0.0)
         self._missed, self._renewed_s = False, self._now_s()
         while True:
             try:
@@ -136,7 +158,11 @@ class ReservedSpace:
                 break
             except (NoSpace, OverQuota) as error:
                 if room <= needed:
-                    if isinstance(error, OverQuota) or trio.current_time() >= until:
+                    if isinstance(error, OverQuota):
+                        raise
+                    if trio.current_time() >= until:
+                        if until > began_s:
+                            self._full_until_s = trio.current_time() + SETTLING_S
                         raise
                     await trio.sleep(1.0)
                     continue

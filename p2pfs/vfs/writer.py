@@ -81,7 +81,7 @@ class Writer:
         if not self._limits.by_kernel:  # which would drop these bytes too, and tells the program only at fsync or close
             inode.raise_error()
         check_size((inode.size if offset is None else offset) + len(data))
-        await self._space.promise(len(data))
+        await self._promise(len(data))
         cost = len(data) + RUN_COST * (2 + len(data) // MIB)
         try:
             await self._take_credits(inode, cost)
@@ -122,13 +122,24 @@ class Writer:
         """When what comes now is written: 0 if the kernel has it from programs and sets the time itself."""
         return 0 if self._limits.by_kernel else self._now_ns()
 
+    async def _promise(self, size: int) -> None:
+        """Room for bytes. Those of a kernel, which gives them up when they are refused, are held without while nobody
+        answers: then an error of storing them is told, and they are tried again."""
+        try:
+            await self._space.promise(size)
+        except Unavailable:
+            if not self._limits.by_kernel:
+                raise
+            self._space.adopt(size)
+
     async def _take_credits(self, inode: Inode, size: int) -> None:
         if self._credits.available < size + self._limits.dirty_bytes // 4:
             self._freeze_for_room()
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._credits.take_nowait(size):
             return
-        with trio.move_on_after(math.inf if self._limits.hard else self._limits.io_timeout_s) as waiting:
+        is_patient = self._limits.hard or self._limits.by_kernel  # which has a deadline, and then loses these bytes
+        with trio.move_on_after(math.inf if is_patient else self._limits.io_timeout_s) as waiting:
             await self._credits.take(size)
         if waiting.cancelled_caught:
             inode.raise_error()
@@ -288,6 +299,7 @@ class Writer:
             self.left_bytes += freeze.bytes
         elif is_missed:
             self.lost_bytes += freeze.bytes
+            inode.lose(error)
         log.log(
             logging.ERROR if is_missed else logging.INFO,
             "inode %d: %d unsaved bytes are %s: %s",

@@ -95,12 +95,16 @@ def test_extended_attributes_and_waiting_for_every_change_are_options(
     assert [call["settings"].durability for call in mounted] == ["close", "sync"]
 
 
-def test_an_option_that_is_not_offered_yet_is_refused(
+def test_a_kernel_that_keeps_pages_is_an_option_that_contradicts_others(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]]
 ) -> None:
     arguments = ["mount", "photos", str(point), "--home", str(home.path), "--passphrase-file", _passphrase(tmp_path)]
-    assert main.run([*arguments, "-o", "writeback_cache"]) == exitcodes.BAD_CONFIGURATION
-    assert not mounted
+    for words in (["-o", "writeback_cache"], ["-o", "writeback_cache,durability=fsync"], []):
+        assert main.run([*arguments, *words]) == exitcodes.OK
+    assert [call["options"].writeback_cache for call in mounted] == [True, True, False]
+    for words in (["-o", "ro"], ["-o", "sync"], ["--set", "durability=sync"]):
+        words = [*words, "-o", "writeback_cache"]
+        assert main.run([*arguments, *words]) == exitcodes.BAD_CONFIGURATION
 
 
 def test_the_home_may_come_from_an_option(

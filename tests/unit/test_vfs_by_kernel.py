@@ -1,19 +1,24 @@
 """Writes that come from a kernel which keeps pages: their times and errors are not the program's calls'."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pyfuse3
 import pytest
-from trio.testing import wait_all_tasks_blocked
+import trio
+from plugins.checklogs import Claims
+from trio.testing import MockClock, wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Unavailable
-from p2pfs.meta.memory import MemoryVolume
+from p2pfs.errors import CoordinatorAway, NoSpace, PoolError, Unavailable
+from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE
 from p2pfs.vfs.limits import Limits, WriteLimits
+from p2pfs.vfs.space import EndlessSpace
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import Applied, Operation, SetAttributes
 from p2pfs_mount.operations import Operations
 
 pytestmark = pytest.mark.l2
@@ -71,3 +76,98 @@ async def test_the_kernel_has_found_the_end_of_the_file_and_its_pages_are_never_
         await operations.write(opened.fh, 5000, b"end")
         assert bytes(await operations.read(opened.fh, 0, 9000)) == b"a page again, longer".ljust(5000) + b"end"
         await wait_all_tasks_blocked()
+
+
+class Promising(EndlessSpace):
+    """Promises nothing."""
+
+    def __init__(self, error: PoolError) -> None:
+        self.error, self.adopted = error, 0
+
+    async def promise(self, size: int) -> None:
+        raise self.error
+
+    def adopt(self, size: int) -> None:
+        self.adopted += size
+
+
+async def test_pages_are_held_that_nobody_can_promise_room_for_now() -> None:
+    space = Promising(CoordinatorAway("away"))
+    async with filesystem(volume().session(), MemoryStore(), limits=BY_KERNEL, space=space) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, bytes(100_000))
+        assert space.adopted == 100_000
+        await fs.fsync(handle)
+        assert handle.inode.head.size == 100_000
+
+
+async def test_every_close_tells_of_refused_pages_whoever_closed_before(claim_logs: Claims) -> None:
+    """A child that begins another program closes what it inherited, and nobody looks at the answer."""
+    claim_logs("gives up what was written to it: full", count=1)
+    space = Promising(NoSpace("full"))
+    async with filesystem(volume().session(), MemoryStore(), limits=BY_KERNEL, space=space) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        other, reader = await fs.open(handle.inode.id), await fs.open(handle.inode.id, writes=False)
+        for _ in range(2):
+            with pytest.raises(NoSpace):
+                await fs.write(handle, 0, bytes(4096))
+        later = await fs.open(handle.inode.id)
+        for one in (handle, handle, other, handle):
+            with pytest.raises(NoSpace):
+                await fs.flush(one)
+        await fs.flush(reader)
+        await fs.flush(later)
+        with pytest.raises(NoSpace):
+            await fs.fsync(handle)
+        await fs.fsync(handle)  # the program knows
+        await fs.flush(handle)
+        with pytest.raises(NoSpace):
+            await fs.flush(other)
+
+
+async def test_pages_that_were_not_taken_in_by_the_deadline_count_as_refused(
+    claim_logs: Claims, autojump_clock: MockClock
+) -> None:
+    claim_logs("could not be taken in in time", count=1)
+    limits = Limits(WriteLimits(by_kernel=True, dirty_bytes=1 << 20))
+    async with filesystem(volume().session(), MemoryStore(), limits=limits) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        taken = fs.writer.unsaved_bytes()
+        fs.writer._credits.charge(1 << 20)  # stored by nobody
+        with trio.move_on_after(300) as deadline:
+            await fs.write(handle, 0, bytes(4096))
+        assert deadline.cancelled_caught
+        fs.writer._credits.give(1 << 20)
+        assert fs.writer.unsaved_bytes() == taken
+        with pytest.raises(Unavailable):
+            await fs.flush(handle)
+
+
+class Deaf(MemoryNamespace):
+    """Does not answer what sets attributes while it is away."""
+
+    is_away = False
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if self.is_away and any(isinstance(operation, SetAttributes) for operation in operations):
+            raise CoordinatorAway("away")
+        return await super().apply(operations)
+
+
+async def test_times_of_pages_that_cannot_be_set_now_are_set_by_the_next_close() -> None:
+    names = volume()
+    session = Deaf(names, names.session().number, read_only=False)
+    async with filesystem(session, MemoryStore(), limits=BY_KERNEL) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, bytes(4096))
+        session.is_away = True
+        await fs.set_times_of_pages(handle.inode.id, 5, 7)
+        with pytest.raises(CoordinatorAway):
+            await fs.flush(handle)
+        session.is_away = False
+        await fs.flush(handle)
+        attributes = await session.attributes(handle.inode.id)
+        assert (attributes.mtime_ns, attributes.ctime_ns) == (5, 7)
+        await fs.set_attributes(handle.inode.id, mtime_ns=9)
+        await fs.flush(handle)
+        assert handle.inode.stat().mtime_ns == 9

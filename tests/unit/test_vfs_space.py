@@ -2,13 +2,14 @@
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import CoordinatorAway, NoSpace
+from p2pfs.errors import CoordinatorAway, NoSpace, PoolError
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import MIB, ROOT_INODE, PeerNumber
-from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, ReservedSpace
+from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, SETTLING_S, ReservedSpace
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Token
 
@@ -96,7 +97,7 @@ async def test_expired_tokens_are_replaced_before_a_chunk_is_sent() -> None:
 
 
 @pytest.mark.parametrize("why", ["full", "away"])
-async def test_what_was_promised_is_sent_though_no_more_can_be_reserved(why: str) -> None:
+async def test_what_was_promised_is_sent_though_no_more_can_be_reserved(why: str, autojump_clock: MockClock) -> None:
     coordinator = Coordinator(p1=FIRST_ROOM, p2=FIRST_ROOM)
     space = coordinator.space()
     await space.promise(MIB)
@@ -116,6 +117,51 @@ async def test_a_pool_without_room_is_no_space_at_once() -> None:
         await space.promise(MIB)
     with pytest.raises(NoSpace):
         await space.cover(MIB)
+
+
+async def test_a_pool_that_was_asked_again_for_long_is_full_for_a_while_without(autojump_clock: MockClock) -> None:
+    coordinator = Coordinator(p1=FIRST_ROOM, p2=FIRST_ROOM)
+    space = coordinator.space()
+    await space.promise(MIB)
+    assert space.token(ONE, MIB) is not None  # its peers may count what was stored twice
+    coordinator.rooms = {ONE: 0, TWO: 0}
+    for waited_s in (SETTLING_S, 0, 0):
+        began_s = trio.current_time()
+        with pytest.raises(NoSpace):
+            await space.promise(FIRST_ROOM)
+        assert trio.current_time() == began_s + waited_s
+    await trio.sleep(SETTLING_S)
+    coordinator.rooms = {ONE: 1 << 40, TWO: 1 << 40}
+    await space.promise(FIRST_ROOM)
+
+
+@pytest.mark.parametrize(("is_away", "askers"), [(True, 1), (False, 2)])
+async def test_one_asks_for_all_who_wait_for_as_much(is_away: bool, askers: int) -> None:
+    """A coordinator that is away is waited for once, not by each in turn; what is smaller may find room."""
+    needs: list[int] = []
+    all_wait = trio.Event()
+
+    async def reserve(room: int, _returned: list[int]) -> list[Token]:
+        needs.append(room)
+        await all_wait.wait()
+        raise CoordinatorAway("away") if is_away else NoSpace("full")
+
+    space = ReservedSpace(reserve, lambda: 2, lambda: 0.0)
+    errors: list[PoolError] = []
+
+    async def promise(size: int) -> None:
+        try:
+            await space.promise(size)
+        except PoolError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for size in (2 * MIB, 2 * MIB, MIB):
+            nursery.start_soon(promise, size)
+            await wait_all_tasks_blocked()
+        all_wait.set()
+    assert len(errors) == 3
+    assert needs.count(FIRST_ROOM) == askers
 
 
 async def test_a_peer_that_is_new_or_has_room_again_is_soon_used() -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import NotFound
+from p2pfs.errors import Fenced, NotFound
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId
 from p2pfs.vfs.filesystem import Filesystem
@@ -72,3 +73,24 @@ async def test_who_only_reads_does_not_take_the_error_from_the_writer() -> None:
         await fs.flush(reader)
         with pytest.raises(NotFound):
             await fs.flush(handle)
+
+
+class Over(MemoryNamespace):
+    """The session is over when content comes."""
+
+    async def apply(self, operations: Sequence[Operation]) -> Applied:
+        if any(isinstance(operation, Commit) for operation in operations):
+            raise Fenced("over")
+        return await super().apply(operations)
+
+
+async def test_every_close_tells_of_bytes_that_were_lost_whoever_closed_before(claim_logs: Claims) -> None:
+    claim_logs("3 unsaved bytes are given up: over", count=1)
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    async with filesystem(Over(volume, volume.session().number, read_only=False), MemoryStore()) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"one")
+        for call in (fs.flush, fs.flush, fs.fsync):
+            with pytest.raises(Fenced):
+                await call(handle)
+        await fs.fsync(handle)
