@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP_FLAGS := -qq --disable-pip-version-check
-SOURCES := p2pfs mount peerd tests .ci
+SOURCES := p2pfs mount peerd tests packaging .ci
 DEMO_ROOT ?= .demo
 DEMO_MOUNT ?= $(DEMO_ROOT)/mnt
 DEMO_PEERS ?= 3
@@ -27,11 +27,17 @@ PREFIX ?= /opt/p2pfs
 UNIT_DIR ?= /etc/systemd/system
 HELPER_DIR ?= /sbin
 DESTDIR ?=
+DEB_DIR ?= dist
+DEB_VERSION ?=
+# dpkg-dev's tools, and what a mount needs to be compiled; then what boots a machine to try it in.
+DEB_PACKAGES = debhelper dpkg-dev fakeroot po-debconf fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv
+TRY_PACKAGES = systemd-container debootstrap dpkg-dev util-linux
+TRY_DIR ?= build/package
 TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -111,6 +117,14 @@ bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 
 bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files (SEARCH_FLAGS="--files 10000")
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/search.py --out $(BENCH_OUT) $(SEARCH_FLAGS)
+
+deb: ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
+	@packaging/system-packages $(DEB_PACKAGES)
+	@packaging/build-deb '$(DEB_DIR)' $(DEB_VERSION)
+
+test-package: ## build it, and try it in a machine booted for that (root; 2 GiB of disk, five minutes)
+	@packaging/system-packages $(DEB_PACKAGES) $(TRY_PACKAGES)
+	@package=$$(packaging/build-deb '$(TRY_DIR)' $(DEB_VERSION)) && $(PYTHON) packaging/try_package.py "$$package" '$(TRY_DIR)'
 
 install: requirements.lock ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages

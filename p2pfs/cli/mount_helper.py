@@ -4,8 +4,10 @@
 `umount DIR` becomes `umount.p2pfs DIR`, which waits until everything is stored. Both only translate.
 """
 
+import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -17,6 +19,9 @@ from p2pfs.cli.options import MountPoint
 from p2pfs.cli.progress import stored_bar
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome, default_home
+
+PASSPHRASES: Final = Path("/etc/p2pfs/mounts")
+"""Where root keeps VOLUME.passphrase for lines of fstab that name no file, as the unit p2pfs-mount@ does."""
 
 
 @click.command("mount.p2pfs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,17 +41,27 @@ def mount_command(
 ) -> int:
     """Called by mount(8) for file systems of the type p2pfs; returns when the mount is usable.
 
+    Without the option passphrase_file, root's passphrase is the first line of /etc/p2pfs/mounts/VOLUME.passphrase.
+
     \b
     Examples:
       mount -t p2pfs photos /srv/photos -o passphrase_file=/etc/p2pfs/photos.pass
-      photos /srv/photos p2pfs _netdev,nofail,passphrase_file=/etc/p2pfs/photos.pass 0 0     (in fstab)
+      photos /srv/photos p2pfs _netdev,nofail,x-systemd.automount 0 0     (in fstab)
     """
+    words = [*_kept_passphrase(volume), *options, *(["ro"] if read_only else [])]
     request = mounting.prepare(
-        volume, mount_point, ",".join([*options, "ro"] if read_only else options),
+        volume, mount_point, ",".join(words),
         home=NodeHome(default_home().absolute()), overrides={}, passphrase_file=None, passphrase_fd=None,
         log_file=None, background=True,
     )  # fmt: skip
     return exitcodes.OK if fake else mounting.serve_behind(request)
+
+
+def _kept_passphrase(volume: str) -> list[str]:
+    """The option for the file root keeps, if there is one; an option given later replaces it."""
+    file = PASSPHRASES / f"{volume}.passphrase"
+    is_name = not {"/", ","} & set(volume)
+    return [f"passphrase_file={file}"] if is_name and os.geteuid() == 0 and file.is_file() else []
 
 
 @click.command("umount.p2pfs", context_settings={"help_option_names": ["-h", "--help"]})

@@ -41,6 +41,7 @@ from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.parts import PartFiles
+from p2pfs.runtime.watchdog import watched
 from p2pfs.runtime.worker import Worker
 from p2pfs.types import Role
 from p2pfs.wire.routes import COORDINATOR_ROUTES
@@ -87,7 +88,7 @@ def _first(error: BaseException) -> BaseException:
 
 async def _run(home: NodeHome, settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with inspectable(), open_coordinator(home, settings) as running:
+        async with inspectable(), watched(), open_coordinator(home, settings) as running:
             notify("READY=1")
             _log.info("the coordinator of pool %s is at %s", running.record.pool, ", ".join(running.record.addresses))
             received = await anext(signals)

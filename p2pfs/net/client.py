@@ -23,7 +23,7 @@ from p2pfs.net.identity import Revocations, joining_context, verify_leaf
 from p2pfs.net.watch import Watch
 from p2pfs.net.wires import Stall
 from p2pfs.runtime.clocks import Clock, SystemClock
-from p2pfs.types import MIB, Buffer, NodeId, PoolId
+from p2pfs.types import MIB, Buffer, NodeId, PoolId, Role
 from p2pfs.wire import codec, failures
 from p2pfs.wire.routes import relay_path
 
@@ -41,7 +41,7 @@ _WITH_BODY: Final = frozenset({"POST", "PUT"})
 
 
 class _Node:
-    """What the client holds of one node."""
+    """What the client holds of one node in one role."""
 
     __slots__ = ("idle", "relayed_until_s", "slots")
 
@@ -80,7 +80,7 @@ class Client:
         self._verify = verify
         self._connect = connect
         self._relay = relay
-        self._nodes: dict[NodeId, _Node] = {}
+        self._nodes: dict[tuple[NodeId, Role], _Node] = {}  # a node with two roles is two servers
         self._idle: OrderedDict[Dialled, _Node] = OrderedDict()  # longest idle first
         self._busy: set[Dialled] = set()
         self._retired: set[Dialled] = set()  # of the busy ones: to be closed, not kept
@@ -186,7 +186,7 @@ class Client:
     ) -> Asked | None:
         """GET over an idle connection: sent when this returns. The answer's body is received into `into`. None when
         that takes waiting, or looking after connections: then `request` it."""
-        node = self._nodes.get(endpoint.node)
+        node = self._nodes.get((endpoint.node, endpoint.role))
         if self._is_closed or node is None or not node.idle or self._oldest() is not None:
             return None
         connection = node.idle[-1]
@@ -210,9 +210,9 @@ class Client:
     async def _exchange(self, endpoint: Endpoint, exchange: "_Exchange", idempotent: bool) -> Reply:
         if self._is_closed:
             raise Unavailable("this client is closed")
-        node = self._nodes.get(endpoint.node)
+        node = self._nodes.get((endpoint.node, endpoint.role))
         if node is None:
-            node = self._nodes[endpoint.node] = _Node(self._per_node)
+            node = self._nodes[endpoint.node, endpoint.role] = _Node(self._per_node)
         try:
             node.slots.acquire_nowait()
         except trio.WouldBlock:

@@ -13,11 +13,13 @@ import textwrap
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from p2pfs.errors import Invalid, Unavailable
 from p2pfs.types import MIB
 
+_PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
+"""Lowest level → syslog's priority."""
 LEVELS = ("debug", "info", "warning", "error")
 FILE_BYTES: Final = 16 * MIB
 FORMER_FILES: Final = 3
@@ -25,7 +27,7 @@ FORMER_FILES: Final = 3
 
 
 class _Lines(logging.Formatter):
-    """`2027-01-15T08:00:00.123Z WARNING p2pfs.net.server: …`; systemd's journal has times of its own, files do not."""
+    """`2027-01-15T08:00:00.123Z WARNING p2pfs.net.server: …`"""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -41,6 +43,18 @@ class _Lines(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
         return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+
+
+class _JournalLines(_Lines):
+    """`<4>p2pfs.net.server: …`: the journal has times of its own, and takes the priority from the number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._style = logging.PercentStyle("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
 class _BoundedFile(RotatingFileHandler):
@@ -69,6 +83,15 @@ def _escaped(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal reads what is written there; it says so by device and inode."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return os.environ.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
+
+
 def setup(level: str = "info", file: Path | None = None) -> None:
     """Send records of `level` and above to `file` (appended, bounded) or to standard error; replaces earlier set-ups.
 
@@ -82,7 +105,7 @@ def setup(level: str = "info", file: Path | None = None) -> None:
         handler = _BoundedFile(file) if file else logging.StreamHandler(sys.stderr)
     except OSError as error:
         raise Unavailable(f"cannot write the log {file}: {error.strerror}") from error
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_JournalLines() if file is None and _is_journal(sys.stderr) else _Lines())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

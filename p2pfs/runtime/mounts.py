@@ -180,7 +180,7 @@ def listen(path: Path) -> socket.socket:
     Raises:
         OSError: It cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_with_owner(path.parent)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -192,6 +192,16 @@ def listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _make_with_owner(directory: Path) -> None:
+    """Make a directory of a home, for the home's user: root mounts from a home whose daemons have a user of their own,
+    and who comes first makes it."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(parents=True)
+        if os.geteuid() == 0:
+            owner = directory.parent.stat()
+            os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def dial(path: Path, timeout_s: float) -> socket.socket:

@@ -31,6 +31,7 @@ from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.rates import RateLimit
+from p2pfs.runtime.watchdog import watched
 from p2pfs.types import ChunkId, Role, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
@@ -374,7 +375,7 @@ async def _listeners(listen: str) -> list[trio.SocketListener]:
 async def serve(home: NodeHome, settings: Settings, *, drains: bool = False) -> None:
     """Run until SIGTERM or SIGINT, then stop gracefully. `drains`: leave the pool before, unless told twice."""
     peerd = await assemble(home, settings)
-    async with inspectable(), trio.open_nursery() as nursery:
+    async with inspectable(), watched(), trio.open_nursery() as nursery:
         addresses = await nursery.start(peerd.serve)
         log.info("peer %d of pool %s serves at %s", home.record().peer, home.record().pool, ", ".join(addresses))
         notify("READY=1")

@@ -261,6 +261,25 @@ def test_the_helper_understands_what_mount_passes_on(
     assert not call["options"].read_only
 
 
+def test_the_helper_finds_the_passphrase_that_root_keeps(
+    home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2PFS_HOME", str(home.path))
+    monkeypatch.setattr(mount, "serve_behind", lambda request: mount.serve(request, lambda: None))
+    monkeypatch.setattr(mount_helper, "PASSPHRASES", tmp_path)
+    monkeypatch.setattr(mount_helper.os, "geteuid", lambda: 0)
+    (tmp_path / "photos.passphrase").write_text("kept by root\n")
+    (tmp_path / "other").write_text("another\n")
+    given = ["-o", f"passphrase_file={tmp_path / 'other'}"]
+    for options in (["-o", "nofail,x-systemd.automount"], given):
+        assert main.run(["photos", str(point), *options], mount_helper.mount_command) == exitcodes.OK
+    assert [call["passphrase"]() for call in mounted] == ["kept by root", "another"]
+    monkeypatch.setattr(mount_helper.os, "geteuid", lambda: 1000)
+    assert main.run(["photos", str(point)], mount_helper.mount_command) == exitcodes.OK
+    with pytest.raises(UserError, match="no terminal"):
+        mounted[-1]["passphrase"]()
+
+
 def test_the_helper_knows_fake_and_read_only(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,18 +1,42 @@
 """The ground: lock files, scripts, units, make targets."""
 
+import importlib.util
+import os
 import re
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import click
 import pytest
+
+from p2pfs.cli.main import cli
+from p2pfs.runtime import config
+from p2pfs.runtime.config import KINDS, Settings
+from p2pfs.runtime.sizes import parse_duration
 
 pytestmark = pytest.mark.l0
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
+USER_UNITS = ["user/p2pfs-coordinator.service", "user/p2pfs-peer.service", "user/p2pfs-mount@.service"]
 UNITS = ["p2pfs-coordinator.service", "p2pfs-peer.service", "p2pfs-mount@.service"]
+
+
+def _script(name: str) -> ModuleType:
+    """A module of packaging/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"packaging_{name}", PACKAGING / f"{name}.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+texts = _script("texts")
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -48,7 +72,9 @@ def test_packaging_is_no_package() -> None:
     assert not (PACKAGING / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("script", ["system-packages", "make-venv", "compile-locks", "install", "../.ci/run"])
+@pytest.mark.parametrize(
+    "script", ["system-packages", "make-venv", "compile-locks", "install", "stage", "build-deb", "../.ci/run"]
+)
 def test_scripts_are_executable_and_well_formed(script: str) -> None:
     path = (PACKAGING / script).resolve()
     assert path.stat().st_mode & 0o111
@@ -63,13 +89,39 @@ def _directives(unit: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_units_are_ready_when_the_service_says_so_and_leave_no_core_dumps(unit: str) -> None:
+@pytest.mark.parametrize("unit", [*UNITS, *USER_UNITS])
+def test_units_are_ready_when_the_service_says_so_are_watched_and_leave_no_core_dumps(unit: str) -> None:
     directives = dict(_directives(unit))
     assert directives["Type"] == "notify"
     assert directives["LimitCORE"] == "0"
-    assert directives["NoNewPrivileges"] == "yes"
+    assert parse_duration(directives["WatchdogSec"]) >= 60
     assert directives["ExecStart"].startswith("@PREFIX@/bin/p2pfs ")
+    # fusermount3, by which a person mounts, is setuid root.
+    assert ("NoNewPrivileges" in directives) == (unit != "user/p2pfs-mount@.service")
+
+
+@pytest.mark.parametrize("unit", [*UNITS, *USER_UNITS])
+def test_units_name_commands_settings_and_pages_that_are_there(unit: str) -> None:
+    for key, value in _directives(unit):
+        if key.startswith("Exec"):
+            _, *words = value.lstrip("-").split()
+            *_, command = _commands(words)
+            given = {word for word in words if word.startswith("-") and word != "--"}
+            assert given <= {option for parameter in command.params for option in parameter.opts}, value
+        if key == "Documentation":
+            page, section = re.fullmatch(r"man:(\S+)\((\d)\)", value).groups()  # type: ignore[union-attr]
+            assert f"{page}.{section}" in texts.man_pages()
+
+
+def _commands(words: list[str]) -> list[click.Command]:
+    found: list[click.Command] = [cli]
+    for word in words:
+        if not isinstance(found[-1], click.Group):
+            break
+        command = found[-1].get_command(click.Context(found[-1]), word)
+        assert command is not None, words
+        found.append(command)
+    return found
 
 
 @pytest.mark.parametrize("unit", UNITS[:2])
@@ -94,9 +146,93 @@ def test_the_mount_unit_stays_in_the_machines_mount_namespace() -> None:
         assert not _NAMESPACE.fullmatch(key), f"{key}={value}"
 
 
+def test_at_shutdown_mounts_end_before_the_daemons_they_store_with() -> None:
+    """systemd stops what it started later first; mounts of the network come after remote-fs-pre.target."""
+    for unit in UNITS[:2]:
+        assert ("Before", "remote-fs-pre.target") in _directives(unit)
+        assert any(key == "Wants" and "remote-fs-pre.target" in value for key, value in _directives(unit))
+
+
+def test_the_sample_configuration_is_every_setting_at_its_default(tmp_path: Path) -> None:
+    sample = texts.sample_configuration()
+    assert re.findall(r"^#(\w+) = ", sample, re.MULTILINE) == list(KINDS)
+    (tmp_path / "config.toml").write_text(sample)
+    assert config.load(tmp_path) == Settings()
+    (tmp_path / "config.toml").write_text(re.sub(r"^#(\w+ = )", r"\1", sample, flags=re.MULTILINE))
+    assert tomllib.loads((tmp_path / "config.toml").read_text()).keys() == KINDS.keys()
+    assert config.load(tmp_path) == Settings()
+
+
+def test_the_sample_configuration_explains_every_setting() -> None:
+    for block in texts.sample_configuration().split("\n\n")[1:]:
+        explanation, read_by, _ = block.strip().split("\n")
+        assert re.fullmatch(r"# \S.{8,}\.", explanation), block
+        assert re.fullmatch(r"# Read by: \S.*\. Written as .+\.", read_by), block
+
+
+def test_every_command_has_a_man_page_with_its_options() -> None:
+    pages = texts.man_pages()
+    commands = dict(_all_commands(cli, "p2pfs"))
+    special = {"mount.p2pfs.8", "umount.p2pfs.8", "p2pfs-config.5"}
+    assert pages.keys() - special == {f"{name.replace(' ', '-')}.1" for name in commands}
+    assert special <= pages.keys()
+    for name, command in commands.items():
+        page = pages[f"{name.replace(' ', '-')}.1"].replace("\\-", "-")
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[-1] in page, (name, parameter.opts)
+        assert ".SH EXAMPLES" in page, name
+
+
+def _all_commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for word in command.list_commands(context):
+            inner = command.get_command(context, word)
+            assert inner is not None
+            yield from _all_commands(inner, f"{name} {word}")
+
+
+def test_roff_takes_no_order_from_a_text() -> None:
+    known = {"TH", "SH", "PP", "TP", "nf", "fi"}
+    for name, page in texts.man_pages().items():
+        assert {line.split()[0][1:] for line in page.splitlines() if line.startswith(".")} <= known, name
+        assert not any(line.startswith("'") for line in page.splitlines()), name
+        assert "\b" not in page
+
+
+def test_each_shell_gets_a_completion_that_asks_p2pfs() -> None:
+    made = texts.completions()
+    assert made.keys() == {"p2pfs.bash", "_p2pfs", "p2pfs.fish"}
+    for file, script in made.items():
+        assert "_P2PFS_COMPLETE" in script, file
+    subprocess.run(["bash", "-n"], input=made["p2pfs.bash"], text=True, check=True, timeout=60)
+    environment = {**os.environ, "_P2PFS_COMPLETE": "bash_complete", "COMP_WORDS": "p2pfs vol", "COMP_CWORD": "1"}
+    program = [sys.executable, "-c", "from p2pfs.cli.main import main; main()"]
+    told = subprocess.run(program, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout == "plain,volume\n"
+
+
+def test_the_packages_scripts_are_well_formed_and_keep_what_they_must() -> None:
+    debian = PACKAGING / "debian"
+    for script in ("p2pfs.config", "p2pfs.postinst", "p2pfs.prerm", "p2pfs.postrm"):
+        text = (debian / script).read_text()
+        assert text.startswith("#!/bin/sh\n")
+        assert "\nset -e\n" in text
+        subprocess.run(["sh", "-n", str(debian / script)], check=True, timeout=60)
+        assert ("rm -rf" in text) == (script == "p2pfs.postrm")
+    assert "Default: false" in (debian / "p2pfs.templates").read_text()
+
+
+def test_the_package_needs_no_user_to_be_made_by_hand() -> None:
+    made = re.findall(r"^u (\S+)", (PACKAGING / "debian" / "p2pfs.sysusers").read_text(), re.MULTILINE)
+    assert made == [dict(_directives(unit))["User"] for unit in UNITS[:1]]
+
+
 def test_make_has_what_the_readers_are_told_to_type() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "check", "bench", "install", "clean"):
+    for target in ("demo", "test", "check", "bench", "deb", "test-package", "install", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     shown = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, timeout=60, check=True)
     assert "make test" in (ROOT / ".ci" / "run").read_text()

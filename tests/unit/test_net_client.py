@@ -21,6 +21,7 @@ from p2pfs.net.identity import Revocations, load_credentials
 from p2pfs.net.server import Request, Response
 from p2pfs.net.tls import TlsStream
 from p2pfs.net.transport import PoolTransport
+from p2pfs.net.watch import Watch
 from p2pfs.types import NodeId, PoolId, Role
 from p2pfs.wire.membership import Revocations as RevocationList
 
@@ -45,6 +46,21 @@ async def test_only_the_expected_node_in_the_expected_role_is_accepted(ca: TestA
         await client.request(good, "GET", "/fetch/1", timeout_s=5)
         with pytest.raises(errors.Denied):  # the pooled connection is judged by role too
             await client.request(Endpoint(good.node, Role.ADMIN, good.addresses), "GET", "/fetch/1", timeout_s=5)
+
+
+async def test_the_two_servers_of_a_node_with_two_roles_are_not_mixed_up(ca: TestAuthority) -> None:
+    """The coordinator's machine may keep chunks, too: one node, one certificate, two processes."""
+    both = ca.issue(roles=(Role.COORDINATOR, Role.PEER))
+    async with serving(ca, issued=both) as one, serving(ca, issued=both) as other, client_of(ca) as client:
+        coordinator = Endpoint(both.node, Role.COORDINATOR, other.endpoint.addresses)
+        for _ in range(2):
+            await client.request(one.endpoint, "GET", "/fetch/1", timeout_s=5)
+            await client.request(coordinator, "GET", "/fetch/1", timeout_s=5)
+        asked = client.ask(coordinator, "/fetch/1", (), memoryview(bytearray(1)), Watch())
+        assert asked is not None
+        with trio.fail_after(5):
+            await asked.answer()
+        assert (one.server.requests, other.server.requests) == (2, 3)
 
 
 async def test_a_node_of_another_pool_is_refused(ca: TestAuthority, tmp_path: Path) -> None:

@@ -158,6 +158,18 @@ def test_a_socket_may_lie_deep(tmp_path: Path, depth: int) -> None:
         pass
 
 
+def test_the_directory_of_sockets_belongs_to_the_homes_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's mount may come before the daemon, which has a user of its own and a socket in the same directory."""
+    given: list[tuple[Path, int, int, bool]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(
+        os, "chown", lambda path, uid, gid, *, follow_symlinks: given.append((path, uid, gid, follow_symlinks))
+    )
+    for _ in range(2):
+        mounts.listen(tmp_path / "run" / "mount.sock").close()
+    assert given == [(tmp_path / "run", os.getuid(), os.getgid(), False)]
+
+
 def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         mounts.dial(tmp_path / "run" / "none.sock", 1)

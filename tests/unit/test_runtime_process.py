@@ -12,6 +12,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, Unavailable
@@ -19,6 +21,7 @@ from p2pfs.meta.memory_state import Name
 from p2pfs.runtime import log, process
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.process import is_alive, pid_file, read_pid
+from p2pfs.runtime.watchdog import watchdog_s, watched
 from p2pfs.types import Kind
 from p2pfs.wire.namespace import Attributes, Entry
 
@@ -142,6 +145,59 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert notify("READY=1")
         assert listener.recv(100) == b"READY=1"
     assert not notify("STOPPING=1")  # nobody listens any more: no error
+
+
+async def test_a_watchdog_hears_from_the_loop_three_times_in_its_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        async with watched():
+            for _ in range(3):
+                await trio.sleep(9)
+                assert listener.recv(100) == b"WATCHDOG=1"
+                with pytest.raises(BlockingIOError):
+                    listener.recv(100)
+                await trio.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("period", "pid", "seconds"),
+    [("", "", None), ("no", "", None), ("0", "", None), ("2500000", "", 2.5), ("2500000", "1", None)],
+)
+def test_only_the_process_that_is_watched_reports(
+    period: str, pid: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", period)
+    monkeypatch.setenv("WATCHDOG_PID", pid)
+    assert watchdog_s() == seconds
+
+
+def test_the_journal_gets_priorities_and_no_times() -> None:
+    done = _python(
+        """
+        import logging, os
+        from p2pfs.runtime import log
+        found = os.fstat(2)
+        os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
+        log.setup("debug")
+        logger = logging.getLogger("p2pfs.x")
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+            logger.log(level, "hello")
+        try:
+            raise ValueError("no")
+        except ValueError:
+            logger.exception("failed")
+        """
+    )
+    lines = done.stderr.splitlines()
+    assert lines[:5] == [f"<{priority}>p2pfs.x: hello" for priority in (7, 6, 4, 3, 3)]
+    assert lines[5:7] == ["<3>p2pfs.x: failed", "<3>  Traceback (most recent call last):"]
+    assert all(line.startswith("<3>") for line in lines[5:])
 
 
 def test_log_lines_are_for_people(tmp_path: Path) -> None:
