@@ -31,6 +31,8 @@ _GROUPS: Final = {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
         "lease": "Keep files for a time",
+        "tag": "Say of files what they are found by",
+        "search": "Find files by words or by content",
         "undelete": "Bring back what was removed or has expired",
         "trash": "See what can be brought back, or let it go",
         "tag": "Put words on files, to find them by",

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, Semantic, Unavailable
+from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, Semantic, TooLarge, Unavailable
 from p2pfs.format import search as words_of
 from p2pfs.format.heads import Head, open_head
 from p2pfs.format.keys import VolumeKeys
@@ -32,6 +32,8 @@ CANDIDATES: Final = 2000
 PAGE: Final = 1000
 AT_ONCE: Final = 100
 """Labels asked for, or set, in one go."""
+MOST_BELOW: Final = 2_000_000
+"""Files of a tree that are labelled in one go: their numbers are in memory, about 100 bytes each."""
 CONFLICTS: Final = 10
 _WEIGHTS: Final = {TAG: 4.0, NOTE: 2.0}
 _NAME_WEIGHT: Final = 1.0
@@ -109,7 +111,7 @@ class Search:
     async def change(self, number: InodeId, change: Change, show: Show, *, is_deep: bool) -> None:
         """Label an inode, and `is_deep` everything below it. What is removed meanwhile is left out. Raises Invalid,
         NotFound, and what reading a content raises."""
-        found = [number, *(await self._below(number) if is_deep else ())]
+        found = [number, *(await self._below(number, show) if is_deep else ())]
         done = read = 0
 
         async def count(bytes_: int) -> None:
@@ -129,7 +131,7 @@ class Search:
 
     async def index(self, number: InodeId, show: Show, *, is_deep: bool) -> None:
         """Make the tokens of labels and names anew, as the volume's settings are now."""
-        found = [number, *(await self._below(number) if is_deep else ())]
+        found = [number, *(await self._below(number, show) if is_deep else ())]
         for first in range(0, len(found), AT_ONCE):
             rows = await self._rows(found[first : first + AT_ONCE])
             for row in rows:
@@ -223,8 +225,8 @@ class Search:
         except (NotFound, Conflict):  # gone; or labelled meanwhile, which made its tokens anew
             return
 
-    async def _below(self, top: InodeId) -> list[InodeId]:
-        """Everything below a directory, each once, directories before what is in them."""
+    async def _below(self, top: InodeId, show: Show) -> list[InodeId]:
+        """Everything below a directory, each once, directories before what is in them. Raises TooLarge."""
         (row,) = (await self._namespace.labels([top])).rows or (None,)
         waiting = [top] if row is not None and row.attributes.kind == Kind.DIRECTORY else []
         seen = {top: None}
@@ -240,6 +242,9 @@ class Search:
                     if entry.attributes.kind == Kind.DIRECTORY and number not in seen:
                         waiting.append(number)
                     seen[number] = None
+                if len(seen) > MOST_BELOW:
+                    raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")
+                await show(0, len(seen) + len(waiting), 0)  # never all
                 complete = page.complete or not page.entries
         del seen[top]
         return list(seen)

@@ -10,7 +10,7 @@ from blake3 import blake3
 from volumes import KEYS, ROOT_HEAD, VOLUME, ticking
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound
+from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, TooLarge
 from p2pfs.format.search import Label, seal_label, word_token
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
@@ -46,7 +46,8 @@ async def tag(fs: Filesystem, number: InodeId, *words: str, is_deep: bool = Fals
     told = []
 
     async def show(done: int, of: int, read_bytes: int) -> None:
-        told.append(done)
+        if done:  # not while it is looked for what there is
+            told.append(done)
 
     await fs.search.change(number, Change(words, **more), show, is_deep=is_deep)  # type: ignore[arg-type]
     return told
@@ -115,6 +116,16 @@ async def test_a_tree_is_tagged_in_batches_and_counted_meanwhile() -> None:
         assert len(await paths(fs, "all", limit=1000)) == AT_ONCE + 51
         assert await fs.search.label(outside) == Label()
         assert await tag(fs, outside, "all", is_deep=True) == [1]
+
+
+async def test_a_tree_that_is_too_large_is_refused_before_anything_is_tagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfs.vfs.search.MOST_BELOW", 3)
+    async with volume() as (fs, _):
+        for at in range(4):
+            await make(fs, b"%d" % at)
+        with pytest.raises(TooLarge):
+            await tag(fs, ROOT_INODE, "all", is_deep=True)
+        assert await paths(fs, "all") == []
 
 
 async def test_two_who_tag_at_once_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +237,8 @@ async def test_what_was_indexed_before_follows_new_settings_when_told() -> None:
         told: list[tuple[int, int]] = []
 
         async def show(done: int, of: int, _: int) -> None:
-            told.append((done, of))
+            if done:
+                told.append((done, of))
 
         await fs.search.index(top, show, is_deep=True)
         assert told == [(2, 2)]
