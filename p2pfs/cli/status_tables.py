@@ -8,7 +8,7 @@ from rich.text import Text
 
 from p2pfs.cli.job_tables import job_table
 from p2pfs.cli.show import console_for_output, print_table
-from p2pfs.coordinator.report import BackupReport, PeerReport, Reason, StatusReport
+from p2pfs.coordinator.report import BackupReport, OwnerReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
 from p2pfs.runtime.sizes import format_duration, format_size
 
@@ -56,10 +56,18 @@ def print_report(report: dict[str, Any]) -> None:
         names = ("volume", "owner", "files", "content", "in trash", "delegated to")
         print_table(names, volumes, right=("files", "content", "in trash"))
     _print_chunks(known)
+    shares = [f"{one.owner} {_share(one)}" for one in known.owners if one.left is not None]
+    if shares:
+        click.echo("fair shares: " + ", ".join(shares))
     if known.backup is not None:
         click.echo(_backup_line(known.backup))
     if known.jobs:
         console_for_output().print(job_table(known.jobs))
+
+
+def _share(owner: OwnerReport) -> str:
+    coefficient = "∞" if owner.coefficient is None else f"{owner.coefficient:.2f}"
+    return f"{coefficient} ({format_size(owner.left or 0)} left)"
 
 
 def _backup_line(backup: BackupReport) -> str:

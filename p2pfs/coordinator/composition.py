@@ -292,6 +292,7 @@ async def compose(
             backups=backups,
             is_pressed=lambda: trash.is_pressed,
             churn=churn,
+            judged=judged,
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,

@@ -153,6 +153,14 @@ class ChurnReport(msgspec.Struct, frozen=True):
     absence_s: float  # of those that returned, on average; 0: none did
 
 
+class OwnerReport(msgspec.Struct, frozen=True):
+    """How useful an owner is to the others; see `p2pfs usefulness` for why."""
+
+    owner: str
+    coefficient: float | None  # None: infinite
+    left: int | None  # bytes it may still place on others' peers; None: the pool's policy is open
+
+
 class StatusReport(msgspec.Struct, frozen=True):
     health: str  # types.Health
     reasons: list[Reason]
@@ -165,6 +173,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     backup: BackupReport | None = None
     restored: RestoredReport | None = None  # None: it never was
     churn: ChurnReport | None = None
+    owners: list[OwnerReport] = []
 
 
 def count_chunks(

@@ -5,6 +5,7 @@ everybody who asks within a second. Called by `handlers`.
 """
 
 import importlib.metadata
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from p2pfs.coordinator.report import (
     LEASE_WARNING_S,
     ChunksReport,
     CoordinatorReport,
+    OwnerReport,
     PeerReport,
     PoolReport,
     RestoredReport,
@@ -33,6 +35,7 @@ from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
+from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.meta import chunks_index, delegations, leases, members, sessions, settings, usefulness, volumes
 from p2pfs.meta.database import Database
 from p2pfs.meta.leases import Expected
@@ -84,6 +87,7 @@ class Status:
         clock: Clock,
         backups: Backups,
         churn: Churn,
+        judged: Usefulness,
         sessions_alive: Callable[[], float],
         is_pressed: Callable[[], bool],
     ) -> None:
@@ -103,6 +107,7 @@ class Status:
         self._clock = clock
         self._backups = backups
         self._churn = churn
+        self._usefulness = judged
         self._counting = trio.Lock()
         self._counts: Counts | None = None
         self._counted: tuple[float, _Peers] = (0.0, (frozenset(), frozenset()))  # when, and with which peers
@@ -143,6 +148,7 @@ class Status:
             backup=backup,
             restored=restored,
             churn=self._churn.report(),
+            owners=await self._owners(),
         )
 
     def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
@@ -179,6 +185,13 @@ class Status:
             )
             for volume in counts.volumes
             if owner in (None, volume.owner)
+        ]
+
+    async def _owners(self) -> list[OwnerReport]:
+        judged = await self._usefulness.report()
+        return [
+            OwnerReport(one.owner, one.coefficient if math.isfinite(one.coefficient) else None, one.left)
+            for one in judged.owners
         ]
 
     def _going_on(self) -> list[JobInfo]:

@@ -56,3 +56,10 @@ def test_a_target_that_takes_nothing_costs_no_more_memory_the_longer_it_is_asked
         backlog.drop(1)
     assert len(backlog._queues[TARGET][Urgency.REPAIR]) <= 10 + 2
     assert taken(backlog) == []
+
+
+def test_among_equals_the_owners_that_give_more_come_first_and_fewer_copies_before_all(backlog: Backlog) -> None:
+    for number, copies, precedence in ((1, 1, 2), (2, 1, 0), (3, 2, 0), (4, 1, 1)):
+        backlog.add(Task(number, SIZE, TARGET, Urgency.REPAIR, copies, precedence=precedence))
+    backlog.add(Task(2, SIZE, TARGET, Urgency.REPAIR, 1, precedence=2))  # its owner gives less by now
+    assert taken(backlog) == [(1, 4), (1, 1), (1, 2), (2, 3)]

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import (
     Conflict,
     CoordinatorAway,
@@ -27,7 +28,7 @@ from p2pfs.meta.outstanding import OutstandingBatches
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Endpoint, Reply
-from p2pfs.types import InodeId, NodeId, Role, VolumeId
+from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, Role, VolumeId
 from p2pfs.wire import answers, codec
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.chunks import Token
@@ -469,6 +470,28 @@ async def test_numbers_are_fetched_ahead(autojump_clock: MockClock) -> None:
 
 
 # ---- the session ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_read_is_told_until_it_is_heard_and_at_the_end(autojump_clock: MockClock) -> None:
+    traffic = Traffic[PeerNumber](lambda: 86400.0 * 20_000)
+    coordinator = FakeCoordinator(work)
+    names = namespace(coordinator, traffic=traffic)
+
+    def fetched() -> list[list[tuple[int, int, int]]]:
+        return [message.fetched for _, path, message in coordinator.requests if path.endswith("/renew")]
+
+    traffic.count(PeerNumber(3), VolumeId(7), ChunkId(bytes(32)), 1000)
+    coordinator.reactions = [away]
+    with pytest.raises(CoordinatorAway):
+        await names.renew()
+    coordinator.reactions = [work]
+    coordinator.requests.clear()
+    await names.renew()
+    await names.renew()
+    assert fetched() == [[(20_000, 3, 1000)], []]
+    traffic.count(PeerNumber(3), VolumeId(7), ChunkId(b"c" * 32), 500)
+    await names.aclose()
+    assert fetched()[-1] == [(20_000, 3, 1500)]
 
 
 async def test_a_session_is_renewed_every_five_seconds_and_tells_of_new_maps(autojump_clock: MockClock) -> None:

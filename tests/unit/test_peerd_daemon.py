@@ -18,6 +18,7 @@ from sealed import VOLUME, sealed
 from trio.testing import wait_all_tasks_blocked
 from wired import everything
 
+from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.remote import RemoteStore
 from p2pfs.chunks.tally import Figures, Tally
 from p2pfs.errors import Corrupt, Denied, NoSpace, PoolError, Unavailable, UserError
@@ -170,6 +171,19 @@ async def test_a_heartbeat_says_where_it_is_and_how_full(tmp_path: Path) -> None
         assert resources.memory_total >= resources.memory_available > 0
         assert resources.cpu_count >= 1
         assert heartbeat.capacity > heartbeat.used
+
+
+async def test_a_heartbeat_says_who_read_how_much_once_a_chunk(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        chunk = sealed(1, 70_000)
+        await run.store.put(VOLUME, chunk.id, [chunk.data])
+        for _ in range(3):
+            await run.store.get(VOLUME, chunk.id, chunk.size, runs.whole(chunk.size))
+        await run.coordinator.beats(2)
+        told = [row for heartbeat in run.coordinator.heartbeats for row in heartbeat.served]
+        assert [(node, size) for _, node, size in told] == [(run.sender.node, chunk.size)]
+        await run.coordinator.beats(2)
+        assert not run.coordinator.heartbeats[-1].served  # it was heard
 
 
 async def test_a_stopped_peer_has_kept_how_full_it_is(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import CoordinatorAway, NoSpace, PoolError
+from p2pfs.errors import CoordinatorAway, NoSpace, OverQuota, PoolError
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import MIB, ROOT_INODE, PeerNumber
 from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, SETTLING_S, ReservedSpace
@@ -190,3 +190,24 @@ async def test_bytes_that_an_earlier_mount_was_promised_settle_nobody_elses() ->
         assert space._promised == 1000
         await fs.fsync(other)
         assert space._promised == 0
+
+
+async def test_a_share_that_is_used_up_is_told_at_once_and_what_was_promised_stays() -> None:
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    left = 3 * MIB
+
+    async def reserve(room: int, returned: list[int]) -> list[Token]:
+        if room > left:
+            raise OverQuota("anna may place 3 MiB more")
+        return await coordinator.reserve(room, returned)
+
+    space = ReservedSpace(reserve, lambda: 2, lambda: coordinator.now_s)
+    await space.promise(MIB)
+    assert coordinator.asked  # less than is usual was asked for
+    assert space.token(ONE, MIB) is not None
+    began_s = trio.current_time()
+    with pytest.raises(OverQuota):
+        await space.promise(4 * MIB)
+    assert trio.current_time() - began_s < 1.0  # no peer's heartbeat would change it
+    await space.cover(MIB)
+    assert space.token(TWO, MIB) is not None
