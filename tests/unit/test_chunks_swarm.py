@@ -31,7 +31,7 @@ DEAD = Fault(refuse=Unavailable("refused"))
 HUNG = Fault(hang=True)
 GONE = Fault(refuse=NotFound("never had it"))
 LIES = Fault(change=lambda data: bytes(len(data)))
-PATIENT_S = 0.75
+PATIENT_S = 1.0
 """What a real peer waits for a source (p2pfs_peerd.fetches.IDLE_S)."""
 
 
