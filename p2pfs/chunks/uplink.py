@@ -1,12 +1,13 @@
 """How fast PUTs leave this process, seen from those that are made anyway. No I/O but a look at their sockets.
 
 Time counts while several PUTs are under way, and bytes when the other end's system has acknowledged them. A window in
-which most of the PUTs end with nothing left to send says only that the uplink is no slower than that: the disks of
+which most of the PUTs had nothing left to send, or did not move, says only that the uplink is no slower than that:
 peers, or this process, were.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.chunks.standing import Attempt
@@ -24,24 +25,21 @@ class Uplink:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.rate: float | None = None
-        self._under_way: dict[int, Attempt] = {}
+        self._under_way: dict[int, _Sent] = {}
         self._since_s = 0.0
-        self._moved = 0  # in this window, of attempts that have ended; less what the others had moved before it
+        self._ended = 0  # bytes moved in this window by those that have ended
 
     def begin(self, attempt: Attempt) -> None:
         """A PUT is sent."""
         self._judge_if_due()
-        self._under_way[id(attempt)] = attempt
+        self._under_way[id(attempt)] = _Sent(attempt)
         if len(self._under_way) == SEVERAL:
             self._open()
 
     def end(self, attempt: Attempt) -> None:
-        """It has ended, or nobody counts on it any more. Again is fine."""
-        if id(attempt) not in self._under_way:
-            return
+        """It has ended, one way or the other."""
         self._judge_if_due()
-        del self._under_way[id(attempt)]
-        self._moved += attempt.watch.moved()
+        self._ended += self._under_way.pop(id(attempt)).moved()
 
     def fair(self, attempt: Attempt) -> float:
         """Bytes that a PUT must have moved by now, to be no slower than where the uplink is slow and full all are: a
@@ -54,19 +52,35 @@ class Uplink:
 
     def _open(self) -> None:
         self._since_s = self._now()
-        self._moved = -self._moved_so_far()
-
-    def _moved_so_far(self) -> int:
-        return sum(attempt.watch.moved() for attempt in self._under_way.values())
+        self._ended = 0
+        for sent in self._under_way.values():
+            sent.before += sent.moved()
 
     def _judge_if_due(self) -> None:
         elapsed_s = self._now() - self._since_s
         if len(self._under_way) < SEVERAL or elapsed_s < WINDOW_S:
             return
-        rate = (self._moved + self._moved_so_far()) / elapsed_s
-        waiting = sum(attempt.watch.moved() < attempt.size for attempt in self._under_way.values())
-        if 2 * waiting < len(self._under_way):
+        moved = [sent.moved() for sent in self._under_way.values()]
+        rate = (self._ended + sum(moved)) / elapsed_s
+        # One that did not move at all waits for its peer, not for the uplink.
+        waiting = sum(
+            size > 0 and sent.before + size < sent.attempt.size
+            for sent, size in zip(self._under_way.values(), moved, strict=True)
+        )
+        if 2 * waiting < len(moved):
             self.rate = None if self.rate is None else max(self.rate, rate)
         else:
             self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)
         self._open()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A PUT under way."""
+
+    attempt: Attempt
+    before: int = 0  # moved before this window
+
+    def moved(self) -> int:
+        """In this window."""
+        return self.attempt.watch.moved() - self.before

@@ -208,8 +208,6 @@ class WriteFlight:
                 more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s)
                 sending.overdue = more_s is None
                 sending.patience_ends_s = now + (more_s or 0.0)
-                if sending.overdue:
-                    self._to.uplink.end(sending.attempt)
 
     async def _recover(self, pauses: Iterator[float]) -> bool:
         """Everybody was tried. Once the caller has his answer that is the end; before, members that are away or full

@@ -27,8 +27,8 @@ AT_ONCE: Final = 16
 """Pulls under way for all clients together: as many as there are buffers, and 16 MiB."""
 FETCH_S: Final = 20.0
 """For one, whatever its sources do."""
-IDLE_S: Final = 0.75
-"""Without a byte from a source the next one is asked: before the client, after a second, asks somebody else."""
+IDLE_S: Final = 1.0
+"""Without a byte from a source the next one is asked."""
 _MAP_AFTER_S: Final = 5.0
 """The map is fetched for a source that is not in it at most so often, whatever clients name."""
 

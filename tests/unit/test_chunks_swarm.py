@@ -31,7 +31,7 @@ DEAD = Fault(refuse=Unavailable("refused"))
 HUNG = Fault(hang=True)
 GONE = Fault(refuse=NotFound("never had it"))
 LIES = Fault(change=lambda data: bytes(len(data)))
-PATIENT_S = 0.75
+PATIENT_S = 1.0
 """What a real peer waits for a source (p2pfs_peerd.fetches.IDLE_S)."""
 
 
@@ -176,6 +176,19 @@ async def test_a_first_holder_that_gives_nothing_costs_a_second_and_is_not_begun
             assert await pool.store.settle(9)
         assert pool.count("put") == 10
         assert ("put", bad) not in pool.asked
+
+
+@PASSED_ON
+async def test_a_peer_that_waits_for_a_hung_holder_does_not_keep_the_next_from_being_sent_its_copy(
+    how: Distribution, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setitem(globals(), "PATIENT_S", 20.0)
+    async with pool_of(6, how, replicas=2) as pool:
+        chunk = sealed(1, 5000)
+        pool.faults["get", pool.placed(chunk)[0]] = HUNG
+        _, took_s = await pool.write(chunk)
+        assert took_s < 1.1
+        assert (pool.count("put"), pool.count("fetch")) == (2, 1)
 
 
 @PASSED_ON
@@ -325,6 +338,17 @@ async def test_a_first_holder_that_takes_a_trickle_is_given_up_also_on_a_slow_up
         took_s = await write_all(store)
         assert took_s < 1.5 * len(CHUNKS) / 1.2
         assert sum(peer.sent for peer in peers.values()) < 1.5 * len(CHUNKS)
+
+
+async def test_peers_that_hang_are_no_slow_uplink(autojump_clock: trio.testing.MockClock) -> None:
+    link = Link(100 * MIB, dict.fromkeys(range(1, 8), 0.0))
+    async with far_pool(Distribution.AUTO, link) as (store, _):
+        for chunk in CHUNKS[:4]:
+            with pytest.raises(Unavailable):
+                await store.put(VOLUME, chunk.id, [chunk.data])
+        link.slow.clear()
+        await write_all(store)
+        assert store.made.passed_on == 0
 
 
 @pytest.mark.parametrize(("mib_per_s", "passed_on"), [(1.2, True), (100, False)])

@@ -204,8 +204,10 @@ async def test_only_peers_of_the_map_are_asked_and_the_map_not_for_each_stranger
             with pytest.raises(NotFound):
                 await r.fetch(chunk, 7, 9)
         assert r.coordinator.asked == 1
+        r.sources[1] = Source(chunk.data)
         with pytest.raises(NotFound):
             await r.fetch(chunk, 1)  # itself
+        assert r.sources[1].asked == 0
 
 
 async def test_a_map_that_nobody_gives_is_no_failure_of_the_peer(tmp_path: Path) -> None:
