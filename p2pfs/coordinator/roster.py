@@ -227,10 +227,16 @@ class Roster:
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        if moved or before is not peer.state or not peer.is_heard:
-            peer.is_heard = True
+        is_last = not peer.is_heard and self._unheard() == 1
+        peer.is_heard = True
+        if moved or before is not peer.state or is_last:
             self._touch()
         return (Change(peer, before, peer.state) if before is not peer.state else None), moved
+
+    def _unheard(self) -> int:
+        """How many members that count as up have yet to be heard. That one of them was is news only with the last: the
+        map is not to change for each of them when the coordinator starts."""
+        return sum(peer.is_reachable and not peer.is_heard for peer in self.peers.values())
 
     def refresh(self, now_s: float, time_s: float) -> list[Change]:
         """Let silence count: the changes of state since the last call."""

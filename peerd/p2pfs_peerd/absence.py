@@ -8,14 +8,15 @@ Nothing here deletes, admits, or changes what is promised: there is no code for 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from p2pfs.chunks.directory import DirectoryStore
-from p2pfs.errors import Denied
+from p2pfs.errors import Denied, Unavailable
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.clocks import Clock
@@ -70,6 +71,7 @@ class Absence:
         self._heard_s = clock.monotonic()
         self._present: _Present | None = None
         self._scope: trio.CancelScope | None = None
+        self._is_showing = False
 
     def recall(self) -> bytes:
         """Take over what an earlier run kept; this peer's receipt key with it, empty if there is none. Blocking."""
@@ -176,12 +178,27 @@ class Absence:
         asked: Digest | ListBucket = await request.message(Digest | ListBucket)  # type: ignore[arg-type]
         fellow = self._following().watch.expect_leader(request.caller.node)
         fellow.looked_s = self._clock.monotonic()
-        if isinstance(asked, Digest):
-            return Response.of(Digested(asked.order, await self._store.digests()))
+        with self._showing():
+            if isinstance(asked, Digest):
+                return Response.of(Digested(asked.order, await self._store.digests()))
+            return Response.of(await self._listed(asked))
+
+    async def _listed(self, asked: ListBucket) -> Listed:
         after = (VolumeId(asked.after[0]), ChunkId(asked.after[1])) if asked.after else None
         page = await self._store.listed(asked.bucket, after)
         entries = [Entry(one.volume, one.chunk, one.size, one.put_seq, int(one.stored_s)) for one in page.entries]
-        return Response.of(Listed(asked.order, page.settled_seq, entries, page.more))
+        return Listed(asked.order, page.settled_seq, entries, page.more)
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """One question about what is held at a time: each makes the disk work. Raises Unavailable."""
+        if self._is_showing:
+            raise Unavailable("what is held here is being shown already")
+        self._is_showing = True
+        try:
+            yield
+        finally:
+            self._is_showing = False
 
     async def _copies(self, request: Request) -> Response:
         """The elected one asks for copies."""

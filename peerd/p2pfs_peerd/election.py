@@ -7,7 +7,8 @@ come for a while; whether it did is seen at the next look. Made for each absence
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, TypeVar
@@ -17,7 +18,7 @@ import trio
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.format.inventory import BUCKETS, DIGEST_BYTES
+from p2pfs.format.inventory import BUCKETS, DIGEST_BYTES, digest
 from p2pfs.net.client import Client
 from p2pfs.placement import rendezvous
 from p2pfs.placement.candidates import Candidate, candidates, is_staying
@@ -45,6 +46,15 @@ COMING_LOOKS: Final = 3
 _GROUPS_KNOWN: Final = 4096
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Listings:
+    """What was listed of one bucket."""
+
+    holders: dict[Found, list[PeerNumber]] = field(default_factory=dict)
+    failed: set[PeerNumber] = field(default_factory=set)
+    is_as_told: bool = True  # the same as the digests say
 
 
 class Elected:
@@ -89,14 +99,13 @@ class Elected:
                 continue
             if not self._watch.leads:
                 return
-            holders, failed = await self._holders(bucket, digests)
-            if failed:  # what it holds is not known: the same as if it had shown nothing from the start
-                digests = {number: told for number, told in digests.items() if number not in failed}
+            found = await self._listings(bucket, now)
+            if found.failed:  # what it holds is not known: the same as if it had shown nothing from the start
+                digests = {number: told for number, told in digests.items() if number not in found.failed}
                 view = self._view(digests)
-            asked, is_short = wishes(holders, view, room=room, coming=self._coming)
-            if is_short or failed:
-                self._calm.pop(bucket, None)
-            else:
+            asked, is_short = wishes(found.holders, view, room=room, coming=self._coming)
+            self._calm.pop(bucket, None)
+            if found.is_as_told and not is_short and not found.failed:
                 self._calm[bucket] = now
             await self._request(asked)
 
@@ -121,21 +130,22 @@ class Elected:
                 nursery.start_soon(ask, number)
         return found
 
-    async def _holders(
-        self, bucket: int, showing: Collection[PeerNumber]
-    ) -> tuple[dict[Found, list[PeerNumber]], set[PeerNumber]]:
-        """Who lists what of a bucket, and who fails to. Copies of one that fails do not count: at worst there is
-        one too many."""
-        holders: dict[Found, list[PeerNumber]] = {}
-        failed: set[PeerNumber] = set()
-        for number in sorted(showing):
+    async def _listings(self, bucket: int, told: Mapping[PeerNumber, bytes]) -> _Listings:
+        """What each of those that told a digest lists of a bucket. Copies of one that fails do not count: at worst
+        there is one too many."""
+        found = _Listings()
+        for number in sorted(told):
             try:
-                for found in await self._listed(number, bucket):
-                    holders.setdefault(found, []).append(number)
+                listed = await self._listed(number, bucket)
             except PoolError as error:
-                failed.add(number)
+                found.failed.add(number)
                 log.info("peer %d does not list what it holds: %s", number, error)
-        return holders, failed
+                continue
+            for one in listed:
+                found.holders.setdefault(one, []).append(number)
+            # Else its digest is of what it held a moment ago, and says nothing when it is told again.
+            found.is_as_told &= digest((one.volume, one.chunk) for one in listed) == told[number]
+        return found
 
     async def _listed(self, number: PeerNumber, bucket: int) -> list[Found]:
         """What a peer holds of a bucket. Raises PoolError."""

@@ -30,7 +30,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.types import ChunkId
 from p2pfs_peerd.watch import MISSED, ROUNDS
 
-from . import invariants, pool
+from . import invariants, pool, run
 from .determinism import Bugs, PoolTime, controlled
 from .faults import Faults
 from .load import Load
@@ -56,6 +56,8 @@ SETTINGS: Final = msgspec.structs.replace(
 CALM_S: Final = SETTINGS.elect_after * (1 + (MISSED + 2) / ROUNDS) + SETTINGS.repair_delay + 5 * SETTINGS.elect_after
 """Until a peer that was just started follows a leader; one that just stopped is neither heard nor waited for; copies
 asked for in vain are asked for again, at the look after that; and those are there."""
+PATIENCE_S: Final = 600
+"""By the machine's own clock; a week is a few seconds of a core that has nothing else to do."""
 _RETURN_S: Final = 4 * DAY_S
 
 
@@ -265,7 +267,11 @@ class Absence:
 
 @contextlib.contextmanager
 def _slowly(settings: Settings) -> Iterator[None]:
-    with mock.patch.object(pool, "SETTINGS", settings), mock.patch.object(pool, "TIDY_S", DAY_S):
+    with (
+        mock.patch.object(pool, "SETTINGS", settings),
+        mock.patch.object(pool, "TIDY_S", DAY_S),
+        mock.patch.object(run, "PATIENCE_S", PATIENCE_S),
+    ):
         yield
 
 
