@@ -20,6 +20,7 @@ from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
+from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime import process, worker
@@ -38,6 +39,7 @@ from p2pfs_peerd import control, sleep
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
+from p2pfs_peerd.forward import Forwarder
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.offer import Offer
 from p2pfs_peerd.orders import OrderRunner
@@ -107,9 +109,17 @@ class Peerd:
         self._revoked = RevocationFile(home.path / "revocations")
         self._unsaved: RevocationList | None = None
         self._app = PeerApp(store, self._tokens)
+        self._serving_client = self._client()
+        self._forwarder = Forwarder(
+            self._serving_client,
+            self._coordinator(),
+            record.node,
+            Accepting(record.node, lambda stream: self.server.accept(stream)),
+            is_open=lambda: self._app.is_open,
+        )
         self.server = Server(
             PEER_ROUTES,
-            {**self._app.handlers(), **self._backups.handlers()},
+            {**self._app.handlers(), **self._backups.handlers(), **self._forwarder.handlers()},
             context=self._server_context,
             pool=record.pool,
             revocations=self._revocations,
@@ -137,7 +147,7 @@ class Peerd:
             return advertised(bound, advertise, towards=self._record.addresses)
 
         self.addresses = addresses()
-        async with self._client() as client, trio.open_nursery() as background:
+        async with self._serving_client as client, trio.open_nursery() as background:
             relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
             whereabouts = Whereabouts(addresses, relay)
             self._orders = OrderRunner(
@@ -152,6 +162,7 @@ class Peerd:
             background.start_soon(control.serve, self._home.path / "run" / "peer.sock", self._store)
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
+            background.start_soon(self._forwarder.run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
             background.start_soon(self._account)
