@@ -96,13 +96,21 @@ def fetch(home: NodeHome, path: str) -> bytes:
 async def _converse(home: NodeHome, talk: Callable[[Coordinator], Awaitable[T]]) -> T:
     from p2pfs.net import enrolment
     from p2pfs.net.client import Client, Endpoint
+    from p2pfs.net.forwarding import KNOWN_PEERS, Forwarding, KnownPeers
     from p2pfs.net.identity import Credentials, client_context
 
     record = home.record()
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     endpoint = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
     encounter = _Encounter(record)
-    open_client = functools.partial(Client, pool=record.pool, connect_s=_CONNECT_S, verify=encounter.look)
+    known = KnownPeers(home.path / KNOWN_PEERS).load()
+    open_client = functools.partial(
+        Client,
+        pool=record.pool,
+        connect_s=_CONNECT_S,
+        verify=encounter.look,
+        forwarding=Forwarding(record.node, lambda: known) if known else None,
+    )
     try:
         if enrolment.is_due(home, time.time()):
             async with open_client(client_context(credentials)) as client:

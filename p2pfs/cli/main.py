@@ -35,8 +35,6 @@ _GROUPS: Final = {
         "search": "Find files by words or by content",
         "undelete": "Bring back what was removed or has expired",
         "trash": "See what can be brought back, or let it go",
-        "tag": "Put words on files, to find them by",
-        "search": "Find files by words or content",
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",

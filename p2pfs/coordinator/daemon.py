@@ -32,6 +32,7 @@ from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
@@ -127,9 +128,10 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         await certificate.look()
         serving = server_context(credentials, client_certificate="optional")
         certificate.contexts.append(serving)
+        accepting = Accepting(record.node, lambda stream: server.accept(stream))
         server = Server(
             COORDINATOR_ROUTES,
-            services.handlers(),
+            services.handlers(accepting),
             context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),

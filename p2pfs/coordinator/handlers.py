@@ -6,6 +6,7 @@ Who may call what was checked by the server from `wire.routes` before; membershi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from p2pfs.coordinator import status
 from p2pfs.coordinator.backup.state import Backups
@@ -26,6 +27,7 @@ from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.coordinator.volumes import Volumes, parse_volume
 from p2pfs.errors import NotFound
+from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
@@ -79,8 +81,9 @@ class Services:
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
-    def handlers(self) -> Mapping[str, Handler]:
-        """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`."""
+    def handlers(self, accepting: Accepting | None = None) -> Mapping[str, Handler]:
+        """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`. `accepting` takes what peers pass
+        on to the coordinator itself."""
         return {
             "join": self._join,
             "renew": self._renew,
@@ -122,7 +125,7 @@ class Services:
             "jobs": self._jobs,
             "job": self._job,
             "relay_listen": self._relay_listen,
-            "relay_dial": self._relay_dial,
+            "relay_dial": partial(self._relay_dial, accepting),
         }
 
     def authorise(self, route: Route, identity: Identity, parameters: dict[str, str]) -> None:
@@ -297,9 +300,13 @@ class Services:
         upgrade = await self.relay.listen(request.caller, (await request.message(Listen)).wait_s)
         return Response(204) if upgrade is None else Response.switching(upgrade)
 
-    async def _relay_dial(self, request: Request) -> Response:
+    async def _relay_dial(self, accepting: Accepting | None, request: Request) -> Response:
         request.expect_upgrade()
-        return Response.switching(await self.relay.dial(request.caller, request.parameters["node"]))
+        await request.body()  # what comes behind it is the stream's
+        target = request.parameters["node"]
+        if accepting is not None and accepting.is_for(target):
+            return Response.switching(accepting.take(self.roster.member(request.caller.node).id))
+        return Response.switching(await self.relay.dial(request.caller, target))
 
 
 def _session(request: Request) -> SessionId:

@@ -4,7 +4,9 @@ It dials exactly the node it is told to and keeps a bounded number of connection
 asked; retrying beyond one stale connection, other peers, and sequence numbers are its callers' business.
 """
 
+import contextlib
 import dataclasses
+import logging
 import math
 import ssl
 from collections import OrderedDict
@@ -18,6 +20,7 @@ from p2pfs.errors import Denied, Misuse, Unavailable
 from p2pfs.net.addresses import RELAY
 from p2pfs.net.asked import Asked
 from p2pfs.net.dialled import Connect, Dialled, Endpoint, Reply, connect_by_tcp, dial, expecting
+from p2pfs.net.forwarding import WITHIN_S, Forwarding
 from p2pfs.net.heads import request_head
 from p2pfs.net.identity import Revocations, joining_context, verify_leaf
 from p2pfs.net.watch import Watch
@@ -37,6 +40,9 @@ _FRESH_S: Final = 0.5
 _RELAY_FIRST_S: Final = 60.0
 """How long a node reached through the relay is dialled there first: its own addresses cost a timeout each."""
 _LARGEST_ANSWER: Final = 32 * MIB
+_FORWARDED: Final = "forwarded:0"
+"""The address of whoever is reached through others, in messages."""
+_log = logging.getLogger(__name__)
 _WITH_BODY: Final = frozenset({"POST", "PUT"})
 
 
@@ -53,7 +59,8 @@ class _Node:
 
 class Client:
     """Connections to the nodes of one pool, for all tasks of a process. Nodes that nobody can dial are reached through
-    `relay`, the coordinator; without it they are not.
+    `relay`, the coordinator; without it they are not. Whoever cannot be dialled from here is reached through others if
+    there is `forwarding`.
 
     Cancellation: a cancelled request closes its connection; whether the other end acted on it is unknown.
     """
@@ -70,6 +77,7 @@ class Client:
         verify: Callable[[bytes], None] | None = None,
         connect: Connect = connect_by_tcp,
         relay: Endpoint | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._context = context
         self._pool = pool
@@ -80,6 +88,7 @@ class Client:
         self._verify = verify
         self._connect = connect
         self._relay = relay
+        self.forwarding = forwarding
         self._nodes: dict[tuple[NodeId, Role], _Node] = {}  # a node with two roles is two servers
         self._idle: OrderedDict[Dialled, _Node] = OrderedDict()  # longest idle first
         self._busy: set[Dialled] = set()
@@ -247,15 +256,42 @@ class Client:
             await connection.aclose()
 
     async def open(self, endpoint: Endpoint) -> Dialled:
-        """A connection of the caller's own, who closes it. Raises as `request`."""
+        """A connection of the caller's own, who closes it; through others where it must be. Raises as `request`."""
+        if self.forwarding is None:
+            return await self.open_directly(endpoint)
+        if self.forwarding.is_first(endpoint.node):
+            with contextlib.suppress(Unavailable):
+                return await self._open_through(self.forwarding, endpoint)
+        try:
+            return await self.open_directly(endpoint)
+        except Unavailable:
+            if not self.forwarding.is_worth(endpoint):
+                raise
+            try:
+                return await self._open_through(self.forwarding, endpoint)
+            except Unavailable as error:
+                _log.debug("%s is not reached through others either: %s", endpoint, error)
+            raise
+
+    async def _open_through(self, forwarding: Forwarding, endpoint: Endpoint) -> Dialled:
+        async def connect(_host: str, _port: int) -> trio.abc.Stream:
+            return await forwarding.stream(self.open_directly, endpoint.node)
+
+        return await self._dial_by(dataclasses.replace(endpoint, addresses=(_FORWARDED,)), connect, 2 * WITHIN_S)
+
+    async def open_directly(self, endpoint: Endpoint) -> Dialled:
+        """As `open`, but never through others than the relay."""
+        return await self._dial_by(endpoint, self._connect, self._connect_s)
+
+    async def _dial_by(self, endpoint: Endpoint, connect: Connect, connect_s: float) -> Dialled:
         self._require_open()
         check = expecting(endpoint, self._pool, now=self._clock.time, verify=self._verify)
         connection = await dial(
             endpoint,
             self._context,
             check,
-            connect_s=self._connect_s,
-            connect=self._connect,
+            connect_s=connect_s,
+            connect=connect,
             relayed=self._through_relay if self._relay is not None else None,
         )
         if self._is_closed or self._revocations.revoked(connection.identity):

@@ -31,6 +31,7 @@ from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
+from p2pfs.net.forwarding import KNOWN_PEERS, Forwarding, KnownPeers, endpoints
 from p2pfs.net.identity import Credentials, client_context
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime.clocks import SystemClock
@@ -88,12 +89,24 @@ class Pool:
     """The pool as a client node sees it: its coordinator, the current map, requests by name."""
 
     def __init__(
-        self, client: Client, coordinator: Endpoint, io_timeout_s: float, *, contexts: tuple[ssl.SSLContext, ...] = ()
+        self,
+        client: Client,
+        coordinator: Endpoint,
+        io_timeout_s: float,
+        *,
+        contexts: tuple[ssl.SSLContext, ...] = (),
+        known: KnownPeers | None = None,
     ) -> None:
-        """`contexts` are the client's, for who renews this node's certificate."""
+        """`contexts` are the client's, for who renews this node's certificate; in `known` the map's peers are kept."""
         self.client, self.coordinator, self.io_timeout_s = client, coordinator, io_timeout_s
         self.contexts = contexts
+        self._known = known
         self._map: PoolMap | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no map was fetched yet."""
+        return self._map is None
 
     @property
     def map(self) -> PoolMap:
@@ -105,6 +118,8 @@ class Pool:
         answer = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
         if self._map is None or answer.version >= self._map.version:
             self._map = answer
+            if self._known is not None:
+                await trio.to_thread.run_sync(self._known.save, endpoints(answer))
 
     async def volume(self, name: str) -> VolumeInfo:
         """Raises UserError (NOT_FOUND) when this node may use no volume of that name, and Corrupt when the coordinator
@@ -165,15 +180,18 @@ async def connect(home: NodeHome, settings: Settings) -> AsyncIterator[Pool]:
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     context = client_context(credentials)
     coordinator = Endpoint(record.coordinator, Role.COORDINATOR, tuple(record.addresses))
+    known = KnownPeers(home.path / KNOWN_PEERS)
+    before = await trio.to_thread.run_sync(known.load)
     client = Client(
         context,
         PoolId(record.pool),
         clock=SystemClock(),
         relay=coordinator,
+        forwarding=Forwarding(record.node, lambda: before if pool.is_new else endpoints(pool.map)),
         connections_per_node=max(2, settings.connections_per_node),  # one to the coordinator waits for events
     )
+    pool = Pool(client, coordinator, settings.io_timeout, contexts=(context,), known=known)
     try:
-        pool = Pool(client, coordinator, settings.io_timeout, contexts=(context,))
         await pool.fetch_map()
         yield pool
     finally:

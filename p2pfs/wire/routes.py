@@ -96,6 +96,7 @@ PEER_ROUTES: Final = (
     Route("get_backup", "GET", "/backups/{generation}/{number}", _RESTORING),
     Route("backups", "GET", "/backups", _RESTORING),
     Route("superseded", "POST", "/backups/superseded", _COORDINATOR),
+    Route("forward_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
     Route("health", "GET", "/health", ANYONE),
     Route("fellows", "POST", "/fellows", _PEER),
     Route("fellow_inventory", "POST", "/fellows/inventory", _PEER),

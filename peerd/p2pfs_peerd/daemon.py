@@ -22,6 +22,7 @@ from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
+from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
 from p2pfs.runtime import process, worker
@@ -43,6 +44,7 @@ from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
 from p2pfs_peerd.farewell import Farewell
 from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
+from p2pfs_peerd.forward import Forwarder
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.offer import Offer
 from p2pfs_peerd.orders import OrderRunner
@@ -124,6 +126,14 @@ class Peerd:
             share=settings.elect_share,
             clock=clock,
         )
+        self._serving_client = self._client()
+        self._forwarder = Forwarder(
+            self._serving_client,
+            self._coordinator(),
+            record.node,
+            Accepting(record.node, lambda stream: self.server.accept(stream)),
+            is_open=lambda: self._app.is_open,
+        )
         self.server = Server(
             PEER_ROUTES,
             {
@@ -131,6 +141,7 @@ class Peerd:
                 **self._fetches.handlers(),
                 **self._backups.handlers(),
                 **self._absence.handlers(),
+                **self._forwarder.handlers(),
             },
             context=self._server_context,
             pool=record.pool,
@@ -159,7 +170,7 @@ class Peerd:
             return advertised(bound, advertise, towards=self._record.addresses)
 
         self.addresses = addresses()
-        async with self._client() as client, trio.open_nursery() as background:
+        async with self._serving_client as client, trio.open_nursery() as background:
             relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
             whereabouts = Whereabouts(addresses, relay)
             fellows = Fellows(client, self._coordinator())
@@ -178,6 +189,7 @@ class Peerd:
             )
             background.start_soon(self._pulse(client, relay, whereabouts).run)
             background.start_soon(relay.run)
+            background.start_soon(self._forwarder.run)
             background.start_soon(self._renew, client)
             background.start_soon(self._tidy)
             background.start_soon(self._account)
