@@ -25,6 +25,7 @@ from p2pfs.runtime import mounts
 log = logging.getLogger(__name__)
 
 REQUEST_BYTES: Final = 1 << 16
+_AUTOMOUNT: Final = "autofs"
 UNMOUNT_S: Final = 20.0
 TELL_S: Final = 5.0
 READ_AHEAD_KIB: Final = 1024
@@ -55,13 +56,14 @@ def require_mount_point(path: Path) -> None:
         log.info("%s was left mounted by a process that is gone: unmounting it", path)
         detach(path)
     problem = ""
-    if mounts.mounted_type(path) is not None:
+    kind = mounts.mounted_type(path)
+    if kind not in (None, _AUTOMOUNT):
         problem = "is a mount already: unmount it or choose another directory"
     elif not path.exists():
         problem = f"does not exist: create it with `mkdir {path}`"
     elif not path.is_dir():
         problem = "is not a directory"
-    elif any(path.iterdir()):
+    elif kind != _AUTOMOUNT and any(path.iterdir()):  # which would wait for this very mount
         problem = "is not empty: choose an empty directory"
     if problem:
         raise UserError(f"{path} {problem}", exitcodes.BAD_MOUNT_POINT)
@@ -81,7 +83,7 @@ def unmount(path: Path) -> None:
     result = subprocess.run(
         ["fusermount3", "-u", "--", str(path)], capture_output=True, text=True, timeout=UNMOUNT_S, check=False
     )
-    if result.returncode and mounts.mounted_type(path) is not None:
+    if result.returncode and mounts.mounted_type(path) == mounts.KERNEL_TYPE:
         raise UserError(f"{path} is in use: leave it and try again ({result.stderr.strip()})", exitcodes.BUSY)
 
 
@@ -102,8 +104,9 @@ def write_back(path: Path) -> None:
 
 def raise_read_ahead(path: Path) -> None:
     """Let the kernel ask for a whole chunk at once instead of 128 KiB, where we may: a fifth less CPU a MiB read."""
-    device = os.stat(path).st_dev
-    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    # Behind an automount, asking the mount itself would wait until systemd knows that it is there.
+    minor = mounts.device(path) if mounts.is_automount(path) else os.minor(os.stat(path).st_dev)
+    setting = Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb")
     with contextlib.suppress(OSError):  # only root may
         setting.write_text(str(READ_AHEAD_KIB))
 

@@ -120,7 +120,7 @@ def detach(path: Path) -> None:
     Raises:
         UserError: NOT_MOUNTED, or the system refused (DENIED).
     """
-    if mounts.mounted_type(path) is None:
+    if mounts.mounted_type(path) != mounts.KERNEL_TYPE:
         raise UserError(f"no p2pfs volume is mounted at {path}", exitcodes.NOT_MOUNTED)
     _run_umount(path)
 

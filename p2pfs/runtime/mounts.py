@@ -253,16 +253,30 @@ def device(mount_point: Path, table: str | None = None) -> int | None:
     return int(found[0].partition(":")[2]) if found else None
 
 
+def is_automount(mount_point: Path, table: str | None = None) -> bool:
+    """Whether systemd mounts here what somebody looks for (x-systemd.automount), whatever is mounted there by now.
+
+    Until it hears that this is done, everybody who follows the path waits, whoever mounts there included.
+    """
+    return any(kind == "autofs" for _device, kind in _all_mounted(mount_point, table))
+
+
 def _mounted(mount_point: Path, table: str | None) -> tuple[str, str] | None:
-    """Device and type."""
+    """Device and type of the topmost."""
+    found = _all_mounted(mount_point, table)
+    return found[-1] if found else None
+
+
+def _all_mounted(mount_point: Path, table: str | None) -> list[tuple[str, str]]:
+    """Device and type of each, the topmost last."""
     if table is None:
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    found = None
+    found = []
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
         if len(fields) >= 5 and after and _unescape(fields[4]) == str(mount_point):
-            found = fields[2], after.split()[0]
+            found.append((fields[2], after.split()[0]))
     return found
 
 

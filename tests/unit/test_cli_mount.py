@@ -177,6 +177,20 @@ def test_mistakes_are_told_before_a_passphrase_is_asked_for(
     assert mounted == []
 
 
+def test_nobody_looks_into_an_automount_that_waits_for_this_very_mount(
+    point: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (point / "what a look would find").touch()
+    with pytest.raises(UserError, match="not empty"):
+        life.require_mount_point(point)
+    monkeypatch.setattr(life.mounts, "mounted_type", lambda _path: "autofs")
+    life.require_mount_point(point)
+    monkeypatch.setattr(life.mounts, "is_automount", lambda _path: True)
+    monkeypatch.setattr(life.mounts, "device", lambda _path: None)
+    monkeypatch.setattr(life.os, "stat", lambda path: pytest.fail(f"asked {path}"))
+    life.raise_read_ahead(point)
+
+
 def test_a_machine_without_fuse_is_told_what_to_install(
     home: NodeHome, point: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

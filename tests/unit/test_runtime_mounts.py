@@ -181,6 +181,9 @@ TABLE = """\
 41 22 0:36 / /mnt/with\\040space\\134 rw - fuse.p2pfs films rw
 42 22 0:37 / /mnt/covered rw - fuse.p2pfs films rw
 43 42 0:38 / /mnt/covered rw - tmpfs tmpfs rw
+44 22 0:39 / /mnt/asked rw - autofs systemd-1 rw,direct
+45 22 0:40 / /mnt/wanted rw - autofs systemd-1 rw,direct
+46 45 0:41 / /mnt/wanted rw - fuse.p2pfs home rw
 """
 
 
@@ -190,6 +193,8 @@ TABLE = """\
         ("/mnt/photos", "fuse.p2pfs"),
         ("/mnt/with space\\", "fuse.p2pfs"),
         ("/mnt/covered", "tmpfs"),
+        ("/mnt/asked", "autofs"),
+        ("/mnt/wanted", "fuse.p2pfs"),
         ("/", "ext4"),
         ("/mnt", None),
         ("/mnt/photos/2026", None),
@@ -197,6 +202,11 @@ TABLE = """\
 )
 def test_the_kernel_says_what_is_mounted_where(path: str, kind: str | None) -> None:
     assert mounts.mounted_type(Path(path), TABLE) == kind
+
+
+@pytest.mark.parametrize(("path", "is_one"), [("/mnt/asked", True), ("/mnt/wanted", True), ("/mnt/photos", False)])
+def test_an_automount_is_one_before_and_behind_what_it_mounted(path: str, is_one: bool) -> None:
+    assert mounts.is_automount(Path(path), TABLE) == is_one
 
 
 def test_this_machine_has_a_proc() -> None:
