@@ -133,13 +133,13 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).lookup(parent, name)
 
-    async def attributes(self, inode: InodeId) -> Attributes:
+    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
         """See Namespace."""
         return (await self._begin()).attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
         """See Namespace."""
-        return (await self._begin()).directory(inode, after, limit)
+        return (await self._begin()).directory(inode, after, limit, content=content)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

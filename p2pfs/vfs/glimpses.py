@@ -27,7 +27,7 @@ class Glimpse:
         self.id = InodeId(attributes.inode)
         self.attributes = attributes
         self.head: Head = opened_head(keys, volume, attributes)
-        self.inline_is_known = True
+        self.inline_is_known = not attributes.partial
         self._stat: Stat | None = None
         self._told_s = 0.0
 

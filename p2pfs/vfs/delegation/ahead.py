@@ -24,6 +24,7 @@ class Wanted(NamedTuple):
     directory: InodeId
     after: int
     limit: int
+    content: bool = False
 
 
 class Ahead:
