@@ -24,6 +24,7 @@ _FIXED: Final = Struct(">QQB")  # change, size, kind
 _CONTEXT: Final = Struct(">QQ")  # volume, inode
 _ROW: Final = Struct(">BQQQQB")  # what, volume, inode, index, seq, has a chunk
 _INLINE: Final = Struct(">BQQ")  # what, volume, inode
+_KINDS: Final = {int(kind): kind for kind in Kind}
 _WHAT_ROW: Final = 1
 _WHAT_INLINE: Final = 2
 MAX_SIZE: Final = 1 << 50
@@ -74,15 +75,14 @@ def open_head(keys: VolumeKeys, volume: VolumeId, inode: InodeId, sealed: bytes)
     if digest_bytes < 0 or digest_bytes % DIGEST_BYTES:
         raise Corrupt("a head has a strange length")
     change, size, kind = _FIXED.unpack_from(plain)
-    digests = tuple(
-        int.from_bytes(plain[at : at + DIGEST_BYTES], "big") for at in range(_FIXED.size, len(plain), DIGEST_BYTES)
-    )
+    starts = range(_FIXED.size, len(plain), DIGEST_BYTES)
+    digests = tuple([int.from_bytes(plain[at : at + DIGEST_BYTES], "big") for at in starts])  # a walk makes very many
     if size > MAX_SIZE or (digests and not digests[-1]):
         raise Corrupt("a head says something impossible")
-    try:
-        return Head(change, size, Kind(kind), digests)
-    except ValueError:
-        raise Corrupt(f"a head has the unknown kind {kind}") from None
+    known = _KINDS.get(kind)
+    if known is None:
+        raise Corrupt(f"a head has the unknown kind {kind}")
+    return Head(change, size, known, digests)
 
 
 def row_digest(keys: VolumeKeys, volume: VolumeId, inode: InodeId, row: ExtentRow) -> int:

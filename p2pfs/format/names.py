@@ -103,7 +103,7 @@ def _padded(name: bytes) -> bytes:
 def _unpadded(plain: bytes) -> bytes:
     length = plain[0]
     name = plain[1 : 1 + length]
-    if len(plain) % _STEP or len(name) != length or any(plain[1 + length :]):
+    if len(plain) % _STEP or len(name) != length or plain.count(0, 1 + length) != len(plain) - 1 - length:
         raise Corrupt("a sealed name is malformed")
     return name
 

@@ -17,7 +17,7 @@ from p2pfs.wire.namespace import Attributes
 class Glimpse:
     """Verified attributes; nobody has the file open, and nothing of it is unsaved."""
 
-    __slots__ = ("_stat", "_told_s", "attributes", "head", "id", "inline_is_known")
+    __slots__ = ("_stat", "_told_s", "attributes", "head", "id", "inline_is_known", "kind")
 
     handles: Final = 0
     is_dirty: Final = False
@@ -27,13 +27,10 @@ class Glimpse:
         self.id = InodeId(attributes.inode)
         self.attributes = attributes
         self.head: Head = opened_head(keys, volume, attributes)
+        self.kind: Kind = self.head.kind
         self.inline_is_known = not attributes.partial
         self._stat: Stat | None = None
         self._told_s = 0.0
-
-    @property
-    def kind(self) -> Kind:
-        return self.head.kind
 
     @property
     def size(self) -> int:

@@ -40,6 +40,7 @@ from p2pfs.wire.namespace import (
 )
 
 MOST_CONFLICTS: Final = 10
+_KINDS: Final = {int(kind): kind for kind in Kind}
 REMEMBERED_SEALS: Final = 8192
 """Sealed names, opened names and verified tags each: about 2 MiB."""
 
@@ -385,10 +386,10 @@ def _change(known: Inode | None) -> float:
 
 
 def _kind(attributes: Attributes) -> Kind:
-    try:
-        return Kind(attributes.kind)
-    except ValueError:
-        raise Corrupt(f"inode {attributes.inode}: an unknown kind {attributes.kind}") from None
+    kind = _KINDS.get(attributes.kind)
+    if kind is None:
+        raise Corrupt(f"inode {attributes.inode}: an unknown kind {attributes.kind}")
+    return kind
 
 
 def _row(applied: Applied, number: InodeId) -> Attributes:
