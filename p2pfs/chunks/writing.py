@@ -140,6 +140,8 @@ class WriteFlight:
         tried = self._sending.keys() | self._refused.keys() | self._receipts.keys()
         order = self._to.standings.write_order(self._targets.order, self._targets.states)
         targets = [peer for peer in order if peer not in tried][:missing]
+        if self._targets.how is Distribution.DIRECT or not targets:
+            return [Step(target) for target in targets]
         overdue = (sending.step for sending in self._sending.values() if sending.overdue)
         return next_steps(
             self._targets.how,
