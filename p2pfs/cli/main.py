@@ -11,30 +11,43 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import failures
 
-_COMMANDS: Final = {
-    "init": "init",
-    "invite": "invite",
-    "join": "join",
-    "revoke": "revoke",
-    "coordinator": "coordinator",
-    "peer": "peer",
-    "volume": "volume",
-    "mount": "mount",
-    "umount": "umount",
-    "where": "where",
-    "lease": "lease",
-    "undelete": "undelete",
-    "trash": "trash",
-    "bench": "bench",
-    "status": "status",
-    "usefulness": "usefulness",
-    "jobs": "jobs",
-    "plan": "plan",
-    "simulate": "simulate",
-    "demo": "demo",
-    "version": "version",
+_GROUPS: Final = {
+    "A pool and its machines": {
+        "init": "Make a new pool, with this machine as coordinator",
+        "invite": "Print a one-time invite for a new machine",
+        "join": "Enter a pool with an invite",
+        "revoke": "Throw a machine out, for good",
+        "coordinator": "Run the coordinator, or bring it back from its backup",
+        "peer": "Offer this machine's spare disk, and take it back in peace",
+    },
+    "Volumes": {
+        "volume": "Make volumes and look into them",
+        "mount": "Mount a volume as a directory",
+        "umount": "Unmount one when everything is stored",
+        "key": "See and change passphrases",
+    },
+    "Files": {
+        "where": "Show which machines hold a file",
+        "why": "Show what a file can lose and still be read",
+        "lease": "Keep files for a time",
+        "undelete": "Bring back what was removed or has expired",
+        "trash": "See what can be brought back, or let it go",
+    },
+    "How it is": {
+        "status": "Show the pool's health, peers, volumes and chunks",
+        "usefulness": "Show who gives how much and takes how much",
+        "doctor": "Find what keeps this machine from working",
+        "jobs": "Show and steer the pool's background work",
+        "plan": "Say beforehand what losing peers would mean",
+    },
+    "Trying and measuring": {
+        "demo": "Run a whole pool on this machine",
+        "bench": "Measure how fast a mounted volume is",
+        "simulate": "Say how many copies a pool needs",
+        "version": "Show versions",
+    },
 }
-"""Command → its module below p2pfs.cli, in the order `--help` shows: as a newcomer meets them."""
+"""Commands, each with a module of its name below p2pfs.cli, in the order `--help` shows: as a newcomer meets them."""
 
 _INTERRUPTED: Final = 130
 """What shells expect of a command ended by Ctrl-C."""
@@ -44,14 +57,19 @@ class _LazyGroup(click.Group):
     """Imports a command's file when that command is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [name for names in _GROUPS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"p2pfs.cli.{module}").command
+        command: click.Command = importlib.import_module(f"p2pfs.cli.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(ctx)))
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), short) for name, short in commands.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -18,8 +18,8 @@ def command(as_json: bool) -> None:
     Example:
       p2pfs version --json
     """
-    versions = {"p2pfs": _version("p2pfs"), "python": platform.python_version()}
-    versions |= {name: _version(name) for name in ("trio", "cryptography", "blake3", "msgspec", "pyfuse3", "psutil")}
+    versions = {"p2pfs": version_of("p2pfs"), "python": platform.python_version()}
+    versions |= {name: version_of(name) for name in ("trio", "cryptography", "blake3", "msgspec", "pyfuse3", "psutil")}
     if as_json:
         print_json(versions)
         return
@@ -27,7 +27,8 @@ def command(as_json: bool) -> None:
         click.echo(f"{name} {version or 'not installed'}")
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The installed version, None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

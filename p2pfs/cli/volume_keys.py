@@ -72,6 +72,7 @@ def create(
         dedup=dedup,
         trash_removed_s=trash_s[0],
         trash_expired_s=trash_s[1],
+        slot_guard=keys.guard_hash(sub_keys.guard),
     )
     # The phrase is safe before the volume exists: a volume that only a forgotten passphrase opens would be worse than
     # a phrase for nothing.

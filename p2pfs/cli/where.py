@@ -1,37 +1,14 @@
-"""`p2pfs where PATH`: which nodes hold a file.
+"""`p2pfs where PATH`: which nodes hold a file."""
 
-Works on a mounted path without any key: the mount's inode number is the volume's, and the coordinator knows which
-chunks an inode has and who holds them.
-"""
-
-import os
-import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from p2pfs import exitcodes
+from p2pfs.cli import holders
+from p2pfs.cli.holders import Place
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
-from p2pfs.errors import UserError
-from p2pfs.runtime import mounts
-from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_size
-from p2pfs.types import DIGEST_RANGE_BYTES, VolumeId
-from p2pfs.wire.membership import PoolMap
-from p2pfs.wire.namespace import ExtentPage, ReadExtents
-from p2pfs.wire.volumes import VolumeInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One chunk of the file."""
-
-    index: int  # which MiB of the file
-    chunk: str
-    size: int  # sealed bytes
-    peers: list[dict[str, str | int]]
 
 
 @click.command("where")
@@ -45,83 +22,20 @@ def command(path: Path, as_json: bool) -> None:
       p2pfs where ~/photos/2026/beach.jpg
       p2pfs where --json ~/photos/2026/beach.jpg | jq .nodes
     """
-    record, found = _locate(path)
-    volume, inline, places = _places(NodeHome(Path(record.home)), record.volume, found)
-    nodes = sorted({str(peer["name"]) for place in places for peer in place.peers})
+    held = holders.find(path)
+    nodes = sorted({str(peer["name"]) for place in held.places for peer in place.peers})
     if as_json:
-        print_json(
-            {
-                "path": str(path),
-                "volume": volume,
-                "inode": found.st_ino,
-                "size": found.st_size,
-                "inline": inline,
-                "nodes": nodes,
-                "chunks": [
-                    {"index": place.index, "chunk": place.chunk, "size": place.size, "peers": place.peers}
-                    for place in places
-                ],
-            }
-        )
-    elif inline:
+        chunks = [{"index": at.index, "chunk": at.chunk, "size": at.size, "peers": at.peers} for at in held.places]
+        of_file = {"path": str(path), "volume": held.volume, "inode": held.inode, "size": held.size}
+        print_json(of_file | {"inline": held.inline, "nodes": nodes, "chunks": chunks})
+    elif held.inline:
         click.echo(f"{path} is small: it lives sealed in the coordinator's metadata")
-    elif not places:
+    elif not held.places:
         click.echo(f"{path} has no stored content")
     else:
-        rows = [_row(place) for place in places]
+        rows = [_row(place) for place in held.places]
         print_table(("MiB", "chunk", "size", "copies", "nodes"), rows, right=("MiB", "size", "copies"))
         click.echo(f"nodes: {', '.join(nodes) or 'none'}")
-
-
-def _locate(path: Path) -> tuple[mounts.MountRecord, os.stat_result]:
-    try:
-        found = path.lstat()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
-    absolute = Path(os.path.realpath(path.parent)) / path.name if path.name else Path(os.path.realpath(path))
-    record = mounts.find_above(absolute)
-    if record is None or not record.alive():
-        raise UserError(f"{path} is not in a volume mounted by this user", exitcodes.NOT_MOUNTED)
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is no regular file: only those have content on nodes", exitcodes.USAGE)
-    return record, found
-
-
-def _places(home: NodeHome, volume: str, found: os.stat_result) -> tuple[str, bool, list[Place]]:
-    """(volume name, whether the content is inline, its chunks by index)."""
-    from p2pfs.cli import connect
-    from p2pfs.cli.members import find_volume
-
-    async def ask(coordinator: connect.Coordinator) -> tuple[str, bool, list[Place]]:
-        info = find_volume(await coordinator.call("GET", "/volumes", None, list[VolumeInfo]), volume)
-        names = _names(await coordinator.call("GET", "/map", None, PoolMap))
-        inline, places = False, []
-        for number in range(max(1, -(-found.st_size // DIGEST_RANGE_BYTES))):
-            question = ReadExtents(found.st_ino, number)
-            page = await coordinator.ask(VolumeId(info.volume), question, ExtentPage)
-            inline = inline or page.attributes.inline is not None
-            places += _of_page(page, names)
-        return info.name, inline, places
-
-    return connect.converse(home, ask)
-
-
-def _of_page(page: ExtentPage, names: dict[int, dict[str, str | int]]) -> list[Place]:
-    holders = {place.chunk: place for place in page.places}
-    chunks = sorted({(row.index, row.chunk) for row in page.extents if row.chunk is not None})
-    places = []
-    for index, chunk in chunks:
-        place = holders.get(chunk)
-        peers = [names.get(number, {"number": number, "name": "?"}) for number in place.holders] if place else []
-        places.append(Place(index, chunk.hex(), place.size if place else 0, peers))
-    return places
-
-
-def _names(pool: PoolMap) -> dict[int, dict[str, str | int]]:
-    return {
-        peer.number: {"number": peer.number, "name": peer.name, "node": peer.node, "state": peer.state}
-        for peer in pool.peers
-    }
 
 
 def _row(place: Place) -> tuple[str, ...]:

@@ -275,8 +275,9 @@ class Delegations:
         return done
 
     async def in_own_turn(self, volume: VolumeId, attempt: Callable[[int], Awaitable[T]]) -> T:
-        """Do a change of the coordinator's own, if no session holds the delegation, or none that could still use it:
-        then its epoch is given to `attempt`, which ends it in its transaction.
+        """Do a change of the coordinator's own, which is in no hurry, if no session holds the delegation, or one whose
+        mount is gone: then its epoch is given to `attempt`, which ends it in its transaction. A holder that is silent
+        may have changes that it has not sent: it is waited for as long as its session lasts.
 
         Raises:
             Recalling: It was asked to be returned: try again soon, and nobody is granted it for a minute.
@@ -286,7 +287,7 @@ class Delegations:
         held = self._held(volume)
         if held.holder is not None:
             self._contested_s[volume] = self._clock.monotonic()
-            if not self._is_over(held):
+            if not self._is_dead(held):
                 self._recall(held)
                 raise Recalling("a mount holds the volume's delegation and is being asked to return it")
             self._term(held).is_ending = True  # from here on no renewal overtakes the fence

@@ -38,7 +38,15 @@ from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.orders import Report
 from p2pfs.wire.plans import PlanRequest
 from p2pfs.wire.routes import Route
-from p2pfs.wire.volumes import CreateVolume, GrantIds, OpenSession, RenewSession, Reserve, VolumeSettings
+from p2pfs.wire.volumes import (
+    ChangeSlots,
+    CreateVolume,
+    GrantIds,
+    OpenSession,
+    RenewSession,
+    Reserve,
+    VolumeSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Services:
             "create_volume": self._create_volume,
             "volumes": self._volumes,
             "volume_slots": self._volume_slots,
+            "change_slots": self._change_slots,
             "configure_volume": self._configure_volume,
             "open_session": self._open_session,
             "questions": self._questions,
@@ -173,6 +182,10 @@ class Services:
 
     async def _volume_slots(self, request: Request) -> Response:
         return Response.of(self.volumes.slots(parse_volume(request.parameters["volume"])))
+
+    async def _change_slots(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.volumes.change_slots(volume, await request.message(ChangeSlots)))
 
     async def _configure_volume(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])

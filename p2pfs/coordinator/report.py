@@ -55,6 +55,7 @@ class CoordinatorReport(msgspec.Struct, frozen=True):
     version: str
     uptime_s: float
     certificate_expires_s: float  # UTC
+    clock_s: float  # UTC, by its clock
 
 
 class PeerReport(msgspec.Struct, frozen=True):

@@ -240,6 +240,7 @@ class Status:
             version=software_version(),
             uptime_s=round(self._clock.monotonic() - self._roster.started_s, 3),
             certificate_expires_s=counts.expires_s.get(self._coordinator, 0.0),
+            clock_s=self._clock.time(),
         )
 
     def _peer(self, peer: Peer, counts: Counts) -> PeerReport:

@@ -6,16 +6,27 @@ Called by `handlers`; `require_member` also by the server before each request fo
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Invalid, NotFound
+from p2pfs.meta import key_slots
 from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import KIB, Role, VolumeId, head_limit
-from p2pfs.wire.volumes import MAX_NAME_LETTERS, CreateVolume, VolumeInfo, VolumeSettings, VolumeSlots, is_name
+from p2pfs.wire.volumes import (
+    MAX_NAME_LETTERS,
+    ChangeSlots,
+    CreateVolume,
+    KeySlot,
+    VolumeInfo,
+    VolumeSettings,
+    VolumeSlots,
+    is_name,
+)
 
 MAX_SLOTS: Final = 64
 MAX_CHECK_BYTES: Final = 64
@@ -70,7 +81,20 @@ class Volumes:
 
     def slots(self, volume: VolumeId) -> VolumeSlots:
         """The wrapped keys, for a member."""
-        return VolumeSlots(self._database.read(lambda connection: rows.slots(connection, volume)))
+        return VolumeSlots(self._database.read(lambda connection: key_slots.slots(connection, volume)))
+
+    async def change_slots(self, volume: VolumeId, message: ChangeSlots) -> VolumeSlots:
+        """Add and remove key slots, both or neither.
+
+        Raises:
+            NotFound: There is no such slot.
+            Denied: The sender has not got the volume's key.
+            Invalid: A slot cannot be meant, or none would be left.
+        """
+        check_slots(message.add)
+        if len(message.remove) > MAX_SLOTS:
+            raise Invalid("so many key slots no volume has")
+        return VolumeSlots(await self._database.write(lambda connection: key_slots.change(connection, volume, message)))
 
     async def configure(self, volume: VolumeId, settings: VolumeSettings) -> VolumeInfo:
         """Change what a volume's owner can change. Raises Invalid."""
@@ -110,13 +134,18 @@ def check(message: CreateVolume) -> None:
         raise Invalid("a volume number has 63 bits and is not 0")
     if not 1 <= len(message.slots) <= MAX_SLOTS or not 0 < len(message.check) <= MAX_CHECK_BYTES:
         raise Invalid(f"a volume has a key-check value and 1 to {MAX_SLOTS} key slots")
-    if any(len(slot.wrapped) > MAX_WRAPPED_BYTES or len(slot.kind) > 32 for slot in message.slots):
-        raise Invalid("a key slot is too large")
+    check_slots(message.slots)
     if len(message.root_head) > head_limit(0):
         raise Invalid("this is more head than a new directory has")
     if not 0 <= message.small_file_bytes <= 256 * KIB:
         raise Invalid("small files have at most 256 KiB")
     check_delays(message.trash_removed_s, message.trash_expired_s)
+
+
+def check_slots(slots: Sequence[KeySlot]) -> None:
+    """Raises Invalid."""
+    if len(slots) > MAX_SLOTS or any(len(one.wrapped) > MAX_WRAPPED_BYTES or len(one.kind) > 32 for one in slots):
+        raise Invalid("a key slot is too large, or there are too many")
 
 
 def check_delays(*delays: float | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -24,6 +25,8 @@ from p2pfs.wire.volumes import KeySlot
 
 MASTER_BYTES: Final = 32
 CHECK_BYTES: Final = 16
+GUARD_BYTES: Final = 32
+_SLOT_ID_BYTES: Final = 8
 FIRST_EPOCH: Final = 1
 
 PASSPHRASE: Final = "passphrase"
@@ -63,6 +66,7 @@ class VolumeKeys:
     digest: bytes  # keys the multiset digest
     tag: bytes  # keys dentry tags
     journal: bytes  # keys the BLAKE3 that makes the keys of journal files
+    guard: bytes  # shown to the coordinator by who changes key slots; it keeps `guard_hash` of it
     extents: AESSIV
     heads: AESSIV
     names: AESSIV
@@ -80,6 +84,7 @@ class VolumeKeys:
             digest=_sub_key(master, "digest", 32),
             tag=_sub_key(master, "tag", 32),
             journal=_sub_key(master, "journal", 32),
+            guard=_sub_key(master, "guard", GUARD_BYTES),
             extents=AESSIV(_sub_key(master, "extents", _SIV_KEY_BYTES)),
             heads=AESSIV(_sub_key(master, "heads", _SIV_KEY_BYTES)),
             names=AESSIV(_sub_key(master, "names", _SIV_KEY_BYTES)),
@@ -93,6 +98,16 @@ class VolumeKeys:
 def new_master() -> bytes:
     """A fresh volume master key."""
     return secrets.token_bytes(MASTER_BYTES)
+
+
+def guard_hash(guard: bytes) -> bytes:
+    """What the coordinator keeps of `VolumeKeys.guard`: 32 bytes."""
+    return blake3(b"p2pfs slot guard 1\0" + guard).digest()
+
+
+def slot_id(slot: KeySlot) -> str:
+    """What a slot is called: 16 hexadecimal digits of its hash."""
+    return blake3(b"p2pfs slot id 1\0" + slot.kind.encode() + b"\0" + slot.wrapped).hexdigest(_SLOT_ID_BYTES)
 
 
 def wrap_passphrase(

@@ -21,7 +21,7 @@ MAX_EXPIRES_S: Final = 1 << 62
 MOST_NAMES: Final = 100
 MAX_PAGE: Final = 500
 MOST_AT_ONCE: Final = 1000
-"""Names of one inode that are taken at once; it loses the others when its turn comes again."""
+"""Names that are taken in one transaction; an inode loses the others when its turn comes again."""
 
 
 def set_lease(work: Work, operation: SetLease) -> None:
@@ -114,7 +114,7 @@ def expire(
     connection: sqlite3.Connection, volume: VolumeId, inodes_: Iterable[int], *, rules: Rules, fences: int
 ) -> Publication:
     """Take all names of what is still overdue, with the parents' times as unlink leaves them; it goes to the trash.
-    Of inodes with very large heads only the first ones.
+    Of inodes with very large heads, or very many names, only the first ones.
 
     `fences`: the epoch of a delegation whose time has run out.
 
@@ -124,14 +124,15 @@ def expire(
     delegations.free(connection, volume, fences=fences)
     (trash_s,) = connection.execute("SELECT trash_expired_s FROM volume WHERE id = ?", (volume,)).fetchone()
     work = Work(connection, volume=volume, session=0, next_id=0, rules=rules, echoes=False, trash_s=trash_s)
-    time_ns, operations, heads = int(rules.now_s * 1e9), [], 0
+    time_ns, heads = int(rules.now_s * 1e9), 0
+    operations: list[Unlink] = []
     for inode in inodes_:
         found = _overdue(work, inode)
-        if found is None or heads > MAX_HEADS_BYTES:
+        if found is None or heads > MAX_HEADS_BYTES or len(operations) >= MOST_AT_ONCE:
             continue
         kind, head = found
         heads += head
-        for operation in _removals(work, inode, kind, time_ns):
+        for operation in _removals(work, inode, kind, time_ns, limit=MOST_AT_ONCE - len(operations)):
             try:
                 tree.unlink(work, operation, reason=Reason.EXPIRED)
             except NotEmpty:  # something was made in it meanwhile
@@ -152,9 +153,9 @@ def _overdue(work: Work, inode: int) -> tuple[int, int] | None:
     return row
 
 
-def _removals(work: Work, inode: int, kind: int, time_ns: int) -> list[Unlink]:
+def _removals(work: Work, inode: int, kind: int, time_ns: int, *, limit: int) -> list[Unlink]:
     rows = work.connection.execute(
         "SELECT parent, name FROM dentry INDEXED BY dentry_inode WHERE volume = ? AND inode = ? LIMIT ?",
-        (work.volume, inode, MOST_AT_ONCE),
+        (work.volume, inode, limit),
     )
     return [Unlink(parent, name, inode, kind == Kind.DIRECTORY, time_ns) for parent, name in rows]

@@ -9,6 +9,7 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Corrupt
+from p2pfs.meta import key_slots
 from p2pfs.meta.schema_usefulness import USEFULNESS
 
 APPLICATION_ID: Final = 0x70327066
@@ -351,6 +352,7 @@ MIGRATIONS: Final = (
     _DELEGATIONS,
     _EXCLUSION,
     _LEASES,
+    key_slots.SCHEMA,
     USEFULNESS,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""

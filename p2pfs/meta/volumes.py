@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Exists, Misuse, NotFound
+from p2pfs.meta import key_slots
 from p2pfs.meta.schema import EVERYTHING
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.wire.namespace import FIRST_CHANGE
-from p2pfs.wire.volumes import CreateVolume, IdBlock, KeySlot, VolumeInfo, VolumeSettings
+from p2pfs.wire.volumes import CreateVolume, IdBlock, VolumeInfo, VolumeSettings
 
 MAX_GRANTED_IDS: Final = 1_000_000
 """Most numbers one request gets."""
@@ -27,7 +28,8 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
         raise Misuse("a volume number has 63 bits")
     try:
         connection.execute(
-            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, 0, 0)",
+            "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
+            " bytes, trash_removed_s, trash_expired_s, slot_guard) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?)",
             (
                 message.volume,
                 message.name,
@@ -39,14 +41,12 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
                 ROOT_INODE + 1,
                 message.trash_removed_s,
                 message.trash_expired_s,
+                message.slot_guard or None,
             ),
         )
     except sqlite3.IntegrityError:
         raise Exists(f"there is a volume named {message.name} already") from None
-    connection.executemany(
-        "INSERT INTO key_slot VALUES (?, ?, ?, ?)",
-        [(message.volume, number, slot.kind, slot.wrapped) for number, slot in enumerate(message.slots)],
-    )
+    key_slots.add(connection, VolumeId(message.volume), message.slots)
     time_ns = message.time_ns
     connection.execute(
         "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, 0, 2, 0, ?, 0, ?, ?, ?, ?, 0, ?, 0)",
@@ -101,12 +101,6 @@ def owner_of(connection: sqlite3.Connection, volume_id: VolumeId) -> str:
     if row is None:
         raise NotFound("there is no such volume")
     return str(row[0])
-
-
-def slots(connection: sqlite3.Connection, volume_id: VolumeId) -> list[KeySlot]:
-    """The volume's key slots, oldest first."""
-    rows = connection.execute("SELECT kind, wrapped FROM key_slot WHERE volume = ? ORDER BY number", (volume_id,))
-    return [KeySlot(kind, wrapped) for kind, wrapped in rows]
 
 
 def grant_ids(connection: sqlite3.Connection, volume_id: VolumeId, *, count: int) -> IdBlock:

@@ -5,6 +5,7 @@ them back unaltered; elsewhere they are sealed anew. Changes go through the moun
 key but the mount's and end no delegation.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ PAGE: Final = 500
 AT_ONCE: Final = 100
 """Inodes in one batch."""
 _MOST_NAMES: Final = 100
+_MOST_DIRECTORIES: Final = 20
+"""Of one path, that are looked into."""
 
 Told = Callable[[InodeId, bytes], None]
 """Is told of each name that is there again."""
@@ -106,24 +109,28 @@ class Trash:
         """What had this path when it went to the trash: the newest, or what was there at a time. Raises NotFound."""
         paths = Paths(self._keys, self._volume, self._namespace)
         *above, last = path.split(b"/")
-        parent = int(ROOT_INODE)
+        parents = [int(ROOT_INODE)]
         for name in above:
-            parent = await self._directory(paths, parent, name, at_s)
-        row = chosen(await self._named(paths, parent, last), at_s)
+            parents = await self._directories(paths, parents, name)
+        rows = [row for parent in parents for row in await self._named(paths, parent, last)]
+        row = chosen(rows, at_s)
         if row is None:
             raise NotFound(f"nothing called {path.decode(errors='replace')} is in the trash")
         return row
 
-    async def _directory(self, paths: Paths, parent: int, name: bytes, at_s: float | None) -> int:
-        """The directory of that name, there or in the trash."""
-        try:
-            return (await self._tree.lookup(InodeId(parent), name)).id
-        except Semantic:
-            found = await self._named(paths, parent, name)
-        row = chosen([row for row in found if row.entry.attributes.kind == Kind.DIRECTORY], at_s)
-        if row is None:
+    async def _directories(self, paths: Paths, parents: Sequence[int], name: bytes) -> list[int]:
+        """All that are or were called so in any of these: the one that is there, then those that went last."""
+        there: list[int] = []
+        rows: list[TrashRow] = []
+        for parent in parents:
+            with contextlib.suppress(Semantic):
+                there.append((await self._tree.lookup(InodeId(parent), name)).id)
+            rows += await self._named(paths, parent, name)
+        gone = sorted((row for row in rows if row.entry.attributes.kind == Kind.DIRECTORY), key=_age, reverse=True)
+        found = there + [row.entry.attributes.inode for row in gone]
+        if not found:
             raise NotFound(f"there is no directory {name.decode(errors='replace')}, nor is one in the trash")
-        return row.entry.attributes.inode
+        return found[:_MOST_DIRECTORIES]
 
     async def _named(self, paths: Paths, parent: int, name: bytes) -> Sequence[TrashRow]:
         sealed = seal_name(self._keys, self._volume, InodeId(parent), name)

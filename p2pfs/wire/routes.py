@@ -55,6 +55,7 @@ COORDINATOR_ROUTES: Final = (
     Route("create_volume", "POST", "/volumes", _MOUNT),
     Route("volumes", "GET", "/volumes", frozenset({Role.CLIENT, Role.ADMIN})),
     Route("volume_slots", "GET", "/volumes/{volume}/slots", _MOUNT, members=True),
+    Route("change_slots", "POST", "/volumes/{volume}/slots", _MOUNT, members=True),
     Route("configure_volume", "POST", "/volumes/{volume}/settings", _MOUNT, members=True),
     Route("open_session", "POST", "/volumes/{volume}/sessions", _MOUNT, members=True),
     Route("questions", "POST", "/volumes/{volume}/questions", _MOUNT, body_limit=MIB, members=True),

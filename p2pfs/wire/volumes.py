@@ -57,6 +57,7 @@ class CreateVolume(msgspec.Struct, frozen=True):
     dedup: bool = True
     trash_removed_s: float = 86400.0
     trash_expired_s: float = 7 * 86400.0
+    slot_guard: bytes = b""  # format.keys.guard_hash; empty: from an earlier version
 
 
 class VolumeSettings(msgspec.Struct, frozen=True):
@@ -70,6 +71,17 @@ class VolumeSlots(msgspec.Struct, frozen=True):
     """`GET /volumes/{volume}/slots`, for members only."""
 
     slots: list[KeySlot]
+
+
+class ChangeSlots(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/slots` → VolumeSlots: those there are then. All or nothing."""
+
+    guard: bytes  # proves that the sender has the volume's key (format.keys)
+    add: list[KeySlot] = []
+    remove: list[str] = []  # format.keys.slot_id
+
+    def __repr__(self) -> str:
+        return f"ChangeSlots(add {len(self.add)}, remove {self.remove})"
 
 
 class OpenSession(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from p2pfs.format.chunk import open_blocks, seal, verify
 from p2pfs.format.extents import Extent, open_extent, seal_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, seal_head
 from p2pfs.format.invites import Invite, decode_invite, encode_invite
-from p2pfs.format.keys import VolumeKeys, unwrap
+from p2pfs.format.keys import VolumeKeys, guard_hash, slot_id, unwrap
 from p2pfs.format.names import check_tag, dentry_tag, open_name, open_xattr_name, seal_name, seal_xattr_name
 from p2pfs.format.values import ValueKind, open_value, seal_value
 from p2pfs.placement.candidates import Candidate
@@ -40,8 +40,9 @@ def unhex(text: str | None) -> bytes | None:
 
 
 def test_sub_keys() -> None:
-    for name in ("check", "content", "digest", "tag"):
+    for name in ("check", "content", "digest", "tag", "guard"):
         assert getattr(KEYS, name).hex() == VECTORS["keys"][name]
+    assert guard_hash(KEYS.guard).hex() == VECTORS["keys"]["guard_hash"]
 
 
 @some("chunks")
@@ -124,6 +125,7 @@ def test_values(vector: Vector) -> None:
 def test_key_slots(vector: Vector) -> None:
     slot = KeySlot(vector["kind"], bytes.fromhex(vector["wrapped"]))
     assert unwrap(slot, vector["secret"], floor_kib=vector["floor_kib"]).hex() == VECTORS["keys"]["master"]
+    assert slot_id(slot) == vector["id"]
 
 
 @some("phrases")

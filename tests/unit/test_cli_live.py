@@ -17,7 +17,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import connect, demo_plan, main, volume_keys
 from p2pfs.cli.demo_parts import Launched, Part
 from p2pfs.cli.listing import Item, walk
-from p2pfs.errors import Corrupt, UserError
+from p2pfs.errors import Corrupt, Denied, Invalid, NotFound, UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.invites import decode_invite, encode_invite
@@ -27,7 +27,7 @@ from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.wire.namespace import FIRST_CHANGE, Make
-from p2pfs.wire.volumes import KeySlot, OpenSession, VolumeInfo, VolumeSlots
+from p2pfs.wire.volumes import ChangeSlots, KeySlot, OpenSession, VolumeInfo, VolumeSlots
 
 pytestmark = pytest.mark.l5
 
@@ -218,6 +218,19 @@ def test_status_of_a_pool_without_peers_is_an_error_with_a_reason(
 # ---- volumes --------------------------------------------------------------------------------------------------------
 
 
+def test_a_doctor_finds_the_coordinator_or_says_that_it_does_not(
+    pool: Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = NodeHome(pool.join("holly@laptop", capsys))
+    capsys.readouterr()
+    pool.p2pfs("doctor", "--json", home=home.path)
+    found = {finding["check"]: finding["health"] for finding in json.loads(capsys.readouterr().out)}
+    assert found["coordinator"] == found["ports"] == found["clock"] == found["certificate"] == "healthy"
+    home.save(msgspec.structs.replace(home.record(), addresses=["127.0.0.1:1"]))
+    assert pool.p2pfs("doctor", home=home.path) == exitcodes.HEALTH_ERROR
+    assert "127.0.0.1:1" in capsys.readouterr().out
+
+
 @pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
     file = tmp_path / "passphrase"
@@ -241,6 +254,81 @@ def test_a_volume_opens_by_passphrase_and_by_its_recovery_phrase(
     by_passphrase = keys.unwrap_any(slots, PASSPHRASE, floor_kib=64)
     assert keys.unwrap_any(slots, made["recovery_phrase"], floor_kib=64) == by_passphrase
     assert VolumeKeys.derive(by_passphrase).check == volume.check
+
+
+def _opens(pool: Pool, volume: str, secret: str) -> bool:
+    path = f"/volumes/{_volume(pool, volume).volume:016x}/slots"
+    slots = connect.call(pool.home, "GET", path, None, VolumeSlots).slots
+    try:
+        keys.unwrap_any(slots, secret, floor_kib=64)
+    except keys.WrongKey:
+        return False
+    return True
+
+
+def test_a_passphrase_is_replaced_and_others_are_added_and_removed(
+    pool: Pool, passphrase: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pool.p2pfs("volume", "create", "keyed", "--passphrase-file", str(passphrase), "--json") == exitcodes.OK
+    phrase = tmp_path / "phrase"
+    phrase.write_text(json.loads(capsys.readouterr().out)["recovery_phrase"])
+    new, other = tmp_path / "new", tmp_path / "other"
+    new.write_text("a newer one")
+    other.write_text("yet another")
+
+    def key(command: str, *arguments: str, old: Path) -> int:
+        return pool.p2pfs("key", command, "keyed", *arguments, "--passphrase-file", str(old), "--json")
+
+    assert key("passwd", "--new-passphrase-file", str(new), old=passphrase) == exitcodes.OK
+    assert _opens(pool, "keyed", "a newer one")
+    assert not _opens(pool, "keyed", PASSPHRASE)
+    assert key("passwd", "--new-passphrase-file", str(other), old=passphrase) == exitcodes.WRONG_PASSPHRASE
+    assert key("passwd", "--new-passphrase-file", str(other), old=phrase) == exitcodes.OK  # forgotten: it stays
+    assert _opens(pool, "keyed", "a newer one")
+    assert _opens(pool, "keyed", "yet another")
+    capsys.readouterr()
+    assert key("add", "--recovery", old=other) == exitcodes.OK
+    assert _opens(pool, "keyed", json.loads(capsys.readouterr().out)["recovery_phrase"])
+    assert pool.p2pfs("key", "list", "keyed", "--json") == exitcodes.OK
+    listed = json.loads(capsys.readouterr().out)
+    assert [slot["kind"] for slot in listed] == ["recovery", "passphrase", "passphrase", "recovery"]
+    first = listed[1]["id"]
+    assert key("remove", first, "-y", old=new) == exitcodes.WRONG_PASSPHRASE  # opens only what would go
+    assert key("remove", first, "-y", old=other) == exitcodes.OK
+    assert not _opens(pool, "keyed", "a newer one")
+
+
+def test_only_who_has_the_key_changes_the_ways_to_it(
+    pool: Pool, passphrase: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pool.p2pfs("volume", "create", "guarded", "--passphrase-file", str(passphrase)) == exitcodes.OK
+    path = f"/volumes/{_volume(pool, 'guarded').volume:016x}/slots"
+    slots = connect.call(pool.home, "GET", path, None, VolumeSlots).slots
+    master = keys.unwrap_any(slots, PASSPHRASE, floor_kib=64)
+    names = [keys.slot_id(slot) for slot in slots]
+    with pytest.raises(Denied):
+        connect.call(pool.home, "POST", path, ChangeSlots(b"g" * 32, remove=names[:1]), VolumeSlots)
+    guard = VolumeKeys.derive(master).guard
+    with pytest.raises(Invalid):  # none would be left
+        connect.call(pool.home, "POST", path, ChangeSlots(guard, remove=names), VolumeSlots)
+    with pytest.raises(Invalid):  # more than clients try
+        connect.call(pool.home, "POST", path, ChangeSlots(guard, [slots[0]] * 16), VolumeSlots)
+    with pytest.raises(NotFound):
+        connect.call(pool.home, "POST", path, ChangeSlots(guard, [slots[0]], ["0" * 16]), VolumeSlots)
+    assert connect.call(pool.home, "GET", path, None, VolumeSlots).slots == slots
+    assert guard.hex() not in repr(ChangeSlots(guard))
+
+
+def test_a_volume_of_an_earlier_version_believes_who_comes_first(
+    pool: Pool, passphrase: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "guard_hash", lambda _guard: b"")
+    assert pool.p2pfs("volume", "create", "old", "--passphrase-file", str(passphrase)) == exitcodes.OK
+    path = f"/volumes/{_volume(pool, 'old').volume:016x}/slots"
+    slots = connect.call(pool.home, "GET", path, None, VolumeSlots).slots
+    assert connect.call(pool.home, "POST", path, ChangeSlots(b"1" * 32), VolumeSlots).slots == slots
+    with pytest.raises(Denied):
+        connect.call(pool.home, "POST", path, ChangeSlots(b"2" * 32), VolumeSlots)
 
 
 def test_what_is_asked_for_at_creation_is_kept(

@@ -12,8 +12,8 @@ from coordination import Pool, pool
 from plugins.checklogs import Claims
 
 from p2pfs.coordinator.upkeep.leases import RECALL_EVERY_S, WINDOW_S, LeaseExpiry
-from p2pfs.errors import NotFound
-from p2pfs.meta import engine, trash
+from p2pfs.errors import Fenced, NotFound
+from p2pfs.meta import engine, leases, trash
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ROOT_INODE, Kind, Role, SessionId
@@ -105,6 +105,23 @@ async def test_a_file_goes_with_all_its_names_when_its_lease_is_over(tmp_path: P
         assert above is not None
         assert above.mtime_ns == above.ctime_ns == int(p.clock.time() * 1e9)
         assert above.links == 2
+
+
+async def test_one_transaction_takes_so_many_names_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "MOST_AT_ONCE", 3)
+    async with pool(tmp_path) as p:
+        has = await leased(p)
+        files = [await has.make(b"file %d" % number, DAY_S) for number in range(3)]
+        for inode in files:
+            await has.careful.batch(Link(ROOT_INODE, b"more %d" % inode, next(has.numbers), b"tag", inode, 6))
+        await has.let_pass(DAY_S + 10)
+        news = await p.database.write(
+            lambda connection: leases.expire(connection, VOLUME, files, rules=has.worker._rules(), fences=0)
+        )
+        assert len(news.operations) == 3
+        await has.rest()
+        assert all(has.find(inode) is None for inode in files)
+        assert set(files) == set(has.trash())
 
 
 async def test_a_directory_lives_as_long_as_anything_in_it(tmp_path: Path) -> None:
@@ -257,7 +274,7 @@ async def test_a_delegated_volume_is_asked_back_first(tmp_path: Path) -> None:
         assert has.find(inode) is None or has.find(inode).links == 0  # type: ignore[union-attr]
 
 
-async def test_a_holder_that_is_silent_is_fenced_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_a_holder_that_is_silent_is_waited_for_as_long_as_its_session_lasts(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         has = await leased(p)
         inode = await has.make(b"file", 3600)
@@ -269,9 +286,14 @@ async def test_a_holder_that_is_silent_is_fenced_when_its_time_is_over(tmp_path:
         assert has.find(inode) is not None
         await has.careful.pass_time(40)
         await has.rest()
+        assert has.find(inode) is not None
+        assert p.services.delegations.is_held(VOLUME)  # what it has not sent is not lost
+        await has.let_pass(DAY_S)
+        await p.services.sessions.expire()
+        await has.rest()
         assert inode in has.trash()
-        assert not p.services.delegations.is_held(VOLUME)
-        assert (await p.services.delegations.ask(holder, epoch)).epoch == 0
+        with pytest.raises(Fenced):
+            await p.services.delegations.ask(holder, epoch)
 
 
 async def test_a_volume_is_not_asked_back_all_the_time(tmp_path: Path) -> None:

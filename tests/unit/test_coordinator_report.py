@@ -12,7 +12,7 @@ pytestmark = pytest.mark.l0
 NOW = 1_800_000_000.0
 FAR = NOW + 60 * 86400
 POOL = PoolReport("ab" * 16, "home", 3, 2, 30 * GIB, GIB, 0, 10 * GIB, 9 * GIB, 1, 1, 0)
-COORDINATOR = CoordinatorReport("cd" * 16, "root@server", [], "1", 5.0, FAR)
+COORDINATOR = CoordinatorReport("cd" * 16, "root@server", [], "1", 5.0, FAR, NOW)
 WHOLE = count_chunks({3: 100}, 3)
 
 

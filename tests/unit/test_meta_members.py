@@ -8,7 +8,7 @@ import pytest
 from namespaces import VOLUME, create_volume
 
 from p2pfs.errors import Exists, Misuse, NotFound
-from p2pfs.meta import members, reservations, settings, volumes
+from p2pfs.meta import key_slots, members, reservations, settings, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.members import Certificate, Invite, Node
 from p2pfs.meta.room import usable as usable_bytes
@@ -145,7 +145,7 @@ def test_volumes_are_listed_by_owner(database: InlineDatabase) -> None:
     assert database.read(lambda c: volumes.volumes(c, "anna")) == [made]
     assert database.read(lambda c: volumes.volume(c, VOLUME)) == made
     assert database.read(lambda c: volumes.owner_of(c, VolumeId(7))) == "bert"
-    assert database.read(lambda c: volumes.slots(c, VOLUME)) == slots
+    assert database.read(lambda c: key_slots.slots(c, VOLUME)) == slots
     for clash in (second, msgspec.structs.replace(first, volume=8)):
         with pytest.raises(Exists):
             database.write_now(lambda c, clash=clash: volumes.create_volume(c, clash, owner="anna", now_s=3.0))  # type: ignore[misc]

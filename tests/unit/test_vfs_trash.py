@@ -174,6 +174,20 @@ async def test_a_time_chooses_what_was_there_then() -> None:
             await fs.trash.find(b"file", model.removed[second])
 
 
+async def test_what_was_in_an_earlier_directory_of_that_name_is_found_too() -> None:
+    async with volume() as (fs, model):
+        await make(fs, b"dir", Kind.DIRECTORY)
+        first = await make(fs, b"dir/file")
+        await remove(fs, b"dir/file")
+        await remove(fs, b"dir", directory=True)
+        await make(fs, b"dir", Kind.DIRECTORY)
+        assert (await fs.trash.find(b"dir/file")).entry.attributes.inode == first
+        second = await make(fs, b"dir/file")
+        await remove(fs, b"dir/file")
+        assert (await fs.trash.find(b"dir/file")).entry.attributes.inode == second
+        assert (await fs.trash.find(b"dir/file", model.removed[first] - 1)).entry.attributes.inode == first
+
+
 async def test_a_tree_comes_back_without_what_was_replaced_in_it_or_as_it_was_at_a_time() -> None:
     async with volume() as (fs, model):
         await make(fs, b"top", Kind.DIRECTORY)

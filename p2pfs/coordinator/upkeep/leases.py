@@ -2,7 +2,8 @@
 trash, as if somebody had removed them. Mounts are told, and keep what they have open.
 
 A delegated volume is never changed behind its holder: it is asked to return the delegation first, but not more often
-than every RECALL_EVERY_S. While the pool's clock is in doubt nothing expires.
+than every RECALL_EVERY_S, and one that is silent is waited for until its session is over. While the pool's clock is in
+doubt nothing expires.
 """
 
 import math

@@ -1,0 +1,287 @@
+"""What `p2pfs doctor` looks at: each check asks one thing of this machine or of the pool and says how to mend it.
+
+Checks never change anything, need no daemon and never raise for what they find wrong.
+"""
+
+import importlib
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from p2pfs.errors import PoolError, UserError
+from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.types import GIB, MIB, Health, NodeId, Role
+
+CLOCK_WARNING_S: Final = 30.0
+CLOCK_ERROR_S: Final = 3600.0
+"""Beyond it a certificate may look expired, and the pool's clock is in doubt (docs/protocol.md)."""
+CERTIFICATE_WARNING_S: Final = 21 * 86400.0
+"""It should have been renewed by itself long before."""
+LITTLE_ROOM: Final = GIB
+NO_ROOM: Final = 100 * MIB
+_FD_NEEDED: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `mend` says what to do; empty where nothing is wrong."""
+
+    check: str
+    health: Health
+    found: str
+    mend: str = ""
+
+
+def well(check: str, found: str) -> Finding:
+    return Finding(check, Health.HEALTHY, found)
+
+
+# ---- this machine ---------------------------------------------------------------------------------------------------
+
+
+def versions() -> Iterator[Finding]:
+    """Python, and the libraries that are there only with an extra."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield well("versions", f"Python {python}")
+    for name, extra in (("pyfuse3", "mount"), ("psutil", "peer")):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            what = "mount" if extra == "mount" else "be a peer"
+            yield Finding(
+                "versions",
+                Health.WARNING,
+                f"{name} cannot be used ({error}): this machine cannot {what}",
+                f"install p2pfs with the extra [{extra}]",
+            )
+
+
+def fuse() -> Iterator[Finding]:
+    """Whether this machine can mount."""
+    if not os.path.exists("/dev/fuse"):
+        yield Finding("fuse", Health.ERROR, "/dev/fuse is missing", "load the kernel module: modprobe fuse")
+    elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        yield Finding("fuse", Health.ERROR, "/dev/fuse cannot be opened by this user", "chmod 666 /dev/fuse, as root")
+    elif shutil.which("fusermount3") is None:
+        yield Finding("fuse", Health.ERROR, "fusermount3 is missing", "install the package fuse3")
+    else:
+        yield well("fuse", "/dev/fuse and fusermount3 are there")
+
+
+def open_files(limit: int) -> Iterator[Finding]:
+    """`limit`: how many files a process of this user may have open."""
+    if limit < _FD_NEEDED:
+        yield Finding(
+            "open files", Health.WARNING, f"a process may open {limit} files only", f"ulimit -n {_FD_NEEDED}, or more"
+        )
+    else:
+        yield well("open files", f"a process may open {limit}")
+
+
+# ---- this node ------------------------------------------------------------------------------------------------------
+
+
+def state(home: NodeHome) -> Iterator[Finding]:
+    """The node's directory: whether it is there, sound, and nobody else's."""
+    try:
+        record = home.record()
+        home.settings()
+    except UserError as error:
+        text, _, mend = str(error).partition(": ")
+        yield Finding("state", Health.ERROR, text, mend or f"look into {home.path}")
+        return
+    found = home.path.stat()
+    if found.st_uid != os.geteuid():
+        yield Finding(
+            "state",
+            Health.ERROR,
+            f"{home.path} belongs to user {found.st_uid}",
+            "run p2pfs as that user, or set --home",
+        )
+    for path in (home.path, home.key_path):
+        if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield Finding(
+                "state",
+                Health.ERROR,
+                f"{path} is open to other users",
+                f"chmod go= {path}; revoke the node if others may have read it",
+            )
+    yield well("state", f"{record.name} ({', '.join(record.roles)}) in {home.path}")
+
+
+def disk(home: NodeHome) -> Iterator[Finding]:
+    """Room where the node keeps its state, its cache and, as a peer, other people's chunks."""
+    try:
+        room = os.statvfs(home.path)
+    except OSError as error:
+        yield Finding("disk", Health.ERROR, f"{home.path}: {error.strerror}", "mount the disk it is on")
+        return
+    free = room.f_bavail * room.f_frsize
+    told = f"{format_size(free)} free at {home.path}"
+    if room.f_flag & os.ST_RDONLY:
+        yield Finding(
+            "disk", Health.ERROR, f"{home.path} is on a file system that is read-only", "look into its log: dmesg"
+        )
+    elif free < NO_ROOM:
+        yield Finding("disk", Health.ERROR, told, "make room, or lower cache_size and capacity in config.toml")
+    elif free < LITTLE_ROOM:
+        yield Finding("disk", Health.WARNING, told, "make room, or lower cache_size and capacity in config.toml")
+    elif room.f_files and not room.f_favail:
+        yield Finding("disk", Health.ERROR, f"{home.path} has no inodes left", "remove small files there")
+    else:
+        yield well("disk", told)
+
+
+def certificate(home: NodeHome, now_s: float) -> Iterator[Finding]:
+    """The node's certificate: readable, of this pool's authority, and not about to end."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        own = x509.load_pem_x509_certificate(home.certificate_path.read_bytes())
+        authority = x509.load_pem_x509_certificate(home.ca_path.read_bytes())
+        key = load_pem_private_key(home.key_path.read_bytes(), None)
+        own.verify_directly_issued_by(authority)
+    except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        yield Finding(
+            "certificate",
+            Health.ERROR,
+            f"the certificate files in {home.certificate_path.parent} are damaged or do not belong together"
+            f" ({type(error).__name__})",
+            "bring them back from a backup, or join anew with an invite",
+        )
+        return
+    if key.public_key() != own.public_key():
+        yield Finding(
+            "certificate",
+            Health.ERROR,
+            f"{home.key_path} is not the key of the certificate",
+            "bring it back from a backup",
+        )
+        return
+    left_s = own.not_valid_after_utc.timestamp() - now_s
+    until = datetime.fromtimestamp(own.not_valid_after_utc.timestamp(), UTC).strftime("%Y-%m-%d")
+    if own.not_valid_before_utc.timestamp() > now_s:
+        yield Finding("certificate", Health.ERROR, "it is not valid yet by this machine's clock", "set the clock")
+    elif left_s < 0:
+        yield Finding(
+            "certificate",
+            Health.ERROR,
+            f"it ended on {until}",
+            "any command that reaches the coordinator renews it for 90 days more; after that join anew",
+        )
+    elif left_s < CERTIFICATE_WARNING_S:
+        yield Finding(
+            "certificate",
+            Health.WARNING,
+            f"it ends on {until}, and was not renewed",
+            "let this machine reach the coordinator",
+        )
+    else:
+        yield well("certificate", f"valid until {until}")
+
+
+# ---- the pool, by the coordinator's report --------------------------------------------------------------------------
+
+
+def clock(report: Mapping[str, Any], now_s: float) -> Iterator[Finding]:
+    """This machine's clock against the coordinator's."""
+    theirs_s = report["coordinator"].get("clock_s")
+    if theirs_s is None:
+        return  # an earlier version does not tell
+    ahead_s = now_s - theirs_s
+    told = f"{format_duration(abs(round(ahead_s)))} {'ahead of' if ahead_s > 0 else 'behind'} the coordinator's"
+    if abs(ahead_s) >= CLOCK_ERROR_S:
+        yield Finding("clock", Health.ERROR, told, "set it: timedatectl set-ntp true")
+    elif abs(ahead_s) >= CLOCK_WARNING_S:
+        yield Finding("clock", Health.WARNING, told, "let it be set by NTP: timedatectl set-ntp true")
+    else:
+        yield well("clock", "agrees with the coordinator's")
+
+
+def software(report: Mapping[str, Any], own: str) -> Iterator[Finding]:
+    """This machine's version against the coordinator's."""
+    theirs = report["coordinator"].get("version", "")
+    if own and theirs and own != theirs:
+        yield Finding(
+            "versions",
+            Health.WARNING,
+            f"p2pfs {own} here, {theirs} at the coordinator",
+            "bring the older one up to date",
+        )
+
+
+def own_peer(report: Mapping[str, Any], record: NodeRecord) -> Iterator[Finding]:
+    """What the coordinator thinks of this machine's peer."""
+    if Role.PEER not in record.roles:
+        return
+    mine = next((peer for peer in report["peers"] if peer["node"] == record.node), None)
+    if mine is None:
+        yield Finding(
+            "peer", Health.WARNING, "this machine has not offered its disk yet", "start the daemon: p2pfs peer start"
+        )
+    elif mine["state"] != "up":
+        yield Finding(
+            "peer",
+            Health.ERROR,
+            f"the coordinator has not heard from it for {format_duration(round(mine['silent_s']))} ({mine['state']})",
+            "start the daemon: p2pfs peer start, or systemctl start p2pfs-peer",
+        )
+    else:
+        yield well("peer", f"up, {format_size(mine['free'])} free of {format_size(mine['capacity'])} offered")
+
+
+def reachable(name: str, address: str, dial: Callable[[], object], *, is_relayed: bool = False) -> Iterator[Finding]:
+    """Whether somebody answers at an address who is who they should be. `dial` raises PoolError if not. Who is relayed
+    too is reached all the same."""
+    began_s = time.monotonic()
+    try:
+        dial()
+    except PoolError as error:
+        port = address.rpartition(":")[2]
+        told = f"{name} at {address}: {error}"
+        if is_relayed:
+            told += "; the coordinator passes its bytes on, which is slower"
+        yield Finding(
+            "ports",
+            Health.WARNING if is_relayed else Health.ERROR,
+            told,
+            f"let port {port} through firewall and router there, and see that it runs",
+        )
+    else:
+        yield well("ports", f"{name} answers at {address} within {round((time.monotonic() - began_s) * 1000)} ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where one should be able to dial a node. `is_relayed`: the coordinator passes bytes on to it as well."""
+
+    name: str
+    node: NodeId
+    role: Role
+    address: str
+    is_relayed: bool = False
+
+
+def doors(report: Mapping[str, Any], record: NodeRecord) -> list[Door]:
+    """All that this machine may have to dial."""
+    from p2pfs.net.addresses import RELAY
+
+    found = [Door("the coordinator", record.coordinator, Role.COORDINATOR, address) for address in record.addresses]
+    for peer in report["peers"]:
+        if peer["state"] == "up":
+            is_relayed = RELAY in peer["addresses"]
+            found += [
+                Door(f"peer {peer['name']}", NodeId(peer["node"]), Role.PEER, address, is_relayed)
+                for address in peer["addresses"]
+                if address != RELAY
+            ]
+    return found

@@ -1,0 +1,195 @@
+"""`p2pfs doctor`: what keeps a machine from working, each with what to do about it."""
+
+import os
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pki import make_ca
+
+from p2pfs.cli import checks
+from p2pfs.cli.checks import Finding
+from p2pfs.errors import Unavailable
+from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.types import Health, NodeId, PoolId, Role
+
+pytestmark = pytest.mark.l0
+
+NOW = 1_800_000_000.0
+DAY_S = 86400.0
+
+
+def record(*roles: Role) -> NodeRecord:
+    return NodeRecord(
+        pool=PoolId("a" * 32), node=NodeId("d" * 32), name="anna@laptop", owner="anna", roles=list(roles),
+        coordinator=NodeId("c" * 32), addresses=["192.0.2.1:9470"],
+    )  # fmt: skip
+
+
+def report(*peers: dict[str, Any], **coordinator: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a JSON document
+    return {"health": "healthy", "coordinator": {"version": "1"} | coordinator, "peers": list(peers)}
+
+
+def peer(node: str = "d" * 32, state: str = "up", *addresses: str) -> dict[str, Any]:
+    return {
+        "node": node, "name": "anna@nas", "state": state, "addresses": list(addresses), "silent_s": 90.0,
+        "free": 1 << 30, "capacity": 1 << 31,
+    }  # fmt: skip
+
+
+def only(findings: Any) -> Finding:  # noqa: ANN401 - an iterator
+    (finding,) = findings
+    assert bool(finding.mend) == (finding.health is not Health.HEALTHY)
+    return finding
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> NodeHome:
+    """Of a node whose certificate is good until NOW + 90 days."""
+    home = NodeHome(tmp_path / "home")
+    home.create(record(Role.CLIENT), **_files(tmp_path))
+    return home
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    """Certificates and key of a node of a pool of its own."""
+    authority = make_ca(directory)
+    files = authority.issue(not_after=NOW + 90 * DAY_S).credentials
+    return {
+        "ca": authority.ca_pem,
+        "certificate": files.cert_pem.read_bytes(),
+        "key": files.key_pem.read_bytes(),
+    }
+
+
+def test_a_sound_node_is_well(home: NodeHome) -> None:
+    found = [*checks.state(home), *checks.certificate(home, NOW), *checks.disk(home)]
+    assert {finding.health for finding in found} == {Health.HEALTHY}
+
+
+def test_a_place_without_a_node_says_how_to_make_one(tmp_path: Path) -> None:
+    finding = only(checks.state(NodeHome(tmp_path / "nothing")))
+    assert finding.health is Health.ERROR
+    assert "p2pfs init" in finding.mend
+
+
+def test_a_damaged_configuration_is_told(home: NodeHome) -> None:
+    home.config_path.write_text("io_timeout = 'soon'\n")
+    assert only(checks.state(home)).health is Health.ERROR
+
+
+def test_a_key_that_others_can_read_is_an_error(home: NodeHome) -> None:
+    home.key_path.chmod(0o644)
+    finding = next(iter(checks.state(home)))
+    assert finding.health is Health.ERROR
+    assert str(home.key_path) in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("at_s", "health"),
+    [
+        (NOW, Health.HEALTHY),
+        (NOW + 80 * DAY_S, Health.WARNING),
+        (NOW + 91 * DAY_S, Health.ERROR),
+        (0.0, Health.ERROR),
+    ],
+)
+def test_a_certificate_is_judged_by_its_time(home: NodeHome, at_s: float, health: Health) -> None:
+    assert only(checks.certificate(home, at_s)).health is health
+
+
+def test_a_certificate_that_does_not_belong_here_is_an_error(home: NodeHome, tmp_path: Path) -> None:
+    stranger = _files(tmp_path)
+    whole = home.certificate_path.read_bytes()
+    home.certificate_path.write_bytes(stranger["certificate"])
+    assert only(checks.certificate(home, NOW)).health is Health.ERROR
+    home.certificate_path.write_bytes(b"nonsense")
+    assert only(checks.certificate(home, NOW)).health is Health.ERROR
+    home.certificate_path.write_bytes(whole)
+    home.key_path.write_bytes(stranger["key"])
+    assert "not the key" in only(checks.certificate(home, NOW)).found
+
+
+@pytest.mark.parametrize(
+    ("free", "flags", "health"),
+    [
+        (10 << 30, 0, Health.HEALTHY),
+        (500 << 20, 0, Health.WARNING),
+        (50 << 20, 0, Health.ERROR),
+        (10 << 30, os.ST_RDONLY, Health.ERROR),
+    ],
+)
+def test_a_disk_is_judged_by_its_room(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch, free: int, flags: int, health: Health
+) -> None:
+    told = types.SimpleNamespace(f_bavail=free >> 12, f_frsize=4096, f_flag=flags, f_files=0, f_favail=0)
+    monkeypatch.setattr(checks.os, "statvfs", lambda _path: told)
+    assert only(checks.disk(home)).health is health
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "health"),
+    [(3, Health.HEALTHY), (-3, Health.HEALTHY), (45, Health.WARNING), (-45, Health.WARNING), (7200, Health.ERROR)],
+)
+def test_a_clock_is_judged_by_the_coordinators(ahead_s: float, health: Health) -> None:
+    finding = only(checks.clock(report(clock_s=NOW), NOW + ahead_s))
+    assert finding.health is health
+    if health is not Health.HEALTHY:
+        assert ("ahead of" if ahead_s > 0 else "behind") in finding.found
+
+
+def test_an_earlier_coordinator_tells_no_clock() -> None:
+    assert list(checks.clock(report(), NOW)) == []
+
+
+def test_versions_that_differ_are_told() -> None:
+    assert list(checks.software(report(), "1")) == []
+    assert only(checks.software(report(), "2")).health is Health.WARNING
+
+
+def test_the_own_peer_is_judged_by_what_the_coordinator_hears() -> None:
+    mine = record(Role.PEER)
+    assert list(checks.own_peer(report(), record(Role.CLIENT))) == []
+    assert only(checks.own_peer(report(), mine)).health is Health.WARNING
+    assert only(checks.own_peer(report(peer(state="down")), mine)).health is Health.ERROR
+    assert only(checks.own_peer(report(peer()), mine)).health is Health.HEALTHY
+
+
+def test_everybody_who_is_up_is_dialled_at_every_address() -> None:
+    seen = report(
+        peer("e" * 32, "up", "192.0.2.7:9471", "relay"),
+        peer("f" * 32, "down", "192.0.2.8:9471"),
+        peer("0" * 32, "up", "relay"),
+    )
+    doors = checks.doors(seen, record(Role.CLIENT))
+    assert [(door.role, door.address, door.is_relayed) for door in doors] == [
+        (Role.COORDINATOR, "192.0.2.1:9470", False),
+        (Role.PEER, "192.0.2.7:9471", True),
+    ]
+
+
+def test_a_closed_port_is_told_by_its_number() -> None:
+    def refused() -> None:
+        raise Unavailable("connection refused")
+
+    assert only(checks.reachable("peer a", "192.0.2.7:9471", lambda: None)).health is Health.HEALTHY
+    finding = only(checks.reachable("peer a", "192.0.2.7:9471", refused))
+    assert finding.health is Health.ERROR
+    assert "9471" in finding.mend
+    assert only(checks.reachable("peer a", "192.0.2.7:9471", refused, is_relayed=True)).health is Health.WARNING
+
+
+def test_a_machine_without_fuse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(checks.fuse()).health is Health.HEALTHY
+    monkeypatch.setattr(checks.shutil, "which", lambda _name: None)
+    assert "fuse3" in only(checks.fuse()).mend
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    assert only(checks.fuse()).health is Health.ERROR
+    monkeypatch.setattr(checks.os.path, "exists", lambda _path: False)
+    assert "modprobe" in only(checks.fuse()).mend
+
+
+def test_few_open_files_are_a_warning() -> None:
+    assert only(checks.open_files(256)).health is Health.WARNING
+    assert only(checks.open_files(1 << 20)).health is Health.HEALTHY
