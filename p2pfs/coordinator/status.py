@@ -58,6 +58,7 @@ class Counts:
     by_copies: dict[int, int]
     with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
     content: int  # chunks that have fewer copies than the pool's, and as many as they want
+    stocks: dict[str, tuple[int, int]]  # of each owner: bytes it has on others' peers, and others on its own
     volumes: list[VolumeInfo]
     delegated: dict[VolumeId, str]  # where those are mounted
     leases: dict[VolumeId, Expected]
@@ -148,7 +149,7 @@ class Status:
             backup=backup,
             restored=restored,
             churn=self._churn.report(),
-            owners=await self._owners(),
+            owners=self._owners(counts),
         )
 
     def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
@@ -187,11 +188,10 @@ class Status:
             if owner in (None, volume.owner)
         ]
 
-    async def _owners(self) -> list[OwnerReport]:
-        judged = await self._usefulness.report()
+    def _owners(self, counts: Counts) -> list[OwnerReport]:
         return [
             OwnerReport(one.owner, one.coefficient if math.isfinite(one.coefficient) else None, one.left)
-            for one in judged.owners
+            for one in self._usefulness.owners(counts.stocks)
         ]
 
     def _going_on(self) -> list[JobInfo]:
@@ -294,6 +294,7 @@ def count(
         chunks_index.counts(connection, reachable),
         chunks_index.counts(connection, reachable | away) if away else None,
         usefulness.content(connection, wanted, reachable),
+        usefulness.stocks(connection),
         volumes.volumes(connection),
         delegations.holders(connection),
         leases.expected(connection, before_s=expiring_before_s),

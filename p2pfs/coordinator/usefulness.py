@@ -9,6 +9,7 @@ written from now on and nothing else. The worker also keeps the account in the d
 """
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -237,10 +238,12 @@ class Usefulness:
 
     async def report(self) -> UsefulnessReport:
         """Of everybody."""
+        return UsefulnessReport(self._rules(), self.owners(await self._database.scan(rows.stocks)), self._nodes())
+
+    def owners(self, stocks: Mapping[str, tuple[int, int]]) -> list[OwnerUsefulness]:
+        """All that have members; `stocks` as `rows.stocks` has them."""
         owners = sorted({node.owner for node in self._roster.nodes.values() if node.revoked_s is None})
-        stocks = await self._database.scan(rows.stocks)
-        shown = [self._owner(owner, Stock(*stocks.get(owner, (0, 0)))) for owner in owners]
-        return UsefulnessReport(self._rules(), shown, self._nodes())
+        return [self._owner(owner, Stock(*stocks.get(owner, (0, 0)))) for owner in owners]
 
     def detail(self, text: str) -> UsefulnessDetail:
         """Of one node, with every input. Raises NotFound."""
