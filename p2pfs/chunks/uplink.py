@@ -15,6 +15,8 @@ from p2pfs.chunks.standing import Attempt
 WINDOW_S: Final = 0.5
 """Shorter ones are not judged: what is in the buffers of the kernel would count for too much."""
 SEVERAL: Final = 2
+CONNECTING_S: Final = 1.0
+"""What a new connection may take where the uplink is slow and full, in which its handshake waits behind everything."""
 _SMOOTHING: Final = 0.5
 _SLACK: Final = 0.25
 
@@ -43,12 +45,14 @@ class Uplink:
 
     def fair(self, attempt: Attempt) -> float:
         """Bytes that a PUT must have moved by now, to be no slower than where the uplink is slow and full all are: a
-        quarter of what an equal share would be."""
+        quarter of what an equal share would be. Infinite where the uplink is no excuse."""
         if self.rate is None:
             self._judge_if_due()
         if self.rate is None:
             return math.inf
-        return _SLACK * self.rate * (self._now() - attempt.started_s) / max(1, len(self._under_way))
+        share = _SLACK * self.rate / max(1, len(self._under_way))
+        elapsed_s = self._now() - attempt.started_s
+        return math.inf if share * elapsed_s >= attempt.size / 2 else share * max(0.0, elapsed_s - CONNECTING_S)
 
     def _open(self) -> None:
         self._since_s = self._now()
