@@ -48,6 +48,8 @@ def mount_command(
       mount -t p2pfs photos /srv/photos -o passphrase_file=/etc/p2pfs/photos.pass
       photos /srv/photos p2pfs _netdev,nofail,x-systemd.automount 0 0     (in fstab)
     """
+    if volume.startswith("/"):  # mount(8) found a file of that name where it stood, such as /home for the volume home
+        volume = volume.rpartition("/")[2]
     words = [*_kept_passphrase(volume), *options, *(["ro"] if read_only else [])]
     request = mounting.prepare(
         volume, mount_point, ",".join(words),

@@ -275,6 +275,17 @@ def test_the_helper_understands_what_mount_passes_on(
     assert not call["options"].read_only
 
 
+def test_the_helper_knows_a_volume_that_mount_took_for_a_path(
+    home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mount(8) makes the source of fstab absolute when a file of that name is in its directory: /home, for one."""
+    monkeypatch.setenv("P2PFS_HOME", str(home.path))
+    monkeypatch.setattr(mount, "serve_behind", lambda request: mount.serve(request, lambda: None))
+    options = ["-o", f"passphrase_file={_passphrase(tmp_path)}"]
+    assert main.run(["/photos", str(point), *options], mount_helper.mount_command) == exitcodes.OK
+    assert mounted[0]["volume"] == "0000000000001234"
+
+
 def test_the_helper_finds_the_passphrase_that_root_keeps(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
