@@ -36,6 +36,9 @@ _HOW_WRITTEN: Final = {
     "level": "debug, info, warning or error",
     "durability": "close, fsync or sync",
     "relay": "auto, on or off",
+    "policy": "open or fair",
+    "weight": "a number: 1.0",
+    "distribution": "auto, direct, relay or swarm",
 }
 _INTRODUCTION: Final = """\
 # Settings of one p2pfs node: every key with its default.

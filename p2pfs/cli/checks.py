@@ -194,8 +194,8 @@ def certificate(home: NodeHome, now_s: float) -> Iterator[Finding]:
 
 def clock(report: Mapping[str, Any], now_s: float) -> Iterator[Finding]:
     """This machine's clock against the coordinator's."""
-    theirs_s = report["coordinator"].get("clock_s")
-    if theirs_s is None:
+    theirs_s = report["coordinator"].get("clock_s", 0.0)
+    if not theirs_s:
         return  # an earlier version does not tell
     ahead_s = now_s - theirs_s
     told = f"{format_duration(abs(round(ahead_s)))} {'ahead of' if ahead_s > 0 else 'behind'} the coordinator's"

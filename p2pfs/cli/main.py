@@ -38,7 +38,6 @@ _GROUPS: Final = {
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
-        "usefulness": "Show who gives how much and takes how much",
         "doctor": "Find what keeps this machine from working",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",

@@ -57,7 +57,7 @@ class CoordinatorReport(msgspec.Struct, frozen=True):
     version: str
     uptime_s: float
     certificate_expires_s: float  # UTC
-    clock_s: float  # UTC, by its clock
+    clock_s: float = 0.0  # UTC, by its clock; an earlier version does not tell
 
 
 class PeerReport(msgspec.Struct, frozen=True):
