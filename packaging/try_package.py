@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -37,8 +38,8 @@ while [ ! -e /root/stop ]; do
     sha256sum </root/piece | sed "s| .*|  /srv/photos/during-$n|" >>/root/during.sums
 done
 """
-DEVICES: Final = ("/dev/fuse", "/dev/autofs")
-"""Of the mounts, and of the automount that fstab asks for."""
+DEVICES: Final = {"fuse": 0o666, "autofs": 0o600}
+"""Of the mounts, and of the automount that fstab asks for; with their modes."""
 DAEMONS: Final = ("p2pfs-coordinator.service", "p2pfs-peer.service")
 
 
@@ -54,13 +55,22 @@ class Machine:
         """Returns when everything that starts by itself has started."""
         command = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--machine=p2pfs-try",
-            f"--directory={self._tree}", *(f"--bind={device}" for device in DEVICES), "--boot",
+            f"--directory={self._tree}", *self._devices(), "--boot",
         ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         until("the machine has booted", self._has_booted, 90)
+
+    def _devices(self) -> Iterator[str]:
+        """As udev would make them: for everybody, which this machine's need not be."""
+        for name, mode in DEVICES.items():
+            node = self._log.with_name(name)
+            node.unlink(missing_ok=True)
+            os.mknod(node, stat.S_IFCHR | mode, os.stat(f"/dev/{name}").st_rdev)
+            node.chmod(mode)
+            yield f"--bind={node}:/dev/{name}"
 
     def _has_booted(self) -> bool:
         assert self._process is not None
