@@ -22,7 +22,9 @@ from typing import Final
 
 MOST_EXPOSED: Final = 3.0
 """The worst that `systemd-analyze security` may say of a daemon."""
-INCLUDED: Final = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion"
+INCLUDED: Final = (
+    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion,polkitd"
+)
 NEXT: Final = "+next"
 ENVIRONMENT: Final = (
     "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root",
@@ -286,7 +288,7 @@ def upgraded(machine: Machine) -> None:
     mount, peer = main_pid(machine, "p2pfs-mount@photos"), main_pid(machine, "p2pfs-peer")
     machine.output('systemd-run --quiet --unit=writer bash -c "$SCRIPT"', SCRIPT=WRITER)
     machine.output("exec 9</srv/photos/tree/large; head -c 1M <&9 >/dev/null;"
-                   " apt-get install -y --no-install-recommends /root/next.deb 2>&1 | tee /root/upgrade.log;"
+                   " apt-get install -y --no-install-recommends /root/next.deb 2>&1 | tr -d '\\r' >/root/upgrade.log;"
                    " test $(cat <&9 | wc -c) = $((29 << 20))", timeout_s=300)  # fmt: skip
     machine.output("grep -qx '  /srv/photos' /root/upgrade.log && grep -qx '  /mnt/pool' /root/upgrade.log")
     assert main_pid(machine, "p2pfs-mount@photos") == mount, "the mount was ended"
@@ -320,12 +322,15 @@ def removed_and_installed_again(machine: Machine) -> None:
     refused = machine.run("cd /srv/photos; apt-get remove -y p2pfs", timeout_s=180)
     assert refused.returncode != 0, "removed under a mount in use"
     assert "still mounted" in refused.stderr + refused.stdout, refused.stderr
+    machine.output("systemctl is-active p2pfs-mount@photos")
+    everything_is_there(machine)
     done = anna(machine, "systemctl --user stop p2pfs-mount@notes p2pfs-peer")
     assert done.returncode == 0, done.stderr
-    machine.output("systemctl start p2pfs-mount@photos")
     machine.output("apt-get remove -y p2pfs", timeout_s=300)
     machine.output("test -e /var/lib/p2pfs/node.json -a -e /etc/p2pfs/mounts/photos.passphrase -a ! -e /usr/lib/p2pfs")
-    machine.output("! findmnt -t fuse.p2pfs && ! pgrep -u p2pfs")
+    machine.output('test -z "$(findmnt --noheadings --types fuse.p2pfs || true)"')
+    for unit in (*DAEMONS, "p2pfs-mount@photos"):
+        assert machine.output(f"systemctl is-active {unit} || true") != "active", unit
     machine.output("apt-get install -y --no-install-recommends /root/next.deb", timeout_s=300)
     machine.output("systemctl start p2pfs-coordinator p2pfs-peer p2pfs-mount@photos mnt-pool.automount")
     everything_is_there(machine)

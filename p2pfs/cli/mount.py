@@ -167,8 +167,8 @@ def serve_behind(request: Request) -> int:
     # The terminal is the parent's: what must be asked is asked before.
     secret = request.passphrase()
     request.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # systemd mounts what somebody looks for, and until that is done the kernel lets nobody follow the path who is not in
-    # systemd's own process group, where it starts mount(8) for that.
+    # Where systemd mounts on demand, the kernel lets nobody follow the path before it is done but systemd's own process
+    # group, in which it starts mount(8).
     readiness = process.daemonise(request.log_file, leaves_group=not mounts.is_automount(request.mount_point))
     os.chdir("/")
     try:
