@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from typing import Final
 
 MOST_EXPOSED: Final = 3.0
 """The worst that `systemd-analyze security` may say of a daemon."""
-INCLUDED: Final = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion"
+INCLUDED: Final = (
+    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion,polkitd"
+)
 NEXT: Final = "+next"
 ENVIRONMENT: Final = (
     "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root",
@@ -37,8 +40,8 @@ while [ ! -e /root/stop ]; do
     sha256sum </root/piece | sed "s| .*|  /srv/photos/during-$n|" >>/root/during.sums
 done
 """
-DEVICES: Final = ("/dev/fuse", "/dev/autofs")
-"""Of the mounts, and of the automount that fstab asks for."""
+DEVICES: Final = {"fuse": 0o666, "autofs": 0o600}
+"""Of the mounts, and of the automount that fstab asks for; with their modes."""
 DAEMONS: Final = ("p2pfs-coordinator.service", "p2pfs-peer.service")
 
 
@@ -54,13 +57,22 @@ class Machine:
         """Returns when everything that starts by itself has started."""
         command = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--machine=p2pfs-try",
-            f"--directory={self._tree}", *(f"--bind={device}" for device in DEVICES), "--boot",
+            f"--directory={self._tree}", *self._devices(), "--boot",
         ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         until("the machine has booted", self._has_booted, 90)
+
+    def _devices(self) -> Iterator[str]:
+        """As udev would make them: for everybody, which this machine's need not be."""
+        for name, mode in DEVICES.items():
+            node = self._log.with_name(name)
+            node.unlink(missing_ok=True)
+            os.mknod(node, stat.S_IFCHR | mode, os.stat(f"/dev/{name}").st_rdev)
+            node.chmod(mode)
+            yield f"--bind={node}:/dev/{name}"
 
     def _has_booted(self) -> bool:
         assert self._process is not None
@@ -276,7 +288,7 @@ def upgraded(machine: Machine) -> None:
     mount, peer = main_pid(machine, "p2pfs-mount@photos"), main_pid(machine, "p2pfs-peer")
     machine.output('systemd-run --quiet --unit=writer bash -c "$SCRIPT"', SCRIPT=WRITER)
     machine.output("exec 9</srv/photos/tree/large; head -c 1M <&9 >/dev/null;"
-                   " apt-get install -y --no-install-recommends /root/next.deb 2>&1 | tee /root/upgrade.log;"
+                   " apt-get install -y --no-install-recommends /root/next.deb 2>&1 | tr -d '\\r' >/root/upgrade.log;"
                    " test $(cat <&9 | wc -c) = $((29 << 20))", timeout_s=300)  # fmt: skip
     machine.output("grep -qx '  /srv/photos' /root/upgrade.log && grep -qx '  /mnt/pool' /root/upgrade.log")
     assert main_pid(machine, "p2pfs-mount@photos") == mount, "the mount was ended"
@@ -310,12 +322,15 @@ def removed_and_installed_again(machine: Machine) -> None:
     refused = machine.run("cd /srv/photos; apt-get remove -y p2pfs", timeout_s=180)
     assert refused.returncode != 0, "removed under a mount in use"
     assert "still mounted" in refused.stderr + refused.stdout, refused.stderr
+    machine.output("systemctl is-active p2pfs-mount@photos")
+    everything_is_there(machine)
     done = anna(machine, "systemctl --user stop p2pfs-mount@notes p2pfs-peer")
     assert done.returncode == 0, done.stderr
-    machine.output("systemctl start p2pfs-mount@photos")
     machine.output("apt-get remove -y p2pfs", timeout_s=300)
     machine.output("test -e /var/lib/p2pfs/node.json -a -e /etc/p2pfs/mounts/photos.passphrase -a ! -e /usr/lib/p2pfs")
-    machine.output("! findmnt -t fuse.p2pfs && ! pgrep -u p2pfs")
+    machine.output('test -z "$(findmnt --noheadings --types fuse.p2pfs || true)"')
+    for unit in (*DAEMONS, "p2pfs-mount@photos"):
+        assert machine.output(f"systemctl is-active {unit} || true") != "active", unit
     machine.output("apt-get install -y --no-install-recommends /root/next.deb", timeout_s=300)
     machine.output("systemctl start p2pfs-coordinator p2pfs-peer p2pfs-mount@photos mnt-pool.automount")
     everything_is_there(machine)

@@ -173,7 +173,9 @@ def serve_behind(request: Request) -> int:
     # The terminal is the parent's: what must be asked is asked before.
     secret = request.passphrase()
     request.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    readiness = process.daemonise(request.log_file)
+    # Where systemd mounts on demand, the kernel lets nobody follow the path before it is done but systemd's own process
+    # group, in which it starts mount(8).
+    readiness = process.daemonise(request.log_file, leaves_group=not mounts.is_automount(request.mount_point))
     os.chdir("/")
     try:
         return serve(dataclasses.replace(request, passphrase=lambda: secret), readiness.ready)

@@ -120,11 +120,12 @@ class Readiness:
         os.close(fd)
 
 
-def daemonise(log: Path, *, timeout_s: float = 120.0) -> Readiness:
+def daemonise(log: Path, *, timeout_s: float = 120.0, leaves_group: bool = True) -> Readiness:
     """Go on in a background process whose output goes to `log`; only the child returns.
 
     The parent stays until the child is ready, has failed, has died or `timeout_s` is over, and exits accordingly. Call
-    it before trio runs and before any thread starts.
+    it before trio runs and before any thread starts. `leaves_group`: the child gets a session of its own, away from the
+    terminal; otherwise it stays with whoever started it.
 
     Raises:
         UserError: The log cannot be written.
@@ -141,7 +142,8 @@ def daemonise(log: Path, *, timeout_s: float = 120.0) -> Readiness:
         os.close(writer)
         _await_child(child, reader, log, timeout_s)
     os.close(reader)
-    os.setsid()
+    if leaves_group:
+        os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
         os.dup2(source, target)

@@ -261,6 +261,25 @@ def test_in_the_background_a_failure_is_told_in_the_foreground(
     assert list((home.path / "log").iterdir()) == [home.path / "log" / "mount-mnt.log"]
 
 
+@pytest.mark.parametrize("is_automount", [False, True])
+def test_behind_an_automount_the_process_stays_in_the_group_that_may_look_there(
+    home: NodeHome, point: Path, tmp_path: Path, is_automount: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+
+    def daemonise(_log: Path, *, leaves_group: bool) -> process.Readiness:
+        given.append(leaves_group)
+        return process.Readiness()
+
+    monkeypatch.setattr(process, "daemonise", daemonise)
+    monkeypatch.setattr(mount, "serve", lambda _request, _ready: exitcodes.OK)
+    monkeypatch.setattr(mount.mounts, "is_automount", lambda _path: is_automount)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["mount", "photos", str(point), "-d", "--passphrase-file", str(_passphrase(tmp_path))]
+    assert main.run([*arguments, "--home", str(home.path)]) == exitcodes.OK
+    assert given == [not is_automount]
+
+
 def test_the_helper_understands_what_mount_passes_on(
     home: NodeHome, point: Path, tmp_path: Path, mounted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
