@@ -23,10 +23,7 @@ class MemorySearch(MemoryState):
         revision = self._labels[op.inode][0] if op.inode in self._labels else 0
         if revision != op.revision:
             raise Conflict("labelled meanwhile")
-        if op.sealed:
-            self.put(batch, self._labels, op.inode, value=(revision + 1, op))
-        else:
-            self.drop(batch, self._labels, op.inode)
+        self.put(batch, self._labels, op.inode, value=(revision + 1, op))
         self._put_words(batch, op.inode, TAG, op.tags)
         self._put_words(batch, op.inode, NOTE, op.note)
 

@@ -50,7 +50,7 @@ MOST_COPIES_OF: Final = 1000
 
 
 def set_label(work: Work, operation: SetLabel) -> None:
-    """Another label, or none."""
+    """Another label, or none: the row stays then, so that its revision never comes again."""
     _check_label(operation)
     work.inode(operation.inode)
     at = work.volume, operation.inode
@@ -58,9 +58,6 @@ def set_label(work: Work, operation: SetLabel) -> None:
     if (row[0] if row else 0) != operation.revision:
         raise Conflict("somebody else labelled this meanwhile")
     work.connection.execute("DELETE FROM keyword WHERE volume = ? AND inode = ? AND place IN (0, 1)", at)
-    if not operation.sealed:
-        work.connection.execute("DELETE FROM label WHERE volume = ? AND inode = ?", at)
-        return
     work.connection.execute(
         "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?)",
         (*at, operation.revision + 1, operation.sealed, operation.content or None, operation.change),

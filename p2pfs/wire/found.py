@@ -18,8 +18,8 @@ class Labelled(msgspec.Struct, frozen=True, array_like=True):
     """An inode with its label and some of its names. The root has none."""
 
     attributes: Attributes  # without content and target
-    revision: int  # of the label; 0: it has none
-    sealed: bytes  # format.search.seal_label, or empty
+    revision: int  # of the label; 0: it never had one
+    sealed: bytes  # format.search.seal_label; empty: it has none
     places: list[Place]  # at most 8
     copies: int  # the fewest that a chunk of its first ones has; -1: it has no chunks
 

@@ -27,7 +27,8 @@ BATCH_ROWS: Final = 40_000
 class SetLabel(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Label an inode anew: what was said before and its tokens go. An empty `sealed` takes the label away.
 
-    `revision` is the one it had, 0 for none: raises Conflict if it has another. Raises NotFound.
+    `revision` is the one it had, 0 if it never had a label: raises Conflict if it has another, which is one higher with
+    every change, also when the label is taken away. Raises NotFound.
     """
 
     inode: int
