@@ -217,6 +217,24 @@ async def test_what_comes_back_is_found_by_the_name_it_has() -> None:
         assert await paths(fs, "tagged first restored") == [b"first (restored 1970-01-01)"]
 
 
+async def test_what_comes_back_is_found_by_its_name_also_if_it_went_before_names_were_indexed() -> None:
+    async with volume() as (fs, _):
+        top = await make(fs, b"top", kind=Kind.DIRECTORY)
+        below, alone = await make(fs, b"below.txt", top), await make(fs, b"alone.txt")
+        await fs.remove(top, b"below.txt", directory=False)
+        await fs.remove(ROOT_INODE, b"top", directory=True)
+        await fs.remove(ROOT_INODE, b"alone.txt", directory=False)
+        fs.search._names = True
+
+        async def show(_: object) -> None:
+            return
+
+        await fs.trash.restore(top, show)
+        await fs.trash.restore(alone, show)
+        assert below
+        assert sorted(await paths(fs, "txt")) == [b"alone.txt", b"top/below.txt"]
+
+
 async def test_beginnings_are_found_only_where_they_are_indexed() -> None:
     async with volume() as (fs, _):
         with pytest.raises(Invalid):
