@@ -11,7 +11,7 @@ from p2pfs.errors import Conflict, Misuse
 from p2pfs.meta import chunks_index, inodes, keywords
 from p2pfs.meta.work import Work
 from p2pfs.types import MIB, VolumeId
-from p2pfs.wire.found import Labelled, LabelPage, Place
+from p2pfs.wire.found import MOST_PLACES, Labelled, LabelPage, Place
 from p2pfs.wire.namespace import Attributes
 from p2pfs.wire.search import (
     MOST_ASKED,
@@ -39,7 +39,6 @@ found."""
 MOST_LABELS: Final = 100
 PAGE_BYTES: Final = 1 << 20
 """Labels and heads beyond which a page ends early."""
-MOST_PLACES: Final = 8
 COPIES_OF: Final = 256
 """Chunks of a file whose copies are counted."""
 MOST_COPIES_OF: Final = 1000

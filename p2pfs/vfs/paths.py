@@ -90,9 +90,8 @@ class Paths:
         return None if named is None else (named.parent, self.name(named.parent, named.entry))
 
 
-async def names(namespace: Namespace, number: int) -> AsyncGenerator[Named, None]:
-    """All names of an inode, asked for in pages; none of what is gone."""
-    after = 0, 0
+async def names(namespace: Namespace, number: int, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Named, None]:
+    """All names of an inode behind one (parent, dentry), asked for in pages; none of what is gone."""
     while True:
         try:
             page = await namespace.names(InodeId(number), after)
