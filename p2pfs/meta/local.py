@@ -78,13 +78,13 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(Lookup(parent, name))  # type: ignore[no-any-return]  # the question's own answer, below too
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
         return self._ask(GetAttributes(inode))  # type: ignore[no-any-return]
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
-        return self._ask(ReadDirectory(inode, after, limit, content))  # type: ignore[no-any-return]
+        return self._ask(ReadDirectory(inode, after, limit))  # type: ignore[no-any-return]
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

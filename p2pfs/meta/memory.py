@@ -135,13 +135,13 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).lookup(parent, name)
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
         return (await self._begin()).attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
-        return (await self._begin()).directory(inode, after, limit, content=content)
+        return (await self._begin()).directory(inode, after, limit)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

@@ -48,16 +48,16 @@ class Namespace(Protocol):
     """
 
     async def lookup(self, parent: InodeId, name: bytes) -> Entry:
-        """The dentry of a sealed name; its attributes may be partial. Raises NotFound, NotDirectory."""
+        """The dentry of a sealed name. Raises NotFound, NotDirectory."""
         ...
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
-        """Without `content` they may be partial. Raises NotFound."""
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """Raises NotFound."""
         ...
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """Dentries numbered above `after`, ascending, at most `limit`; fewer when they are large, `complete` says
-        whether more follow. Without `content` attributes may be partial. Raises NotFound, NotDirectory."""
+        whether more follow. Raises NotFound, NotDirectory."""
         ...
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
@@ -69,8 +69,7 @@ class Namespace(Protocol):
         ...
 
     async def xattrs(self, inode: InodeId) -> XattrPage:
-        """Every extended attribute with the inode's attributes, in one snapshot; these may be partial. Raises
-        NotFound."""
+        """Every extended attribute with the inode's attributes, in one snapshot. Raises NotFound."""
         ...
 
     async def space(self) -> Space: ...

@@ -72,7 +72,7 @@ class Leases:
             directory, after, complete = waiting.pop(), DentryId(0), False
             while not complete:
                 try:
-                    page = await self._namespace.directory(directory, after, PAGE, content=False)
+                    page = await self._namespace.directory(directory, after, PAGE)
                 except NotFound:
                     break
                 rows = [entry.attributes for entry in page.entries]

@@ -273,7 +273,7 @@ class Search:
             directory, after, complete = waiting.pop(), DentryId(0), False
             while not complete:
                 try:
-                    page = await self._namespace.directory(directory, after, PAGE, content=False)
+                    page = await self._namespace.directory(directory, after, PAGE)
                 except NotFound:
                     break
                 for entry in page.entries:

@@ -84,8 +84,8 @@ async def test_what_is_removed_meanwhile_is_left_out() -> None:
         numbers = [await make(fs, b"%d" % at) for at in range(3)]
         directory = model.directory
 
-        def late(inode, after, limit, *, content):  # noqa: ANN001, ANN202
-            page = directory(inode, after, limit, content=content)
+        def late(inode, after, limit):  # noqa: ANN001, ANN202
+            page = directory(inode, after, limit)
             del model._inodes[numbers[1]]
             return page
 

@@ -455,24 +455,6 @@ async def test_a_coordinator_that_tells_the_first_names_again_is_asked_no_more(m
         assert await paths(fs, "word9") == []
 
 
-async def test_a_walk_asks_for_no_contents() -> None:
-    async with volume() as (fs, _):
-        await make(fs, b"one")
-        inner, asked = fs.search._namespace, []
-
-        class Spy:
-            def __getattr__(self, name: str) -> object:
-                return getattr(inner, name)
-
-            async def directory(self, *which: object, content: bool = True) -> object:
-                asked.append(content)
-                return await inner.directory(*which, content=content)  # type: ignore[arg-type]
-
-        fs.search._namespace = Spy()  # type: ignore[assignment]
-        await tag(fs, ROOT_INODE, "a", is_deep=True)
-        assert asked == [False]
-
-
 async def test_what_is_labelled_while_it_is_indexed_anew_has_tokens_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
     async with volume() as (fs, model):
         one = await make(fs, b"invoice.pdf")
