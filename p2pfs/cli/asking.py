@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from p2pfs.runtime import mounts
 
 SILENCE_S: Final = 120.0
 """Longest time without a line: a change may have to wait for its turn."""
+
+
+_SHOWN: Final = 1 << 63
+"""Numbers of inodes from here on are those of `.p2pfs` (p2pfs.vfs.views)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,21 @@ def mounted(path: Path) -> Mounted:
 
 
 def located(path: Path) -> tuple[Mounted, int]:
-    """The mount of a path that is there, and the inode's number. Raises UserError (NOT_FOUND, NOT_MOUNTED)."""
+    """The mount of a path that is there, and the inode's number; of what a search found, that of what it leads to.
+
+    Raises:
+        UserError: NOT_FOUND, NOT_MOUNTED, or USAGE for a directory of a search.
+    """
     try:
-        inode = path.lstat().st_ino
+        status = path.lstat()
+        if status.st_ino >= _SHOWN and stat.S_ISLNK(status.st_mode):
+            path = path.parent / path.readlink()
+            status = path.lstat()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
-    return mounted(path), inode
+    if status.st_ino >= _SHOWN:
+        raise UserError(f"{path} is what a search shows, and not in the volume: take what is in it", exitcodes.USAGE)
+    return mounted(path), status.st_ino
 
 
 def mounts_of(path: Path | None) -> list[Mounted]:

@@ -106,9 +106,9 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(ReadTrash(after, limit, parent))  # type: ignore[no-any-return]
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return self._ask(ReadNames(inode))  # type: ignore[no-any-return]
+        return self._ask(ReadNames(inode, after))  # type: ignore[no-any-return]
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

@@ -159,9 +159,11 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).trash(after, limit, parent)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return (await self._begin()).names(inode)
+        return [
+            named for named in (await self._begin()).names(inode) if (named.parent, named.entry.dentry) > tuple(after)
+        ][:100]
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

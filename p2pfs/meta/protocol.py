@@ -79,8 +79,9 @@ class Namespace(Protocol):
         what was last in that directory, which may itself be in the trash or gone."""
         ...
 
-    async def names(self, inode: InodeId) -> list[Named]:
-        """The names of an inode, at most 100; the root has none. Raises NotFound."""
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
+        """The names of an inode behind `after` (parent, dentry), in that order, at most 100; the root has none. Raises
+        NotFound."""
         ...
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:

@@ -198,9 +198,9 @@ class RemoteNamespace:
         """See Namespace."""
         return await self._ask(ReadTrash(after, limit, parent), TrashPage)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return await self._ask(ReadNames(inode), list[Named])
+        return await self._ask(ReadNames(inode, after), list[Named])
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

@@ -10,7 +10,7 @@ CREATE TABLE label (                -- what is said of an inode
     volume      INTEGER NOT NULL,
     inode       INTEGER NOT NULL,
     revision    INTEGER NOT NULL,   -- one higher with every change
-    sealed      BLOB NOT NULL,      -- format.search
+    sealed      BLOB NOT NULL,      -- format.search; empty: nothing any more
     content     BLOB,               -- token of the whole content when `change` was the inode's; NULL: not known
     change      INTEGER NOT NULL,
     PRIMARY KEY (volume, inode)

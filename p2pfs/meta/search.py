@@ -11,7 +11,7 @@ from p2pfs.errors import Conflict, Misuse
 from p2pfs.meta import chunks_index, inodes, keywords
 from p2pfs.meta.work import Work
 from p2pfs.types import MIB, VolumeId
-from p2pfs.wire.found import Labelled, LabelPage, Place
+from p2pfs.wire.found import MOST_PLACES, Labelled, LabelPage, Place
 from p2pfs.wire.namespace import Attributes
 from p2pfs.wire.search import (
     MOST_ASKED,
@@ -39,7 +39,6 @@ found."""
 MOST_LABELS: Final = 100
 PAGE_BYTES: Final = 1 << 20
 """Labels and heads beyond which a page ends early."""
-MOST_PLACES: Final = 8
 COPIES_OF: Final = 256
 """Chunks of a file whose copies are counted."""
 MOST_COPIES_OF: Final = 1000
@@ -50,7 +49,7 @@ MOST_COPIES_OF: Final = 1000
 
 
 def set_label(work: Work, operation: SetLabel) -> None:
-    """Another label, or none."""
+    """Another label, or none: the row stays then, so that its revision never comes again."""
     _check_label(operation)
     work.inode(operation.inode)
     at = work.volume, operation.inode
@@ -58,9 +57,6 @@ def set_label(work: Work, operation: SetLabel) -> None:
     if (row[0] if row else 0) != operation.revision:
         raise Conflict("somebody else labelled this meanwhile")
     work.connection.execute("DELETE FROM keyword WHERE volume = ? AND inode = ? AND place IN (0, 1)", at)
-    if not operation.sealed:
-        work.connection.execute("DELETE FROM label WHERE volume = ? AND inode = ?", at)
-        return
     work.connection.execute(
         "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?)",
         (*at, operation.revision + 1, operation.sealed, operation.content or None, operation.change),

@@ -84,7 +84,10 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
-        self.search = Search(keys, volume, namespace, digest=self._digest, names=index[0], prefixes=index[1])
+        self.search = Search(
+            keys, volume, namespace, digest=self._digest, is_unsaved=self._is_unsaved,
+            names=index[0], prefixes=index[1],
+        )  # fmt: skip
         self.tree = Tree(
             keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust,
             indexed=self.search.name_operations,
@@ -435,6 +438,10 @@ class Filesystem:
     async def read(self, handle: Handle, offset: int, length: int) -> Buffer:
         self._access_times.note(handle.inode)
         return await self.promises.lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
+
+    def _is_unsaved(self, number: InodeId) -> bool:
+        known = self._table.glimpse(number)
+        return isinstance(known, Inode) and known.is_dirty
 
     async def _digest(self, number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
         """BLAKE3 of a file's whole content as it is committed, and its change; reads it a part at a time and tells of

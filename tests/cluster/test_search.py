@@ -131,6 +131,19 @@ def test_a_tree_is_tagged_at_once(first: Machine) -> None:
     assert first.paths("holiday 77") == {"album/sub/picture-77"}
 
 
+def test_many_names_of_many_words_are_made_at_once_and_labelled_at_once(first: Machine) -> None:
+    top = first.mount / "long"
+    top.mkdir()
+    names = [" ".join(secrets.token_hex(4) for _ in range(28)) for _ in range(300)]
+    for name in names:
+        (top / name).touch()
+    assert first.paths(names[0].split()[5]) == {f"long/{names[0]}"}
+    note, tags = " ".join(secrets.token_hex(4) for _ in range(64)), [secrets.token_hex(4) for _ in range(20)]
+    assert first.asked("tag", "-r", str(top), *tags, "--note", note)["changed"] == 301
+    assert len(first.found(f"{tags[3]} {note[:6]}*", "--limit", "1000")) == 301
+    assert len(list(top.iterdir())) == 300
+
+
 def test_mistakes_are_one_sentence(first: Machine, pool: DemoPool) -> None:
     for words, code in (
         (("search",), exitcodes.USAGE),

@@ -92,7 +92,11 @@ async def test_a_new_label_replaces_the_old_one_that_it_names(hand: Hand) -> Non
     await hand.namespace.apply([SetLabel(inode, 2, b"")])
     assert await find(hand, "new") == []
     (row,) = (await hand.namespace.labels([InodeId(inode)])).rows
-    assert (row.revision, row.sealed) == (0, b"")
+    assert (row.revision, row.sealed) == (3, b"")
+    with pytest.raises(Conflict):  # of somebody who has not seen that it is gone
+        await label(hand, inode, 1, "other")
+    await label(hand, inode, 3, "newer")
+    assert await find(hand, "newer") == [inode]
 
 
 async def test_labels_are_told_with_names_and_copies(hand: Hand) -> None:

@@ -74,7 +74,11 @@ LEASES: list[Any] = [
     leases.PurgeTrash(10),
     leases.SetLease(10, 1_900_000_000),
 ]
-LEASE_QUESTIONS = [leases.ReadTrash(9, 100, 1), leases.ReadNames(10), leases.ReadExpiring(2_000_000_000, (5, 6), 100)]
+LEASE_QUESTIONS = [
+    leases.ReadTrash(9, 100, 1),
+    leases.ReadNames(10, (1, 11)),
+    leases.ReadExpiring(2_000_000_000, (5, 6), 100),
+]
 TRASH_PAGE = namespace.TrashPage([namespace.TrashRow(1, ENTRY, leases.Reason.EXPIRED, 1.8e9, 1.9e9)], True)
 EXPIRING_PAGE = namespace.ExpiringPage([namespace.Named(1, ENTRY)], False)
 SEARCHES: list[Any] = [

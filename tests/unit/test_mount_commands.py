@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
+from blake3 import blake3
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
@@ -15,6 +17,7 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.search import Change
 from p2pfs.vfs.tree import Owner
 from p2pfs_mount import life
 from p2pfs_mount.commands import Commands
@@ -121,3 +124,16 @@ async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(
     after = await operations.statfs(None)  # type: ignore[arg-type]
     assert before.f_bavail == before.f_bfree == after.f_bavail
     assert after.f_bfree == before.f_bfree + 100
+
+
+async def test_what_cannot_be_read_is_counted_by_a_search(fs: Filesystem, tmp_path: Path) -> None:
+    for name in (b"good", b"bad"):
+        inode = await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))
+        await fs.search.change(inode.id, Change(("word",), has_content=True), lambda *_: _idle(), is_deep=False)
+    row = await fs.search._labelled(inode.id)
+    change = fs.search._set_label(inode.id, row.revision, fs.search._opened(row))
+    await fs.search._namespace.apply([msgspec.structs.replace(change, sealed=b"junk" * 20)])
+    requests = [{"op": "search", "query": "word"}, {"op": "search hash", "blake3": blake3(b"").hexdigest()}]
+    for answer in await ask(fs, tmp_path / "socket", *requests):
+        found, told, done = answer
+        assert (found["path"], told, done) == ("good", {"unreadable": 1}, {"done": True})

@@ -223,10 +223,10 @@ class Delegated:
         await self._ordered()
         return await self.inner.trash(after, limit, parent)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
         await self._ordered()
-        return await self.inner.names(inode)
+        return await self.inner.names(inode, after)
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""
