@@ -46,7 +46,8 @@ class SwarmPool(FarPool):
 
     def distribute(self, how: str) -> None:
         """From now on; mounts anew."""
-        self.p2pfs("volume", "set", "demo", f"distribution={how}", "--home", str(self.root / "mount"))
+        key = ["--passphrase-file", str(self.root / "passphrase")]
+        self.p2pfs("volume", "set", "demo", f"distribution={how}", "--home", str(self.root / "mount"), *key)
         self.remount()
 
     def chunks(self) -> tuple[int, int]:

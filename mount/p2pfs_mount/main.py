@@ -17,6 +17,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.watchdog import watched
+from p2pfs.types import VolumeId
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.commands import Commands
@@ -27,6 +28,7 @@ from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import Believed
 from p2pfs_mount.views import ViewOperations, ViewXattrOperations
+from p2pfs_mount.volume_commands import VolumeCommands
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,10 @@ class _Mount:
         control = life.Control(
             lambda report: self._leave(attached, operations, report),
             lambda: _stats(attached, operations, kernel),
-            Commands(attached.filesystem, kernel.idle).table(),
+            {
+                **Commands(attached.filesystem, kernel.idle).table(),
+                **VolumeCommands(VolumeId(attached.volume.volume), attached.configure).table(),
+            },
         )
         try:
             async with trio.open_nursery() as nursery:

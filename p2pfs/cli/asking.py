@@ -101,6 +101,13 @@ def mounts_of(path: Path | None) -> list[Mounted]:
     return found
 
 
+def holding(home: Path, volume: str) -> Mounted | None:
+    """A mount of a volume, by its name, from a home; None: this user has none."""
+    records = (record for record in mounts.known() if record.volume == volume and record.alive())
+    place = os.path.realpath(home)
+    return next((Mounted(record, "") for record in records if os.path.realpath(record.home) == place), None)
+
+
 def _error(line: dict[str, Any]) -> PoolError:
     kind = getattr(errors, str(line.get("code")), PoolError)
     is_ours = isinstance(kind, type) and issubclass(kind, PoolError) and kind is not UserError

@@ -136,15 +136,26 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
 @command.command("set")
 @click.argument("volume")
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
+@passphrases.passphrase_options
 @home_option
 @json_option
-def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: bool) -> None:
+def configure(
+    volume: str,
+    settings: tuple[str, ...],
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    home: NodeHome,
+    as_json: bool,
+) -> None:
     """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
     brought back. 0 turns the trash off; what is in it keeps its time. distribution, for mounts from their next start:
     direct sends every copy from the mount; relay and swarm send one, which peers pass on; auto goes by the uplink.
 
     index_names=on makes the words of names searchable, index_prefixes=on the beginnings of words: what is named or
     tagged from the next mount on, and the rest with `p2pfs tag --reindex`. Both show the coordinator more.
+
+    Only who has the volume's key can change it: a mount of it from this home is asked to do so; without one, or with
+    --passphrase-file or --passphrase-fd, the passphrase is.
 
     \b
     Examples:
@@ -153,12 +164,18 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
       p2pfs volume set photos index_names=on
       p2pfs volume set photos distribution=swarm
     """
-    from p2pfs.cli import connect
+    from p2pfs.cli import asking, volume_keys
 
     given = _parse_volume_settings(settings)
+    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
     found = find_volume(_volumes(home), volume)
-    path = f"/volumes/{volume_name(VolumeId(found.volume))}/settings"
-    made = connect.call(home, "POST", path, VolumeSettings(**given), VolumeInfo)
+    is_typed = passphrase_file is not None or passphrase_fd is not None
+    holder = None if is_typed else asking.holding(home.path, found.name)
+    if holder is None:
+        volume_keys.configure(home, found, source, VolumeSettings(**given))
+    else:
+        list(holder.ask("volume set", volume=found.volume, settings=given))
+    made = find_volume(_volumes(home), volume)
     if as_json:
         print_json(_as_json(made))
         return

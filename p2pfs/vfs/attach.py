@@ -10,9 +10,10 @@ import platform
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,14 +51,10 @@ from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies, seals_slowly
+from p2pfs.vfs.volume_settings import configure, vouched
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.namespace import Applied, Batch
-from p2pfs.wire.volumes import (
-    OpenSession,
-    VolumeInfo,
-    VolumeSlots,
-    is_name,
-)
+from p2pfs.wire.volumes import OpenSession, VolumeInfo, VolumeSettings, VolumeSlots, is_name
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +80,7 @@ class Attached:
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
     session: SessionId
+    configure: Callable[[VolumeSettings], Awaitable[VolumeInfo]]
 
 
 class Pool:
@@ -229,6 +227,7 @@ async def attach(
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
+        indexing = vouched(home.path, keys, info)
         durability = Durability(settings.durability)
         recovery = Recovery(NoJournal())
         if mount_point and not read_only:
@@ -276,7 +275,7 @@ async def attach(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
             apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
-            index=(info.index_names, info.index_prefixes),
+            index=(indexing.names, indexing.prefixes),
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)
             nursery.start_soon(recovery.salvage, filesystem)
@@ -284,8 +283,9 @@ async def attach(
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
             yield Attached(
-                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session
-            )
+                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session,
+                partial(configure, home.path, pool, keys, number),
+            )  # fmt: skip
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
 

@@ -103,9 +103,10 @@ def test_a_database_of_the_version_before_has_no_labels_and_takes_some(
         before.close()
     db = InlineDatabase(path)
     info = db.read(lambda c: volumes.volume(c, VOLUME))
-    assert (info.index_names, info.index_prefixes) == (False, False)
+    assert (info.index_names, info.index_prefixes, info.index_seal) == (False, False, b"")
     assert db.read(lambda c: engine.answer(c, VOLUME, Find([token(1)], (0, 0, 0), 1))).hits == []
-    changed = db.write_now(lambda c: volumes.configure(c, VOLUME, VolumeSettings(index_names=True)))
+    settings = VolumeSettings(index_names=True, guard=b"g" * 32)
+    changed = db.write_now(lambda c: volumes.configure(c, VOLUME, settings))
     assert (changed.index_names, changed.index_prefixes, changed.trash_removed_s) == (True, False, 86400.0)
     db.close()
 

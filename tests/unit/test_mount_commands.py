@@ -1,7 +1,7 @@
 """What a mount answers to commands over its socket: lines, refusals with their class, and nonsense without ending."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from p2pfs.types import ROOT_INODE, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.search import Change
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 from p2pfs_mount import life
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.operations import Operations
+from p2pfs_mount.volume_commands import VolumeCommands
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -43,7 +45,11 @@ async def _leave(_report: object) -> str:
 
 async def ask(fs: Filesystem, path: Path, *requests: object) -> list[list[dict[str, Any]]]:
     """The lines of each answer."""
-    control = life.Control(_leave, dict, Commands(fs, _idle).table())
+    return await ask_table(Commands(fs, _idle).table(), path, *requests)
+
+
+async def ask_table(table: Mapping[str, life.Command], path: Path, *requests: object) -> list[list[dict[str, Any]]]:
+    control = life.Control(_leave, dict, table)
     answers = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.serve, path)
@@ -111,6 +117,26 @@ async def test_nonsense_is_refused_and_the_mount_goes_on(fs: Filesystem, tmp_pat
     assert [lines[-1].get("code") for lines in answers[:3]] == ["Misuse"] * 3
     assert answers[3] == answers[4] == [{"error": "this request is not known"}]
     assert answers[5] == [{"done": True}]
+
+
+async def test_settings_are_changed_for_who_asks_of_this_volume_only(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is not understood", count=2)
+    given: list[VolumeSettings] = []
+
+    async def configure(settings: VolumeSettings) -> VolumeInfo:
+        await trio.lowlevel.checkpoint()
+        given.append(settings)
+        return VolumeInfo(VOLUME, "photos", "anna", b"", 0, True, 0)
+
+    answers = await ask_table(
+        VolumeCommands(VOLUME, configure).table(), tmp_path / "s",
+        {"op": "volume set", "volume": VOLUME, "settings": {"trash_removed_s": 0.0, "index_names": True}},
+        {"op": "volume set", "volume": VOLUME + 1, "settings": {"trash_removed_s": 0.0}},
+        {"op": "volume set", "settings": {}}, {"op": "volume set", "volume": VOLUME, "settings": {"owner": "bob"}},
+    )  # fmt: skip
+    assert answers[0] == [{"done": True}]  # and no key
+    assert [lines[-1].get("code") for lines in answers[1:]] == ["NotFound", "Misuse", "Misuse"]
+    assert given == [VolumeSettings(trash_removed_s=0.0, index_names=True)]
 
 
 async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(fs: Filesystem) -> None:
