@@ -252,7 +252,7 @@ async def attach(
         )
         holding = Holding(namespace, _boot_time_s)
         places = Places(namespace)
-        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
+        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time, by_kernel=by_kernel)
         copies = LateCopies(namespace, nursery)
         store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery, traffic)
         limits = Limits(

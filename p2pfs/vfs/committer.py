@@ -194,6 +194,8 @@ class Committer:
     async def _change(self, inode: Inode, ready: list[Freeze], uploads: list[Upload]) -> Change | None:
         """The commit for these freezes, or None if the content it was built on is no longer the inode's. `uploads`
         is filled with what it names."""
+        if not inode.inline_is_known:  # the answer was overtaken, and what it had was let go again
+            return None
         if ready[0].inline:
             return inline_change(self._sealer, inode, ready)
         built_on = inode.head.change

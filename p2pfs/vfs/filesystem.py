@@ -13,7 +13,7 @@ import trio
 from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, PoolError, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
@@ -188,12 +188,16 @@ class Filesystem:
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store and commit everything (unmount) that is not lost; see `Writer.settle_all`."""
+        patience_s = 2 * self._limits.write.io_timeout_s
         with trio.move_on_after(LEAVING_S):
             await self._access_times.send_all()
         try:
             await self.writer.settle_all(report)
         finally:
-            await self.promises.committed_at_last(2 * self._limits.write.io_timeout_s)
+            try:
+                await self._settle_times(patience_s)
+            finally:
+                await self.promises.committed_at_last(patience_s)
 
     async def recalled(self) -> None:
         """Another mount is about to use the volume: what closed files have unsaved is stored (close-to-open). What
@@ -268,7 +272,7 @@ class Filesystem:
 
     async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
         """The times of what a kernel that keeps pages has sent, which it tells but once: those that cannot be set now
-        are set by the next close or fsync."""
+        are set by the next close or fsync, or at unmount."""
         inode = self._table.get(number) or await self.tree.inode(number)
         inode.times_of_pages = mtime_ns, ctime_ns
         with suppress(Unavailable):
@@ -283,6 +287,20 @@ class Filesystem:
             inode.changes += 1
             if inode.times_of_pages is times:
                 inode.times_of_pages = None
+
+    async def _settle_times(self, patience_s: float) -> None:
+        """Set the times of pages that are not set yet. Raises the first error met once all had their chance."""
+        errors: list[PoolError] = []
+        with trio.move_on_after(patience_s) as waiting:
+            for inode in self._table.all():
+                try:
+                    await self._send_times(inode)
+                except PoolError as error:
+                    errors.append(error)
+        if waiting.cancelled_caught:
+            raise Unavailable("the times of some files could not be set in time")
+        if errors:
+            raise errors[0]
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
@@ -451,6 +469,8 @@ class Filesystem:
         try:
             for _ in range(DIGEST_TRIES):
                 await self.writer.settle_for_others(inode)
+                async with inode.content:  # a compaction behind that moves the change, and the content stays
+                    pass
                 hasher, at, change = blake3(), 0, inode.head.change
                 while part := await self._reader.read(inode, at, DIGEST_BYTES, handle.ahead):
                     hasher.update(part)

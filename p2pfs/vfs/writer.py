@@ -314,6 +314,7 @@ class Writer:
     def discard(self, inode: Inode) -> None:
         """The inode is no more: its unsaved bytes are nobody's."""
         self._unsaved.discard(inode)
+        inode.times_of_pages = None
         self._done(inode)
 
     # ---- waiting

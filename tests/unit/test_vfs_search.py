@@ -3,18 +3,22 @@ pass."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
+import trio
 from blake3 import blake3
-from volumes import KEYS, ROOT_HEAD, VOLUME, ticking
+from trio.testing import wait_all_tasks_blocked
+from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem, ticking
 
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, TooLarge
 from p2pfs.format import search as words_of
 from p2pfs.format.search import Label, seal_label, word_token
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import ROOT_INODE, InodeId, Kind
+from p2pfs.types import MAX_LAYERS, MIB, ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
@@ -337,6 +341,33 @@ async def test_another_inodes_label_is_corrupt(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(model, "labels", lambda _: labels([two]))
         with pytest.raises(Corrupt):
             await fs.search.label(one)
+
+
+async def test_a_compaction_under_way_does_not_make_a_labelled_content_another() -> None:
+    go = trio.Event()
+
+    class Slow(MemoryStore):
+        async def put(self, volume: Any, chunk: Any, parts: Any, *, released: Any = None) -> Any:  # noqa: ANN401
+            if sum(map(len, parts)) > MIB // 2:
+                await go.wait()
+            return await super().put(volume, chunk, parts, released=released)
+
+    namespace = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME).session()
+    async with filesystem(namespace, Slow()) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, MIB - 1, b"x")
+        for place in range(MAX_LAYERS):
+            await fs.write(handle, place * 8192, b"x" * 4096)
+        await fs.fsync(handle)
+        assert handle.inode.content.locked()
+        data = bytes(await fs.read(handle, 0, MIB))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(tag, fs, handle.inode.id, has_content=True))
+            await wait_all_tasks_blocked()
+            go.set()
+        async with handle.inode.content:
+            assert len((await namespace.extents(handle.inode.id, 0)).extents) == 1
+        assert [one.is_stale for one in await content(fs, data)] == [False]
 
 
 async def test_a_label_that_keeps_changing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
