@@ -104,8 +104,8 @@ class Sessions:
     async def open(self, identity: Identity, volume: VolumeId, request: OpenSession) -> SessionGrant:
         """Begin a session of the asking node; that its owner may use the volume was checked before. Raises Busy."""
         node, now_s = self._roster.member(identity.node), self._clock.time()
-        if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
-            raise Misuse("a host or mount point has an impossible length")
+        if any(len(text) > MAX_TEXT or not text.isprintable() for text in (request.host, request.mount_point)):
+            raise Misuse("a host or mount point is too long, or is no text for a person")
 
         is_silent = self._delegations.unheard(self._lifetime_s)
 

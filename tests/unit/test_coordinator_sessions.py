@@ -88,6 +88,14 @@ async def mounted(p: Pool, owner: str = "anna") -> Mount:
     return await Mount(p, node).open()
 
 
+@pytest.mark.parametrize("place", [("host", "/mnt\x1b]52;c;cm0gLXJm\x07"), ("ho\nst", "/mnt"), ("host", "x" * 4097)])
+async def test_where_a_mount_is_must_be_text_for_a_person(tmp_path: Path, place: tuple[str, str]) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        with pytest.raises(Misuse):
+            await p.services.sessions.open(mount.identity, VOLUME, OpenSession(*place))
+
+
 # ---- whose ----------------------------------------------------------------------------------------------------------
 
 
