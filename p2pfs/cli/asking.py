@@ -11,6 +11,7 @@ from typing import Any, Final
 from p2pfs import errors, exitcodes
 from p2pfs.errors import PoolError, Unavailable, UserError
 from p2pfs.runtime import mounts
+from p2pfs.runtime.terminal import printable
 
 SILENCE_S: Final = 120.0
 """Longest time without a line: a change may have to wait for its turn."""
@@ -51,11 +52,6 @@ class Mounted:
     def shown(self, path: str) -> str:
         """A path of the volume as it is in this mount, safe on a terminal."""
         return printable(os.path.join(self.record.mount_point, path))
-
-
-def printable(text: str) -> str:
-    """A text that somebody else may have written, safe on a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def mounted(path: Path) -> Mounted:

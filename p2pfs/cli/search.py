@@ -8,11 +8,11 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking
-from p2pfs.cli.asking import printable
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.terminal import printable
 
 _PART_BYTES = 1 << 20
 _WHERE = click.Path(path_type=Path)

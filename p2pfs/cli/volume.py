@@ -11,7 +11,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import UserError
 from p2pfs.runtime.config import parse_setting
 from p2pfs.runtime.home import NodeHome
@@ -130,7 +130,7 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        click.echo(f"{key:18} {_shown(key, value)}")
+        say(f"{key:18} {_shown(key, value)}")
 
 
 @command.command("set")
@@ -181,7 +181,7 @@ def configure(
         return
     for key, value in _as_json(made).items():
         if key in given:
-            click.echo(f"{key:18} {_shown(key, value)}")
+            say(f"{key:18} {_shown(key, value)}")
 
 
 def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def ls(
             # One object a line: a volume may have more files than fit in memory.
             click.echo(listing.as_json_line(item))
         else:
-            click.echo(listing.as_line(item) if long else item.path)
+            say(listing.as_line(item) if long else item.path)
 
     listing.walk(home, volume, path, source, show_item)
 

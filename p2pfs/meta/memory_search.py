@@ -80,7 +80,8 @@ class MemorySearch(MemoryState):
         """See Namespace."""
         if len(inodes) > 100:
             raise Misuse("too many at once")
-        return LabelPage([self._labelled(inode) for inode in inodes if self._is_named(inode)], len(inodes))
+        once = dict.fromkeys(inodes)
+        return LabelPage([self._labelled(inode) for inode in once if self._is_named(inode)], len(inodes))
 
     def _labelled(self, inode: int) -> Labelled:
         row = replace(self._inodes[inode], inline=None, target=None)

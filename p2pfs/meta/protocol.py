@@ -95,7 +95,8 @@ class Namespace(Protocol):
         ...
 
     async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
-        """Inodes with a name whose label has this content token, numbered above `after`, at most `limit`."""
+        """Inodes with a name whose label has this content token, numbered above `after`, at most `limit`. The last may
+        have no name (any more); only an empty page says that none follow."""
         ...
 
     async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:

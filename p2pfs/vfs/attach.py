@@ -40,6 +40,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
+from p2pfs.runtime.terminal import printable
 from p2pfs.types import GIB, MIB, Distribution, PeerNumber, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
@@ -238,7 +239,7 @@ async def attach(
         nursery = await stack.enter_async_context(trio.open_nursery())
         remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds()),
+            request=OpenSession(printable(platform.node()), printable(mount_point), read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
             on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time)),

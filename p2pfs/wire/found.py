@@ -25,12 +25,12 @@ class Labelled(msgspec.Struct, frozen=True, array_like=True):
     revision: int  # of the label; 0: it never had one
     sealed: bytes  # format.search.seal_label; empty: it has none
     places: list[Place]  # at most MOST_PLACES, in the order of ReadNames, which tells the others
-    copies: int  # the fewest that a chunk of its first ones has; -1: it has no chunks
+    copies: int  # the fewest that a chunk of its first 256 extents has; -1: they have no chunks
 
 
 class LabelPage(msgspec.Struct, frozen=True, array_like=True):
-    """Rows in the order asked for, without those that have no name (any more). `done`: how many of the inodes asked
-    about were looked at; ask again about the others."""
+    """Rows in the order asked for, each once, without those that have no name (any more). `done`: how many of the
+    inodes asked about were looked at; ask again about the others."""
 
     rows: list[Labelled]
     done: int

@@ -69,7 +69,8 @@ class Find(msgspec.Struct, frozen=True, array_like=True, tag=20):
 
 
 class FindContent(msgspec.Struct, frozen=True, array_like=True, tag=21):
-    """→ list[int]: inodes with a name whose content had this token once, numbered above `after`."""
+    """→ list[int]: inodes with a name whose content had this token once, numbered above `after`; none: there are no
+    more. The last may be one without a name, where many of those are."""
 
     token: bytes
     after: int

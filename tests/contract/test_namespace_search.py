@@ -113,6 +113,8 @@ async def test_labels_are_told_with_names_and_copies(hand: Hand) -> None:
     assert sorted(place.name for place in found.places) == [b"file", b"second"]
     assert {place.parent for place in found.places} == {ROOT_INODE}
     assert (unlabelled.revision, unlabelled.copies, root.places) == (0, -1, [])
+    page = await hand.namespace.labels([InodeId(inode), InodeId(other), InodeId(inode)])
+    assert ([row.attributes.inode for row in page.rows], page.done) == ([inode, other], 3)
     with pytest.raises(Misuse):
         await hand.namespace.labels([InodeId(inode)] * 101)
 
