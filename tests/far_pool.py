@@ -85,7 +85,7 @@ class Far(MemoryStore):
 
 @asynccontextmanager
 async def far_pool(
-    how: Distribution, link: Link, *, replicas: int = 3, peers: int = 8
+    how: Distribution, link: Link, *, replicas: int = 3, peers: int = 8, io_timeout_s: float = 30.0
 ) -> AsyncIterator[tuple[ReplicatedStore, dict[PeerNumber, Far]]]:
     far = {PeerNumber(number): Far(PeerNumber(number)) for number in range(1, peers + 1)}
     for one in far.values():
@@ -96,7 +96,14 @@ async def far_pool(
 
     current = pool_map(far, replicas=replicas)
     async with trio.open_nursery() as nursery:
-        store = ReplicatedStore(far.get, map=lambda: current, locate=locate, nursery=nursery, distribution=how)
+        store = ReplicatedStore(
+            far.get,
+            map=lambda: current,
+            locate=locate,
+            nursery=nursery,
+            distribution=how,
+            io_timeout_s=io_timeout_s,
+        )
         yield store, far
         nursery.cancel_scope.cancel()
 

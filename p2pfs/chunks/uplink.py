@@ -72,7 +72,7 @@ class Uplink:
         for sent in self._under_way.values():
             sent.attempt.quiet_s(now)
         moving = (sent.attempt.moved_s for sent in self._under_way.values() if sent.attempt.moved)
-        return max(self._moved_s, *moving)
+        return max(self._moved_s, max(moving, default=-math.inf))
 
     def fair(self, attempt: Attempt) -> float:
         """Bytes that a PUT must have moved by now, to be no slower than where the uplink is slow and full all are: a
