@@ -83,7 +83,16 @@ class Uplink:
             return math.inf
         share = _SLACK * self.rate / max(1, len(self._under_way))
         elapsed_s = self._now() - attempt.started_s
-        return math.inf if share * elapsed_s >= attempt.size / 2 else share * max(0.0, elapsed_s - CONNECTING_S)
+        if share * elapsed_s >= attempt.size / 2:
+            return math.inf
+        return share * max(0.0, elapsed_s - self.excuse_s(attempt))
+
+    def excuse_s(self, attempt: Attempt) -> float:
+        """For how long nothing is asked of a PUT where the uplink is slow and full: to connect, and a quarter of the
+        time that an equal share needs for it. Connections that fill it together take turns of seconds."""
+        if not self.rate:
+            return CONNECTING_S
+        return CONNECTING_S + 0.25 * attempt.size * max(1, len(self._under_way)) / self.rate
 
     def _open(self) -> None:
         self._since_s = self._now()

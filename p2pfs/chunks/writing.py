@@ -21,7 +21,7 @@ from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import PeerStore, Released
 from p2pfs.chunks.standing import Attempt, Standings
 from p2pfs.chunks.turns import Turns
-from p2pfs.chunks.uplink import CONNECTING_S, Uplink
+from p2pfs.chunks.uplink import Uplink
 from p2pfs.errors import Denied, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.placement.distribution import Progress, Step, next_steps
 from p2pfs.runtime.retry import backoff
@@ -268,8 +268,8 @@ class WriteFlight:
         for sending in self._sending.values():
             if now >= sending.patience_ends_s and not sending.overdue:
                 fair = sending.attempt.fair = self._to.uplink.fair(sending.attempt)
-                patience_s = sending.patience_s + (CONNECTING_S if fair < math.inf else 0.0)
-                more_s = self._to.standings.look_again_s(sending.attempt, patience_s)
+                excuse_s = self._to.uplink.excuse_s(sending.attempt) if fair < math.inf else 0.0
+                more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s + excuse_s)
                 sending.overdue = more_s is None
                 sending.patience_ends_s = now + (more_s or 0.0)
                 if sending.overdue:
