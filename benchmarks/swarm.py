@@ -117,7 +117,7 @@ def main() -> int:
                 for how in arguments.how.split(","):
                     try:
                         found.append(run(link, pool, how, arguments.size) | {"copies": copies})
-                    except OSError as error:  # too many copies at once: peers refuse bodies below 64 KiB/s
+                    except OSError as error:
                         print(f"{copies} copies, {how}: {error}", file=sys.stderr)
                         found.append({"copies": copies, "how": how, "error": str(error)})
     except KeyboardInterrupt:

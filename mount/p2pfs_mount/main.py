@@ -127,6 +127,8 @@ class _Mount:
                 nursery.start_soon(attached.filesystem.follow, kernel)
                 if hard:
                     nursery.start_soon(operations.pending.keep_capped, io_timeout)
+                else:
+                    nursery.start_soon(operations.pending.excuse, attached.replicated.uplink.moved_s)
                 await pyfuse3.main()  # ends when the kernel lets go of the mount, or we of it
                 await trio.to_thread.run_sync(connection.detach)  # at once: later another's mount may be there
                 await self._settle(attached)

@@ -4,6 +4,7 @@ Nothing here knows FUSE. Errors are those of `p2pfs.errors`. Every call either e
 deadlines of the stores and the namespace; cancelling one leaves unsaved bytes where they are.
 """
 
+import math
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -74,6 +75,7 @@ class Filesystem:
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
         index: tuple[bool, bool] = (False, False),
+        moved_s: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -117,6 +119,7 @@ class Filesystem:
         self.writer = Writer(
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
+            moved_s=moved_s,
         )  # fmt: skip
         self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
@@ -139,9 +142,11 @@ class Filesystem:
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
         index: tuple[bool, bool] = (False, False),
+        moved_s: Callable[[], float] = lambda: -math.inf,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late. `index`: whether names, and beginnings of words, are searchable.
+        `moved_s` says when bytes last left for the store.
 
         Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
         """
@@ -149,7 +154,7 @@ class Filesystem:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
                 limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
-                journal=journal, index=index,
+                journal=journal, index=index, moved_s=moved_s,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
