@@ -11,6 +11,7 @@ import trio
 from p2pfs.coordinator.booked import Booked, content_in, room_for
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roster import Roster
+from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.errors import NotFound
 from p2pfs.meta import bookings as rows
 from p2pfs.meta.bookings import Booking
@@ -30,12 +31,20 @@ class Bookings:
     name = "bookings"
 
     def __init__(
-        self, *, database: Database, roster: Roster, reservations: Reservations, booked: Booked, clock: Clock
+        self,
+        *,
+        database: Database,
+        roster: Roster,
+        reservations: Reservations,
+        booked: Booked,
+        pool_clock: PoolClock,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._roster = roster
         self._reservations = reservations
         self._booked = booked
+        self._pool_clock = pool_clock
         self._clock = clock
         self._asked = 0  # since the start: makes provisional numbers
 
@@ -54,6 +63,7 @@ class Bookings:
         room = room_for(content)
         self._asked += 1
         booking = Booking(-self._asked, owner, volume, content, room, room, now_s, now_s + request.for_s)
+        provisional = booking.id  # it has another once it is committed
         self._booked.add(booking)  # no checkpoint since it fitted: it counts from now on
         try:
             await self._database.write(
@@ -61,7 +71,7 @@ class Bookings:
                 committed=lambda number: self._booked.renumber(booking, number),
             )
         except BaseException:
-            self._booked.remove(booking.id)  # if it is committed all the same, it is there again then
+            self._booked.remove(provisional)  # if it is committed all the same, it is there, or comes back then
             raise
         return self._info(booking)
 
@@ -98,17 +108,21 @@ class Bookings:
     # ---- a worker ---------------------------------------------------------------------------------------------------
 
     async def work(self) -> Progress:
-        over, drawn = self._booked.expired(self._clock.time()), self._booked.drawn()
-        for number in over:
-            self._booked.remove(number)
+        drawn = self._booked.drawn()
+        is_sure = not await self._pool_clock.doubt()  # a clock that runs ahead must not end them for good
+        over = self._booked.expired(self._clock.time()) if is_sure else []
         if over or drawn:
 
             def keep(connection: sqlite3.Connection) -> None:
                 rows.remove(connection, over)
                 rows.drawn(connection, drawn)
 
-            await self._database.write(keep)
-            self._booked.kept(drawn)
+            def kept(_: None) -> None:
+                for number in over:
+                    self._booked.remove(number)
+                self._booked.kept(drawn)
+
+            await self._database.write(keep, committed=kept)
         return Progress.IDLE
 
     async def wait(self) -> None:

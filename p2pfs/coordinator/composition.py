@@ -103,6 +103,8 @@ async def compose(
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     for volume, peer, room_bytes in database.read(reservations.returned):
         ledger.returned(volume, peer, disk_bytes(room_bytes))
+    for peer, size in database.read(reservations.unmeasured):
+        ledger.unmeasured(peer, size)
     booked = Booked(database.read(booking_rows.load))
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
@@ -229,7 +231,9 @@ async def compose(
         latest_s=settings.purge_latest,
         clock=clock,
     )
-    bookings = Bookings(database=database, roster=roster, reservations=promised, booked=booked, clock=clock)
+    bookings = Bookings(
+        database=database, roster=roster, reservations=promised, booked=booked, pool_clock=pool_clock, clock=clock
+    )
     scrubs = Scrubs(roster, jobs)
     for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)

@@ -127,6 +127,10 @@ class Ledger:
         """A peer stored a chunk that was promised nobody: its bytes settle."""
         self._settle(peer, size + CHUNK_OVERHEAD_BYTES, put_seq=put_seq)
 
+    def unmeasured(self, peer: PeerNumber, size: int) -> None:
+        """So much is known to be stored beyond the figures there are of the peer: it settles with any heartbeat."""
+        self._settle(peer, size, put_seq=0)
+
     def returned(self, volume: VolumeId, peer: PeerNumber, size: int) -> None:
         """So much of a promise was given back: it settles, for it may have been stored under it without a commit yet,
         with a put_seq that nobody told us. One heartbeat must do."""

@@ -237,6 +237,7 @@ class Sessions:
         """
         engine.check(batch.operations)
         accepted: list[tuple[VolumeId, NewChunk]] = []
+        stored: dict[tuple[VolumeId, bytes], int] = {}  # once, whatever the batch does with it
         arrivals: list[Arrival] = []
         node = self._known(session).node
 
@@ -244,6 +245,9 @@ class Sessions:
             self._receipts.verify(volume, chunk)
             accepted.append((volume, chunk))
             arrivals.extend(self._usefulness.arrivals(connection, volume, chunk))
+
+        def is_stored(volume: VolumeId, chunk: NewChunk) -> None:
+            stored[volume, chunk.chunk] = chunk.size
 
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
@@ -262,6 +266,7 @@ class Sessions:
                 grace_s=self.kept_s - self._lifetime_s,
                 hold_s=HELD * self._lifetime_s,
                 fences=fences,
+                stored=is_stored,
             )
 
         def tell(outcome: Outcome) -> None:
@@ -275,7 +280,7 @@ class Sessions:
             if accepted:
                 self._usefulness.arrived(arrivals, node)
                 self._settle(session, [chunk for _, chunk in accepted])
-                self._reservations.drawn([(volume, chunk.size) for volume, chunk in accepted])
+                self._reservations.drawn([(volume, size) for (volume, _), size in stored.items()])
                 self._notice(accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)

@@ -10,7 +10,7 @@ they come here; what to copy where is decided by `p2pfs.coordinator`, and looked
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,11 +48,12 @@ def refer(
     new: NewChunk | None,
     wanted_min: int,
     frugal: int = 0,
+    stored: Callable[[VolumeId, NewChunk], None] | None = None,
 ) -> int:
     """Count `times` new references to a chunk and return its number.
 
     `new` carries verified receipts; without it the chunk must be known. A chunk that was not wants `frugal` copies, or
-    with 0 as many as the pool does.
+    with 0 as many as the pool does. `stored` is told of a `new` one that nothing referred to.
 
     Raises:
         Gone: It is not stored (any more), or on fewer than `wanted_min` peers: put it again.
@@ -64,7 +65,10 @@ def refer(
     if row is None:
         if new is None:
             raise Gone("the chunk is not stored, or was deleted meanwhile: store it again")
-        return _add(connection, volume, new=new, refs=times, wanted_min=wanted_min, frugal=frugal)
+        number = _add(connection, volume, new=new, refs=times, wanted_min=wanted_min, frugal=frugal)
+        if stored is not None:
+            stored(volume, new)
+        return number
     number, size, refs = row
     if new is not None:
         if new.size != size:
@@ -72,6 +76,8 @@ def refer(
         _add_replicas(connection, number, volume, new=new)
     if new is not None or refs == 0:  # content already committed needs no new proof
         _require(connection, number, wanted_min)
+    if new is not None and refs == 0 and stored is not None:
+        stored(volume, new)
     connection.execute("UPDATE chunk SET refs = refs + ?, doomed_s = NULL WHERE number = ?", (times, number))
     return int(number)
 

@@ -120,6 +120,7 @@ def _add_extents(work: Work, operation: Commit) -> None:
             new=new_chunks.get(chunk),
             wanted_min=work.rules.wanted_min,
             frugal=work.rules.frugal,
+            stored=work.rules.stored,
         )
     _insert_extents(work, operation, numbers)
 

@@ -23,13 +23,19 @@ MAX_ANSWER_BYTES: Final = 24 * MIB
 
 Verify = Callable[[VolumeId, NewChunk], None]
 """Raises Misuse when a receipt of a new chunk is not genuine."""
+Stored = Callable[[VolumeId, NewChunk], None]
+"""Is told of a chunk that nothing referred to before this commit. If the batch is refused later, it was not stored."""
+
+
+def untold(_volume: VolumeId, _chunk: NewChunk) -> None:
+    """For those who do not ask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be; `awake_s`: sessions
     that end before it are asleep or dead, and nothing is kept for them; `hold_s`: for how long for the others.
-    `frugal`: how many copies a new chunk wants, 0: the pool's."""
+    `frugal`: how many copies a new chunk wants, 0: the pool's; `stored` is told of new chunks."""
 
     verify: Verify
     wanted_min: int
@@ -37,6 +43,7 @@ class Rules:
     awake_s: float = 0.0
     hold_s: float = 0.0
     frugal: int = 0
+    stored: Stored = untold
 
 
 class Work:

@@ -1,15 +1,18 @@
 """Named reservations: others see the room as taken, the volume's own sessions draw from it, it ends by itself."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coordination import FakeClock, Pool, pool, volume_message
 from hypothesis import given
 from hypothesis import strategies as st
+from plugins.checklogs import Claims
 
 from p2pfs.coordinator.booked import LONGEST_S, MOST_PER_OWNER, content_in, room_for, set_aside
 from p2pfs.coordinator.room import spread, writable
-from p2pfs.errors import Invalid, NoSpace, NotFound, OverQuota
+from p2pfs.errors import Invalid, NoSpace, NotFound, OverQuota, Unavailable
+from p2pfs.meta import bookings as rows
 from p2pfs.types import GIB, MIB, SEALED_CHUNK_BYTES, NodeId, PeerNumber, Role, SessionId, VolumeId
 from p2pfs.wire.bookings import Book, BookingInfo
 from p2pfs.wire.membership import JoinAnswer
@@ -232,3 +235,57 @@ def test_what_is_set_aside_never_exceeds_room(free: dict[PeerNumber, int], needs
         assert 0 <= sum(share[peer] for share in shares.values()) <= room
     assert (sum(needs) > writable(list(free.values()), least)) or not lacking
     assert all(0 < amount <= wanted[volume] for volume, amount in lacking.items())
+
+
+async def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("nothing is purged: the coordinator's clock differs")
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        right_s = p.clock.time()
+        await book(p, me, 100 * MIB)
+        p.clock.advance(40 * 86400)
+        for peer in p.services.roster.members():
+            await p.beat(peer.node.id, capacity=GIB, clock_s=right_s)
+        await p.services.bookings.work()
+        assert len(listed(p, me)) == 1
+
+
+async def test_one_whose_end_could_not_be_kept_stays_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        await book(p, me, 100 * MIB)
+        p.clock.advance(HOUR)
+        await beat_all(p)
+
+        async def fail(*_: object, **__: object) -> None:
+            raise Unavailable("the disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(p.database, "write", fail)
+            with pytest.raises(Unavailable):
+                await p.services.bookings.work()
+        assert len(listed(p, me)) == 1
+        await p.services.bookings.work()
+        assert listed(p, me) == []
+        assert p.database.read(rows.load) == []
+
+
+async def test_one_whose_asker_left_just_as_it_was_committed_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        me, they = await peopled(p)
+        write = p.database.write
+
+        async def cancelled(change: Any, *, committed: Any = None) -> None:  # noqa: ANN401
+            await write(change, committed=committed)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as broken:
+            broken.setattr(p.database, "write", cancelled)
+            with pytest.raises(KeyboardInterrupt):
+                await book(p, me, 100 * MIB)
+        assert [one.left_bytes for one in listed(p, me)] == [100 * MIB]
+        assert free(p, they, THEIRS) < GIB
