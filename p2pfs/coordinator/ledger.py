@@ -86,8 +86,8 @@ class Ledger:
         they gave back and no heartbeat has settled yet."""
         return self._promised_in.get(volume, Counter()) + self._returned_in.get(volume, Counter())
 
-    def outstanding(self, nodes: Collection[NodeId], *, but: SessionId) -> int:
-        """Sealed bytes that these nodes' sessions, without one of them, may still store: of each the most that any of
+    def outstanding(self, nodes: Collection[NodeId], *, but: SessionId | None = None) -> int:
+        """Sealed bytes that these nodes' sessions, perhaps without one, may still store: of each the most that any of
         its tokens has left, for a chunk's copies go to several peers. Looks at every promise."""
         most: dict[SessionId, int] = {}
         for token, promise in self._promises.items():

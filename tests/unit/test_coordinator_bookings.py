@@ -1,5 +1,6 @@
 """Named reservations: others see the room as taken, the volume's own sessions draw from it, it ends by itself."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,47 @@ async def beat_all(p: Pool, *, used: int = 0) -> None:
 
 def free(p: Pool, node: JoinAnswer, volume: VolumeId) -> int:
     return p.services.reservations.space(NodeId(node.node), volume)[1]
+
+
+FAIR = {"policy": "fair", "fair_grant": "90M", "replicas": "3", "min_replicas": "2"}
+
+
+async def test_no_more_can_be_booked_than_the_share_allows(tmp_path: Path) -> None:
+    async with pool(tmp_path, **FAIR) as p:  # two of three copies lie on others' peers: 45 MiB in each
+        me, they = await peopled(p)
+        before = free(p, they, THEIRS)
+        with pytest.raises(OverQuota, match="owner1 can reserve 45 MiB at most"):
+            await book(p, me, 500 * MIB)
+        assert free(p, they, THEIRS) == before
+        await book(p, me, 30 * MIB)
+        with pytest.raises(OverQuota, match="at most"):
+            await book(p, me, 16 * MIB)
+        await book(p, me, 10 * MIB)
+        await book(p, they, 40 * MIB, volume=THEIRS)
+
+
+async def test_no_more_is_set_aside_than_the_owner_may_store_by_now(tmp_path: Path) -> None:
+    async with pool(tmp_path, **FAIR) as p:
+        me, _ = await peopled(p)
+        await book(p, me, 40 * MIB)
+        needs = p.services.bookings._booked.needs
+        assert needs(lambda _: 0) == {MINE: room_for(40 * MIB)}
+        p.services.usefulness._terms = replace(p.services.usefulness._terms, grant=20 * MIB)
+        await p.services.usefulness.work()
+        assert needs(lambda _: 0) == {MINE: 10 * MIB}
+        assert needs(lambda _: 35 * MIB)[MINE] == room_for(40 * MIB) - 35 * MIB
+
+
+async def test_what_is_lacking_is_worked_out_once_for_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        for _ in range(5):
+            await book(p, me, MIB)
+        asked = []
+        short = p.services.reservations.short
+        monkeypatch.setattr(p.services.reservations, "short", lambda: asked.append(1) or short())
+        assert len(listed(p, me)) == 5
+        assert len(asked) == 1
 
 
 async def test_others_see_booked_room_as_taken_and_the_volume_itself_does_not(tmp_path: Path) -> None:
