@@ -12,7 +12,7 @@ import trio
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.pages import room
 from p2pfs.chunks.protocol import Asking, Blocks, Check, Released
-from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
+from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.net.asked import Asked
 from p2pfs.net.bodies import SLOWEST_BYTES_PER_S
 from p2pfs.net.client import Client, Endpoint, Reply
@@ -104,8 +104,10 @@ class RemoteStore:
             )  # fmt: skip
         except (NoSpace, NotFound):
             raise  # perhaps the peer counts more than we do: the token stays spent, and is replaced the sooner
-        except BaseException:
-            if self._unspent is not None:
+        except BaseException as error:
+            # A PUT that breaks off ends at the peer; a fetch goes on there when its caller has gone.
+            is_kept = method != "PUT" and not isinstance(error, PoolError)
+            if self._unspent is not None and not is_kept:
                 self._unspent(self.peer, token, size)
             raise
         receipt = codec.decode(reply.body, Receipt)

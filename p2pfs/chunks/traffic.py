@@ -1,6 +1,7 @@
 """How much was read from or by whom, by day: what both ends of a read tell the coordinator (docs/usefulness.md).
 
-A chunk counts once for each other and day, with the bytes of its first read. Bounded: which chunks were seen is a
+A chunk counts once a day with the bytes of its first read: at a peer for each node that reads it, at a mount once,
+whichever of its holders are asked later. Bounded: which chunks were seen is a
 filter of fixed size, which now and then takes a new chunk for one it has seen and never the other way round, so that
 nobody ever tells too much. Sync; made by the daemon of a peer (by reading node) and by a mount (by peer number).
 """
@@ -42,7 +43,9 @@ class Seen:
 class Traffic(Generic[K]):
     """Sums of today, and of yesterday until they were told."""
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
+    def __init__(self, now_s: Callable[[], float], *, for_all: bool = False) -> None:
+        """`for_all`: a chunk counts once for all others together, that is for the first."""
+        self._for_all = for_all
         self._now_s = now_s
         self._day = 0
         self._seen = Seen()
@@ -57,7 +60,7 @@ class Traffic(Generic[K]):
         key = (day, other)
         if key not in self._sums and len(self._sums) >= MOST_OTHERS:
             return
-        if self._seen.add((other, volume, chunk)):
+        if self._seen.add((None if self._for_all else other, volume, chunk)):
             self._sums[key] = self._sums.get(key, 0) + size
             self._untold[key] = None
 

@@ -135,6 +135,9 @@ def sentences(detail: UsefulnessDetail) -> list[str]:
             f"{owner.owner} has {format_size(owner.placed)} on others' peers, all copies counted, "
             f"and may have {format_size(owner.allowed)}: {format_size(owner.left)} more"
         )
+        bound = owner.allowed - owner.placed - owner.left
+        if owner.left and bound > 0:
+            lines.append(f"  {format_size(bound)} that its own peers hold beyond what belongs on them count as there")
         lines.append(
             f"  {format_size(rules.grant + owner.held)} in any case: a grant of {format_size(rules.grant)}, "
             f"and as much as its peers hold for others"
@@ -156,6 +159,7 @@ def _advice(advice: Advice) -> str:
         "offer_peer": "  to raise it: offer a peer (`p2pfs peer start`), so that others' data can be stored there",
         "store": f"  to raise it to 1: take in {size} of others' data; what a peer is given depends on its room",
         "serve": f"  or serve {size} for others' reads, or any mixture of the two",
+        "hold": f"  to place more: let its peers take in {size} more of others' data, as far as others store any",
         "remove": f"  or remove data: {size} less on others' peers and it may grow again, once that is purged",
     }.get(advice.code, f"  {advice.code}: {size}")
 

@@ -47,7 +47,9 @@ def content_in(room: int) -> int:
 class Booked:
     """Every open one. What a volume stores is drawn from its oldest."""
 
-    def __init__(self, found: Iterable[Booking] = ()) -> None:
+    def __init__(self, found: Iterable[Booking] = (), share: Callable[[str], int | None] = lambda _owner: None) -> None:
+        """`share`: how much an owner may still store in one copy; None: there is no limit."""
+        self._share = share
         self._open = {booking.id: booking for booking in found}
         self._kept = {booking.id: booking.left_bytes for booking in self._open.values()}
 
@@ -127,13 +129,21 @@ class Booked:
         self._kept |= {number: size for number, size in left if number in self._open}
 
     def needs(self, under_way: Callable[[VolumeId], int]) -> dict[VolumeId, int]:
-        """What has to be set aside for each volume, once: less what its sessions were promised and may store. Volumes
-        that have least under way come first."""
+        """What has to be set aside for each volume, once: less what its sessions were promised and may store, and for
+        an owner's volumes no more than it may store by now. Those that have least under way come first."""
         left: dict[VolumeId, int] = {}
+        owners = {booking.volume: booking.owner for booking in self}
+        shares = {owner: self._share(owner) for owner in owners.values()}
         for booking in self:
             left[booking.volume] = left.get(booking.volume, 0) + booking.left_bytes
         going = {volume: under_way(volume) for volume in left}
-        return {volume: max(0, left[volume] - going[volume]) for volume in sorted(left, key=lambda one: going[one])}
+        found: dict[VolumeId, int] = {}
+        for volume in sorted(left, key=lambda one: going[one]):
+            found[volume], share = max(0, left[volume] - going[volume]), shares[owners[volume]]
+            if share is not None:
+                found[volume] = min(found[volume], share)
+                shares[owners[volume]] = share - found[volume]
+        return found
 
 
 def set_aside(

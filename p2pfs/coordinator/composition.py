@@ -103,7 +103,8 @@ async def compose(
     ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
     for volume, peer, room_bytes in database.read(reservations.returned):
         ledger.returned(volume, peer, disk_bytes(room_bytes))
-    booked = Booked(database.read(booking_rows.load))
+    for peer, size in database.read(reservations.unmeasured):
+        ledger.unmeasured(peer, size)
     signer = TokenSigner(record.pool, secrets.token_seed)
     listeners = Listeners(clock.monotonic)
     delegations = Delegations(database=database, listeners=listeners, lasts_s=settings.delegation, clock=clock)
@@ -125,7 +126,9 @@ async def compose(
         traffic=traffic,
         pool_clock=pool_clock,
         noticed=noticed,
+        clock=clock,
     )
+    booked = Booked(database.read(booking_rows.load), judged.share)
 
     def addresses() -> Sequence[str]:
         return record.addresses
@@ -165,7 +168,13 @@ async def compose(
     )
     audits = Audits(database=database, roster=roster, noticed=noticed, interval_s=settings.audit_interval, clock=clock)
     leaving = Leaving(
-        database=database, roster=roster, reservations=promised, deletions=deletions, jobs=jobs, clock=clock
+        database=database,
+        roster=roster,
+        reservations=promised,
+        deletions=deletions,
+        jobs=jobs,
+        gone=judged.gone,
+        clock=clock,
     )
     care = Care(
         database=database,
@@ -229,7 +238,15 @@ async def compose(
         latest_s=settings.purge_latest,
         clock=clock,
     )
-    bookings = Bookings(database=database, roster=roster, reservations=promised, booked=booked, clock=clock)
+    bookings = Bookings(
+        database=database,
+        roster=roster,
+        reservations=promised,
+        booked=booked,
+        usefulness=judged,
+        pool_clock=pool_clock,
+        clock=clock,
+    )
     scrubs = Scrubs(roster, jobs)
     for desk in (care, deletions, audits, inventory, scrubs):
         orders.add(desk)

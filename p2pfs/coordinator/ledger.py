@@ -86,8 +86,8 @@ class Ledger:
         they gave back and no heartbeat has settled yet."""
         return self._promised_in.get(volume, Counter()) + self._returned_in.get(volume, Counter())
 
-    def outstanding(self, nodes: Collection[NodeId], *, but: SessionId) -> int:
-        """Sealed bytes that these nodes' sessions, without one of them, may still store: of each the most that any of
+    def outstanding(self, nodes: Collection[NodeId], *, but: SessionId | None = None) -> int:
+        """Sealed bytes that these nodes' sessions, perhaps without one, may still store: of each the most that any of
         its tokens has left, for a chunk's copies go to several peers. Looks at every promise."""
         most: dict[SessionId, int] = {}
         for token, promise in self._promises.items():
@@ -126,6 +126,10 @@ class Ledger:
     def arrived(self, peer: PeerNumber, size: int, *, put_seq: int) -> None:
         """A peer stored a chunk that was promised nobody: its bytes settle."""
         self._settle(peer, size + CHUNK_OVERHEAD_BYTES, put_seq=put_seq)
+
+    def unmeasured(self, peer: PeerNumber, size: int) -> None:
+        """So much is known to be stored beyond the figures there are of the peer: it settles with any heartbeat."""
+        self._settle(peer, size, put_seq=0)
 
     def returned(self, volume: VolumeId, peer: PeerNumber, size: int) -> None:
         """So much of a promise was given back: it settles, for it may have been stored under it without a commit yet,

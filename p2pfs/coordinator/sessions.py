@@ -36,7 +36,17 @@ from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
 from p2pfs.wire.leases import ReadExpiring, ReadTrash
-from p2pfs.wire.namespace import Batch, GetSpace, GetXattrs, Locate, NewChunk, Question, ReadDirectory, ReadExtents
+from p2pfs.wire.namespace import (
+    Batch,
+    Commit,
+    GetSpace,
+    GetXattrs,
+    Locate,
+    NewChunk,
+    Question,
+    ReadDirectory,
+    ReadExtents,
+)
 from p2pfs.wire.search import Find, FindContent, ReadLabels
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
@@ -239,18 +249,28 @@ class Sessions:
         """
         engine.check(batch.operations)
         accepted: list[tuple[VolumeId, NewChunk]] = []
+        stored: dict[tuple[VolumeId, bytes], int] = {}  # once, whatever the batch does with it
         arrivals: list[Arrival] = []
-        node = self._known(session).node
+        row = self._known(session)
+        brings = any(isinstance(operation, Commit) and operation.chunks for operation in batch.operations)
+        growth = self._usefulness.growth(row.node) if brings else None
 
         def verify(connection: sqlite3.Connection, volume: VolumeId, chunk: NewChunk) -> None:
             self._receipts.verify(volume, chunk)
             accepted.append((volume, chunk))
-            arrivals.extend(self._usefulness.arrivals(connection, volume, chunk))
+            if growth is not None:
+                growth.begin(connection)
+
+        def added(chunk: NewChunk, _: Sequence[PeerNumber], first: Sequence[PeerNumber]) -> None:
+            arrivals.extend(Arrival(row.volume, peer, chunk.size) for peer in first)
+
+        def is_stored(volume: VolumeId, chunk: NewChunk) -> None:
+            stored[volume, chunk.chunk] = chunk.size
 
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
 
-        frugal = self._usefulness.frugal_of(node)
+        frugal = self._usefulness.frugal_of(row.node)
 
         def change(fences: int, connection: sqlite3.Connection) -> Outcome:
             return rows.apply_batch(
@@ -264,6 +284,9 @@ class Sessions:
                 grace_s=self.kept_s - self._lifetime_s,
                 hold_s=HELD * self._lifetime_s,
                 fences=fences,
+                added=added,
+                grown=growth.check if growth is not None else lambda _connection: None,
+                stored=is_stored,
             )
 
         def tell(outcome: Outcome) -> None:
@@ -275,9 +298,9 @@ class Sessions:
         outcome = await self._delegations.in_turn(session, attempt)
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             if accepted:
-                self._usefulness.arrived(arrivals, node)
+                self._usefulness.arrived(arrivals, row.node)
                 self._settle(session, [chunk for _, chunk in accepted])
-                self._reservations.drawn([(volume, chunk.size) for volume, chunk in accepted])
+                self._reservations.drawn([(volume, size) for (volume, _), size in stored.items()])
                 self._notice(accepted)
             self.reapable.set()
         return answers.value_of(outcome.answer)

@@ -40,6 +40,7 @@ from p2pfs.meta import chunks_index, delegations, leases, members, sessions, set
 from p2pfs.meta.database import Database
 from p2pfs.meta.leases import Expected
 from p2pfs.net.identity import Identity
+from p2pfs.placement.usefulness import Stock
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
 from p2pfs.wire.jobs import ENDED, JobInfo
@@ -58,7 +59,7 @@ class Counts:
     by_copies: dict[int, int]
     with_away: dict[int, int] | None  # if the peers that are away were here; None: none is
     content: int  # chunks that have fewer copies than the pool's, and as many as they want
-    stocks: dict[str, tuple[int, int]]  # of each owner: bytes it has on others' peers, and others on its own
+    stocks: dict[str, Stock]  # of each owner: bytes it has on others' peers, and others on its own
     volumes: list[VolumeInfo]
     delegated: dict[VolumeId, str]  # where those are mounted
     leases: dict[VolumeId, Expected]

@@ -10,13 +10,14 @@ Nobody is believed alone, and nothing among the nodes of one owner counts. Sync,
 changed once a minute (`usefulness`), so that a crash loses a minute's counts and a commit costs nothing more.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Misuse
-from p2pfs.meta.usefulness import ReadKey
+from p2pfs.meta.usefulness import Kept, ReadKey
 from p2pfs.placement.usefulness import NOTHING, WINDOWS, Counts, decayed, total
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import NodeId, PeerNumber
@@ -28,6 +29,11 @@ MOST_ROWS: Final = 1000
 """In one report."""
 MOST_REPORTS: Final = 200_000
 """Remembered, about 40 MB: further pairs of nodes that read from each other do not count."""
+MOST_OF_NODE: Final = 4000
+"""Of those, told by one node."""
+MOST_ALONE: Final = MOST_REPORTS // 10
+"""Of those, told by one owner's nodes and by nobody at the other end: who tells much that nobody confirms keeps nobody
+else's reads from counting."""
 MOST_RUNS: Final = 64
 """Of one end of a pair, in a day: who restarts more often is not counted further."""
 MOST_DAY_BYTES: Final = 1 << 50
@@ -41,6 +47,11 @@ class _Pair:
     served: dict[int, int]  # run → bytes
     fetched: dict[int, int]
     counted: int = 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one end alone has told of it."""
+        return not (self.served and self.fetched)
 
     def agreed(self) -> int:
         return min(sum(self.served.values()), sum(self.fetched.values()))
@@ -68,7 +79,10 @@ class Traffic:
         self._clock = clock
         self._windows = windows
         self._pairs: dict[tuple[int, NodeId, NodeId], _Pair] = {}
+        self._places: dict[NodeId, dict[tuple[int, NodeId, NodeId], None]] = {}  # of the pairs, by either end
         self._reports = 0
+        self._told_by: Counter[NodeId] = Counter()
+        self._alone: Counter[str] = Counter()  # by the owner who told it
         self.changed: set[tuple[int, NodeId]] = set()
         self.told: dict[ReadKey, int] = {}
         for key, size in reports.items():
@@ -120,18 +134,45 @@ class Traffic:
         """Note it; None where there is no room for more. A run says what it counted since the day began, or it did:
         the most it ever said holds."""
         place = (key.day, key.server, key.client)
-        pair = self._pairs.get(place)
-        runs = {} if pair is None else pair.fetched if key.by_client else pair.served
-        if key.run not in runs and (self._reports >= MOST_REPORTS or len(runs) >= MOST_RUNS):
-            return None
-        if pair is None:
-            pair = self._pairs[place] = _Pair({}, {})
-            runs = pair.fetched if key.by_client else pair.served
-        self._reports += key.run not in runs
-        if size > runs.get(key.run, -1):
+        pair = self._pairs.get(place) or _Pair({}, {})
+        runs = pair.fetched if key.by_client else pair.served
+        if key.run not in runs:
+            if not self._may_remember(key, pair):
+                return None
+            self._pairs[place] = pair
+            for node in (key.server, key.client):
+                self._places.setdefault(node, {})[place] = None
+            self._tally(place, pair, -1)
+            runs[key.run] = -1
+            self._tally(place, pair, 1)
+        if size > runs[key.run]:
             runs[key.run] = size
             self.told[key] = size
         return pair
+
+    def _may_remember(self, key: ReadKey, pair: _Pair) -> bool:
+        """Whether there is room for what one more run says: in all, of this pair, node and owner."""
+        teller, others = (key.client, pair.served) if key.by_client else (key.server, pair.fetched)
+        runs = pair.fetched if key.by_client else pair.served
+        return (
+            self._reports < MOST_REPORTS
+            and len(runs) < MOST_RUNS
+            and self._told_by[teller] < MOST_OF_NODE
+            and (bool(others) or self._alone[self._owner_of(teller)] < MOST_ALONE)
+        )
+
+    def _tally(self, place: tuple[int, NodeId, NodeId], pair: _Pair, sign: int) -> None:
+        """Count what either end has told, or (-1) do not any more."""
+        _, server, client = place
+        for node, runs in ((server, pair.served), (client, pair.fetched)):
+            self._reports += sign * len(runs)
+            self._told_by[node] += sign * len(runs)
+            if pair.is_alone:
+                self._alone[self._owner_of(node)] += sign * len(runs)
+
+    def _owner_of(self, node: NodeId) -> str:
+        known = self._roster.nodes.get(node)
+        return known.owner if known is not None else ""
 
     def _add(self, day: int, node: NodeId, more: Counts) -> None:
         days = self._windows.setdefault(node, {})
@@ -162,7 +203,8 @@ class Traffic:
     def unconfirmed(self, node: NodeId) -> Unconfirmed:
         """What a node, or somebody about it, says alone."""
         served = fetched = 0
-        for (_, server, client), pair in self._pairs.items():
+        for place in self._places.get(node, ()):
+            (_, server, client), pair = place, self._pairs[place]
             beyond = sum(pair.served.values()) - sum(pair.fetched.values())
             served += max(0, beyond) if server == node else 0
             fetched += max(0, beyond) if client == node else 0
@@ -172,7 +214,8 @@ class Traffic:
 
     def take_changes(self) -> tuple[dict[tuple[int, NodeId], Counts], dict[ReadKey, int]]:
         """What the database is to take over now."""
-        changed = {(day, node): self._windows[node][day] for day, node in self.changed if day in self._windows[node]}
+        windows = self._windows
+        changed = {(day, node): windows[node][day] for day, node in self.changed if day in windows.get(node, {})}
         told, self.told = self.told, {}
         self.changed = set()
         return changed, told
@@ -182,19 +225,26 @@ class Traffic:
         self.changed.update(changed)
         self.told = told | self.told
 
-    def expire(self) -> tuple[int, int]:
-        """Forget what counts no more; the first days of windows, and of reports, that are kept."""
-        first, first_report = self.today - WINDOWS + 1, self.today - LATE_DAYS
-        for days in self._windows.values():
-            for day in [day for day in days if day < first]:
+    def expire(self) -> Kept:
+        """Forget what counts no more. To be asked when the clock can be trusted: what was counted in days to come, by a
+        clock that was ahead, is of today, or it would never fade."""
+        kept = Kept(self.today - WINDOWS + 1, self.today - LATE_DAYS, self.today)
+        for node, days in self._windows.items():
+            ahead = [days.pop(day) for day in list(days) if day > kept.last]
+            if ahead:
+                self._add(kept.last, node, total(ahead))
+            for day in [day for day in days if day < kept.first]:
                 del days[day]
         self._windows = {node: days for node, days in self._windows.items() if days}
-        for place in [place for place in self._pairs if place[0] < first_report]:
-            pair = self._pairs.pop(place)
-            self._reports -= len(pair.served) + len(pair.fetched)
-        self.changed = {(day, node) for day, node in self.changed if day >= first}
-        self.told = {key: size for key, size in self.told.items() if key.day >= first_report}
-        return first, first_report
+        for place in [place for place in self._pairs if not kept.first_report <= place[0] <= kept.last]:
+            self._tally(place, self._pairs.pop(place), -1)
+            for node in place[1:]:
+                self._places[node].pop(place, None)
+        self._places = {node: places for node, places in self._places.items() if places}
+        self._told_by, self._alone = +self._told_by, +self._alone
+        self.changed = {(day, node) for day, node in self.changed if kept.first <= day <= kept.last}
+        self.told = {key: size for key, size in self.told.items() if kept.first_report <= key.day <= kept.last}
+        return kept
 
 
 def check(rows: Iterable[tuple[int, str | int, int]], count: int) -> None:

@@ -10,7 +10,7 @@ they come here; what to copy where is decided by `p2pfs.coordinator`, and looked
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,10 @@ from p2pfs.meta import void_copies
 from p2pfs.meta.sql import number_list
 from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
+
+Added = Callable[[NewChunk, Sequence[PeerNumber], Sequence[PeerNumber]], None]
+"""Hears of copies that the index counts from now on: the chunk, on which peers, and which of these take it in for the
+first time: no copy is remembered that they lost or deleted."""
 
 WHOLE_COPIES: Final = 1
 """The only `scheme` so far."""
@@ -48,11 +52,13 @@ def refer(
     new: NewChunk | None,
     wanted_min: int,
     frugal: int = 0,
+    added: Added = lambda _new, _peers, _first: None,
+    stored: Callable[[VolumeId, NewChunk], None] | None = None,
 ) -> int:
     """Count `times` new references to a chunk and return its number.
 
     `new` carries verified receipts; without it the chunk must be known. A chunk that was not wants `frugal` copies, or
-    with 0 as many as the pool does.
+    with 0 as many as the pool does. `stored` is told of a `new` one that nothing referred to.
 
     Raises:
         Gone: It is not stored (any more), or on fewer than `wanted_min` peers: put it again.
@@ -64,14 +70,19 @@ def refer(
     if row is None:
         if new is None:
             raise Gone("the chunk is not stored, or was deleted meanwhile: store it again")
-        return _add(connection, volume, new=new, refs=times, wanted_min=wanted_min, frugal=frugal)
+        number = _add(connection, volume, new=new, refs=times, wanted_min=wanted_min, frugal=frugal, added=added)
+        if stored is not None:
+            stored(volume, new)
+        return number
     number, size, refs = row
     if new is not None:
         if new.size != size:
             raise Misuse(f"the chunk has {size} bytes, not {new.size}")
-        _add_replicas(connection, number, volume, new=new)
+        _add_replicas(connection, number, volume, new=new, added=added)
     if new is not None or refs == 0:  # content already committed needs no new proof
         _require(connection, number, wanted_min)
+    if new is not None and refs == 0 and stored is not None:
+        stored(volume, new)
     connection.execute("UPDATE chunk SET refs = refs + ?, doomed_s = NULL WHERE number = ?", (times, number))
     return int(number)
 
@@ -85,7 +96,14 @@ def unrefer(connection: sqlite3.Connection, numbers: Iterable[int], *, now_s: fl
 
 
 def _add(
-    connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk, refs: int, wanted_min: int, frugal: int
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    new: NewChunk,
+    refs: int,
+    wanted_min: int,
+    frugal: int,
+    added: Added,
 ) -> int:
     if not 0 < new.size <= SEALED_CHUNK_BYTES or len(new.chunk) != CHUNK_ID_BYTES:
         raise Misuse("this is no chunk")
@@ -94,7 +112,7 @@ def _add(
         (volume, new.chunk, new.size, WHOLE_COPIES, refs),
     )
     number = cursor.lastrowid or 0
-    _add_replicas(connection, number, volume, new=new)
+    _add_replicas(connection, number, volume, new=new, added=added)
     _require(connection, number, wanted_min)
     if frugal:
         connection.execute("INSERT INTO frugal VALUES (?, ?, ?)", (number, volume, frugal))
@@ -122,7 +140,13 @@ def _copies(connection: sqlite3.Connection, number: int) -> int:
 # ---- replicas -------------------------------------------------------------------------------------------------------
 
 
-def add_replicas(connection: sqlite3.Connection, volume: VolumeId, *, new: NewChunk) -> bool:
+def add_replicas(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    new: NewChunk,
+    added: Added = lambda _new, _peers, _first: None,
+) -> bool:
     """Note more copies of a chunk (verified receipts). False when the chunk is unknown by now."""
     row = connection.execute(
         "SELECT number, size FROM chunk WHERE volume = ? AND id = ?", (volume, new.chunk)
@@ -131,7 +155,7 @@ def add_replicas(connection: sqlite3.Connection, volume: VolumeId, *, new: NewCh
         return False
     if row[1] != new.size:
         raise Misuse(f"the chunk has {row[1]} bytes, not {new.size}")
-    _add_replicas(connection, row[0], volume, new=new)
+    _add_replicas(connection, row[0], volume, new=new, added=added)
     return True
 
 
@@ -198,8 +222,11 @@ def prove(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, p
     )
 
 
-def _add_replicas(connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk) -> None:
+def _add_replicas(
+    connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk, added: Added
+) -> None:
     """A receipt of a copy that is void is passed over."""
+    before = _peers_of(connection, number)
     connection.executemany(
         "INSERT INTO replica (chunk, part, peer, put_seq, proved)"
         " SELECT ?1, 0, ?2, ?3, coalesce((SELECT appearances FROM peer WHERE number = ?2), 0) WHERE NOT EXISTS"
@@ -208,6 +235,12 @@ def _add_replicas(connection: sqlite3.Connection, number: int, volume: VolumeId,
         " WHERE excluded.put_seq > put_seq",
         [(number, receipt.peer, receipt.put_seq, volume, new.chunk) for receipt in new.receipts],
     )
+    if peers := sorted(_peers_of(connection, number) - before):
+        added(new, peers, [peer for peer in peers if not void_copies.is_known(connection, peer, volume, new.chunk)])
+
+
+def _peers_of(connection: sqlite3.Connection, number: int) -> set[PeerNumber]:
+    return {PeerNumber(row[0]) for row in connection.execute("SELECT peer FROM replica WHERE chunk = ?", (number,))}
 
 
 # ---- questions ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ def commit(work: Work, operation: Commit) -> None:
     row = work.inode(operation.inode)
     _check(row, operation)
     _add_extents(work, operation)
+    if operation.chunks:
+        work.rules.grown(work.connection)
     _drop_extents(work, operation)
     if operation.cut_index >= 0:
         _cut(work, operation)
@@ -42,7 +44,7 @@ def add_replicas(work: Work, operation: AddReplicas) -> None:
     """More copies, of chunks that are still known."""
     for new in operation.chunks:
         work.rules.verify(work.volume, new)
-        chunks_index.add_replicas(work.connection, work.volume, new=new)
+        chunks_index.add_replicas(work.connection, work.volume, new=new, added=work.rules.added)
 
 
 def set_attributes(work: Work, operation: SetAttributes) -> None:
@@ -120,6 +122,8 @@ def _add_extents(work: Work, operation: Commit) -> None:
             new=new_chunks.get(chunk),
             wanted_min=work.rules.wanted_min,
             frugal=work.rules.frugal,
+            added=work.rules.added,
+            stored=work.rules.stored,
         )
     _insert_extents(work, operation, numbers)
 
@@ -131,7 +135,10 @@ def _new_chunks(work: Work, operation: Commit) -> dict[bytes, NewChunk]:
         if new.chunk not in named:
             raise Misuse("a commit brings a chunk none of its extents names")
         work.rules.verify(work.volume, new)
-    return {new.chunk: new for new in operation.chunks}
+    found = {new.chunk: new for new in operation.chunks}
+    if len(found) < len(operation.chunks):
+        raise Misuse("a commit brings a chunk more than once")
+    return found
 
 
 def _check_extent(extent: ExtentRow, operation: Commit) -> None:

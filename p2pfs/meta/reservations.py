@@ -54,6 +54,16 @@ def returned(connection: sqlite3.Connection) -> list[tuple[VolumeId, PeerNumber,
     return [(VolumeId(volume), PeerNumber(peer), room_bytes) for volume, peer, room_bytes in rows]
 
 
+def unmeasured(connection: sqlite3.Connection) -> list[tuple[PeerNumber, int]]:
+    """(peer, bytes) of copies beyond the figures that were last kept of the peer: repairs need no token, and figures
+    may be a minute old."""
+    rows = connection.execute(
+        "SELECT q.number, sum(r.bytes) - q.used AS more FROM placed r JOIN peer q ON q.number = r.peer"
+        " GROUP BY q.number HAVING more > 0"
+    )
+    return [(PeerNumber(peer), size) for peer, size in rows]
+
+
 def outstanding(connection: sqlite3.Connection) -> list[tuple[SessionId, Token]]:
     """Every token with the session it was given to, without its signature, oldest expiry first."""
     rows = connection.execute(

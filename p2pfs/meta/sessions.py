@@ -15,9 +15,10 @@ import msgspec
 
 from p2pfs.errors import Busy, Denied, Fenced, Misuse, Semantic
 from p2pfs.meta import delegations, engine, inodes, open_inodes, settings, volumes
+from p2pfs.meta.chunks_index import Added
 from p2pfs.meta.events import Publication
 from p2pfs.meta.protocol import MAX_HELD
-from p2pfs.meta.work import Rules, Verify, Work
+from p2pfs.meta.work import Rules, Stored, Verify, Work, untold
 from p2pfs.types import InodeId, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers, codec
 from p2pfs.wire.answers import Answer
@@ -213,13 +214,17 @@ def apply_batch(
     hold_s: float = HOLD_S,
     fences: int = 0,
     frugal: int = 0,
+    added: Added = lambda _new, _peers, _first: None,
+    grown: Callable[[sqlite3.Connection], None] = lambda _connection: None,
+    stored: Stored = untold,
 ) -> Outcome:
     """Do a batch once. Its answer is the encoded Applied, or the refusal (`answers.unwrap` raises it).
 
     A semantic refusal undoes the batch and is itself remembered. `wanted_min` is how many peers must hold a new chunk;
     `grace_s` how much longer a session is kept than a mount that is awake is silent; `hold_s` how long an inode without
     a name is kept for a session that does not say it has it open; `fences` the epoch of a delegation whose time has run
-    out, which ends with this batch; `frugal` how many copies its new chunks want, 0: the pool's.
+    out, which ends with this batch; `frugal` how many copies its new chunks want, 0: the pool's. For `added`, `grown`
+    and `stored` see Rules.
 
     Raises:
         Recalling: Another session holds the volume's delegation; nothing is changed or remembered.
@@ -245,7 +250,7 @@ def apply_batch(
     _check_order(batch, acked)
     if batch.epoch or holder not in (None, number):
         delegations.require(connection, volume, batch, session=number, held=(epoch, holder), fences=fences)
-    rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s, frugal)
+    rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s, frugal, added, grown, stored)
     work = Work(
         connection, volume=volume, session=number, next_id=next_id, rules=rules, echoes=not batch.epoch, trash_s=trash_s
     )

@@ -5,12 +5,13 @@ end of `frugal` rows are kept by triggers (`schema_usefulness`).
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from p2pfs.meta.chunks_index import COUNTS
 from p2pfs.meta.sql import number_list
-from p2pfs.placement.usefulness import Counts
+from p2pfs.placement.usefulness import Counts, Stock
 from p2pfs.types import ChunkId, NodeId, PeerNumber, VolumeId
 
 
@@ -23,6 +24,15 @@ class ReadKey:
     client: NodeId
     by_client: bool
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Days that count: windows from `first` to `last`, reports from `first_report` on."""
+
+    first: int
+    first_report: int
+    last: int  # today
 
 
 # ---- windows and reports --------------------------------------------------------------------------------------------
@@ -66,66 +76,84 @@ def keep(
     )
 
 
-def expire(connection: sqlite3.Connection, *, windows_before: int, reports_before: int) -> None:
-    """Forget days that count no more."""
-    connection.execute("DELETE FROM usefulness WHERE day < ?", (windows_before,))
-    connection.execute("DELETE FROM read_report WHERE day < ?", (reports_before,))
+def expire(connection: sqlite3.Connection, kept: Kept) -> None:
+    """Forget all other days."""
+    connection.execute("DELETE FROM usefulness WHERE day < ? OR day > ?", (kept.first, kept.last))
+    connection.execute("DELETE FROM read_report WHERE day < ? OR day > ?", (kept.first_report, kept.last))
 
 
 # ---- what lies where ------------------------------------------------------------------------------------------------
 
 
-def stock(connection: sqlite3.Connection, owner: str) -> tuple[int, int]:
-    """(bytes of the owner's copies on others' peers, bytes of others' copies on the owner's). What nothing names any
-    more counts until it is purged: until then it takes up room."""
-    rows = (
-        " FROM placed r JOIN volume v ON v.id = r.volume JOIN peer q ON q.number = r.peer JOIN node n ON n.id = q.node"
-        f" WHERE {COUNTS} AND "
-    )
-    placed = connection.execute(
-        f"SELECT coalesce(sum(r.bytes), 0){rows}v.owner = ?1 AND n.owner != ?1", (owner,)
-    ).fetchone()[0]
-    held = connection.execute(
-        f"SELECT coalesce(sum(r.bytes), 0){rows}n.owner = ?1 AND v.owner != ?1", (owner,)
-    ).fetchone()[0]
-    return int(placed), int(held)
+def stock(connection: sqlite3.Connection, owner: str) -> Stock:
+    """What nothing names any more counts until it is purged: until then it takes up room.
+
+    CROSS JOIN keeps the order: from the owner's few volumes, or peers, to what lies of them or there, and not through
+    all of `placed`; everybody who asks for room, and statfs, waits for it.
+    """
+    placed, own = connection.execute(
+        "SELECT coalesce(sum(CASE WHEN n.owner != ?1 THEN r.bytes END), 0),"
+        " coalesce(sum(CASE WHEN n.owner = ?1 THEN r.bytes END), 0) FROM volume v CROSS JOIN placed r"
+        " ON r.volume = v.id CROSS JOIN peer q ON q.number = r.peer CROSS JOIN node n ON n.id = q.node"
+        f" WHERE v.owner = ?1 AND {COUNTS}",
+        (owner,),
+    ).fetchone()
+    (held,) = connection.execute(
+        "SELECT coalesce(sum(r.bytes), 0) FROM node n CROSS JOIN peer q ON q.node = n.id CROSS JOIN placed r"
+        " ON r.peer = q.number CROSS JOIN volume v ON v.id = r.volume WHERE n.owner = ?1"
+        f" AND v.owner != ?1 AND {COUNTS}",
+        (owner,),
+    ).fetchone()
+    return Stock(int(placed), int(held), int(own))
 
 
-def stocks(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+def stocks(connection: sqlite3.Connection) -> dict[str, Stock]:
     """The same of every owner that has any. A scan of `placed`: call it through `Database.scan`."""
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, Stock] = {}
     for placer, holder, size in connection.execute(
         "SELECT v.owner, n.owner, sum(r.bytes) FROM placed r JOIN volume v ON v.id = r.volume"
-        f" JOIN peer q ON q.number = r.peer JOIN node n ON n.id = q.node WHERE v.owner != n.owner AND {COUNTS}"
-        " GROUP BY v.owner, n.owner"
+        f" JOIN peer q ON q.number = r.peer JOIN node n ON n.id = q.node WHERE {COUNTS} GROUP BY v.owner, n.owner"
     ):
-        placed, held = found.get(placer, (0, 0))
-        found[placer] = placed + size, held
-        placed, held = found.get(holder, (0, 0))
-        found[holder] = placed, held + size
+        if placer == holder:
+            found[placer] = found.get(placer, Stock()) + Stock(own=size)
+        else:
+            found[placer] = found.get(placer, Stock()) + Stock(placed=size)
+            found[holder] = found.get(holder, Stock()) + Stock(held=size)
     return found
 
 
-def newcomers(
-    connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peers: Iterable[int]
+def on_peers(connection: sqlite3.Connection, peers: Iterable[PeerNumber]) -> Counter[str]:
+    """Bytes of each owner's copies on these peers, as far as they are others'."""
+    rows = connection.execute(
+        "SELECT v.owner, sum(r.bytes) FROM placed r JOIN volume v ON v.id = r.volume JOIN peer q ON q.number = r.peer"
+        f" JOIN node n ON n.id = q.node WHERE r.peer IN ({number_list(peers)}) AND n.owner != v.owner GROUP BY v.owner"
+    )
+    return Counter(dict(rows.fetchall()))
+
+
+def out_of(
+    connection: sqlite3.Connection,
+    volume: VolumeId,
+    *,
+    chunk: ChunkId,
+    safe: Iterable[PeerNumber],
+    known: Iterable[PeerNumber],
 ) -> list[PeerNumber]:
-    """Of these peers, those that would take a chunk in for the first time, as far as is known: neither has the index a
-    copy there, nor is one remembered that was lost or deleted."""
-    known = {
-        row[0]
-        for row in connection.execute(
-            "SELECT r.peer FROM chunk c JOIN replica r ON r.chunk = c.number WHERE c.volume = ?1 AND c.id = ?2",
+    """Whose copies of a chunk do not count any more, so that others are made: those that the index has on peers that
+    are not `safe`; or else, among `known` ones, who lost or gave up its copy last."""
+    rows = (
+        connection.execute(
+            "SELECT r.peer FROM chunk c JOIN replica r ON r.chunk = c.number WHERE c.volume = ? AND c.id = ?"
+            f" AND r.peer NOT IN ({number_list(safe)})",
             (volume, chunk),
-        )
-    }
-    return [
-        PeerNumber(peer)
-        for peer in dict.fromkeys(peers)
-        if peer not in known
-        and not connection.execute(
-            "SELECT 1 FROM void_copy WHERE peer = ? AND volume = ? AND id = ?", (peer, volume, chunk)
-        ).fetchone()
-    ]
+        ).fetchall()
+        or connection.execute(
+            f"SELECT peer FROM void_copy WHERE peer IN ({number_list(known)}) AND volume = ? AND id = ? AND NOT pending"
+            " ORDER BY since_s DESC LIMIT 1",
+            (volume, chunk),
+        ).fetchall()
+    )
+    return [PeerNumber(row[0]) for row in rows]
 
 
 # ---- chunks that want fewer copies ----------------------------------------------------------------------------------

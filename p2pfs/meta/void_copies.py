@@ -35,6 +35,15 @@ def add(
     )
 
 
+def is_known(connection: sqlite3.Connection, peer: PeerNumber, volume: VolumeId, chunk: bytes) -> bool:
+    """Whether the peer is remembered to have lost or deleted a copy, or to have to."""
+    key = (peer, volume, chunk)
+    return (
+        connection.execute("SELECT 1 FROM void_copy WHERE peer = ? AND volume = ? AND id = ?", key).fetchone()
+        is not None
+    )
+
+
 def pending(
     connection: sqlite3.Connection,
     peer: PeerNumber,

@@ -12,6 +12,7 @@ from typing import Final
 
 from p2pfs.errors import Misuse, NoSpace, NotDirectory, NotFound
 from p2pfs.meta import inodes, keywords, open_inodes, protocol, trash
+from p2pfs.meta.chunks_index import Added
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.trash import Lost
 from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
@@ -23,13 +24,20 @@ MAX_ANSWER_BYTES: Final = 24 * MIB
 
 Verify = Callable[[VolumeId, NewChunk], None]
 """Raises Misuse when a receipt of a new chunk is not genuine."""
+Stored = Callable[[VolumeId, NewChunk], None]
+"""Is told of a chunk that nothing referred to before this commit. If the batch is refused later, it was not stored."""
+
+
+def untold(_volume: VolumeId, _chunk: NewChunk) -> None:
+    """For those who do not ask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the coordinator demands of a batch. `wanted_min`: on how many peers a new chunk must be; `awake_s`: sessions
     that end before it are asleep or dead, and nothing is kept for them; `hold_s`: for how long for the others.
-    `frugal`: how many copies a new chunk wants, 0: the pool's."""
+    `frugal`: how many copies a new chunk wants, 0: the pool's. `added` hears of copies that are new; `grown`, called
+    behind them, raises OverQuota when the owner is not allowed so many; `stored` is told of new chunks."""
 
     verify: Verify
     wanted_min: int
@@ -37,6 +45,9 @@ class Rules:
     awake_s: float = 0.0
     hold_s: float = 0.0
     frugal: int = 0
+    added: Added = lambda _new, _peers, _first: None
+    grown: Callable[[sqlite3.Connection], None] = lambda _connection: None
+    stored: Stored = untold
 
 
 class Work:

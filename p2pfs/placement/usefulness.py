@@ -14,9 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from p2pfs.types import MIB
+
 WINDOWS: Final = 30
 """Days that count, today included."""
 HALF_LIFE_DAYS: Final = 7.0
+LITTLE: Final = 16 * MIB
+"""Of each copy: with less left, a writer is about to be refused."""
 NORMAL_FROM: Final = 0.5
 """The coefficient below which an owner's data is copied last."""
 
@@ -70,6 +74,15 @@ class Stock:
 
     placed: int = 0  # the owner's on others' peers
     held: int = 0  # others' on the owner's peers
+    own: int = 0  # the owner's on its own peers
+
+    def __add__(self, other: "Stock") -> "Stock":
+        return Stock(self.placed + other.placed, self.held + other.held, self.own + other.own)
+
+    def burden(self, others_share: float) -> int:
+        """Bytes on others' peers, or bound for them: `others_share` of all copies belongs there at least, and comes to
+        lie there sooner or later, wherever the owner said that it put them."""
+        return max(self.placed, int((self.placed + self.own) * others_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +152,13 @@ def allowance(counts: Counts, stock: Stock, terms: Terms) -> Allowance:
 class Hint:
     """One thing that would raise the coefficient or the allowance; `bytes` of it are enough, where that is known."""
 
-    code: str  # "offer_peer" | "store" | "serve" | "remove"
+    code: str  # "offer_peer" | "store" | "serve" | "hold" | "remove"
     bytes: int = 0
 
 
-def hints(counts: Counts, stock: Stock, terms: Terms, *, has_peer: bool) -> list[Hint]:
-    """What would raise a coefficient below 1, and make room where the allowance is used up. Empty: nothing needs to."""
+def hints(counts: Counts, stock: Stock, terms: Terms, *, has_peer: bool, others_share: float = 0.0) -> list[Hint]:
+    """What would raise a coefficient below 1, and make room where the allowance is (nearly) used up. Empty: nothing
+    needs to."""
     found: list[Hint] = []
     lacking = taken(counts, terms.weights) - given(counts, terms.weights)
     if lacking > 0:
@@ -152,7 +166,12 @@ def hints(counts: Counts, stock: Stock, terms: Terms, *, has_peer: bool) -> list
             found.append(Hint("offer_peer"))
         found.append(Hint("store", math.ceil(lacking / terms.weights.ds)))
         found.append(Hint("serve", math.ceil(lacking)))
-    over = stock.placed - allowance(counts, stock, terms).bytes
-    if over > 0:
-        found.append(Hint("remove", over))
+    burden, little = stock.burden(others_share), LITTLE * terms.replicas
+    if allowance(counts, stock, terms).bytes - burden < little:
+        if not has_peer and not found:
+            found.append(Hint("offer_peer"))
+        over = burden + little - terms.grant - stock.held
+        found.append(Hint("hold", over))
+        if removable := min(over, stock.placed):
+            found.append(Hint("remove", removable))
     return found

@@ -242,7 +242,7 @@ async def attach(
             request=OpenSession(printable(platform.node()), printable(mount_point), read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
-            on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time)),
+            on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time, for_all=True)),
         )  # fmt: skip
         journal.opened(remote.session)
         nursery.start_soon(journal.run)

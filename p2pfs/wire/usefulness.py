@@ -72,7 +72,7 @@ class Day(msgspec.Struct, frozen=True):
 class Advice(msgspec.Struct, frozen=True):
     """What would raise the coefficient, or make room; `bytes` of it would be enough, 0: it does not depend on them."""
 
-    code: str  # "offer_peer" | "store" | "serve" | "remove"
+    code: str  # "offer_peer" | "store" | "serve" | "hold" | "remove"
     bytes: int
 
 

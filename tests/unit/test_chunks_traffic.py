@@ -35,6 +35,15 @@ def test_a_chunk_counts_once_for_each_other_and_day(clock: FakeClock) -> None:
     assert (day + 1, "anna", 1000) in traffic.untold()
 
 
+def test_for_a_mount_a_chunk_counts_once_whichever_holders_are_asked(clock: FakeClock) -> None:
+    traffic = Traffic[int](clock.time, for_all=True)
+    day = int(clock.time() // DAY_S)
+    for peer in (3, 1, 2, 3):
+        traffic.count(peer, VOLUME, chunk(1), 1000)
+    traffic.count(1, VOLUME, chunk(2), 10)
+    assert traffic.untold() == [(day, 3, 1000), (day, 1, 10)]
+
+
 def test_what_grew_since_it_was_told_is_told_again_as_a_whole(clock: FakeClock) -> None:
     traffic = Traffic[str](clock.time)
     traffic.count("anna", VOLUME, chunk(1), 5)

@@ -11,6 +11,7 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import connect, main
+from p2pfs.cli.usefulness import sentences
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import GIB, MIB, NodeId, PoolId, Role
 from p2pfs.wire.membership import NodeInfo
@@ -38,7 +39,12 @@ BOB = OwnerUsefulness("bob", math.inf, Gave(0, 0, 4 * MIB, 0), 0, 4 * MIB, 1, 3,
 LAPTOP = NodeUsefulness(OWN, "anna@laptop", "anna", 0.25, ANNA.counts)
 NAS = NodeUsefulness(OTHER, "bob@nas", "bob", math.inf, BOB.counts)
 REPORT = UsefulnessReport(RULES, [ANNA, BOB], [LAPTOP, NAS])
-ADVICE = [Advice("offer_peer", 0), Advice("store", 7 * MIB), Advice("serve", 7 * MIB), Advice("remove", MIB)]
+ADVICE = [
+    Advice("offer_peer", 0),
+    *(Advice(code, 7 * MIB) for code in ("store", "serve")),
+    Advice("hold", 2 * MIB),
+    Advice("remove", MIB),
+]
 DETAIL = UsefulnessDetail(RULES, LAPTOP, ANNA, [Day(20_000, 1.0, ANNA.counts)], [LAPTOP], ADVICE, 3, 5)
 
 
@@ -110,8 +116,15 @@ def test_every_input_is_explained_and_what_would_raise_it(
     assert "3 B served, 5 B fetched" in shown
     assert "may have" in shown
     assert "(the pool's 3)" in shown
-    for words in ("offer a peer", "take in 7 MiB", "serve 7 MiB", "1 MiB less"):
+    for words in ("offer a peer", "take in 7 MiB", "serve 7 MiB", "take in 2 MiB more", "1 MiB less"):
         assert words in shown
+
+
+def test_what_own_peers_hold_for_a_while_is_explained() -> None:
+    owner = msgspec.structs.replace(ANNA, left=MIB)
+    shown = "\n".join(sentences(msgspec.structs.replace(DETAIL, owner=owner)))
+    assert "1020 MiB that its own peers hold beyond" in shown
+    assert "that its own peers hold" not in "\n".join(sentences(DETAIL))
 
 
 def test_who_gives_enough_is_told_so_and_an_open_pool_has_no_shares(

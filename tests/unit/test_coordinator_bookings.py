@@ -1,15 +1,19 @@
 """Named reservations: others see the room as taken, the volume's own sessions draw from it, it ends by itself."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coordination import FakeClock, Pool, pool, volume_message
 from hypothesis import given
 from hypothesis import strategies as st
+from plugins.checklogs import Claims
 
 from p2pfs.coordinator.booked import LONGEST_S, MOST_PER_OWNER, content_in, room_for, set_aside
 from p2pfs.coordinator.room import spread, writable
-from p2pfs.errors import Invalid, NoSpace, NotFound, OverQuota
+from p2pfs.errors import Invalid, NoSpace, NotFound, OverQuota, Unavailable
+from p2pfs.meta import bookings as rows
 from p2pfs.types import GIB, MIB, SEALED_CHUNK_BYTES, NodeId, PeerNumber, Role, SessionId, VolumeId
 from p2pfs.wire.bookings import Book, BookingInfo
 from p2pfs.wire.membership import JoinAnswer
@@ -45,6 +49,47 @@ async def beat_all(p: Pool, *, used: int = 0) -> None:
 
 def free(p: Pool, node: JoinAnswer, volume: VolumeId) -> int:
     return p.services.reservations.space(NodeId(node.node), volume)[1]
+
+
+FAIR = {"policy": "fair", "fair_grant": "90M", "replicas": "3", "min_replicas": "2"}
+
+
+async def test_no_more_can_be_booked_than_the_share_allows(tmp_path: Path) -> None:
+    async with pool(tmp_path, **FAIR) as p:  # two of three copies lie on others' peers: 45 MiB in each
+        me, they = await peopled(p)
+        before = free(p, they, THEIRS)
+        with pytest.raises(OverQuota, match="owner1 can reserve 45 MiB at most"):
+            await book(p, me, 500 * MIB)
+        assert free(p, they, THEIRS) == before
+        await book(p, me, 30 * MIB)
+        with pytest.raises(OverQuota, match="at most"):
+            await book(p, me, 16 * MIB)
+        await book(p, me, 10 * MIB)
+        await book(p, they, 40 * MIB, volume=THEIRS)
+
+
+async def test_no_more_is_set_aside_than_the_owner_may_store_by_now(tmp_path: Path) -> None:
+    async with pool(tmp_path, **FAIR) as p:
+        me, _ = await peopled(p)
+        await book(p, me, 40 * MIB)
+        needs = p.services.bookings._booked.needs
+        assert needs(lambda _: 0) == {MINE: room_for(40 * MIB)}
+        p.services.usefulness._terms = replace(p.services.usefulness._terms, grant=20 * MIB)
+        await p.services.usefulness.work()
+        assert needs(lambda _: 0) == {MINE: 10 * MIB}
+        assert needs(lambda _: 35 * MIB)[MINE] == room_for(40 * MIB) - 35 * MIB
+
+
+async def test_what_is_lacking_is_worked_out_once_for_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        for _ in range(5):
+            await book(p, me, MIB)
+        asked = []
+        short = p.services.reservations.short
+        monkeypatch.setattr(p.services.reservations, "short", lambda: asked.append(1) or short())
+        assert len(listed(p, me)) == 5
+        assert len(asked) == 1
 
 
 async def test_others_see_booked_room_as_taken_and_the_volume_itself_does_not(tmp_path: Path) -> None:
@@ -232,3 +277,57 @@ def test_what_is_set_aside_never_exceeds_room(free: dict[PeerNumber, int], needs
         assert 0 <= sum(share[peer] for share in shares.values()) <= room
     assert (sum(needs) > writable(list(free.values()), least)) or not lacking
     assert all(0 < amount <= wanted[volume] for volume, amount in lacking.items())
+
+
+async def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("nothing is purged: the coordinator's clock differs")
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        right_s = p.clock.time()
+        await book(p, me, 100 * MIB)
+        p.clock.advance(40 * 86400)
+        for peer in p.services.roster.members():
+            await p.beat(peer.node.id, capacity=GIB, clock_s=right_s)
+        await p.services.bookings.work()
+        assert len(listed(p, me)) == 1
+
+
+async def test_one_whose_end_could_not_be_kept_stays_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        me, _ = await peopled(p)
+        await book(p, me, 100 * MIB)
+        p.clock.advance(HOUR)
+        await beat_all(p)
+
+        async def fail(*_: object, **__: object) -> None:
+            raise Unavailable("the disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(p.database, "write", fail)
+            with pytest.raises(Unavailable):
+                await p.services.bookings.work()
+        assert len(listed(p, me)) == 1
+        await p.services.bookings.work()
+        assert listed(p, me) == []
+        assert p.database.read(rows.load) == []
+
+
+async def test_one_whose_asker_left_just_as_it_was_committed_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        me, they = await peopled(p)
+        write = p.database.write
+
+        async def cancelled(change: Any, *, committed: Any = None) -> None:  # noqa: ANN401
+            await write(change, committed=committed)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as broken:
+            broken.setattr(p.database, "write", cancelled)
+            with pytest.raises(KeyboardInterrupt):
+                await book(p, me, 100 * MIB)
+        assert [one.left_bytes for one in listed(p, me)] == [100 * MIB]
+        assert free(p, they, THEIRS) < GIB

@@ -17,9 +17,21 @@ from p2pfs.coordinator.volumes import parse_volume
 from p2pfs.errors import Busy, Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, engine, questions, sessions
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
+from p2pfs.types import (
+    GIB,
+    MAX_FILE_BYTES,
+    MIB,
+    SEALED_CHUNK_BYTES,
+    NodeId,
+    Role,
+    SessionId,
+    VolumeId,
+    head_limit,
+    volume_name,
+)
 from p2pfs.wire import codec
 from p2pfs.wire.answers import Answer, unwrap
+from p2pfs.wire.bookings import Book
 from p2pfs.wire.namespace import (
     AddReplicas,
     Applied,
@@ -227,6 +239,53 @@ async def test_a_closed_session_gives_back_what_it_held(tmp_path: Path) -> None:
         assert p.services.reservations.space(NodeId("ee" * 16))[1] == 10 * GIB
         with pytest.raises(Fenced):
             await p.services.sessions.reserve(mount.session, Reserve(1))
+
+
+async def test_a_booking_is_drawn_once_for_a_chunk_and_again_when_it_was_gone(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two, three = await p.peers(3)
+        mount = await mounted(p)
+        await p.services.bookings.book(mount.identity, VOLUME, Book(10 * MIB, 3600))
+
+        def left() -> int:
+            return p.services.bookings.listed(p.identity())[0].left_bytes
+
+        async def write(name: bytes, put_seq: int = 1) -> Unlink:
+            make = mount.make(name)
+            stored = p.stored(VOLUME, 1, [one.peer, two.peer], size=SEALED_CHUNK_BYTES, put_seq=put_seq)
+            await mount.apply(make, commit(make.inode, stored))
+            return Unlink(1, name, make.inode, False, 3)
+
+        late = AddReplicas([p.stored(VOLUME, 1, [three.peer], size=SEALED_CHUNK_BYTES)])
+        removals = [await write(b"one")]
+        assert left() == 9 * MIB
+        await mount.apply(late)
+        removals.append(await write(b"two"))
+        assert left() == 9 * MIB
+        await mount.apply(*removals)
+        while await p.services.sessions.reap():
+            pass
+        await mount.apply(late)
+        assert left() == 9 * MIB
+        await write(b"three", put_seq=2)
+        assert left() == 8 * MIB
+
+
+async def test_what_was_stored_just_before_a_crash_is_not_free_after_it(tmp_path: Path) -> None:
+    """The figures that are kept of a peer may be a minute old, and repairs need no token; where copies lie is known."""
+    clock, size, anybody = FakeClock(), MIB, NodeId("ee" * 16)
+    async with pool(tmp_path, clock=clock) as p:
+        peers = await p.peers(2, capacity=10 * MIB)
+        mount = await mounted(p)
+        for number in range(8):
+            make = mount.make(b"%d" % number)
+            stored = p.stored(VOLUME, number, [peer.peer for peer in peers], size=size)
+            await mount.apply(make, commit(make.inode, stored))
+    async with pool(tmp_path, clock=clock) as p:
+        assert p.services.reservations.space(anybody)[1] == 10 * MIB - 8 * size
+        for peer in peers:
+            await p.beat(peer.node, capacity=10 * MIB, used=8 * size, put_seq=1)
+        assert p.services.reservations.space(anybody)[1] == 10 * MIB - 8 * size
 
 
 # ---- receipts -------------------------------------------------------------------------------------------------------

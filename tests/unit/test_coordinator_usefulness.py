@@ -7,11 +7,12 @@ import pytest
 from coordination import FakeClock, Pool, chunk_id, pool, volume_message
 from plugins.checklogs import Claims
 
+from p2pfs.coordinator import traffic
 from p2pfs.coordinator.traffic import DAY_S, MOST_DAY_BYTES, MOST_ROWS, MOST_RUNS
 from p2pfs.errors import Misuse, NoSpace, OverQuota
 from p2pfs.meta import chunks_index
 from p2pfs.meta import usefulness as rows
-from p2pfs.placement.usefulness import WINDOWS, Counts
+from p2pfs.placement.usefulness import WINDOWS, Counts, Stock
 from p2pfs.types import GIB, MIB, NodeId, PeerNumber, Role, SessionId, VolumeId
 from p2pfs.wire import codec
 from p2pfs.wire.membership import JoinAnswer
@@ -45,7 +46,9 @@ class Mount:
         batch = Batch(self.seq, self.seq - 1, list(operations))
         return codec.decode(await self.p.services.sessions.apply(self.session, batch), Applied)
 
-    async def write(self, number: int, peers: Iterable[int], *, size: int = SIZE, put_seq: int = 1) -> Unlink:
+    async def write(
+        self, number: int, peers: Iterable[int], *, size: int = SIZE, put_seq: int = 1, times: int = 1
+    ) -> Unlink:
         """A file of one chunk; what removes it."""
         chunk = self.p.stored(self.volume, number, peers, size=size, put_seq=put_seq)
         self.next += 2
@@ -54,7 +57,7 @@ class Mount:
         extent = ExtentRow(0, 1, chunk.chunk, b"sealed")
         await self.apply(
             Make(1, name, self.next - 2, b"tag", inode, 1, 0o644, 0, 0, 0, b"head", 1),
-            Commit(inode, 0, size, b"head", 2, extents=[extent], chunks=[chunk]),
+            Commit(inode, 0, size, b"head", 2, extents=[extent], chunks=[chunk] * times),
         )
         return Unlink(1, name, inode, False, 3)
 
@@ -124,7 +127,7 @@ async def test_writing_and_deleting_in_a_loop_gains_nobody_more_than_it_costs_th
             p.clock.advance(60)
             now_s = p.clock.time()
             p.database.write_now(lambda c, now_s=now_s: chunks_index.purge(c, doomed_before_s=now_s, now_s=now_s))  # type: ignore[misc]
-        assert set(p.database.read(rows.stocks).values()) == {(0, 0)}
+        assert set(p.database.read(rows.stocks).values()) == {Stock()}
         assert counts(p, one.node) == Counts(d_special=SIZE)
         assert counts(p, anna.node) == Counts(u_special=2 * SIZE)
         await anna.write(2, [one.peer, two.peer])  # other bytes: what one gains the other loses
@@ -145,6 +148,21 @@ async def test_a_peer_that_says_that_it_lost_a_copy_does_not_gain_by_taking_it_a
         assert counts(p, one.node) == Counts(d_special=SIZE)
 
 
+async def test_copies_that_were_not_made_count_for_nobody(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (one, two, _), anna = await fair(p)
+        for _ in range(3):  # receipts, as nobody's chunk
+            await anna.apply(AddReplicas([p.stored(7, 9, [one.peer], size=SIZE)]))
+        assert counts(p, one.node) == counts(p, anna.node) == Counts()
+        late = p.stored(7, 1, [one.peer, two.peer], size=SIZE)
+        await anna.write(1, [one.peer, two.peer])
+        await anna.apply(AddReplicas([late, late, late]))
+        assert counts(p, anna.node) == Counts(u_special=2 * SIZE)
+        with pytest.raises(Misuse, match="more than once"):
+            await anna.write(2, [one.peer, two.peer], times=20)
+        assert counts(p, anna.node) == Counts(u_special=2 * SIZE)
+
+
 async def test_stock_is_what_the_index_has_whatever_changes_it(tmp_path: Path, claim_logs: Claims) -> None:
     claim_logs("damaged copies aside|revoked")
     async with pool(tmp_path, purge_grace="0s") as p:
@@ -154,21 +172,22 @@ async def test_stock_is_what_the_index_has_whatever_changes_it(tmp_path: Path, c
         await anna.write(2, [one.peer, two.peer], size=1000)
         await own.write(3, [one.peer, three.peer])
         assert p.database.read(rows.stocks) == {
-            "anna": (3 * SIZE + 2000, 0),
-            "owner1": (SIZE, SIZE + 1000),
-            "owner2": (0, SIZE + 1000),
-            "owner3": (0, 2 * SIZE),
+            "anna": Stock(3 * SIZE + 2000),
+            "owner1": Stock(SIZE, SIZE + 1000, own=SIZE),
+            "owner2": Stock(0, SIZE + 1000),
+            "owner3": Stock(0, 2 * SIZE),
         }
         await p.beat(three.node, corrupt=[(7, chunk_id(1))])
         p.database.write_now(lambda c: chunks_index.drop_replicas_of(c, PeerNumber(two.peer)))
         found = p.database.read(rows.stocks)
-        assert found == {"anna": (SIZE + 1000, 0), "owner1": (SIZE, SIZE + 1000), "owner3": (0, SIZE)} | {
-            owner: (0, 0) for owner in found if owner == "owner2"
-        }
+        mine = Stock(SIZE, SIZE + 1000, own=SIZE)
+        assert found == {"anna": Stock(SIZE + 1000), "owner1": mine, "owner3": Stock(0, SIZE), "owner2": Stock()}
         for owner, pair in found.items():
             assert p.database.read(lambda c, owner=owner: rows.stock(c, owner)) == pair  # type: ignore[misc]
         await p.services.membership.revoke(three.node)
-        assert p.database.read(lambda c: rows.stock(c, "owner1")) == (0, SIZE + 1000)  # nobody counts what lies there
+        assert p.database.read(lambda c: rows.stock(c, "owner1")) == Stock(
+            0, SIZE + 1000, SIZE
+        )  # nobody counts what lies there
 
 
 # ---- what is read ---------------------------------------------------------------------------------------------------
@@ -272,10 +291,80 @@ async def test_days_fade_and_are_forgotten(tmp_path: Path) -> None:
         p.clock.advance((WINDOWS - 7) * DAY_S)
         assert counts(p, one.node) == Counts()
         await anna.open()
+        await p.beat(one.node, capacity=1 << 40)
+        await p.services.usefulness.work()  # the clock jumped: peers have to be heard for a while
+        p.clock.advance(600)
+        await p.beat(one.node, capacity=1 << 40)
         await anna.write(2, [one.peer, two.peer])
         await p.services.usefulness.work()
         assert [set(days) for days in p.database.read(rows.windows).values()] == [{today(p)}] * 3
         assert p.database.read(rows.reports) == {}
+
+
+async def test_a_clock_that_jumps_ahead_loses_no_day(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("nothing is purged")
+    async with pool(tmp_path) as p:
+        peers, anna = await fair(p)
+        await anna.write(1, [peers[0].peer, peers[1].peer])
+        await p.services.usefulness.work()
+        p.clock.advance(40 * DAY_S)
+        for peer in peers:
+            await p.beat(peer.node, clock_s=p.clock.time() - 40 * DAY_S)
+        await p.services.usefulness.work()
+        p.clock.advance(-40 * DAY_S)
+        await p.services.usefulness.work()
+        assert counts(p, anna.node) == Counts(u_special=2 * SIZE)
+        assert len(p.database.read(rows.windows)) == 3
+
+
+async def test_what_was_counted_in_days_to_come_fades_from_the_day_the_clock_is_right(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("nothing is purged")
+    async with pool(tmp_path) as p:
+        (one, two, _), anna = await fair(p)
+        right_s = p.clock.time()
+        p.clock.advance(3650 * DAY_S)
+        await anna.open()
+        await anna.write(1, [one.peer, two.peer])
+        await anna.fetched((today(p), one.peer, 5))
+        await p.services.usefulness.work()
+        p.clock.advance(right_s - p.clock.time())
+        await p.beat(one.node)
+        await p.services.usefulness.work()
+        await p.services.pool_clock.confirm()
+        p.clock.advance(600)
+        await p.beat(one.node)
+        await p.services.usefulness.work()
+        assert {day for days in p.database.read(rows.windows).values() for day in days} == {today(p)}
+        assert p.database.read(rows.reports) == {}
+        assert counts(p, anna.node) == Counts(u_special=2 * SIZE)
+        p.clock.advance(7 * DAY_S)
+        assert counts(p, anna.node) == Counts(u_special=SIZE)
+
+
+async def test_who_tells_much_that_nobody_confirms_keeps_nobody_else_from_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "MOST_REPORTS", 40)
+    monkeypatch.setattr(traffic, "MOST_ALONE", 10)
+    monkeypatch.setattr(traffic, "MOST_OF_NODE", 15)
+    async with pool(tmp_path) as p:
+        (one, two, _), anna = await fair(p)
+        liar = (await p.join("owner1@nas", Role.PEER)).node
+        for node in (one.node, liar):
+            for run in range(20):
+                await p.beat(node, run=run, served=[(today(p), anna.node, 100), (today(p), two.node, 100)])
+        await p.services.usefulness.work()
+        told = p.database.read(rows.reports)
+        assert len(told) == 10
+        await p.beat(two.node, run=1, served=[(today(p), anna.node, 100)])
+        await anna.fetched((today(p), two.peer, 100))
+        assert counts(p, two.node) == Counts(u_usual=100)
+        for run in range(2, 22):  # what is confirmed is bounded, too
+            await p.beat(two.node, run=run, served=[(today(p), anna.node, 100)])
+        await p.services.usefulness.work()
+        assert sum(key.server == two.node and not key.by_client for key in p.database.read(rows.reports)) == 15
 
 
 # ---- what it gives --------------------------------------------------------------------------------------------------

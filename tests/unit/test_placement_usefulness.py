@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from p2pfs.placement.usefulness import (
     HALF_LIFE_DAYS,
+    LITTLE,
     WINDOWS,
     Counts,
     Stock,
@@ -134,8 +135,26 @@ def test_the_hints_are_enough(one: Counts, stock: Stock) -> None:
     if value < 1:
         assert coefficient(one + Counts(d_special=found["store"]), EVEN) >= 1
         assert coefficient(one + Counts(u_usual=found["serve"]), EVEN) >= 1
-    after = Stock(stock.placed - found.get("remove", 0), stock.held)
-    assert allowance(one, after, TERMS).bytes >= after.placed
+    if "hold" in found:
+        little = LITTLE * TERMS.replicas
+        assert allowance(one, stock, TERMS).bytes - stock.placed < little
+        after = Stock(stock.placed, stock.held + found["hold"])
+        assert allowance(one, after, TERMS).bytes >= after.placed + little
+        after = Stock(stock.placed - found.get("remove", 0), stock.held)
+        assert after.placed == 0 or allowance(one, after, TERMS).bytes >= after.placed + little
+
+
+def test_whose_share_is_used_up_is_told_how_to_place_more_whatever_its_coefficient() -> None:
+    terms = Terms(3, 2, 1 << 30)
+    found = {hint.code: hint.bytes for hint in hints(Counts(), Stock(placed=1 << 30), terms, has_peer=False)}
+    assert found == {"offer_peer": 0, "hold": 3 * LITTLE, "remove": 3 * LITTLE}
+    assert hints(Counts(), Stock(), terms, has_peer=False) == []
+
+
+def test_what_own_peers_hold_beyond_their_share_is_bound_for_others() -> None:
+    assert Stock(placed=0, own=1000).burden(0.6) == 600
+    assert Stock(placed=700, own=300).burden(0.6) == 700
+    assert Stock(placed=0, own=1000).burden(0.0) == 0
 
 
 def test_who_has_no_peer_is_told_to_offer_one() -> None:

@@ -1,6 +1,7 @@
 """Room reserved ahead: when a mount asks for more, and that attempts which stored nothing cost none of it."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 import trio
@@ -8,9 +9,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.chunks.remote import RemoteStore
 from p2pfs.errors import CoordinatorAway, NoSpace, OverQuota, PoolError
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import MIB, ROOT_INODE, PeerNumber
+from p2pfs.net.client import Client, Endpoint
+from p2pfs.types import MIB, ROOT_INODE, ChunkId, NodeId, PeerNumber, Role, VolumeId
 from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, SETTLING_S, ReservedSpace
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Token
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.l0
 
 ONE, TWO, THREE = PeerNumber(1), PeerNumber(2), PeerNumber(3)
 LIFETIME_S = 600
+CHUNK = ChunkId(bytes(32))
 
 
 class Coordinator:
@@ -217,3 +221,24 @@ async def test_a_share_that_is_used_up_is_told_at_once_and_what_was_promised_sta
     assert trio.current_time() - began_s < 1.0  # no peer's heartbeat would change it
     await space.cover(MIB)
     assert space.token(TWO, MIB) is not None
+
+
+async def test_a_cancelled_fetch_stays_spent_and_a_cancelled_put_does_not(autojump_clock: MockClock) -> None:
+    """The peer goes on fetching when its caller has gone; a PUT that breaks off stores nothing."""
+    space = Coordinator(p1=1 << 40, p2=1 << 40).space()
+    await space.promise(MIB)
+
+    class Slow:
+        async def request(self, *_: object, **__: object) -> None:
+            await trio.sleep(100)
+
+    client = cast("Client", Slow())
+    store = RemoteStore(client, Endpoint(NodeId("a"), Role.PEER, ()), ONE, space.token, unspent=space.unspent)
+    for asked, spent in (
+        (store.put(VolumeId(1), CHUNK, [bytes(MIB)]), 0),
+        (store.fetch(VolumeId(1), CHUNK, MIB, [TWO]), MIB),
+    ):
+        before = space._left[ONE]
+        with trio.move_on_after(1):
+            await asked
+        assert before - space._left[ONE] == spent

@@ -33,7 +33,7 @@ from p2pfs.coordinator.upkeep.keepers import changes_in_s, keeper
 from p2pfs.coordinator.upkeep.noticed import Noticed
 from p2pfs.coordinator.usefulness import Arrival, Usefulness
 from p2pfs.errors import Gone, Misuse
-from p2pfs.meta import chunks_index, survey
+from p2pfs.meta import chunks_index, survey, usefulness
 from p2pfs.meta.database import Database
 from p2pfs.meta.survey import Surveyed
 from p2pfs.placement import rendezvous
@@ -371,14 +371,11 @@ class Care:
             else:
                 self._failed(order, result)
 
+        safe = [peer, *(one.number for one in self._keepers.values() if one.is_readable and not one.is_leaving)]
+        known = list(self._roster.peers)
+
         def commit(connection: sqlite3.Connection) -> list[tuple[list[Arrival], str]]:
-            return [
-                (
-                    self._usefulness.arrivals(connection, VolumeId(order.volume), _new_chunk(order, result)),
-                    _committed(connection, peer, order, result),
-                )
-                for order, result in stored
-            ]
+            return [_committed(connection, peer, order, result, safe, known) for order, result in stored]
 
         outcomes = await self._database.write(commit) if stored else []
         for (order, result), (arrivals, refusal) in zip(stored, outcomes, strict=True):
@@ -388,7 +385,7 @@ class Care:
             self._reservations.arrived(peer, order.size, put_seq=result.receipt.put_seq)
             task = self._backlog.stored(order.order)
             if task is not None and task.urgency is not Urgency.REBALANCE:  # else who goes away and returns would gain
-                self._usefulness.arrived(arrivals, None)
+                self._usefulness.ordered(arrivals)
             self._report([task.number] if task else [])
 
     def lost(self, peer: PeerNumber, orders: Sequence[Order]) -> None:
@@ -415,14 +412,27 @@ class Care:
                 self._audits.ask(PeerNumber(source), VolumeId(order.volume), order.chunk, size=order.size)
 
 
-def _committed(connection: sqlite3.Connection, peer: PeerNumber, order: Transfer, result: Stored) -> str:
-    """Note the copy; why it does not count, or "" if it does."""
-    volume = VolumeId(order.volume)
-    if not chunks_index.add_replicas(connection, volume, new=_new_chunk(order, result)):
-        return "the chunk was deleted while it was copied"
+def _committed(
+    connection: sqlite3.Connection,
+    peer: PeerNumber,
+    order: Transfer,
+    result: Stored,
+    safe: Sequence[PeerNumber],
+    known: Sequence[PeerNumber],
+) -> tuple[list[Arrival], str]:
+    """Note the copy; (what is new, why it does not count or "" if it does)."""
+    volume, arrivals = VolumeId(order.volume), list[Arrival]()
+
+    def added(new: NewChunk, _: Sequence[PeerNumber], first: Sequence[PeerNumber]) -> None:
+        if first:
+            out = usefulness.out_of(connection, volume, chunk=ChunkId(new.chunk), safe=safe, known=known)
+            arrivals.extend(Arrival(volume, one, new.size, tuple(out)) for one in first)
+
+    if not chunks_index.add_replicas(connection, volume, new=_new_chunk(order, result), added=added):
+        return [], "the chunk was deleted while it was copied"
     if not chunks_index.is_held(connection, volume, chunk=ChunkId(order.chunk), peer=peer):
-        return "the receipt is as old as that of a copy which is gone"  # again at once would be without end
-    return ""
+        return [], "the receipt is as old as that of a copy which is gone"  # again at once would be without end
+    return arrivals, ""
 
 
 def _new_chunk(order: Transfer, result: Stored) -> NewChunk:

@@ -8,7 +8,8 @@ Nothing is deleted on the disk of a peer that has left: it is no member, and its
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -19,7 +20,7 @@ from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
 from p2pfs.errors import Denied, Invalid, NotFound, Unavailable
-from p2pfs.meta import chunks_index, members, plans, void_copies, volumes
+from p2pfs.meta import chunks_index, members, plans, usefulness, void_copies, volumes
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
@@ -51,8 +52,11 @@ class Leaving:
         reservations: Reservations,
         deletions: Deletions,
         jobs: Jobs,
+        gone: Callable[[Mapping[str, int]], None],
         clock: Clock,
     ) -> None:
+        """`gone` hears how many bytes of each owner's copies are forgotten that others held and went away with."""
+        self._gone = gone
         self._database = database
         self._roster = roster
         self._reservations = reservations
@@ -232,12 +236,16 @@ class Leaving:
         numbers = [peer.number for peer in gone if peer.number not in self._cleared]
         if not numbers:
             return False
+        taken = [peer.number for peer in gone if peer.state is not PeerState.LEFT]  # who left, left no copy lacking
 
-        def clear(connection: sqlite3.Connection) -> int:
+        def clear(connection: sqlite3.Connection) -> tuple[int, Counter[str]]:
+            before = usefulness.on_peers(connection, taken)
             dropped = sum(chunks_index.drop_replicas_of(connection, number, limit=_ROWS) for number in numbers)
-            return dropped + void_copies.forget_peers(connection, numbers, limit=_ROWS)
+            dropped += void_copies.forget_peers(connection, numbers, limit=_ROWS)
+            return dropped, before - usefulness.on_peers(connection, taken)
 
-        dropped = await self._database.write(clear)
+        dropped, of_owners = await self._database.write(clear)
+        self._gone(of_owners)
         if not dropped:
             self._cleared.update(numbers)
             for one in gone:
