@@ -146,7 +146,8 @@ class Usefulness:
         stock = self._stock(owner)
         left = self._allowance(owner, stock).bytes - stock.placed
         mine = frozenset(one.id for one in self._roster.nodes.values() if one.owner == owner)
-        others = self._ledger.outstanding(mine, but=session)
+        # what the session itself was promised is given back for this, but can be spent until its peers know
+        others = self._ledger.outstanding(mine, copies=min(copies, self._terms.min_replicas))
         if (room_bytes + others) * copies > left:
             raise OverQuota(
                 f"{owner} may place {format_size(max(0, left))} more on others' peers, in {copies} copies: offer a peer"

@@ -14,6 +14,7 @@ from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import SEARCH
 from p2pfs.meta.schema_swarm import SWARM
 from p2pfs.meta.schema_usefulness import USEFULNESS
+from p2pfs.meta.schema_withdrawn import WITHDRAWN
 
 APPLICATION_ID: Final = 0x70327066
 """`PRAGMA application_id`: "p2pf"; another program's database is refused."""
@@ -360,6 +361,7 @@ MIGRATIONS: Final = (
     SWARM,
     BOOKINGS,
     USEFULNESS,
+    WITHDRAWN,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 
