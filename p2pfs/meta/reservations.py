@@ -62,10 +62,10 @@ def unmeasured(connection: sqlite3.Connection) -> list[tuple[PeerNumber, int]]:
 
 
 def outstanding(connection: sqlite3.Connection) -> list[Kept]:
-    """Every token, the oldest first."""
+    """Every token, the oldest first: one that was replaced before what replaced it, though both end in one second."""
     rows = connection.execute(
         "SELECT session, id, sender, volume, peer, room_bytes, expires_s, withdrawn FROM reservation"
-        " ORDER BY expires_s, id"
+        " ORDER BY withdrawn DESC, expires_s, id"
     )
     return [
         Kept(

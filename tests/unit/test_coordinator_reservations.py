@@ -1,5 +1,6 @@
 """Promises fit, are remembered, are withdrawn; statfs tells what can be written."""
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from p2pfs.coordinator.ledger import disk_bytes
 from p2pfs.errors import Invalid, NoSpace, Unavailable
 from p2pfs.meta import reservations as rows
 from p2pfs.types import GIB, MIB, NodeId, PeerNumber, SessionId, VolumeId
-from p2pfs.wire.chunks import token_message
+from p2pfs.wire.chunks import Token, token_message
 from p2pfs.wire.volumes import Reserve, Reserved
 
 pytestmark = pytest.mark.l0
@@ -249,3 +250,15 @@ async def test_trash_beyond_the_early_purge_limit_is_not_room(tmp_path: Path) ->
         assert p.services.reservations.space(NODE)[1] == 6 * GIB
         await p.beat(peer.node, capacity=8 * GIB, used=2 * GIB, trash=3 * GIB)
         assert p.services.reservations.space(NODE)[1] == 5 * GIB
+
+
+async def test_after_a_restart_what_was_replaced_is_drawn_from_before_what_replaced_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        tokens = [Token(number, NODE, 7, 1, MIB, 50) for number in (1, 2)]  # they end in one second
+
+        def keep(connection: sqlite3.Connection) -> list[rows.Kept]:
+            rows.add(connection, SESSION, tokens=tokens)
+            rows.withdraw(connection, [2])
+            return rows.outstanding(connection)
+
+        assert [one.token.id for one in await p.database.write(keep)] == [2, 1]
