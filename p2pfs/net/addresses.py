@@ -4,6 +4,7 @@ The one place that knows how an address is written: `192.0.2.7:9470`, `[2001:db8
 """
 
 import errno
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,7 @@ RELAY: Final = "relay"
 """In a list of addresses: through the coordinator, for a node that nobody can dial."""
 _BACKLOG: Final = 1024
 _LONGEST: Final = 255
+_LONGEST_LABEL: Final = 63  # RFC 1035, 2.3.4
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -27,10 +29,21 @@ def parse_address(text: str) -> tuple[str, int]:
         Invalid: It is no address.
     """
     found = _ADDRESS.fullmatch(text) if len(text) <= _LONGEST else None
-    if found is None or int(found[3]) > 65535:
+    if found is None or int(found[3]) > 65535 or not _can_be_looked_up(found[1], found[2]):
         shown = text if text.isprintable() and len(text) <= _LONGEST else ascii(text[:40])
         raise Invalid(f"“{shown}” is no address: write host:port, such as 192.0.2.7:9470")
     return found[1] or found[2] or "", int(found[3])
+
+
+def _can_be_looked_up(bracketed: str | None, host: str | None) -> bool:
+    """What is no IPv6 address or no host name makes the system's resolver raise other errors than OSError."""
+    if bracketed is not None:
+        try:
+            ipaddress.IPv6Address(bracketed)
+        except ValueError:
+            return False
+    labels = (host or "").removesuffix(".").split(".")
+    return not host or all(0 < len(label) <= _LONGEST_LABEL for label in labels)
 
 
 def format_address(host: str, port: int) -> str:

@@ -282,6 +282,8 @@ async def dial(
                 reason = str(error)
             except OSError as error:
                 reason = _reason(error)
+            except UnicodeError:  # of a name the resolver cannot even ask for
+                reason = f"{address} is no host name"
             continue
         reason = f"no answer within {limit_s:g} s"
     if denied is not None:

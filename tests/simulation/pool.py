@@ -20,6 +20,7 @@ from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.replicated import ReplicatedStore
+from p2pfs.chunks.traffic import Traffic
 from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.composition import compose
@@ -209,7 +210,8 @@ class SimPeer:
             self.disk.root, sign=signer.sign, capacity=self.capacity, clock=clock, disk=self.disk,
             early_purge=SETTINGS.early_purge,
         ))  # fmt: skip
-        app = PeerApp(store, tokens)
+        traffic = Traffic[str](clock.time)
+        app = PeerApp(store, tokens, traffic.count)
         fetches = Fetches(app, tokens, number=self.number)
         absence = self.absence = Absence(
             POOL, self.number, store, path=self.disk.root.with_suffix(".roll"), free=lambda: self.capacity,
@@ -245,7 +247,7 @@ class SimPeer:
         pulse = Pulse(
             client, self._coordinator, store=store, root=self.disk.root,
             addresses=addresses, offered=lambda: self.capacity, scrub=lambda: NO_SCRUB, withdrawn=tokens.withdrawn,
-            revocations=revocations, hear=hear, interval_s=SETTINGS.heartbeat, clock=clock,
+            revocations=revocations, hear=hear, traffic=traffic, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.run)

@@ -447,6 +447,11 @@ def test_addresses_are_read_and_written(text: str, host: str, port: int) -> None
         " h:1",
         "h:1\n",
         "a" * 254 + ":1",
+        "a..b:80",
+        ".a:80",
+        "a" * 64 + ".example:80",
+        "[....]:9",
+        "[1.2.3.4]:9",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
@@ -492,3 +497,14 @@ async def test_names_that_nobody_answers_for_keep_no_threads_from_others(monkeyp
             nursery.cancel_scope.cancel()
     finally:
         answers.set()
+
+
+async def test_a_name_that_cannot_be_looked_up_is_a_peer_that_cannot_be_reached(ca: TestAuthority) -> None:
+    async def connect(_host: str, _port: int) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        raise UnicodeError("label too long")  # as getaddrinfo's codec does
+
+    endpoint = Endpoint(NodeId("a" * 32), Role.PEER, ("h:1",))
+    async with Client(ca.issue().client(), ca.pool, connect=connect) as client:
+        with pytest.raises(errors.Unavailable, match="no host name"):
+            await client.request(endpoint, "GET", "/health", timeout_s=5)
