@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from p2pfs.coordinator.daemon import Running, open_coordinator
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import initialise
+from p2pfs.coordinator.ledger import REST_S
 from p2pfs.coordinator.receipts import sign
 from p2pfs.format.invites import decode_invite
 from p2pfs.meta.database import InlineDatabase
@@ -80,6 +81,7 @@ class Pool:
     database: InlineDatabase
     services: Services
     revocations: Revocations
+    withdrawn: dict[str, int] = field(default_factory=dict)  # as each peer heard last
 
     def identity(self, node: str | None = None, roles: Iterable[Role] = tuple(NODE_ROLES)) -> Identity:
         """What the server would say of a caller."""
@@ -114,10 +116,19 @@ class Pool:
             "resources": ROOMY,
             "map_version": 0,
             "revocations_version": 0,
+            "withdrawn_seq": self.withdrawn.get(node, 0),
             **more,
         }
         beat = Heartbeat(capacity=capacity, used=used, put_seq=put_seq, **fields)
-        return await self.services.pulse.heartbeat(self.identity(node, [Role.PEER]), beat)
+        answer = await self.services.pulse.heartbeat(self.identity(node, [Role.PEER]), beat)
+        self.withdrawn[node] = answer.withdrawn_seq
+        return answer
+
+    async def rest(self, *nodes: str, **fields: Any) -> None:  # noqa: ANN401 - beat's
+        """Some seconds in which these hear of the tokens that were given back, and say so."""
+        self.clock.advance(REST_S)
+        for node in nodes * 2:
+            await self.beat(node, **fields)
 
     async def peers(self, count: int, **options: Any) -> list[JoinAnswer]:  # noqa: ANN401 - beat's
         """So many peers of different owners that have served."""

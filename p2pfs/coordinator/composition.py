@@ -17,7 +17,7 @@ from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import POOL_NAME
-from p2pfs.coordinator.ledger import Ledger, Promise, disk_bytes
+from p2pfs.coordinator.ledger import Ledger, Promise
 from p2pfs.coordinator.liveness import Patience
 from p2pfs.coordinator.membership import Membership, all_revoked
 from p2pfs.coordinator.pulse import Pulse
@@ -100,9 +100,14 @@ async def compose(
     roster.restore(database.read(members.nodes), database.read(members.peers))
     roster.revocations = database.read(all_revoked)
     revocations.update(roster.revocations)
-    ledger = Ledger(_promise(session, token) for session, token in database.read(reservations.outstanding))
-    for volume, peer, room_bytes in database.read(reservations.returned):
-        ledger.returned(volume, peer, disk_bytes(room_bytes))
+    ledger = Ledger(first_seq=found.starts << 32)
+    for kept in database.read(reservations.outstanding):
+        ledger.restore(
+            _promise(kept.session, kept.token),
+            is_withdrawn=kept.is_withdrawn,
+            is_acknowledged=kept.is_acknowledged,
+            now_s=clock.time(),
+        )
     for peer, size in database.read(reservations.unmeasured):
         ledger.unmeasured(peer, size)
     signer = TokenSigner(record.pool, secrets.token_seed)

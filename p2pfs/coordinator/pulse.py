@@ -43,6 +43,7 @@ MAX_VERSION_LETTERS: Final = 64
 MAX_STATE_LETTERS: Final = 16
 MAX_CORRUPT: Final = 10_000
 """Most damaged copies told in one heartbeat; the rest comes with the next."""
+MAX_DRAINING: Final = 1000
 _MAX_BYTES: Final = 1 << 62
 _MAX_CLOCK_S: Final = 1e12
 _PAUSE_S: Final = 1.0
@@ -99,7 +100,9 @@ class Pulse:
         now_s = self._clock.monotonic()
         was_away_s, silent_s = peer.away_until_s, now_s - peer.heard_s
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
-        self._reservations.heard(peer.number, heartbeat.put_seq)
+        self._reservations.heard(
+            peer.number, heartbeat.put_seq, withdrawn=heartbeat.withdrawn_seq, draining=heartbeat.draining
+        )
         self._scrubs.heard(peer, heartbeat.scrub)
         self._traffic.served(node.id, heartbeat.run, heartbeat.served)
         if change is not None:
@@ -135,6 +138,8 @@ class Pulse:
 
     def _answer(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatAnswer:
         revocations = self._roster.revocations
+        known = heartbeat.withdrawn_seq
+        last, withdrawn = self._reservations.notices(peer.number, known) if known >= 0 else (0, [])
         return HeartbeatAnswer(
             peer.number,
             self._roster.version,
@@ -146,6 +151,8 @@ class Pulse:
             coordinator_clock_s=self._clock.time(),
             has_orders=peer.is_member and self._orders.call(peer.number),
             state=peer.state.value,
+            withdrawn_seq=last,
+            withdrawn=withdrawn,
             is_dialable=self._dialability.heard(peer),
         )
 
@@ -198,6 +205,8 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:
         raise Misuse("a heartbeat has an impossible time")
+    if heartbeat.withdrawn_seq >= 1 << 63 or len(heartbeat.draining) > MAX_DRAINING:
+        raise Misuse(f"a heartbeat names at most {MAX_DRAINING} reservations that are under way")
     check_reads(heartbeat.served, len(heartbeat.served))
     _check_figures(heartbeat.resources)
     if heartbeat.scrub is not None:

@@ -1,7 +1,8 @@
 """Promising room on peers, and what statfs says of the room there is.
 
-The ledger decides and is changed first, without a checkpoint in between; the database follows before anybody is told,
-so that promises survive a restart. Called by `handlers`, `namespace` (what was stored) and `pulse`.
+The ledger decides and counts a promise at once, without a checkpoint in between; the database follows before anybody is
+told, so that promises survive a restart. What is replaced counts until its peer takes it no more. Called by `handlers`,
+`namespace` (what was stored) and `pulse`.
 """
 
 import logging
@@ -123,18 +124,14 @@ class Reservations:
         Raises:
             Invalid: No such amount; what was promised stays.
             OverQuota: The owner's share does not allow it; what was promised stays.
-            NoSpace: Too few peers have room; what was promised before is returned all the same.
+            NoSpace: Too few peers have room; what was promised stays.
         """
         if request.room_bytes:
             check_amount(request.room_bytes)
         self._require(session, node, request.room_bytes)
-        returned = self._ledger.release_session(session)
-        granted: list[Promise] = []
-        try:
-            if request.room_bytes:
-                granted = self._grant(session, node, volume, room_bytes=request.room_bytes)
-        finally:
-            await self._keep(session, granted, returned)
+        replaced = self._ledger.tokens_of(session)  # if it is refused, they stay
+        granted = self._grant(session, node, volume, room_bytes=request.room_bytes) if request.room_bytes else []
+        await self._keep(session, granted, replaced)
         return Reserved([self._signer.sign(promise.unsigned()) for promise in granted])
 
     def stored(self, session: SessionId, promises: Sequence[tuple[PeerNumber, int, int]]) -> None:
@@ -151,20 +148,31 @@ class Reservations:
         """A peer stored a chunk that nobody had to promise room for: its bytes are on their way into `used`."""
         self._ledger.arrived(peer, size, put_seq=put_seq)
 
-    def heard(self, peer: PeerNumber, put_seq: int) -> None:
-        """A heartbeat's figures were taken over."""
-        self._ledger.heard(peer, put_seq)
+    def heard(self, peer: PeerNumber, put_seq: int, *, withdrawn: int = -1, draining: Sequence[int] = ()) -> None:
+        """A heartbeat's figures were taken over; see `Ledger.heard`."""
+        self._ledger.heard(peer, put_seq, withdrawn=withdrawn, draining=frozenset(draining))
+
+    def notices(self, peer: PeerNumber, known: int) -> tuple[int, list[tuple[int, int]]]:
+        """Tokens that a peer is to refuse; see `Ledger.notices`."""
+        return self._ledger.notices(peer, known, now_s=self._clock.monotonic())
 
     def session_over(self, session: SessionId) -> None:
         """Its promises are withdrawn; their rows lapse by themselves."""
-        self._ledger.release_session(session)
+        self._ledger.withdraw_session(session, now_s=self._clock.monotonic())
 
     async def expire(self) -> None:
-        """Withdraw what has run out."""
+        """Let lapse what has run out."""
         now_s = self._clock.time()
-        self._ledger.release_expired(now_s)
-        if self._database.read(lambda connection: rows.lapsed(connection, now_s=now_s)):
-            await self._database.write(lambda connection: rows.expire(connection, now_s=now_s))
+        self._ledger.expire(now_s)
+        has_lapsed = self._database.read(lambda connection: rows.lapsed(connection, now_s=now_s))
+        tokens = self._ledger.take_acknowledged()  # if that cannot be kept, they count again after a restart
+        if tokens or has_lapsed:
+
+            def keep(connection: sqlite3.Connection) -> None:
+                rows.withdraw(connection, tokens, is_acknowledged=True)
+                rows.expire(connection, now_s=now_s)
+
+            await self._database.write(keep)
 
     def bookable(self) -> int:
         """Bytes of disk that can be promised once more in enough copies, also while those that are silent stay so."""
@@ -209,7 +217,11 @@ class Reservations:
 
     def _grant(self, session: SessionId, node: NodeId, volume: VolumeId, *, room_bytes: int) -> list[Promise]:
         taken = self._taken(volume)
-        rooms = {peer.number: self.free(peer) - taken.get(peer.number, 0) for peer in self._staying()}
+        rooms = {
+            peer.number: self.free(peer) - taken.get(peer.number, 0)
+            for peer in self._staying()
+            if not self._ledger.is_full(node, peer.number)
+        }
         _, needed = self.copies_wanted()
         expires_s = float(int(self._clock.time() + self._lifetime_s))
         granted = [
@@ -219,18 +231,19 @@ class Reservations:
         self._ledger.add(granted)
         return granted
 
-    async def _keep(self, session: SessionId, granted: Sequence[Promise], returned: Sequence[Promise]) -> None:
-        if not granted and not returned:
+    async def _keep(self, session: SessionId, granted: Sequence[Promise], replaced: Sequence[int]) -> None:
+        if not granted and not replaced:
             return
 
-        now_s = self._clock.time()
-
         def keep(connection: sqlite3.Connection) -> None:
-            rows.give_back(connection, session, tokens=[promise.token for promise in returned], now_s=now_s)
+            rows.withdraw(connection, replaced)
             rows.add(connection, session, tokens=[promise.unsigned() for promise in granted])
 
+        def kept(_: None) -> None:
+            self._ledger.withdraw(replaced, now_s=self._clock.monotonic())
+
         try:
-            await self._database.write(keep)
+            await self._database.write(keep, committed=kept)
         except BaseException:
-            self._ledger.withdraw(granted)  # nobody was told of them
+            self._ledger.forget(granted)  # nobody was told of them
             raise

@@ -14,6 +14,7 @@ from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import INDEX_SEAL, SEARCH
 from p2pfs.meta.schema_swarm import SWARM
 from p2pfs.meta.schema_usefulness import USEFULNESS
+from p2pfs.meta.schema_withdrawn import WITHDRAWN
 
 APPLICATION_ID: Final = 0x70327066
 """`PRAGMA application_id`: "p2pf"; another program's database is refused."""
@@ -361,6 +362,7 @@ MIGRATIONS: Final = (
     BOOKINGS,
     USEFULNESS,
     INDEX_SEAL,
+    WITHDRAWN,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -17,8 +17,9 @@ FIRST_ROOM: Final = 64 * MIB
 MOST_ROOM: Final = 1024 * MIB
 LOW_ROOM: Final = 16 * MIB
 """A token with less left is replaced before the next chunk: twice what may be on its way at once."""
-SETTLING_S: Final = 7.0
-"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told."""
+SETTLING_S: Final = 13.0
+"""Two heartbeats and a little, for peers must hear of tokens that were replaced and say so: how long a pool that looks
+full is asked again before a writer is told."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
 
@@ -118,7 +119,7 @@ class ReservedSpace:
 
     async def _ask_for(self, size: int) -> None:
         try:
-            await self._renew(_sealed(self._promised + size))
+            await self._renew(lambda: _sealed(self._promised + size))
         except (NoSpace, OverQuota, Unavailable) as error:
             self._refusal = _Refusal(error, 0 if isinstance(error, Unavailable) else size)
             raise
@@ -130,7 +131,7 @@ class ReservedSpace:
             if not self._is_short(size):
                 return
             try:
-                await self._renew(_sealed(size))
+                await self._renew(lambda: _sealed(size))
             except (NoSpace, OverQuota, Unavailable):
                 if self._covered() < _sealed(size):
                     raise
@@ -148,7 +149,10 @@ class ReservedSpace:
     def settle(self, size: int) -> None:
         self._promised = max(self._promised - size, 0)
 
-    async def _renew(self, needed: int) -> None:
+    async def _renew(self, need: Callable[[], int]) -> None:
+        """Have other tokens with room for what `need` says at the time, or, refused, see that those there are cover it
+        by now: what was on its way may have been stored. Raises as the coordinator; then what there was is good yet."""
+        needed = need()
         returned = [token.id for token in self._tokens.values()]
         room = max(self._room, 2 * needed)
         # what this mount stored counts twice, as stored and as promised, until the peers' next heartbeats
@@ -162,13 +166,17 @@ class ReservedSpace:
                 break
             except (NoSpace, OverQuota) as error:
                 if room <= needed:
-                    if isinstance(error, OverQuota):
+                    if isinstance(error, OverQuota) and not self._promised:
                         raise
                     if trio.current_time() >= until:
                         if self._by_kernel and until > began_s:
                             self._full_until_s = trio.current_time() + SETTLING_S
                         raise
                     await trio.sleep(1.0)
+                    needed = need()
+                    if self._covered() >= needed:
+                        return
+                    room = max(room, needed)
                     continue
                 # the pool, or its owner's share, has no room for a comfortable reservation: take what this write needs
                 room = max(needed, room // 4)

@@ -139,6 +139,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     run: int = 0  # drawn by chance when the daemon started: another one may have another disk
     scrub: Scrub | None = None  # None: not told
     served: list[tuple[int, str, int]] = []  # (UTC day, reading node, bytes of that day so far in this run), if changed
+    withdrawn_seq: int = -1  # nothing new is taken under tokens that answers up to this one withdrew; -1: not told
+    draining: list[int] = []  # of those tokens, where something begun before is still being stored, not yet in `used`
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):
@@ -155,6 +157,8 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     has_orders: bool = False  # `POST /orders` has something for this peer
     state: str = ""  # types.PeerState of this peer
     is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
+    withdrawn_seq: int = 0  # of the last withdrawal; heartbeats say it from then on
+    withdrawn: list[tuple[int, int]] = []  # (token, expires_s): given back or replaced, to be refused from now on
 
 
 class AwayRequest(msgspec.Struct, frozen=True):

@@ -247,6 +247,7 @@ class Peerd:
             addresses=whereabouts.now,
             offered=self._offer.bytes,
             scrub=self.scrubber.state,
+            withdrawn=self._tokens.withdrawn,
             traffic=self._traffic,
             revocations=self._revocations,
             hear=hear,
@@ -272,6 +273,7 @@ class Peerd:
     async def _hear(self, answer: HeartbeatAnswer) -> None:
         self._signer.trust(answer.receipt_key)
         self._tokens.trust(answer.token_key)
+        self._tokens.withdraw(answer.withdrawn_seq, answer.withdrawn)
         self._absence.hear(answer)
         # Never above what the owner offers: what the trash may lose a day is a share of this.
         self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))

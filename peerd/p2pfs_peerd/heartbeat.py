@@ -49,6 +49,7 @@ class Pulse:
         addresses: Callable[[], Sequence[str]],
         offered: Callable[[], int],
         scrub: Callable[[], Scrub],
+        withdrawn: Callable[[], tuple[int, list[int]]],
         traffic: Traffic[str],
         revocations: Revocations,
         hear: Hear,
@@ -62,6 +63,7 @@ class Pulse:
         self._addresses = addresses
         self._offered = offered
         self._scrub = scrub
+        self._withdrawn = withdrawn
         self._traffic = traffic
         self._revocations = revocations
         self._hear = hear
@@ -95,7 +97,9 @@ class Pulse:
             self._coordinator,
             "POST",
             "/heartbeat",
-            await trio.to_thread.run_sync(partial(self._report, damaged, addresses, self._scrub(), served)),
+            await trio.to_thread.run_sync(
+                partial(self._report, damaged, addresses, self._scrub(), self._withdrawn(), served)
+            ),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
         )
@@ -114,9 +118,10 @@ class Pulse:
         damaged: Sequence[tuple[int, bytes]],
         addresses: Sequence[str],
         scrub: Scrub,
+        withdrawn: tuple[int, list[int]],
         served: list[tuple[int, str, int]],
     ) -> Heartbeat:
-        """Blocking: psutil reads a dozen files."""
+        """Blocking: psutil reads a dozen files. `withdrawn` was asked for before: the usage counts what came before."""
         settled = self._store.settled_seq()  # before the usage that counts it
         usage = self._store.usage()
         return Heartbeat(
@@ -134,6 +139,8 @@ class Pulse:
             put_seq=settled,
             run=self._run,
             scrub=scrub,
+            withdrawn_seq=withdrawn[0],
+            draining=withdrawn[1],
             served=served,
         )
 

@@ -6,7 +6,7 @@ restart a token covers its room anew, but never more than this peer has. Called 
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +24,7 @@ _MOST: Final = 40_000
 _MOST_PER_SENDER: Final = 4000
 """Accounts of tokens that have not expired. None of them is ever forgotten, for it would start from zero again."""
 _LONGEST_HEADER: Final = 1024
+_MOST_DRAINING: Final = 1000
 
 
 @dataclass(slots=True)
@@ -44,6 +45,9 @@ class TokenBook:
         self._accounts: dict[int, _Account] = {}
         self._ends: list[tuple[int, int]] = []  # a heap of (expires_s, token id), one for each account
         self._senders: Counter[str] = Counter()  # accounts of each
+        self._busy: Counter[int] = Counter()  # tokens that something is stored under at the moment
+        self._withdrawn: dict[int, int] = {}  # token id → expires_s
+        self._withdrawn_seq = 0
 
     def trust(self, key: bytes) -> None:
         """Take over the coordinator's public key (raw). Raises Misuse if it is none."""
@@ -57,6 +61,22 @@ class TokenBook:
         self._accounts.clear()
         self._ends.clear()
         self._senders.clear()
+        self._withdrawn.clear()
+        self._withdrawn_seq = 0
+
+    def withdraw(self, seq: int, tokens: Iterable[tuple[int, int]]) -> None:
+        """Take nothing more under these, (token id, expires_s) each; `seq` is the coordinator's number of the last."""
+        now_s = self._clock.time()
+        known = {number: expires_s for number, expires_s in self._withdrawn.items() if expires_s > now_s}
+        known |= {number: expires_s for number, expires_s in tokens if expires_s > now_s}
+        if len(known) <= _MOST:  # else the coordinator tells them again
+            self._withdrawn, self._withdrawn_seq = known, seq
+
+    def withdrawn(self) -> tuple[int, list[int]]:
+        """What heartbeats say: the number of the last withdrawal that this peer heeds, and those of the tokens under
+        which something is still being stored that was begun before."""
+        draining = [number for number in self._busy if number in self._withdrawn]
+        return (self._withdrawn_seq, draining) if len(draining) <= _MOST_DRAINING else (0, [])
 
     @contextmanager
     def spend(self, header: str | None, *, sender: NodeId, volume: VolumeId, size: int) -> Iterator[None]:
@@ -64,23 +84,30 @@ class TokenBook:
 
         Raises:
             Denied: No token, a forged one, or one for another sender, volume or peer.
-            NoSpace: It has run out, of time or of room.
+            NoSpace: It has run out, of time or of room, or was withdrawn.
             Unavailable: The coordinator's key is not known yet, or more tokens are in use than this peer can count.
         """
         token = _parse(header)
         if (token.sender, token.volume, token.peer) != (sender, volume, self._peer):
             raise Denied("the reservation is for another sender, volume or peer")
         account = self._account(token)
+        if token.id in self._withdrawn:
+            raise NoSpace("the reservation was given back")
         if token.expires_s <= self._clock.time():
             raise NoSpace("the reservation has expired")
         if account.used + size > token.room_bytes:
             raise NoSpace("the reservation is used up")
         account.used += size
+        self._busy[token.id] += 1
         try:
             yield
         except BaseException:
             account.used -= size
             raise
+        finally:
+            self._busy[token.id] -= 1
+            if not self._busy[token.id]:
+                del self._busy[token.id]
 
     def _account(self, token: Token) -> _Account:
         """The account of a token that is the coordinator's and this caller's: the one there is, or a new one."""

@@ -111,6 +111,7 @@ RESOURCES = membership.Resources(1 << 40, 1 << 39, 1 << 34, 1 << 33, 4, 0.25, 5,
 HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
     run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
+    withdrawn_seq=1 << 33, draining=[5],
 )  # fmt: skip
 GAVE = usefulness.Gave(1, 2, 3, 4)
 USEFULNESS = usefulness.UsefulnessReport(
@@ -119,7 +120,19 @@ USEFULNESS = usefulness.UsefulnessReport(
     [usefulness.NodeUsefulness(NODE, "anna@nas", "anna", math.inf, GAVE)],
 )
 HEARTBEAT_ANSWER = membership.HeartbeatAnswer(
-    7, 3, CHUNK, CHUNK, 1 << 40, 5.0, membership.Revocations(2, [NODE], ["1f"]), 1.8e9, True, "up", False
+    7,
+    3,
+    CHUNK,
+    CHUNK,
+    1 << 40,
+    5.0,
+    membership.Revocations(2, [NODE], ["1f"]),
+    1.8e9,
+    True,
+    "up",
+    False,
+    1 << 33,
+    [(5, 1_800_000_000)],
 )
 PEER_INFO = membership.PeerInfo(
     7, NODE, "anna@nas", "anna", "home", ["192.0.2.7:9471"], 1 << 40, 1 << 39, "draining", True
@@ -229,7 +242,9 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("orders", ORDERS),
         ("report", REPORT),
         ("heartbeat", HEARTBEAT),
-        ("heartbeat_without_reads", msgspec.structs.replace(HEARTBEAT, served=[])),
+        ("heartbeat_without_reads", msgspec.structs.replace(HEARTBEAT, served=[], withdrawn_seq=-1, draining=[])),
+        ("heartbeat_of_old_tokens", msgspec.structs.replace(HEARTBEAT, withdrawn_seq=-1, draining=[])),
+        ("answer_without_tokens", msgspec.structs.replace(HEARTBEAT_ANSWER, withdrawn_seq=0, withdrawn=[])),
         ("renew_session", volumes.RenewSession(3, [(20_000, 7, 1 << 30)])),
         ("usefulness", USEFULNESS),
         ("heartbeat_answer", HEARTBEAT_ANSWER),

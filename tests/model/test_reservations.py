@@ -41,6 +41,7 @@ step = st.one_of(
     st.tuples(st.just("put"), few, st.integers(0, 3), st.booleans()),
     st.tuples(st.just("put"), few, st.integers(0, 3), st.booleans()),
     st.tuples(st.just("commit")),
+    st.tuples(st.just("commit_one"), few),
     st.tuples(st.just("measure"), few),
     st.tuples(st.just("hear"), few),
     st.tuples(st.just("beat")),
@@ -74,6 +75,8 @@ class Token:
     peer: int  # from 0
     expires_s: float
     left: int  # chunks
+    number: int
+    is_refused: bool = False
 
 
 @dataclass
@@ -85,7 +88,8 @@ class World:
     clock: FakeClock
     stored: list[int] = field(default_factory=lambda: [0] * 4)  # bytes on each peer's disk
     put_seq: list[int] = field(default_factory=lambda: [0] * 4)
-    measured: dict[int, tuple[int, int]] = field(default_factory=dict)
+    heeded: list[int] = field(default_factory=lambda: [0] * 4)  # withdrawals that each peer heard of
+    measured: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     uncommitted: list[tuple[int, int, int]] = field(default_factory=list)  # session, peer, put_seq
     heard: set[int] = field(default_factory=set)  # peers, since the coordinator started
@@ -103,18 +107,22 @@ class World:
                     self.check(p)
 
     def check(self, p: Pool) -> None:
-        reservations, now_s = p.services.reservations, self.clock.time()
+        reservations = p.services.reservations
         shares, _ = reservations._set_aside()
         for at, node in enumerate(self.nodes):
             peer = p.services.roster.peer_of(node)  # type: ignore[arg-type]
             assert peer is not None
-            to_come = sum(one.left * ON_DISK for one in self.tokens if one.peer == at and one.expires_s > now_s)
+            to_come = sum(one.left * ON_DISK for one in self.tokens if one.peer == at and self.is_taken(one))
             assert self.stored[at] + to_come <= CAPACITY
             really_free = CAPACITY - self.stored[at] - to_come
             booked = sum(share.get(peer.number, 0) for share in shares.values())
             assert booked <= reservations.free(peer) <= really_free
         if len(self.heard) == 4:  # until then what was given back before the crash counts as stored
             assert QUIET not in reservations.short()
+
+    def is_taken(self, one: Token) -> bool:
+        """Whether the peer stores more under it, whatever its owner did with it."""
+        return one.expires_s > self.clock.time() and not one.is_refused
 
     async def book(self, p: Pool, volume: VolumeId, chunks: int, for_s: float) -> None:
         owner = self.nodes[0 if volume == QUIET else 1]
@@ -130,9 +138,6 @@ class World:
             await p.services.bookings.release(p.identity(), str(number))
 
     async def reserve(self, p: Pool, session: int, chunks: int) -> None:
-        if self.tokens and any(one.session == session for one in self.tokens):
-            await self.commit(p)  # a mount gives back what it is done with
-        self.tokens = [one for one in self.tokens if one.session != session]
         identity, request = SessionId(f"{session:032x}"), Reserve(chunks * CHUNK)
         try:
             made = await p.services.reservations.reserve(identity, self.nodes[1], BUSY, request=request)  # type: ignore[arg-type]
@@ -140,13 +145,12 @@ class World:
             return
         numbers = [p.services.roster.peer_of(node).number for node in self.nodes]  # type: ignore[arg-type, union-attr]
         self.tokens += [
-            Token(session, numbers.index(PeerNumber(one.peer)), one.expires_s, chunks) for one in made.tokens
+            Token(session, numbers.index(PeerNumber(one.peer)), one.expires_s, chunks, one.id) for one in made.tokens
         ]
 
     async def put(self, p: Pool, session: int, peer: int, is_committed: bool) -> None:
-        now_s = self.clock.time()
-        for one in self.tokens:
-            if one.session == session and one.peer == peer and one.left and one.expires_s > now_s:
+        for one in self.tokens:  # the oldest first: also those that it gave back
+            if one.session == session and one.peer == peer and one.left and self.is_taken(one):
                 one.left -= 1
                 self.stored[peer] += ON_DISK
                 self.put_seq[peer] += 1
@@ -154,6 +158,13 @@ class World:
                 break
         if is_committed:
             await self.commit(p)
+
+    async def commit_one(self, p: Pool, at: int) -> None:
+        """Out of turn: the others come late."""
+        late = self.uncommitted[:at] + self.uncommitted[at + 1 :]
+        self.uncommitted = self.uncommitted[at : at + 1]
+        await self.commit(p)
+        self.uncommitted = late
 
     async def commit(self, p: Pool) -> None:
         for session, peer, put_seq in self.uncommitted:
@@ -163,13 +174,17 @@ class World:
         self.uncommitted = []
 
     async def measure(self, _p: Pool, peer: int) -> None:
-        self.measured[peer] = (self.stored[peer], self.put_seq[peer])
+        self.measured[peer] = (self.stored[peer], self.put_seq[peer], self.heeded[peer])
 
     async def hear(self, p: Pool, peer: int) -> None:
         if peer in self.measured:
-            used, put_seq = self.measured[peer]
+            used, put_seq, heeded = self.measured[peer]
             self.heard.add(peer)
-            await p.beat(self.nodes[peer], capacity=CAPACITY, used=used, put_seq=put_seq)
+            answer = await p.beat(self.nodes[peer], capacity=CAPACITY, used=used, put_seq=put_seq, withdrawn_seq=heeded)
+            self.heeded[peer] = answer.withdrawn_seq
+            refused = {number for number, _ in answer.withdrawn}
+            for one in self.tokens:
+                one.is_refused |= one.number in refused
 
     async def beat(self, p: Pool) -> None:
         for peer in range(4):

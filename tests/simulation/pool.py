@@ -232,6 +232,7 @@ class SimPeer:
         async def hear(answer: HeartbeatAnswer) -> None:
             signer.trust(answer.receipt_key)
             tokens.trust(answer.token_key)
+            tokens.withdraw(answer.withdrawn_seq, answer.withdrawn)
             store.limit(answer.capacity)
             app.hear(answer.state)
             absence.hear(answer)
@@ -245,7 +246,7 @@ class SimPeer:
 
         pulse = Pulse(
             client, self._coordinator, store=store, root=self.disk.root,
-            addresses=addresses, offered=lambda: self.capacity, scrub=lambda: NO_SCRUB,
+            addresses=addresses, offered=lambda: self.capacity, scrub=lambda: NO_SCRUB, withdrawn=tokens.withdrawn,
             revocations=revocations, hear=hear, traffic=traffic, interval_s=SETTINGS.heartbeat, clock=clock,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:

@@ -135,7 +135,7 @@ async def test_promises_to_its_sessions_are_not_set_aside_twice(tmp_path: Path) 
         assert free(p, they, THEIRS) >= before - 32 * MIB
         await rolling(p, me, MINE, 0)
         assert listed(p, me)[0].left_bytes == 300 * MIB
-        await beat_all(p)
+        await p.rest(*[peer.node.id for peer in p.services.roster.members()], capacity=GIB)
         assert free(p, they, THEIRS) == before
 
 

@@ -1,11 +1,22 @@
 """Promises never exceed a peer's room, whatever the order of storing, returning and heartbeats."""
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from p2pfs.coordinator.ledger import MAX_ROOM_BYTES, Ledger, Promise, check_amount, disk_bytes
+from p2pfs.coordinator.ledger import (
+    MAX_ROOM_BYTES,
+    MOST_WITHDRAWN,
+    REST_S,
+    TOLD,
+    Ledger,
+    Promise,
+    check_amount,
+    disk_bytes,
+)
 from p2pfs.errors import Invalid, Misuse
 from p2pfs.types import MIB, NodeId, PeerNumber, SessionId, VolumeId
 
@@ -21,13 +32,92 @@ def promise(token: int, *, session: SessionId = ONE, room: int = 4 * MIB, expire
     return Promise(token, session, NODE, VolumeId(7), PEER, room, expires_s)
 
 
-def test_what_is_promised_counts_until_it_is_returned_and_a_heartbeat_came() -> None:
-    ledger = Ledger([promise(1), promise(2)])
-    assert ledger.promised(PEER) == 2 * disk_bytes(4 * MIB)
-    assert [gone.token for gone in ledger.release(ONE, [1])] == [1]
-    assert ledger.promised(PEER) == 2 * disk_bytes(4 * MIB)  # something may have been stored under it
-    ledger.heard(PEER, -1)
-    assert ledger.promised(PEER) == disk_bytes(4 * MIB)
+def told(ledger: Ledger, known: int = 0) -> int:
+    """What the peer hears in the end."""
+    return ledger.notices(PEER, known, now_s=1e9)[0]
+
+
+def test_what_is_given_back_counts_until_its_peer_takes_it_no_more() -> None:
+    ledger, whole = Ledger([promise(1), promise(2)]), disk_bytes(4 * MIB)
+    assert [gone.token for gone in ledger.withdraw([1, 99], now_s=50.0)] == [1]
+    assert ledger.tokens_of(ONE) == [2]
+    assert ledger.notices(PEER, 0, now_s=50.0)[1] == []  # what is on its way may arrive
+    last, notices = ledger.notices(PEER, 0, now_s=50.0 + REST_S)
+    assert notices == [(1, 100)]
+    for withdrawn, draining in ((-1, []), (last - 1, []), (last, [1]), (last + 1, [])):
+        ledger.heard(PEER, -1, withdrawn=withdrawn, draining=draining)
+        assert ledger.promised(PEER) == 2 * whole
+    ledger.heard(PEER, -1, withdrawn=last, draining=[2])
+    assert ledger.promised(PEER) == whole
+    assert ledger.take_acknowledged() == [1]
+    assert ledger.take_acknowledged() == []
+    assert ledger.notices(PEER, last, now_s=1e9) == (last, [])
+    assert ledger.notices(PEER, 0, now_s=1e9) == (last, notices)  # for a peer that was started anew
+    assert ledger.notices(PEER, 1 << 60, now_s=1e9) == (last, notices)  # or one that heard of a later database
+    ledger.expire(100.5)
+    assert ledger.notices(PEER, 0, now_s=1e9) == (0, [])
+
+
+def test_a_peer_that_never_answers_takes_a_token_until_its_time_is_over() -> None:
+    ledger = Ledger([promise(1)])
+    ledger.withdraw_session(ONE)
+    ledger.heard(PEER, 5)
+    ledger.expire(99.0)
+    assert ledger.promised(PEER) == ledger.promised_in(VolumeId(7))[PEER] == disk_bytes(4 * MIB)
+    assert ledger.outstanding([NODE], copies=1) == disk_bytes(4 * MIB)
+    ledger.expire(101.0)
+    assert ledger.outstanding([NODE], copies=1) == 0
+    assert ledger.promised(PEER) == disk_bytes(4 * MIB)  # something may have been stored just before
+    ledger.heard(PEER, 5)
+    assert ledger.promised(PEER) == 0
+
+
+def test_what_was_on_its_way_when_a_token_was_replaced_is_not_taken_from_the_next() -> None:
+    ledger, whole = Ledger([promise(1)]), disk_bytes(4 * MIB)
+    ledger.add([promise(2)])
+    ledger.withdraw([1])
+    ledger.stored(ONE, PEER, CHUNK, put_seq=1)
+    assert ledger.promised(PEER) == 2 * whole
+    ledger.heard(PEER, 3, withdrawn=told(ledger))
+    assert ledger.promised(PEER) == whole
+    for put_seq in (2, 3):  # under the first
+        ledger.stored(ONE, PEER, CHUNK, put_seq=put_seq)
+    assert ledger.promised(PEER) == whole
+    ledger.heard(PEER, 1000)
+    assert ledger.promised(PEER) == whole
+    ledger.stored(ONE, PEER, CHUNK, put_seq=1000)  # under the second
+    ledger.heard(PEER, 1000)
+    assert ledger.promised(PEER) == whole - CHUNK - 4096
+
+
+def test_who_renews_for_hours_does_not_eat_up_a_peer_that_sleeps() -> None:
+    ledger = Ledger()
+    for turn in range(50):
+        ledger.add([promise(turn, expires_s=600.0 * (turn + 1))])
+        ledger.withdraw([turn - 1])
+        ledger.expire(600.0 * turn + 540)
+    assert ledger.promised(PEER) <= 3 * disk_bytes(4 * MIB)
+    assert len(ledger) <= 3
+
+
+def test_a_node_has_so_many_withdrawn_tokens_on_a_peer() -> None:
+    ledger = Ledger(promise(number, room=1) for number in range(MOST_WITHDRAWN))
+    ledger.withdraw_session(ONE)
+    assert ledger.is_full(NODE, PEER)
+    assert not ledger.is_full(NODE, PeerNumber(2))
+    assert len(ledger.notices(PEER, 0, now_s=1e9)[1]) <= TOLD
+    ledger.expire(101.0)
+    assert not ledger.is_full(NODE, PEER)
+
+
+def test_what_may_be_stored_counts_as_often_as_it_has_copies() -> None:
+    two = Promise(9, ONE, NODE, VolumeId(7), PeerNumber(2), 4 * MIB, 100.0)
+    ledger = Ledger([promise(1), two, promise(3, session=TWO)])
+    assert ledger.outstanding([NODE], copies=2) == disk_bytes(4 * MIB)
+    assert ledger.outstanding([NODE], copies=1) == 2 * disk_bytes(4 * MIB)
+    ledger.withdraw_session(ONE)
+    assert ledger.outstanding([NODE], copies=2) == disk_bytes(4 * MIB)
+    assert ledger.outstanding([], copies=1) == 0
 
 
 def test_stored_bytes_count_until_a_heartbeat_covers_their_put_seq() -> None:
@@ -47,23 +137,17 @@ def test_a_used_up_token_holds_nothing_back_when_it_expires() -> None:
     ledger.stored(ONE, PEER, CHUNK, put_seq=1)
     ledger.heard(PEER, 1)
     assert ledger.promised(PEER) == 0
-    assert ledger.release_expired(100.0) == []
-    assert [gone.token for gone in ledger.release_expired(100.5)] == [1]
+    assert ledger.expire(100.0) == 0
+    assert ledger.expire(100.5) == 1
     assert ledger.promised(PEER) == 0
+    ledger.heard(PEER, 1)
     assert len(ledger) == 0
 
 
-def test_tokens_of_others_cannot_be_returned() -> None:
-    ledger = Ledger([promise(1), promise(2, session=TWO)])
-    assert ledger.release(TWO, [1, 99]) == []
-    assert ledger.tokens_of(ONE) == [1]
-    assert [gone.token for gone in ledger.release_session(TWO)] == [2]
-
-
-def test_withdrawn_promises_leave_nothing_behind() -> None:
+def test_promises_nobody_heard_of_leave_nothing_behind() -> None:
     ledger, granted = Ledger(), [promise(1), promise(2)]
     ledger.add(granted)
-    ledger.withdraw(granted)
+    ledger.forget(granted)
     assert ledger.promised(PEER) == 0
 
 
@@ -78,8 +162,9 @@ def test_what_is_promised_to_a_node_is_what_it_has_not_stored_yet() -> None:
     ledger.stored(ONE, PEER, CHUNK, put_seq=1)
     assert ledger.promised_to(NODE, PEER) == 2 * disk_bytes(4 * MIB) - CHUNK - 4096
     assert ledger.promised_to(NodeId("b" * 32), PEER) == 0
-    ledger.release_session(ONE)
-    ledger.release_session(TWO)
+    for session in (ONE, TWO):
+        ledger.withdraw_session(session)
+    ledger.heard(PEER, 1, withdrawn=told(ledger))
     assert ledger.promised_to(NODE, PEER) == 0
 
 
@@ -100,8 +185,17 @@ def test_impossible_amounts_are_refused(room: int) -> None:
         check_amount(room)
 
 
+@dataclass
+class Token:
+    """One as the peer counts it."""
+
+    rest: int  # chunks
+    is_refused: bool = False
+
+
 class OnePeer(RuleBasedStateMachine):
-    """A peer of a fixed size, writers that store under their tokens, heartbeats that arrive late."""
+    """A peer of a fixed size, a writer that stores under its tokens, also those it gave back, commits that come late,
+    and heartbeats and their answers that do."""
 
     CAPACITY = 40 * (CHUNK + 4096)
 
@@ -111,9 +205,10 @@ class OnePeer(RuleBasedStateMachine):
         self.stored = 0  # bytes really on the peer
         self.put_seq = 0
         self.known_used = 0  # as of the last heartbeat taken in
-        self.measured: tuple[int, int] = (0, 0)  # a heartbeat under way: used, put_seq
-        self.tokens: dict[int, list[int]] = {}  # token → [promised chunks, stored, committed]
-        self.uncommitted: list[tuple[int, int]] = []  # (token, put_seq)
+        self.heeded = 0
+        self.measured: tuple[int, int, int] = (0, 0, 0)  # a heartbeat under way: used, put_seq, heeded
+        self.tokens: dict[int, Token] = {}
+        self.uncommitted: list[int] = []  # put_seqs
         self.next = 1
 
     def free(self) -> int:
@@ -122,51 +217,61 @@ class OnePeer(RuleBasedStateMachine):
     @rule(chunks=st.integers(1, 8))
     def reserve(self, chunks: int) -> None:
         if disk_bytes(chunks * CHUNK) <= self.free():
+            replaced = self.ledger.tokens_of(ONE)
             self.ledger.add([promise(self.next, room=chunks * CHUNK)])
-            self.tokens[self.next] = [chunks, 0]
+            self.ledger.withdraw(replaced)
+            self.tokens[self.next] = Token(chunks)
             self.next += 1
 
-    @precondition(lambda self: any(stored < room for room, stored in self.tokens.values()))
-    @rule(data=st.data(), commit=st.booleans())
-    def put(self, data: st.DataObject, commit: bool) -> None:
-        token = data.draw(st.sampled_from([t for t, (room, stored) in self.tokens.items() if stored < room]))
-        self.tokens[token][1] += 1
+    @rule()
+    def give_back(self) -> None:
+        self.ledger.withdraw_session(ONE)
+
+    @precondition(lambda self: any(token.rest and not token.is_refused for token in self.tokens.values()))
+    @rule(data=st.data())
+    def put(self, data: st.DataObject) -> None:
+        usable = [one for one, token in self.tokens.items() if token.rest and not token.is_refused]
+        self.tokens[data.draw(st.sampled_from(usable))].rest -= 1
         self.stored += CHUNK + 4096
         self.put_seq += 1
-        self.uncommitted.append((token, self.put_seq))
-        if commit:
-            self.commit()
+        self.uncommitted.append(self.put_seq)
 
-    @rule()
-    def commit(self) -> None:
-        for _, put_seq in self.uncommitted:
-            self.ledger.stored(ONE, PEER, CHUNK, put_seq=put_seq)
-        self.uncommitted = []
+    @precondition(lambda self: self.uncommitted)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        put_seq = data.draw(st.sampled_from(self.uncommitted))
+        self.uncommitted.remove(put_seq)
+        self.ledger.stored(ONE, PEER, CHUNK, put_seq=put_seq)
 
     @rule()
     def measure(self) -> None:
-        self.measured = (self.stored, self.put_seq)
+        self.measured = (self.stored, self.put_seq, self.heeded)
 
     @rule()
     def hear(self) -> None:
-        self.known_used, put_seq = self.measured
-        self.ledger.heard(PEER, put_seq)
+        self.known_used, put_seq, heeded = self.measured
+        self.ledger.heard(PEER, put_seq, withdrawn=heeded)
 
-    @precondition(lambda self: self.tokens)
     @rule()
-    def give_back_all(self) -> None:
-        self.commit()
-        self.measure()  # a mount returns tokens after its last PUT; the next heartbeat is measured after that
-        self.ledger.release(ONE, list(self.tokens))
-        self.tokens = {}
+    def answer(self) -> None:
+        self.heeded, notices = self.ledger.notices(PEER, self.heeded, now_s=1e9)
+        for number, _ in notices:
+            self.tokens[number].is_refused = True
+
+    @rule()
+    def beat(self) -> None:
+        self.answer()
+        self.measure()
+        self.hear()
 
     @invariant()
     def promises_fit(self) -> None:
-        """What is on the peer and what may still come under outstanding tokens fits."""
-        to_come = sum((room - stored) * (CHUNK + 4096) for room, stored in self.tokens.values())
+        """What is on the peer and what may still come under tokens that it takes fits."""
+        to_come = sum(token.rest * (CHUNK + 4096) for token in self.tokens.values() if not token.is_refused)
         assert self.stored + to_come <= self.CAPACITY
+        assert self.free() <= self.CAPACITY - self.stored - to_come
         assert self.ledger.promised(PEER) >= 0
 
 
 TestOnePeer = OnePeer.TestCase
-TestOnePeer.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestOnePeer.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

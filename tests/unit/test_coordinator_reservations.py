@@ -1,5 +1,6 @@
 """Promises fit, are remembered, are withdrawn; statfs tells what can be written."""
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from p2pfs.coordinator.ledger import disk_bytes
 from p2pfs.errors import Invalid, NoSpace, Unavailable
 from p2pfs.meta import reservations as rows
 from p2pfs.types import GIB, MIB, NodeId, PeerNumber, SessionId, VolumeId
-from p2pfs.wire.chunks import token_message
+from p2pfs.wire.chunks import Token, token_message
 from p2pfs.wire.volumes import Reserve, Reserved
 
 pytestmark = pytest.mark.l0
@@ -76,13 +77,25 @@ async def test_a_pool_of_one_peer_needs_one(tmp_path: Path) -> None:
         assert len((await reserve(p, MIB)).tokens) == 1
 
 
-async def test_returned_tokens_are_free_again_after_the_next_heartbeat(tmp_path: Path) -> None:
+def kept_of(p: Pool, session: SessionId) -> list[int]:
+    """Tokens of a session that it may spend, as a restart would find them."""
+    return [
+        one.token.id for one in p.database.read(rows.outstanding) if one.session == session and not one.is_withdrawn
+    ]
+
+
+async def test_returned_tokens_are_free_again_when_their_peer_says_that_it_takes_them_no_more(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         (peer,) = await p.peers(1, capacity=disk_bytes(10 * MIB))
         (token,) = (await reserve(p, 10 * MIB)).tokens
         with pytest.raises(NoSpace):
-            await reserve(p, 10 * MIB, returned=[token.id])
+            await reserve(p, 10 * MIB)
+        assert kept_of(p, SESSION) == [token.id]  # who is refused keeps what it has
+        await reserve(p, 0)
         await p.beat(peer.node, capacity=disk_bytes(10 * MIB))
+        with pytest.raises(NoSpace):
+            await reserve(p, 10 * MIB)
+        await p.rest(peer.node, capacity=disk_bytes(10 * MIB))
         assert len((await reserve(p, 10 * MIB)).tokens) == 1
 
 
@@ -94,10 +107,10 @@ async def test_a_request_repeated_because_its_answer_was_lost_promises_nothing_t
         for _ in range(3):
             (token,) = (await reserve(p, 10 * MIB)).tokens
         assert p.services.reservations.promised(number) == 4 * once  # something may have been stored under the others
-        await p.beat(peer.node, capacity=GIB)
+        await p.rest(peer.node, capacity=GIB)
         assert p.services.reservations.promised(number) == 2 * once
-        assert [kept.id for session, kept in p.database.read(rows.outstanding) if session == SESSION] == [token.id]
-        assert len(p.database.read(rows.outstanding)) == 2
+        assert kept_of(p, SESSION) == [token.id]
+        assert len(kept_of(p, OTHER)) == 1
 
 
 async def test_room_for_nothing_gives_everything_back(tmp_path: Path) -> None:
@@ -105,9 +118,9 @@ async def test_room_for_nothing_gives_everything_back(tmp_path: Path) -> None:
         (peer,) = await p.peers(1, capacity=GIB)
         await reserve(p, 10 * MIB)
         assert (await reserve(p, 0)).tokens == []
-        assert p.database.read(rows.outstanding) == []
+        assert kept_of(p, SESSION) == []
         assert p.services.reservations.promised(PeerNumber(peer.peer)) == disk_bytes(10 * MIB)
-        await p.beat(peer.node, capacity=GIB)
+        await p.rest(peer.node, capacity=GIB)
         assert p.services.reservations.promised(PeerNumber(peer.peer)) == 0
         assert (await reserve(p, 0)).tokens == []
 
@@ -134,7 +147,6 @@ async def test_promises_survive_a_restart_and_expire(tmp_path: Path) -> None:
         clock.advance(101)
         await p.services.reservations.expire()
         await p.beat(peer.node, capacity=disk_bytes(10 * MIB))
-        assert p.database.read(rows.outstanding) == []
         assert len((await reserve(p, 10 * MIB)).tokens) == 1
 
 
@@ -149,18 +161,18 @@ async def test_what_was_stored_under_a_token_given_back_just_before_a_crash_stil
     async with pool(tmp_path, clock=clock) as p:
         with pytest.raises(NoSpace):
             await reserve(p, 10 * MIB)
-        await p.beat(peer.node, capacity=disk_bytes(10 * MIB), used=9 * MIB, put_seq=5)
+        await p.rest(peer.node, capacity=disk_bytes(10 * MIB), used=9 * MIB, put_seq=5)
         assert len((await reserve(p, MIB // 2)).tokens) == 1
         clock.advance(rows.SETTLED_S + 1000)
         await p.services.reservations.expire()
-        assert p.database.read(rows.returned) == []
+        assert p.database.read(rows.outstanding) == []
 
 
 async def test_a_promise_nobody_heard_of_is_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with pool(tmp_path) as p:
         (peer,) = await p.peers(1)
 
-        async def fail(_change: object) -> None:
+        async def fail(_change: object, **_: object) -> None:
             raise Unavailable("the disk is full")
 
         monkeypatch.setattr(p.database, "write", fail)
@@ -176,7 +188,7 @@ async def test_impossible_amounts_are_refused(tmp_path: Path) -> None:
         for room in (-1, 1 << 40):
             with pytest.raises(Invalid):
                 await reserve(p, room)
-        assert [kept.id for _, kept in p.database.read(rows.outstanding)] == [token.id]
+        assert kept_of(p, SESSION) == [token.id]
 
 
 async def test_space_is_what_can_be_written_after_replication(tmp_path: Path) -> None:
@@ -238,3 +250,15 @@ async def test_trash_beyond_the_early_purge_limit_is_not_room(tmp_path: Path) ->
         assert p.services.reservations.space(NODE)[1] == 6 * GIB
         await p.beat(peer.node, capacity=8 * GIB, used=2 * GIB, trash=3 * GIB)
         assert p.services.reservations.space(NODE)[1] == 5 * GIB
+
+
+async def test_after_a_restart_what_was_replaced_is_drawn_from_before_what_replaced_it(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        tokens = [Token(number, NODE, 7, 1, MIB, 50) for number in (1, 2)]  # they end in one second
+
+        def keep(connection: sqlite3.Connection) -> list[rows.Kept]:
+            rows.add(connection, SESSION, tokens=tokens)
+            rows.withdraw(connection, [2])
+            return rows.outstanding(connection)
+
+        assert [one.token.id for one in await p.database.write(keep)] == [2, 1]

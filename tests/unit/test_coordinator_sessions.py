@@ -235,7 +235,7 @@ async def test_a_closed_session_gives_back_what_it_held(tmp_path: Path) -> None:
         await p.services.sessions.reserve(mount.session, Reserve(GIB))
         await p.services.sessions.close(mount.session)
         await p.services.sessions.close(mount.session)  # again is fine
-        await p.beat(peer.node)
+        await p.rest(peer.node)
         assert p.services.reservations.space(NodeId("ee" * 16))[1] == 10 * GIB
         with pytest.raises(Fenced):
             await p.services.sessions.reserve(mount.session, Reserve(1))
@@ -530,7 +530,7 @@ async def test_a_session_that_makes_room_for_another_gives_back_what_it_was_prom
             await mount.open()
         p.clock.advance(181)
         await mount.open()
-        await p.beat(peer.node)
+        await p.rest(peer.node)
         assert p.services.reservations.space(NodeId("ee" * 16))[1] == 10 * GIB
 
 

@@ -391,6 +391,10 @@ async def test_growth_ends_where_the_share_does_and_goes_on_when_others_data_is_
         other = await Mount(p, two.node, 9).open()
         for number in range(100, 120):
             await other.write(number, [own.peer, one.peer])
+        with pytest.raises(OverQuota):  # what it was promised before could be spent beside it
+            await anna.reserve(18 * MIB)
+        await anna.reserve(0)
+        await p.rest(*[one.node, two.node, own.node], capacity=1 << 40)
         assert await anna.reserve(18 * MIB) == 4
         with pytest.raises(OverQuota):
             await anna.reserve(19 * MIB)
@@ -398,14 +402,21 @@ async def test_growth_ends_where_the_share_does_and_goes_on_when_others_data_is_
 
 async def test_sessions_of_one_owner_share_its_share(tmp_path: Path) -> None:
     async with pool(tmp_path, **FAIR) as p:
-        _, anna = await fair(p)
+        peers, anna = await fair(p)
         desk = await Mount(p, (await p.join("anna@desk", Role.CLIENT)).node, 7).open()
         await anna.reserve(15 * MIB)
         with pytest.raises(OverQuota):
             await desk.reserve(7 * MIB)
         await desk.reserve(6 * MIB)
-        await anna.reserve(0)
+        for one in (anna, desk):
+            await one.reserve(0)
+        with pytest.raises(OverQuota):  # peers take it yet
+            await desk.reserve(21 * MIB)
+        await p.rest(*[peer.node for peer in peers], capacity=1 << 40)
         await desk.reserve(21 * MIB)
+        for _ in range(20):
+            with pytest.raises(OverQuota):
+                await desk.reserve(10 * MIB)
 
 
 async def test_a_refusal_leaves_what_was_promised(tmp_path: Path) -> None:

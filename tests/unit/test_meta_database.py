@@ -466,11 +466,14 @@ def test_nothing_of_the_ninth_version_is_reserved_by_name_and_its_tokens_stay(
     with monkeypatch.context() as old:
         old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:9])
         before = InlineDatabase(path)
-        before.write_now(lambda c: reservations.add(c, SessionId("id"), tokens=[token]))
+        row = (1, "id", token.sender, VOLUME, token.peer, token.room_bytes, token.expires_s)
+        before.write_now(lambda c: c.execute("INSERT INTO reservation VALUES (?, ?, ?, ?, ?, ?, ?)", row))
         before.close()
     db = InlineDatabase(path)
     assert db.read(bookings.load) == []
-    assert db.read(reservations.outstanding) == [(SessionId("id"), token)]
+    assert db.read(reservations.outstanding) == [
+        reservations.Kept(SessionId("id"), token, is_withdrawn=False, is_acknowledged=False)
+    ]
     booking = bookings.Booking(0, "anna", VolumeId(VOLUME), 10, 20, 20, 1.0, 2.0)
     number = db.write_now(lambda c: bookings.add(c, booking))
     db.write_now(lambda c: bookings.drawn(c, [(number, 5)]))

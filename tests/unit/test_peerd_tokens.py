@@ -207,3 +207,38 @@ def test_all_senders_together_have_so_many_accounts(desk: Desk, monkeypatch: pyt
     desk.clock.advance(60)
     desk.use(desk.maker.sign(replace(other, expires_s=NOW_S + 99)), 1, sender=OTHER)
     assert len(desk.book._accounts) == len(desk.book._ends) == desk.book._senders.total() == 1
+
+
+def test_a_withdrawn_token_is_refused_and_what_was_begun_under_it_is_told_until_it_ends(desk: Desk) -> None:
+    token = desk.token(1000)
+    assert desk.book.withdrawn() == (0, [])
+    with desk.spend(token, 1):
+        desk.book.withdraw(7, [(token.id, token.expires_s), (99, NOW_S + 60)])
+        assert desk.book.withdrawn() == (7, [token.id])
+        with pytest.raises(NoSpace, match="given back"):
+            desk.use(token, 1)
+    assert desk.book.withdrawn() == (7, [])
+    for number in (token.id, 99):  # also one that comes for the first time
+        with pytest.raises(NoSpace, match="given back"):
+            desk.use(desk.token(number=number), 1)
+    desk.use(desk.token(number=2), 1)
+    assert desk.book._busy == {}
+
+
+def test_withdrawals_are_forgotten_with_their_tokens_and_never_too_many(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfs_peerd.tokens._MOST", 3)
+    desk.book.withdraw(3, [(number, NOW_S + 60) for number in range(3)])
+    desk.book.withdraw(5, [(number, NOW_S + 90) for number in range(3, 5)])
+    assert desk.book.withdrawn() == (3, [])  # the coordinator tells those again
+    desk.clock.advance(60)
+    desk.book.withdraw(5, [(number, NOW_S + 90) for number in range(3, 5)])
+    assert desk.book.withdrawn() == (5, [])
+    assert set(desk.book._withdrawn) == {3, 4}
+
+
+def test_another_key_means_other_tokens(desk: Desk) -> None:
+    desk.book.withdraw(7, [(1, NOW_S + 60)])
+    desk.book.trust(TokenMaker(POOL, SENDER, (VOLUME,)).public)
+    assert desk.book.withdrawn() == (0, [])

@@ -215,6 +215,7 @@ async def test_a_share_that_is_used_up_is_told_at_once_and_what_was_promised_sta
     await space.promise(MIB)
     assert coordinator.asked  # less than is usual was asked for
     assert space.token(ONE, MIB) is not None
+    space.settle(MIB)
     began_s = trio.current_time()
     with pytest.raises(OverQuota):
         await space.promise(4 * MIB)
@@ -242,3 +243,21 @@ async def test_a_cancelled_fetch_stays_spent_and_a_cancelled_put_does_not(autoju
         with trio.move_on_after(1):
             await asked
         assert before - space._left[ONE] == spent
+
+
+async def test_a_full_pool_is_waited_for_while_what_was_promised_is_on_its_way(autojump_clock: MockClock) -> None:
+    """Who is refused keeps the room it has; when that is enough again, nobody needs to be told."""
+    coordinator = Coordinator(p1=FIRST_ROOM, p2=FIRST_ROOM)
+    space = coordinator.space()
+    await space.promise(60 * MIB)
+    coordinator.rooms = {ONE: 0, TWO: 0}
+    assert space.token(ONE, MIB) is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(space.promise, 10 * MIB)
+        await trio.sleep(2)
+        space.settle(20 * MIB)
+    assert space._promised == 50 * MIB
+    assert trio.current_time() < SETTLING_S
+    with pytest.raises(NoSpace):
+        await space.promise(30 * MIB)
+    assert space.token(TWO, MIB) is not None
