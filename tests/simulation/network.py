@@ -222,6 +222,10 @@ class _Body:
 
     def __init__(self, data: bytes) -> None:
         self._left = memoryview(data)
+        self._size = len(data)
+
+    def arrived(self) -> int:
+        return self._size - len(self._left)
 
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         await trio.lowlevel.checkpoint()

@@ -65,7 +65,8 @@ async def test_what_is_just_possible_is_taken(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         joined = await p.join("anna@laptop")
         most = replace(ROOMY, disk_total=(1 << 63) - 1, disk_free=(1 << 63) - 1, cpu_load=1e9)
-        await p.beat(joined.node, resources=most, version="1" * 64, addresses=[f"{'a' * 253}:1"] * 16, clock_s=0.0)
+        longest = ".".join(["a" * 61, *["a" * 63] * 3]) + ":1"
+        await p.beat(joined.node, resources=most, version="1" * 64, addresses=[longest] * 16, clock_s=0.0)
         await p.services.status.report(p.identity())
 
 
