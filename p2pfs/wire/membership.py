@@ -155,6 +155,7 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     has_orders: bool = False  # `POST /orders` has something for this peer
     state: str = ""  # types.PeerState of this peer
     is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
+    members: bytes = b""  # fellows.members_digest of the list that `GET /roll` gives now
 
 
 class AwayRequest(msgspec.Struct, frozen=True):
