@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 from unittest import mock
 
 from p2pfs.errors import PoolError
 from p2pfs.format.inventory import BUCKETS
+from p2pfs.placement.election import Room, Wish
+from p2pfs.types import PeerNumber
 from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.copies import Copies
 from p2pfs_peerd.election import Elected
@@ -29,9 +31,9 @@ def _leader_trims() -> Iterator[None]:
     async def look(elected: Elected) -> None:
         await real(elected)
         for bucket in range(BUCKETS):
-            for found in (await elected._store.listed(bucket)).entries[:1]:
+            for found in (await elected._copies._store.listed(bucket)).entries[:1]:
                 with contextlib.suppress(PoolError):
-                    await elected._store.delete(found.volume, found.chunk, found.put_seq)
+                    await elected._copies._store.delete(found.volume, found.chunk, found.put_seq)
 
     with mock.patch.object(Elected, "_look", look):
         yield
@@ -44,7 +46,13 @@ def _nobody_pulls() -> Iterator[None]:
     async def pull(*_: object) -> None:
         return None
 
-    with mock.patch.object(Copies, "_pull", pull):
+    real = Copies.__init__
+
+    def begin(copies: Copies, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        real(copies, *arguments, **options)
+        copies._puller.pull = pull  # type: ignore[method-assign, assignment]
+
+    with mock.patch.object(Copies, "__init__", begin):
         yield
 
 
@@ -55,9 +63,24 @@ def _list_forgotten() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _room_for_all() -> Iterator[None]:
+    """What a liar lists uses up the room for what others list, taken or not."""
+
+    def takes(room: Room, target: PeerNumber, size: int, _first: PeerNumber) -> bool:
+        return room._free.get(target, 0) >= size
+
+    def charge(room: Room, wish: Wish, *, back: bool = False) -> None:
+        room._free[wish.target] -= 0 if back else wish.found.size
+
+    with mock.patch.multiple(Room, takes=takes, charge=charge):
+        yield
+
+
 PLANTED: Final[dict[str, Callable[[], AbstractContextManager[None]]]] = {
     "nobody-elected": _nobody_elected,
     "leader-trims": _leader_trims,
     "nobody-pulls": _nobody_pulls,
     "list-forgotten": _list_forgotten,
+    "room-for-all": _room_for_all,
 }
