@@ -145,7 +145,7 @@ class Elected:
             async with self._at_once:
                 began_s = self._clock.monotonic()
                 try:
-                    with trio.move_on_after(LOOK_S - self._spent_s[target]) as scope:
+                    with trio.move_on_after(max(0.0, LOOK_S - self._spent_s[target])) as scope:
                         for wanted in lines[target].values():
                             await self._put(target, wanted, room)
                     if scope.cancelled_caught:

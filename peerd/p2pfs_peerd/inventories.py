@@ -101,7 +101,7 @@ class Inventories:
         async def one(number: PeerNumber) -> None:
             async with self._at_once:
                 began_s = self._clock.monotonic()
-                left_s = LOOK_S - self._spent_s[number]
+                left_s = max(0.0, LOOK_S - self._spent_s[number])
                 try:
                     with trio.move_on_after(left_s if number != self._watch.own else math.inf) as scope:
                         await ask(number)

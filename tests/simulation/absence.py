@@ -53,6 +53,7 @@ SETTINGS: Final = msgspec.structs.replace(
     down=5400.0,
     repair_delay=3600.0,
     elect_after=7200.0,
+    elect_share=0.1,
     session_lifetime=4800.0,
     delegation=1200.0,
     audit_interval=1200.0,
@@ -87,9 +88,7 @@ class Outcome:
 class MakesUp:
     """A peer that lists, while no coordinator is there, more chunks than anybody has room for, and has none of them."""
 
-    MADE_UP: ClassVar = [
-        Held(VOLUME, ChunkId(bytes([0, 0]) + n.to_bytes(30, "big")), 3 * MIB, 1, 0) for n in range(1, 401)
-    ]
+    MADE_UP: ClassVar = [Held(VOLUME, ChunkId(bytes([0, 0]) + n.to_bytes(30, "big")), MIB, 1, 0) for n in range(1, 301)]
 
     def __init__(self, peer: SimPeer, is_away: Callable[[], bool]) -> None:
         self._is_away = is_away
@@ -127,7 +126,7 @@ class Absence:
         self.most_dead = 1 if world.seed // 2 % 2 else len(world.pool.peers)
         self.liar: SimPeer | None = None  # who makes up chunks: its disk does not die
         self.is_hasty = world.seed % 3 == 0
-        if world.seed % 5 < 2:
+        if world.seed % 5 == 1:
             self.liar = world.pool.peers[-1]
             MakesUp(self.liar, lambda: self.is_away)
         for peer in world.pool.peers:

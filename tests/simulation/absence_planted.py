@@ -8,8 +8,6 @@ from unittest import mock
 
 from p2pfs.errors import PoolError
 from p2pfs.format.inventory import BUCKETS
-from p2pfs.placement.election import Room, Wish
-from p2pfs.types import PeerNumber
 from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.copies import Copies
 from p2pfs_peerd.election import Elected
@@ -63,24 +61,9 @@ def _list_forgotten() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _room_for_all() -> Iterator[None]:
-    """What a liar lists uses up the room for what others list, taken or not."""
-
-    def takes(room: Room, target: PeerNumber, size: int, _first: PeerNumber) -> bool:
-        return room._free.get(target, 0) >= size
-
-    def charge(room: Room, wish: Wish, *, back: bool = False) -> None:
-        room._free[wish.target] -= 0 if back else wish.found.size
-
-    with mock.patch.multiple(Room, takes=takes, charge=charge):
-        yield
-
-
 PLANTED: Final[dict[str, Callable[[], AbstractContextManager[None]]]] = {
     "nobody-elected": _nobody_elected,
     "leader-trims": _leader_trims,
     "nobody-pulls": _nobody_pulls,
     "list-forgotten": _list_forgotten,
-    "room-for-all": _room_for_all,
 }
