@@ -46,7 +46,8 @@ class SwarmPool(FarPool):
 
     def distribute(self, how: str) -> None:
         """From now on; mounts anew."""
-        self.p2pfs("volume", "set", "demo", f"distribution={how}", "--home", str(self.root / "mount"))
+        key = ["--passphrase-file", str(self.root / "passphrase")]
+        self.p2pfs("volume", "set", "demo", f"distribution={how}", "--home", str(self.root / "mount"), *key)
         self.remount()
 
     def chunks(self) -> tuple[int, int]:
@@ -116,7 +117,7 @@ def main() -> int:
                 for how in arguments.how.split(","):
                     try:
                         found.append(run(link, pool, how, arguments.size) | {"copies": copies})
-                    except OSError as error:  # too many copies at once: peers refuse bodies below 64 KiB/s
+                    except OSError as error:
                         print(f"{copies} copies, {how}: {error}", file=sys.stderr)
                         found.append({"copies": copies, "how": how, "error": str(error)})
     except KeyboardInterrupt:

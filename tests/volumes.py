@@ -1,6 +1,7 @@
 """A volume in one process for tests: a `Filesystem` over any namespace and store, with known keys."""
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -41,6 +42,7 @@ async def filesystem(
     apply_now: ApplyNow = lambda _: None,
     hurry: Callable[[], None] = lambda: None,
     journal: NoJournal | None = None,
+    moved_s: Callable[[], float] = lambda: -math.inf,
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -57,5 +59,6 @@ async def filesystem(
         apply_now=apply_now,
         hurry=hurry,
         journal=journal,
+        moved_s=moved_s,
     ) as served:
         yield served

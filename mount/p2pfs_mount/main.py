@@ -17,6 +17,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.watchdog import watched
+from p2pfs.types import VolumeId
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.commands import Commands
@@ -27,6 +28,7 @@ from p2pfs_mount.options import MountOptions, source
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import Believed
 from p2pfs_mount.views import ViewOperations, ViewXattrOperations
+from p2pfs_mount.volume_commands import VolumeCommands
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,10 @@ class _Mount:
         control = life.Control(
             lambda report: self._leave(attached, operations, report),
             lambda: _stats(attached, operations, kernel),
-            Commands(attached.filesystem, kernel.idle).table(),
+            {
+                **Commands(attached.filesystem, kernel.idle).table(),
+                **VolumeCommands(VolumeId(attached.volume.volume), attached.configure).table(),
+            },
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -122,6 +127,8 @@ class _Mount:
                 nursery.start_soon(attached.filesystem.follow, kernel)
                 if hard:
                     nursery.start_soon(operations.pending.keep_capped, io_timeout)
+                else:
+                    nursery.start_soon(operations.pending.excuse, attached.replicated.uplink.moved_s)
                 await pyfuse3.main()  # ends when the kernel lets go of the mount, or we of it
                 await trio.to_thread.run_sync(connection.detach)  # at once: later another's mount may be there
                 await self._settle(attached)

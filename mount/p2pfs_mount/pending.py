@@ -4,6 +4,7 @@ In a hard mount they have none, but pyfuse3 has a bounded number of tasks: the n
 told to end, so that requests which can be answered are.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -14,6 +15,8 @@ MOST_OLD: Final = 64
 CAP_CHECK_S: Final = 1.0
 IDLE_CHECK_S: Final = 0.02
 IDLE_CHECKS: Final = 5
+_EXCUSES: Final = 10
+"""Within a deadline."""
 
 
 class Pending:
@@ -27,7 +30,7 @@ class Pending:
         return len(self._since)
 
     def oldest_s(self) -> float:
-        """How long the first of them has been under way; 0 without any."""
+        """How long the first of them has been under way without an excuse; 0 without any."""
         return trio.current_time() - next(iter(self._since.values()), trio.current_time())
 
     def one(self) -> "_One":
@@ -56,6 +59,17 @@ class Pending:
             old = [scope for scope, since in self._since.items() if since < limit]
             for scope in old[most:]:
                 scope.cancel()
+
+    async def excuse(self, moved_s: Callable[[], float]) -> None:
+        """Give everybody all of the time again as long as bytes leave, `moved_s` being when they last did: to store
+        much through a thin uplink takes long, and is no error. Runs until cancelled."""
+        while True:
+            await trio.sleep(self.deadline_s / _EXCUSES)
+            now = trio.current_time()
+            if now - moved_s() < self.deadline_s / _EXCUSES:
+                for scope in self._since:
+                    self._since[scope] = now
+                    scope.deadline = now + self.deadline_s
 
 
 class _One:

@@ -5,7 +5,7 @@ Every list in a request is bounded by the length of the request; every answer by
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, Final
 
 from p2pfs.errors import Invalid
@@ -61,16 +61,20 @@ class SearchCommands:
         await self._search.index(InodeId(int(request["inode"])), _progress(say), is_deep=is_deep)
 
     async def search(self, request: Request, say: Say) -> None:
-        """{"query": text, "any": bool, "limit": N, "below": path} → a line for each that was found, the best first."""
+        """{"query": text, "any": bool, "limit": N, "below": path} → a line for each that was found, the best first, and
+        {"unreadable": N} if labels or names could not be read."""
         query = Query.parse(str(request["query"]), is_any=bool(request.get("any", False)))
-        for found in await self._search.find(query, limit=_limit(request), below=_below(request)):
-            await say(_found(found))
+        bad = set[int]()
+        found = await self._search.find(query, limit=_limit(request), below=_below(request), unreadable=bad.add)
+        await _tell(found, bad, say)
 
     async def search_content(self, request: Request, say: Say) -> None:
         """{"blake3": hex of a whole content's, "limit": N, "below": path} → as `search`."""
-        digest = bytes.fromhex(request["blake3"])
-        for found in await self._search.find_content(digest, limit=_limit(request), below=_below(request)):
-            await say(_found(found))
+        digest, bad = bytes.fromhex(request["blake3"]), set[int]()
+        found = await self._search.find_content(
+            digest, limit=_limit(request), below=_below(request), unreadable=bad.add
+        )
+        await _tell(found, bad, say)
 
 
 def _words(texts: list[Any]) -> tuple[str, ...]:
@@ -107,6 +111,13 @@ def _limit(request: Request) -> int:
 
 def _below(request: Request) -> bytes:
     return os.fsencode(request.get("below", ""))
+
+
+async def _tell(found: Sequence[Found], unreadable: Sized, say: Say) -> None:
+    for one in found:
+        await say(_found(one))
+    if unreadable:
+        await say({"unreadable": len(unreadable)})
 
 
 def _found(found: Found) -> dict[str, object]:

@@ -14,6 +14,7 @@ from p2pfs.chunks.pages import room
 from p2pfs.chunks.protocol import Asking, Blocks, Check, Released
 from p2pfs.errors import Corrupt, Invalid, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.net.asked import Asked
+from p2pfs.net.bodies import SLOWEST_BYTES_PER_S
 from p2pfs.net.client import Client, Endpoint, Reply
 from p2pfs.net.watch import Watch
 from p2pfs.types import Buffer, ChunkId, PeerNumber, VolumeId, volume_name
@@ -67,7 +68,9 @@ class RemoteStore:
     ) -> list[Receipt]:
         try:
             size = runs.total_bytes(parts)
-            return await self._stored("PUT", _path(volume, chunk), parts, size, watch)
+            # Whoever has the watch gives up earlier when nothing moves; where it does, a thin uplink needs its time.
+            timeout_s = self._timeout_s + size / SLOWEST_BYTES_PER_S
+            return await self._stored("PUT", _path(volume, chunk), parts, size, watch, timeout_s)
         finally:
             if released is not None:
                 released()
@@ -82,10 +85,11 @@ class RemoteStore:
         watch: Watch | None = None,
     ) -> list[Receipt]:
         body = codec.encode(Fetch(size, list(sources)))
-        return await self._stored("POST", f"{_path(volume, chunk)}/fetch", [body], size, watch)
+        path = f"{_path(volume, chunk)}/fetch"
+        return await self._stored("POST", path, [body], size, watch, self._timeout_s)
 
     async def _stored(
-        self, method: str, path: str, parts: Sequence[Buffer], size: int, watch: Watch | None
+        self, method: str, path: str, parts: Sequence[Buffer], size: int, watch: Watch | None, timeout_s: float
     ) -> list[Receipt]:
         """Have the peer store a chunk of `size`, under a token."""
         runs.expect_chunk(size)
@@ -96,7 +100,7 @@ class RemoteStore:
             reply = await self._client.request(
                 self.endpoint, method, path,
                 parts=parts, headers=(self._reservation(token),),
-                timeout_s=self._timeout_s, idle_s=self._idle_s, watch=watch,
+                timeout_s=timeout_s, idle_s=self._idle_s, watch=watch,
             )  # fmt: skip
         except (NoSpace, NotFound):
             raise  # perhaps the peer counts more than we do: the token stays spent, and is replaced the sooner

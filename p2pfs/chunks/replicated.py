@@ -17,6 +17,7 @@ from p2pfs.chunks import reading
 from p2pfs.chunks.protocol import Blocks, Check, PeerStore, Released
 from p2pfs.chunks.reading import Count, Locate, Sources, Wanted
 from p2pfs.chunks.standing import Standings
+from p2pfs.chunks.turns import Turns
 from p2pfs.chunks.uplink import Uplink
 from p2pfs.chunks.writing import Destinations, Late, Load, Made, Targets, WriteFlight
 from p2pfs.errors import Misuse, NotFound, PoolError, Unavailable
@@ -67,7 +68,7 @@ class ReplicatedStore:
         self._auto = Distribution.DIRECT
         self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery, count)
         self._destinations = Destinations(
-            peers, self._targets, self.standings, self.uplink, self.made, late, io_timeout_s
+            peers, self._targets, self.standings, self.uplink, Turns(self.uplink.room), self.made, late, io_timeout_s
         )
 
     async def put(

@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfs.chunks.standing import Attempt
+from p2pfs.types import KIB
 
 WINDOW_S: Final = 0.5
 """Shorter ones are not judged: what is in the buffers of the kernel would count for too much."""
 SEVERAL: Final = 2
 CONNECTING_S: Final = 1.0
 """What a new connection may take where the uplink is slow and full, in which its handshake waits behind everything."""
+LEAVES_WITHIN_S: Final = 8.0
+"""What is on its way is at most what the uplink moves in this time: a chunk then moves at twice the rate that peers of
+earlier versions ask for, or is one of two."""
+TELLING_BYTES: Final = 128 * KIB
+"""Of less, all may leave at once on an uplink that is slow: routers let short bursts pass."""
 _SMOOTHING: Final = 0.5
 _SLACK: Final = 0.25
+_NO_TIME_S: Final = 0.001
 
 
 class Uplink:
@@ -30,6 +37,8 @@ class Uplink:
         self._under_way: dict[int, _Sent] = {}
         self._since_s = 0.0
         self._ended = 0  # bytes moved in this window by those that have ended
+        self._proven = 0.0  # bytes a second that a PUT has moved
+        self._moved_s = -math.inf  # when a PUT that has ended last moved
 
     def begin(self, attempt: Attempt) -> None:
         """A PUT is sent."""
@@ -38,10 +47,32 @@ class Uplink:
         if len(self._under_way) == SEVERAL:
             self._open()
 
-    def end(self, attempt: Attempt) -> None:
+    def end(self, attempt: Attempt, *, is_stored: bool = False) -> None:
         """It has ended, one way or the other."""
         self._judge_if_due()
         self._ended += self._under_way.pop(id(attempt)).moved()
+        if is_stored:
+            self._moved_s = self._now()
+            if attempt.size >= TELLING_BYTES:
+                self._prove(attempt.size / max(_NO_TIME_S, self._moved_s - attempt.started_s))
+
+    def _prove(self, rate: float) -> None:
+        """The uplink is no slower than one PUT was, which also tells that it has become faster."""
+        self._proven = max(self._proven, rate)
+        if self.rate is not None:
+            self.rate = max(self.rate, rate)
+
+    def room(self) -> float:
+        """How many bytes may be on their way. Before the uplink was measured it is as fast as a PUT has proved it."""
+        return LEAVES_WITHIN_S * (self._proven if self.rate is None else self.rate)
+
+    def moved_s(self) -> float:
+        """When something last moved, as far as is known."""
+        now = self._now()
+        for sent in self._under_way.values():
+            sent.attempt.quiet_s(now)
+        moving = (sent.attempt.moved_s for sent in self._under_way.values() if sent.attempt.moved)
+        return max(self._moved_s, max(moving, default=-math.inf))
 
     def fair(self, attempt: Attempt) -> float:
         """Bytes that a PUT must have moved by now, to be no slower than where the uplink is slow and full all are: a
@@ -52,7 +83,16 @@ class Uplink:
             return math.inf
         share = _SLACK * self.rate / max(1, len(self._under_way))
         elapsed_s = self._now() - attempt.started_s
-        return math.inf if share * elapsed_s >= attempt.size / 2 else share * max(0.0, elapsed_s - CONNECTING_S)
+        if share * elapsed_s >= attempt.size / 2:
+            return math.inf
+        return share * max(0.0, elapsed_s - self.excuse_s(attempt))
+
+    def excuse_s(self, attempt: Attempt) -> float:
+        """For how long nothing is asked of a PUT where the uplink is slow and full: to connect, and a quarter of the
+        time that an equal share needs for it. Connections that fill it together take turns of seconds."""
+        if not self.rate:
+            return CONNECTING_S
+        return CONNECTING_S + 0.25 * attempt.size * max(1, len(self._under_way)) / self.rate
 
     def _open(self) -> None:
         self._since_s = self._now()

@@ -4,7 +4,10 @@ Made by chunks.replicated for each `put`. The flight runs in the store's nursery
 `min_replicas` receipts the caller goes on, the rest follow and are reported as late.
 
     sending ──(min_replicas receipts)──▶ answered ──(replicas receipts, nobody left, or grace over)──▶ done
-       └────(full, or io_timeout without a receipt)──▶ failed
+       └────(full, or io_timeout in which nothing moved)──▶ failed
+
+Where the uplink is thin a copy is sent when it is this PUT's turn (chunks.turns). Waiting for that is no failure of
+anybody: those before it move, or lose theirs.
 """
 
 import math
@@ -17,7 +20,8 @@ import trio
 from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import PeerStore, Released
 from p2pfs.chunks.standing import Attempt, Standings
-from p2pfs.chunks.uplink import CONNECTING_S, Uplink
+from p2pfs.chunks.turns import Turns
+from p2pfs.chunks.uplink import Uplink
 from p2pfs.errors import Denied, NoSpace, NotFound, PoolError, Unavailable
 from p2pfs.placement.distribution import Progress, Step, next_steps
 from p2pfs.runtime.retry import backoff
@@ -26,7 +30,10 @@ from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import NewChunk
 
 GRACE_S: Final = 5.0
-"""How long stragglers may take after the caller was answered, or three times what that took."""
+"""How long stragglers may take after the caller was answered and they were begun, or three times what one took."""
+
+_ROUNDS: Final = 3
+"""When everybody has refused a chunk so often, that it moves is no progress any more, only a receipt is."""
 
 Late = Callable[[VolumeId, NewChunk], None]
 
@@ -58,6 +65,7 @@ class Destinations:
     targets: Callable[[ChunkId], Targets]
     standings: Standings
     uplink: Uplink
+    turns: Turns
     made: Made
     late: Late | None
     io_timeout_s: float
@@ -82,6 +90,7 @@ class _Sending:
     step: Step
     patience_s: float
     patience_ends_s: float
+    turn_bytes: int = 0  # taken of the uplink
     overdue: bool = False
 
 
@@ -100,8 +109,12 @@ class WriteFlight:
         self._answered = trio.Event()
         self._scope = trio.CancelScope()
         self._outcomes = Outcomes[Receipt | PoolError]()
-        self._progress_s = self._started_s = trio.current_time()
-        self._ends_s = math.inf
+        self._progress_s = trio.current_time()
+        self._rounds = 0  # in which everybody refused
+        self._is_queued = False
+        self._listening: trio.CancelScope | None = None
+        self._longest_s = 0.0  # that a copy took
+        self._grace_s = GRACE_S
 
     async def wait(self) -> list[Receipt]:
         """The receipts that answer the caller.
@@ -125,6 +138,9 @@ class WriteFlight:
                     await self._drive(nursery)
                     nursery.cancel_scope.cancel()
         finally:
+            self._to.turns.leave(self._wake)
+            for sending in self._sending.values():
+                self._give_turn(sending)
             self._answered.set()
             if self._load.released is not None:
                 self._load.released()
@@ -168,18 +184,38 @@ class WriteFlight:
     def _wake_s(self) -> float:
         """When something is due although nothing happened: a patience, the deadline."""
         patience_s = min((s.patience_ends_s for s in self._sending.values() if not s.overdue), default=math.inf)
-        deadline_s = self._progress_s + self._to.io_timeout_s if self._answer is None else self._ends_s
-        return min(patience_s, deadline_s)
+        return min(patience_s, self._deadline_s())
+
+    def _deadline_s(self) -> float:
+        """Until when something must have moved or, once the caller was answered, have been stored."""
+        if self._is_queued:
+            return math.inf
+        return self._progress_s + (self._to.io_timeout_s if self._answer is None else self._grace_s)
+
+    def _see_progress(self, now: float) -> None:
+        """That something moves is as good as a receipt: a thin uplink is no error."""
+        for sending in self._sending.values():
+            sending.attempt.quiet_s(now)
+            if sending.attempt.moved:
+                self._progressed(sending.attempt.moved_s)
+
+    def _progressed(self, when_s: float) -> None:
+        if self._rounds < _ROUNDS:
+            self._progress_s = max(self._progress_s, when_s)
 
     def _is_over(self) -> bool:
         """Whether the flight may end; gives the caller a failure if that is how it ends."""
         if len(self._receipts) >= self._targets.replicas:
             return True
+        if self._is_queued:
+            return False
         now = trio.current_time()
         if self._answer is not None:
             # One that is overdue had its patience, and whoever follows it is not: holding on would only hold memory.
-            return now >= self._ends_s or all(sending.overdue for sending in self._sending.values())
-        if now >= self._progress_s + self._to.io_timeout_s:
+            return now >= self._deadline_s() or all(sending.overdue for sending in self._sending.values())
+        if now >= self._deadline_s():
+            self._see_progress(now)
+        if now >= self._deadline_s():
             reason = next(iter(self._refused.values()), "they do not answer")
             self._give_answer(Unavailable(f"too few peers stored the chunk in time: {reason}"))
             return True
@@ -190,27 +226,54 @@ class WriteFlight:
     async def _drive(self, nursery: trio.Nursery) -> None:
         pauses = backoff(0.25, 2.0)
         while True:
-            for step in self._next_steps():
-                self._start(step, nursery)
+            self._begin(nursery)
             if self._is_over():
                 return
-            if self._sending:
+            if self._sending or self._is_queued:
                 await self._listen()
             elif not await self._recover(pauses):
                 return
 
+    def _begin(self, nursery: trio.Nursery) -> None:
+        """Begin what may be begun now."""
+        was_queued, self._is_queued = self._is_queued, False
+        if was_queued:  # meanwhile it may have turned out that peers should pass chunks on
+            self._targets = self._to.targets(self._load.chunk)
+        for step in self._next_steps():
+            if step.sources or (not self._is_queued and self._to.turns.take(self._load.size, self._wake)):
+                self._start(step, nursery)
+            else:
+                self._is_queued = True
+        if not self._is_queued:
+            self._to.turns.leave(self._wake)
+        if was_queued:
+            self._progressed(trio.current_time())
+
+    def _wake(self) -> None:
+        """It may be this PUT's turn."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def _give_turn(self, sending: _Sending) -> None:
+        size, sending.turn_bytes = sending.turn_bytes, 0
+        if size:
+            self._to.turns.give(size)
+
     async def _listen(self) -> None:
-        """Take in one outcome, or notice who is overdue."""
-        with trio.move_on_at(self._wake_s()):
+        """Take in one outcome, notice who is overdue, or that it is this PUT's turn."""
+        with trio.move_on_at(self._wake_s()) as self._listening:
             self._take_in(*await self._outcomes.next())
+        self._listening = None
         now = trio.current_time()
         for sending in self._sending.values():
             if now >= sending.patience_ends_s and not sending.overdue:
                 fair = sending.attempt.fair = self._to.uplink.fair(sending.attempt)
-                patience_s = sending.patience_s + (CONNECTING_S if fair < math.inf else 0.0)
-                more_s = self._to.standings.look_again_s(sending.attempt, patience_s)
+                excuse_s = self._to.uplink.excuse_s(sending.attempt) if fair < math.inf else 0.0
+                more_s = self._to.standings.look_again_s(sending.attempt, sending.patience_s + excuse_s)
                 sending.overdue = more_s is None
                 sending.patience_ends_s = now + (more_s or 0.0)
+                if sending.overdue:
+                    self._give_turn(sending)
 
     async def _recover(self, pauses: Iterator[float]) -> bool:
         """Everybody was tried. Once the caller has his answer that is the end; before, members that are away or full
@@ -222,6 +285,7 @@ class WriteFlight:
             self._give_answer(failure)
             return False
         await trio.sleep(min(next(pauses), max(0.0, self._progress_s + self._to.io_timeout_s - trio.current_time())))
+        self._rounds += 1
         self._refused.clear()
         self._unserved.clear()
         self._targets = self._to.targets(self._load.chunk)
@@ -231,11 +295,15 @@ class WriteFlight:
         patience_s = self._to.standings.write_patience_s(step.target)
         # What a fetch moves, its source sends; here nothing is seen of it before the receipt.
         attempt = self._to.standings.begin(step.target, 0 if step.sources else self._load.size)
-        self._sending[step.target] = _Sending(attempt, step, patience_s, trio.current_time() + patience_s)
+        turn_bytes = 0 if step.sources else self._load.size
+        patience_ends_s = trio.current_time() + patience_s
+        self._sending[step.target] = _Sending(attempt, step, patience_s, patience_ends_s, turn_bytes)
         nursery.start_soon(self._store, attempt, step)
 
     def _take_in(self, peer: PeerNumber, outcome: Receipt | PoolError) -> None:
-        step = self._sending.pop(peer).step
+        sending = self._sending.pop(peer)
+        self._give_turn(sending)
+        step = sending.step
         if isinstance(outcome, NotFound) and step.sources:
             self._to.standings.gave_nothing(step.sources[0])
             self._unserved.setdefault(peer, set()).update(step.sources)
@@ -244,7 +312,10 @@ class WriteFlight:
             self._refused[peer] = outcome
             return
         self._receipts[peer] = outcome
-        self._progress_s = trio.current_time()
+        now = trio.current_time()
+        self._longest_s = max(self._longest_s, now - sending.attempt.started_s)
+        if self._answer is None:
+            self._progress_s = now
         if self._answer is not None:
             if self._to.late is not None:
                 self._to.late(self._load.volume, NewChunk(self._load.chunk, self._load.size, [outcome]))
@@ -253,8 +324,8 @@ class WriteFlight:
 
     def _give_answer(self, answer: list[Receipt] | PoolError) -> None:
         self._answer = answer
-        now = trio.current_time()
-        self._ends_s = now + min(max(GRACE_S, 3 * (now - self._started_s)), self._to.io_timeout_s)
+        self._progress_s = trio.current_time()
+        self._grace_s = max(GRACE_S, 3 * self._longest_s)
         self._answered.set()
 
     async def _store(self, attempt: Attempt, step: Step) -> None:
@@ -285,9 +356,11 @@ class WriteFlight:
             self._to.made.passed_on += 1
             return receipt
         self._to.uplink.begin(attempt)
+        is_stored = False
         try:
             (receipt,) = await store.put(load.volume, load.chunk, load.parts, watch=attempt.watch)
             self._to.made.sent += 1
+            is_stored = True
             return receipt
         finally:
-            self._to.uplink.end(attempt)
+            self._to.uplink.end(attempt, is_stored=is_stored)

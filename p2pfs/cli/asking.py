@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,14 @@ from typing import Any, Final
 from p2pfs import errors, exitcodes
 from p2pfs.errors import PoolError, Unavailable, UserError
 from p2pfs.runtime import mounts
+from p2pfs.runtime.terminal import printable
 
 SILENCE_S: Final = 120.0
 """Longest time without a line: a change may have to wait for its turn."""
+
+
+_SHOWN: Final = 1 << 63
+"""Numbers of inodes from here on are those of `.p2pfs` (p2pfs.vfs.views)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,6 @@ class Mounted:
         return printable(os.path.join(self.record.mount_point, path))
 
 
-def printable(text: str) -> str:
-    """A text that somebody else may have written, safe on a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
 def mounted(path: Path) -> Mounted:
     """The mount that holds a path, which need not be there.
 
@@ -69,12 +70,21 @@ def mounted(path: Path) -> Mounted:
 
 
 def located(path: Path) -> tuple[Mounted, int]:
-    """The mount of a path that is there, and the inode's number. Raises UserError (NOT_FOUND, NOT_MOUNTED)."""
+    """The mount of a path that is there, and the inode's number; of what a search found, that of what it leads to.
+
+    Raises:
+        UserError: NOT_FOUND, NOT_MOUNTED, or USAGE for a directory of a search.
+    """
     try:
-        inode = path.lstat().st_ino
+        status = path.lstat()
+        if status.st_ino >= _SHOWN and stat.S_ISLNK(status.st_mode):
+            path = path.parent / path.readlink()
+            status = path.lstat()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", exitcodes.NOT_FOUND) from None
-    return mounted(path), inode
+    if status.st_ino >= _SHOWN:
+        raise UserError(f"{path} is what a search shows, and not in the volume: take what is in it", exitcodes.USAGE)
+    return mounted(path), status.st_ino
 
 
 def mounts_of(path: Path | None) -> list[Mounted]:
@@ -85,6 +95,13 @@ def mounts_of(path: Path | None) -> list[Mounted]:
     if not found:
         raise UserError("no volume is mounted by this user", exitcodes.NOT_MOUNTED)
     return found
+
+
+def holding(home: Path, volume: str) -> Mounted | None:
+    """A mount of a volume, by its name, from a home; None: this user has none."""
+    records = (record for record in mounts.known() if record.volume == volume and record.alive())
+    place = os.path.realpath(home)
+    return next((Mounted(record, "") for record in records if os.path.realpath(record.home) == place), None)
 
 
 def _error(line: dict[str, Any]) -> PoolError:

@@ -11,7 +11,7 @@ import click
 from p2pfs.cli import checks
 from p2pfs.cli.checks import Door, Finding
 from p2pfs.cli.options import home_option, json_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.cli.status import EXIT_CODES, parse
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -100,7 +100,7 @@ def _show(findings: Sequence[Finding]) -> None:
     print_table(("check", "", "found"), [(f.check, _MARKS[f.health], f.found) for f in findings])
     for finding in findings:
         if finding.mend:
-            click.echo(f"\n{finding.check}: {finding.found}\n  → {finding.mend}")
+            say(f"\n{finding.check}: {finding.found}\n  → {finding.mend}")
 
 
 def _worst(findings: Sequence[Finding]) -> Health:

@@ -12,7 +12,7 @@ import msgspec
 
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
-from p2pfs.cli.show import console_for_output, print_json
+from p2pfs.cli.show import console_for_output, print_json, say
 from p2pfs.runtime.home import NodeHome
 from p2pfs.wire.jobs import ENDED, JobAction, JobInfo
 
@@ -67,7 +67,7 @@ def _print(jobs: list[JobInfo], as_json: bool) -> None:
     elif jobs:
         console_for_output().print(job_table(jobs))
     else:
-        click.echo(_NOTHING)
+        say(_NOTHING)
 
 
 def _watch(home: NodeHome, chosen: Callable[[list[JobInfo]], list[JobInfo]], as_json: bool) -> None:
@@ -135,7 +135,7 @@ def _add(action: JobAction, what: str) -> None:
 
         job = connect.call(home, "POST", f"/jobs/{number}/{action.value}", None, JobInfo)
         name = f"{job.kind} of {job.subject}" if job.subject else job.kind
-        click.echo(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
+        say(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
         return exitcodes.OK
 
 

@@ -8,7 +8,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
 from p2pfs.cli.options import home_option, json_option, yes_option
-from p2pfs.cli.show import print_json
+from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, format_size, parse_duration
@@ -42,7 +42,7 @@ def away(time: str, node: str | None, home: NodeHome) -> int:
     except Invalid as error:
         raise UserError(str(error), exitcodes.USAGE) from None
     told = _tell(home, node, "away", AwayRequest(for_s))
-    click.echo(f"{told.name} may be silent for {format_duration(for_s)}" if for_s else f"{told.name} is not away")
+    say(f"{told.name} may be silent for {format_duration(for_s)}" if for_s else f"{told.name} is not away")
     return exitcodes.OK
 
 
@@ -76,7 +76,7 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
     told = _tell(home, node, "drain")
     if wait:
         return _await_left(home, told)
-    click.echo(f"{told.name} is being drained; it goes on by itself: p2pfs jobs -w")
+    say(f"{told.name} is being drained; it goes on by itself: p2pfs jobs -w")
     return exitcodes.OK
 
 
@@ -91,7 +91,7 @@ def undrain(node: str | None, home: NodeHome) -> int:
       p2pfs peer undrain bob@nas
     """
     told = _tell(home, node, "undrain")
-    click.echo(f"{told.name} stays")
+    say(f"{told.name} stays")
     return exitcodes.OK
 
 
@@ -122,7 +122,7 @@ def safe_to_stop(names: tuple[str, ...], home: NodeHome, as_json: bool) -> int:
         more: dict[str, Any] = {"sentence": sentence}
         print_json(plans.as_json(plan, PlanKind.STOP, nodes, paths) | more)
     else:
-        click.echo(sentence)
+        say(sentence)
         plans.print_risk(plan, PlanKind.STOP, paths)
     return plans.exit_code(plan, PlanKind.STOP)
 
@@ -153,7 +153,7 @@ def forget(node: str, yes: bool, home: NodeHome) -> int:
         if not click.confirm(f"Forget {found.name} and every copy on it?"):
             return exitcodes.FAILED
     told = _tell(home, node, "forget")
-    click.echo(f"{told.name} is forgotten; what is short is copied now: p2pfs jobs -w")
+    say(f"{told.name} is forgotten; what is short is copied now: p2pfs jobs -w")
     return exitcodes.OK
 
 
@@ -219,10 +219,10 @@ def _await_left(home: NodeHome, node: NodeInfo) -> int:
         try:
             connect.converse(home, lambda coordinator: follow(coordinator, see))
         except KeyboardInterrupt:
-            click.echo(f"the drain of {node.name} goes on: p2pfs jobs -w; to let it stay: p2pfs peer undrain", err=True)
+            say(f"the drain of {node.name} goes on: p2pfs jobs -w; to let it stay: p2pfs peer undrain", err=True)
             raise
     if last is not None and last.state != JobState.DONE:
         why = f": {last.error}" if last.error else ": it stays in the pool"
         raise UserError(f"the drain of {node.name} was {last.state}{why}", exitcodes.FAILED)
-    click.echo(f"{node.name} has left: nothing depends on it any more, and its daemon can be stopped")
+    say(f"{node.name} has left: nothing depends on it any more, and its daemon can be stopped")
     return exitcodes.OK

@@ -111,7 +111,7 @@ async def _entries(tree: _Tree, inode: InodeId, prefix: bytes) -> list[Item]:
     """What a directory holds, by name."""
     items, after, complete = [], 0, False
     while not complete:
-        page = await tree.coordinator.ask(tree.volume, ReadDirectory(inode, after, _PAGE, content=False), DirectoryPage)
+        page = await tree.coordinator.ask(tree.volume, ReadDirectory(inode, after, _PAGE), DirectoryPage)
         for entry in page.entries:
             name = open_name(tree.keys, tree.volume, inode, entry.name)
             items.append(_open(tree, inode, entry, prefix + b"/" + name, name))

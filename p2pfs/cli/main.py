@@ -109,7 +109,9 @@ def run(arguments: Sequence[str], command: click.Command = cli, name: str = "p2p
 def _report(error: Exception, name: str) -> int:
     known = failures.expected(error)
     if known is not None:
-        click.echo(f"{name}: {known}", err=True)
+        from p2pfs.cli.show import say
+
+        say(f"{name}: {known}", err=True)
         return failures.exit_code_of(known)
     traceback.print_exception(error)
     click.echo(f"{name}: this is a bug in p2pfs, not a mistake of yours; please report the lines above", err=True)

@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import msgspec
 
 from p2pfs import exitcodes
 from p2pfs.cli.connect import Coordinator
 from p2pfs.cli.members import find_node
+from p2pfs.cli.show import say
 from p2pfs.errors import PoolError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
@@ -92,22 +92,22 @@ def as_json(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: 
 def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: dict[str, list[str]]) -> None:
     """What would be copied, how long that takes, whether there is room, and what would be lost."""
     holds = "holds" if len(nodes) == 1 else "hold"
-    click.echo(f"{names_of(nodes)} {holds} {plan.held} chunks, {format_size(plan.held_bytes)}")
+    say(f"{names_of(nodes)} {holds} {plan.held} chunks, {format_size(plan.held_bytes)}")
     size = to_copy(plan, kind)
     if size:
         about = "as measured lately" if plan.is_measured else "assumed"
         took = format_duration(max(1, round(seconds(plan, kind))))
-        click.echo(
+        say(
             f"  to copy: {format_size(size)}, about {took} at {format_size(round(plan.rate))}/s ({about}), "
             f"so that {plan.wanted} copies are on the {plan.staying} peers that stay"
         )
         room = format_size(plan.room_bytes)
         if plan.answering < plan.wanted:
-            click.echo(f"  only {plan.answering} of them answer now: too few")
+            say(f"  only {plan.answering} of them answer now: too few")
         else:
-            click.echo(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
+            say(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
     elif plan.held:
-        click.echo(f"  nothing to copy: the others hold {plan.wanted} copies of all of it")
+        say(f"  nothing to copy: the others hold {plan.wanted} copies of all of it")
     print_risk(plan, kind, paths)
 
 
@@ -117,16 +117,16 @@ def print_risk(plan: PlanAnswer, kind: PlanKind, paths: dict[str, list[str]]) ->
         return
     what = f"{plan.unreadable} chunks, {format_size(plan.unreadable_bytes)},"
     if kind is PlanKind.LOSE:
-        click.echo(f"  lost: {what} have no copy on another peer that answers")
+        say(f"  lost: {what} have no copy on another peer that answers")
     else:
-        click.echo(f"  nowhere else now: {what} have no copy on another peer that answers")
+        say(f"  nowhere else now: {what} have no copy on another peer that answers")
     for risk in plan.files:
-        click.echo(f"  volume {risk.owner}/{risk.name}: {risk.files} files")
+        say(f"  volume {risk.owner}/{risk.name}: {risk.files} files")
         known = paths.get(risk.volume, [])
         for path in known[:_SHOWN]:
-            click.echo(f"    {path}")
+            say(f"    {path}")
         if known and risk.files > len(known[:_SHOWN]):
-            click.echo(f"    and {risk.files - len(known[:_SHOWN])} more")
+            say(f"    and {risk.files - len(known[:_SHOWN])} more")
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, format_size, parse_size, parse_span
@@ -85,7 +85,7 @@ def _reserving(size: str) -> click.Command:
             print_json(_as_json(made, volumes))
         else:
             until = f"{_moment(made.expires_s)}, for {format_duration(wanted.for_s)}"
-            click.echo(f"reservation {made.id}: {format_size(made.bytes)} for {chosen.name} until {until}")
+            say(f"reservation {made.id}: {format_size(made.bytes)} for {chosen.name} until {until}")
 
     return reserve
 
@@ -104,7 +104,7 @@ def list_reservations(home: NodeHome, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(booking, volumes) for booking in found])
     elif not found:
-        click.echo("nothing is reserved; reserve room with: p2pfs reserve SIZE --for TIME")
+        say("nothing is reserved; reserve room with: p2pfs reserve SIZE --for TIME")
     else:
         rows = [
             (
@@ -139,7 +139,7 @@ def release(number: int, home: NodeHome, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(released, connect.call(home, "GET", "/volumes", None, list[VolumeInfo])))
     else:
-        click.echo(f"released: {format_size(released.left_bytes)} were left of {format_size(released.bytes)}")
+        say(f"released: {format_size(released.left_bytes)} were left of {format_size(released.bytes)}")
 
 
 def _fetched(home: NodeHome) -> tuple[list[BookingInfo], list[VolumeInfo]]:

@@ -5,6 +5,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
 from p2pfs.cli.options import home_option, yes_option
+from p2pfs.cli.show import say
 from p2pfs.runtime.home import NodeHome
 
 
@@ -28,14 +29,14 @@ def command(node: str, yes: bool, home: NodeHome) -> int:
 
     found = find_node(connect.call(home, "GET", "/nodes", None, list[NodeInfo]), node)
     if found.revoked:
-        click.echo(f"{found.name} ({found.node}) was revoked already")
+        say(f"{found.name} ({found.node}) was revoked already")
         return exitcodes.OK
     if not yes:
-        click.echo(f"This throws out {found.name} ({found.node}), {' and '.join(sorted(found.roles))}.")
+        say(f"This throws out {found.name} ({found.node}), {' and '.join(sorted(found.roles))}.")
         if "peer" in found.roles:
-            click.echo("The copies it keeps no longer count; `p2pfs status` shows which chunks are short then.")
+            say("The copies it keeps no longer count; `p2pfs status` shows which chunks are short then.")
         if not click.confirm("It cannot be undone; the machine would have to join anew. Go on?"):
             return exitcodes.FAILED
     connect.call(home, "POST", f"/nodes/{found.node}/revoke", None, NodeInfo)
-    click.echo(f"revoked {found.name} ({found.node})")
+    say(f"revoked {found.name} ({found.node})")
     return exitcodes.OK

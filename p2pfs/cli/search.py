@@ -8,11 +8,11 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking
-from p2pfs.cli.asking import printable
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.terminal import printable
 
 _PART_BYTES = 1 << 20
 _WHERE = click.Path(path_type=Path)
@@ -54,6 +54,8 @@ def command(
         print_json(found)
     elif found:
         _print(found)
+    elif file is not None:
+        click.echo("nothing was found: only what was tagged with `p2pfs tag --content` is known by its content")
     else:
         click.echo("nothing was found")
     return exitcodes.OK if found else exitcodes.NOT_FOUND
@@ -76,13 +78,21 @@ def _found(where: Path | None, op: str, request: dict[str, Any]) -> list[dict[st
     volumes = asking.mounts_of(where)
     for mounted in volumes:
         try:
-            lines = mounted.ask(op, below=mounted.path, **request)
-            found += [{**line, "path": mounted.shown(line["path"])} for line in lines]
+            for line in mounted.ask(op, below=mounted.path, **request):
+                if "unreadable" in line:
+                    _warn(mounted.record.mount_point, line["unreadable"])
+                else:
+                    found.append({**line, "path": mounted.shown(line["path"])})
         except PoolError as error:
             if len(volumes) == 1:
                 raise
             click.echo(f"{mounted.record.mount_point}: {error}", err=True)
     return sorted(found, key=lambda item: (item["stale"], -item["relevance"]))
+
+
+def _warn(mount_point: str, unreadable: int) -> None:
+    labels = "1 label or name" if unreadable == 1 else f"{unreadable} labels or names"
+    click.echo(f"{mount_point}: {labels} could not be read, and may be what you look for", err=True)
 
 
 def _print(found: list[dict[str, Any]]) -> None:

@@ -1,4 +1,7 @@
-"""How answers look: tables for people, JSON for programs. No decisions here."""
+"""How answers look: tables and sentences for people, JSON for programs. No decisions here.
+
+Much of what is shown was written by other nodes: no table and no sentence commands the terminal it is printed on.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -9,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p2pfs.runtime.terminal import printable
+
 _WIDE: Final = 200
 _WRAPPED: Final = frozenset({"address", "why"})
 
@@ -16,6 +21,11 @@ _WRAPPED: Final = frozenset({"address", "why"})
 def print_json(value: object) -> None:
     """Any message, list or dictionary as indented JSON on standard output."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """A line for a person, or some. Not for text that is coloured already."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()) -> None:
@@ -32,8 +42,16 @@ def make_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]], *, r
             title, justify="right" if title in numbers else "left", overflow="fold", no_wrap=title not in _WRAPPED
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     return table
+
+
+def _cell(value: str | Text) -> str | Text:
+    if isinstance(value, str):
+        return printable(value)
+    value = value.copy()
+    value.plain = printable(value.plain)  # as long as before, so its styles stay where they are
+    return value
 
 
 def console_for_output() -> Console:

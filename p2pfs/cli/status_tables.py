@@ -7,10 +7,11 @@ import msgspec
 from rich.text import Text
 
 from p2pfs.cli.job_tables import job_table
-from p2pfs.cli.show import console_for_output, print_table
+from p2pfs.cli.show import console_for_output, print_table, say
 from p2pfs.coordinator.report import BackupReport, OwnerReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
 from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.terminal import printable
 
 _COLOURS: Final = {
     "healthy": "green",
@@ -37,7 +38,8 @@ def print_report(report: dict[str, Any]) -> None:
         raise Misuse(f"this coordinator's status cannot be shown as tables ({error}): try --json") from None
     _print_pool(known)
     for reason in known.reasons:
-        click.echo(f"  {_coloured(reason.severity, _sign(reason))} {reason.message} [{reason.code}]")
+        told = printable(f"{reason.message} [{reason.code}]")
+        click.echo(f"  {_coloured(reason.severity, _sign(reason))} {told}")
     if known.peers:
         titles = ("peer", "state", "zone", "used", "trash", "free", "chunks", "seen", "address")
         print_table(titles, map(_peer_row, known.peers), right=("used", "trash", "free", "chunks"))
@@ -58,9 +60,9 @@ def print_report(report: dict[str, Any]) -> None:
     _print_chunks(known)
     shares = [f"{one.owner} {_share(one)}" for one in known.owners if one.left is not None]
     if shares:
-        click.echo("fair shares: " + ", ".join(shares))
+        say("fair shares: " + ", ".join(shares))
     if known.backup is not None:
-        click.echo(_backup_line(known.backup))
+        say(_backup_line(known.backup))
     if known.jobs:
         console_for_output().print(job_table(known.jobs))
 
@@ -85,14 +87,14 @@ def _ago(seconds: float) -> str:
 
 def _print_pool(report: StatusReport) -> None:
     pool, coordinator = report.pool, report.coordinator
-    click.echo(f"pool {pool.name}: {_coloured(report.health, report.health)}")
-    click.echo(
+    click.echo(f"pool {printable(pool.name)}: {_coloured(report.health, report.health)}")
+    say(
         f"  {pool.replicas} copies, writes wait for {pool.min_replicas}; "
         f"{format_size(pool.used)} used of {format_size(pool.capacity)} offered, "
         f"{format_size(pool.writable)} can still be written"
         + (f", {format_size(pool.reserved)} are reserved" if pool.reserved else "")
     )
-    click.echo(
+    say(
         f"  coordinator {coordinator.name} at {', '.join(coordinator.addresses)}, "
         f"up {format_duration(coordinator.uptime_s)}, version {coordinator.version}; {pool.sessions} mounted"
     )
@@ -120,10 +122,10 @@ def _state(peer: PeerReport) -> str:
 def _print_chunks(report: StatusReport) -> None:
     chunks = report.chunks
     copies = ", ".join(f"{count} with {number}" for number, count in chunks.by_copies.items())
-    click.echo(f"chunks: {chunks.total}" + (f" ({copies})" if copies else ""))
+    say(f"chunks: {chunks.total}" + (f" ({copies})" if copies else ""))
     if chunks.under_replicated or chunks.lost:
         away = f" ({chunks.away} of them because peers are away)" if chunks.away else ""
-        click.echo(f"  {chunks.under_replicated} with fewer copies than wanted{away}, {chunks.lost} without any")
+        say(f"  {chunks.under_replicated} with fewer copies than wanted{away}, {chunks.lost} without any")
 
 
 def _sign(reason: Reason) -> str:
@@ -132,4 +134,4 @@ def _sign(reason: Reason) -> str:
 
 def _coloured(word: str, text: str) -> str:
     """Coloured by meaning; click.echo drops colours where the output is no terminal."""
-    return click.style(text, fg=_COLOURS.get(word))
+    return click.style(printable(text), fg=_COLOURS.get(word))

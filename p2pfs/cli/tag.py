@@ -8,10 +8,10 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking
-from p2pfs.cli.asking import printable
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
 from p2pfs.errors import UserError
+from p2pfs.runtime.terminal import printable
 
 
 @click.command("tag")

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from p2pfs.cli.options import home_option, json_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_size
 from p2pfs.wire.membership import NodeInfo
@@ -67,7 +67,7 @@ def command(node: str | None, explain: bool, home: NodeHome, as_json: bool) -> i
 
 def _print_rules(rules: Rules) -> None:
     meaning = "nothing depends on it" if rules.policy == "open" else "it bounds what is written from now on"
-    click.echo(f"policy {rules.policy}: {meaning}")
+    say(f"policy {rules.policy}: {meaning}")
 
 
 def _print_owners(owners: list[OwnerUsefulness]) -> None:
@@ -103,13 +103,13 @@ def _print_detail(detail: UsefulnessDetail, *, explain: bool) -> None:
     rules, counts, owner = detail.rules, detail.owner.counts, detail.owner
     above = f"{format_size(counts.u_usual)} + {rules.weight_ds:g}·{format_size(counts.d_special)}"
     below = f"{format_size(counts.d_usual)} + {rules.weight_us:g}·{format_size(counts.u_special)}"
-    click.echo(f"\n{owner.owner}: ({above}) / ({below}) = {shown(owner.coefficient)}")
-    click.echo(
+    say(f"\n{owner.owner}: ({above}) / ({below}) = {shown(owner.coefficient)}")
+    say(
         f"  bytes of the last {rules.windows} days, a day's worth half after {rules.half_life:g} days; "
         "traffic among one owner's nodes does not count"
     )
     if detail.days:
-        click.echo(f"\n{detail.node.name}, day by day:")
+        say(f"\n{detail.node.name}, day by day:")
         titles = ("day", "counts", *_COUNTS)
         rows = [
             (time.strftime("%Y-%m-%d", time.gmtime(day.day * 86400)), f"{day.weight:.0%}", *_counts(day.counts))
@@ -117,13 +117,13 @@ def _print_detail(detail: UsefulnessDetail, *, explain: bool) -> None:
         ]
         print_table(titles, rows, right=titles[1:])
     if detail.unconfirmed_served or detail.unconfirmed_fetched:
-        click.echo(
+        say(
             f"  told by one end alone, and not counted: {format_size(detail.unconfirmed_served)} served, "
             f"{format_size(detail.unconfirmed_fetched)} fetched"
         )
     click.echo()
     for line in sentences(detail):
-        click.echo(line)
+        say(line)
 
 
 def sentences(detail: UsefulnessDetail) -> list[str]:

@@ -11,7 +11,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import UserError
 from p2pfs.runtime.config import parse_setting
 from p2pfs.runtime.home import NodeHome
@@ -130,21 +130,32 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        click.echo(f"{key:18} {_shown(key, value)}")
+        say(f"{key:18} {_shown(key, value)}")
 
 
 @command.command("set")
 @click.argument("volume")
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
+@passphrases.passphrase_options
 @home_option
 @json_option
-def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: bool) -> None:
+def configure(
+    volume: str,
+    settings: tuple[str, ...],
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    home: NodeHome,
+    as_json: bool,
+) -> None:
     """Change settings of a volume: trash_removed and trash_expired, how long what was removed or has expired can be
     brought back. 0 turns the trash off; what is in it keeps its time. distribution, for mounts from their next start:
     direct sends every copy from the mount; relay and swarm send one, which peers pass on; auto goes by the uplink.
 
     index_names=on makes the words of names searchable, index_prefixes=on the beginnings of words: what is named or
     tagged from the next mount on, and the rest with `p2pfs tag --reindex`. Both show the coordinator more.
+
+    Only who has the volume's key can change it: a mount of it from this home is asked to do so; without one, or with
+    --passphrase-file or --passphrase-fd, the passphrase is.
 
     \b
     Examples:
@@ -153,18 +164,24 @@ def configure(volume: str, settings: tuple[str, ...], home: NodeHome, as_json: b
       p2pfs volume set photos index_names=on
       p2pfs volume set photos distribution=swarm
     """
-    from p2pfs.cli import connect
+    from p2pfs.cli import asking, volume_keys
 
     given = _parse_volume_settings(settings)
+    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
     found = find_volume(_volumes(home), volume)
-    path = f"/volumes/{volume_name(VolumeId(found.volume))}/settings"
-    made = connect.call(home, "POST", path, VolumeSettings(**given), VolumeInfo)
+    is_typed = passphrase_file is not None or passphrase_fd is not None
+    holder = None if is_typed else asking.holding(home.path, found.name)
+    if holder is None:
+        volume_keys.configure(home, found, source, VolumeSettings(**given))
+    else:
+        list(holder.ask("volume set", volume=found.volume, settings=given))
+    made = find_volume(_volumes(home), volume)
     if as_json:
         print_json(_as_json(made))
         return
     for key, value in _as_json(made).items():
         if key in given:
-            click.echo(f"{key:18} {_shown(key, value)}")
+            say(f"{key:18} {_shown(key, value)}")
 
 
 def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
@@ -223,7 +240,7 @@ def ls(
             # One object a line: a volume may have more files than fit in memory.
             click.echo(listing.as_json_line(item))
         else:
-            click.echo(listing.as_line(item) if long else item.path)
+            say(listing.as_line(item) if long else item.path)
 
     listing.walk(home, volume, path, source, show_item)
 

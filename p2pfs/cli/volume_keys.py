@@ -11,13 +11,15 @@ from p2pfs.cli.passphrases import Passphrase
 from p2pfs.errors import UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
+from p2pfs.format.indexing import Indexing, seal_indexing
 from p2pfs.runtime import process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
+from p2pfs.vfs import volume_settings
 from p2pfs.vfs.attach import Pool, pin
 from p2pfs.wire.namespace import FIRST_CHANGE
-from p2pfs.wire.volumes import CreateVolume, VolumeInfo
+from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSettings
 
 _ROOT_MODE = 0o755
 _MOST_NAME = 64
@@ -56,6 +58,7 @@ def create(
     recovery_slot, phrase = keys.wrap_recovery(master)
     volume = VolumeId(1 + secrets.randbelow((1 << 63) - 1))
     sub_keys = keys.VolumeKeys.derive(master)
+    seal = seal_indexing(sub_keys, volume, Indexing(settings.index_names, settings.index_prefixes, counter=1))
     message = CreateVolume(
         volume=volume,
         name=name,
@@ -74,6 +77,7 @@ def create(
         distribution=settings.distribution,
         index_names=settings.index_names,
         index_prefixes=settings.index_prefixes,
+        index_seal=seal,
     )
     # The phrase is safe before the volume exists: a volume that only a forgotten passphrase opens would be worse than
     # a phrase for nothing.
@@ -86,6 +90,7 @@ def create(
             recovery_file.unlink(missing_ok=True)
         raise
     pin(home.path, volume, sub_keys.check)
+    volume_settings.pin_indexing(home.path, volume, seal)
     return MadeVolume(info, phrase)
 
 
@@ -101,6 +106,17 @@ async def open_keys(
     process.harden()
     pool = Pool(coordinator.client, coordinator.endpoint, _ANSWER_S)
     return await pool.keys(home, volume, passphrase())
+
+
+def configure(home: NodeHome, volume: VolumeInfo, passphrase: Passphrase, settings: VolumeSettings) -> None:
+    """Change settings of a volume, having opened its key. Raises as `open_keys`."""
+
+    async def change(coordinator: connect.Coordinator) -> None:
+        pool = Pool(coordinator.client, coordinator.endpoint, _ANSWER_S)
+        sub_keys = await open_keys(home, coordinator, volume, passphrase)
+        await volume_settings.configure(home.path, pool, sub_keys, VolumeId(volume.volume), settings)
+
+    connect.converse(home, change)
 
 
 def _check_name(name: str) -> None:

@@ -7,7 +7,7 @@ import click
 from p2pfs.cli import holders
 from p2pfs.cli.holders import Place
 from p2pfs.cli.options import json_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.runtime.sizes import format_size
 
 
@@ -35,7 +35,7 @@ def command(path: Path, as_json: bool) -> None:
     else:
         rows = [_row(place) for place in held.places]
         print_table(("MiB", "chunk", "size", "copies", "nodes"), rows, right=("MiB", "size", "copies"))
-        click.echo(f"nodes: {', '.join(nodes) or 'none'}")
+        say(f"nodes: {', '.join(nodes) or 'none'}")
 
 
 def _row(place: Place) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class Roster:
     changed: trio.Event = field(default_factory=trio.Event)  # set, and replaced, with every change of `version`
     _peer_of: dict[NodeId, Peer] = field(default_factory=dict)
     _changes: int = 0
+    _heard: int = 0  # peers, since the coordinator started
     _members: tuple[int, list[Peer]] = field(default_factory=lambda: (-1, []))  # as of that many changes
 
     @property
@@ -126,6 +127,9 @@ class Roster:
 
     def _touch(self) -> None:
         self._changes += 1
+        self._tell()
+
+    def _tell(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
@@ -227,16 +231,19 @@ class Roster:
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        is_last = not peer.is_heard and self._unheard() == 1
-        peer.is_heard = True
-        if moved or before is not peer.state or is_last:
+        if moved or before is not peer.state:
             self._touch()
+        if not peer.is_heard:
+            peer.is_heard = True
+            self._heard += 1
+            self._tell()
         return (Change(peer, before, peer.state) if before is not peer.state else None), moved
 
-    def _unheard(self) -> int:
-        """How many members that count as up have yet to be heard. That one of them was is news only with the last: the
-        map is not to change for each of them when the coordinator starts."""
-        return sum(peer.is_reachable and not peer.is_heard for peer in self.peers.values())
+    @property
+    def standing(self) -> tuple[int, int]:
+        """Another one whenever peers are to be judged anew: with each version of the map, and when a peer is heard for
+        the first time, for which the map does not change."""
+        return self.version, self._heard
 
     def refresh(self, now_s: float, time_s: float) -> list[Change]:
         """Let silence count: the changes of state since the last call."""

@@ -6,7 +6,8 @@ follows from it for reservations. Called by `handlers`; `Expiry` and `Reaper` ar
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -90,6 +91,7 @@ class Sessions:
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
+        self._searching: dict[NodeId, trio.Lock] = {}  # of nodes whose searches are at work
         self.reapable = trio.Event()
 
     @property
@@ -102,8 +104,8 @@ class Sessions:
     async def open(self, identity: Identity, volume: VolumeId, request: OpenSession) -> SessionGrant:
         """Begin a session of the asking node; that its owner may use the volume was checked before. Raises Busy."""
         node, now_s = self._roster.member(identity.node), self._clock.time()
-        if len(request.host) > MAX_TEXT or len(request.mount_point) > MAX_TEXT:
-            raise Misuse("a host or mount point has an impossible length")
+        if any(len(text) > MAX_TEXT or not text.isprintable() for text in (request.host, request.mount_point)):
+            raise Misuse("a host or mount point is too long, or is no text for a person")
 
         is_silent = self._delegations.unheard(self._lifetime_s)
 
@@ -298,6 +300,24 @@ class Sessions:
         Raises:
             Misuse: So much was asked for that the answer would be too long.
         """
+        async with self._search(identity.node, asked):
+            return await self._answer(identity, volume, asked)
+
+    @asynccontextmanager
+    async def _search(self, node: NodeId, asked: Sequence[Question]) -> AsyncIterator[None]:
+        """With searches among the questions: when no others of the node are at work, for each takes a whole slice."""
+        if not any(isinstance(question, _SEARCHES) for question in asked):
+            yield
+            return
+        lock = self._searching.setdefault(node, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():  # it is nobody's, so nobody waits for it either
+                self._searching.pop(node, None)
+
+    async def _answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
         given: list[Answer] = []
         room_bytes = MAX_ANSWER_BYTES
         for some in slices(asked):
@@ -371,10 +391,14 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
         yield asked[first:]
 
 
-_PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring | Find | FindContent | ReadLabels
+_PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring
+_SEARCHES = Find | FindContent | ReadLabels
+"""About 10 ms each at worst."""
 
 
 def _cost(question: Question) -> int:
+    if isinstance(question, _SEARCHES):
+        return SLICE
     if isinstance(question, _PAGES):
         return PAGE_COST
     return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1

@@ -11,6 +11,7 @@ from typing import Final
 
 from p2pfs.coordinator.roster import Roster
 from p2pfs.errors import Invalid, NotFound
+from p2pfs.format.indexing import SEAL_BYTES
 from p2pfs.meta import key_slots
 from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
@@ -97,9 +98,15 @@ class Volumes:
         return VolumeSlots(await self._database.write(lambda connection: key_slots.change(connection, volume, message)))
 
     async def configure(self, volume: VolumeId, settings: VolumeSettings) -> VolumeInfo:
-        """Change what a volume's owner can change. Raises Invalid."""
+        """Change what who has a volume's key can change.
+
+        Raises:
+            Denied: The sender has not got the key.
+            Invalid: A setting cannot be meant.
+        """
         check_delays(settings.trash_removed_s, settings.trash_expired_s)
         check_distribution(settings.distribution)
+        check_index(settings)
         return await self._database.write(lambda connection: rows.configure(connection, volume, settings))
 
     def require_member(self, identity: Identity, volume: VolumeId) -> None:
@@ -142,6 +149,8 @@ def check(message: CreateVolume) -> None:
         raise Invalid("small files have at most 256 KiB")
     check_delays(message.trash_removed_s, message.trash_expired_s)
     check_distribution(message.distribution)
+    if message.index_seal:  # an earlier version makes none
+        check_seal(message.index_seal)
 
 
 def check_slots(slots: Sequence[KeySlot]) -> None:
@@ -154,6 +163,21 @@ def check_delays(*delays: float | None) -> None:
     """Raises Invalid."""
     if not all(delay is None or 0 <= delay <= MAX_DELAY_S for delay in delays):
         raise Invalid("trash is kept for up to a hundred years, and 0 keeps none")
+
+
+def check_index(settings: VolumeSettings) -> None:
+    """Raises Invalid: a seal is over both settings."""
+    given = {one is None for one in (settings.index_names, settings.index_prefixes, settings.index_seal)}
+    if len(given) != 1:
+        raise Invalid("what is indexed is set with the seal over all of it")
+    if settings.index_seal is not None:
+        check_seal(settings.index_seal)
+
+
+def check_seal(seal: bytes) -> None:
+    """Raises Invalid."""
+    if len(seal) != SEAL_BYTES:
+        raise Invalid(f"the seal over what is indexed has {SEAL_BYTES} bytes")
 
 
 def check_distribution(word: str | None) -> None:

@@ -66,8 +66,9 @@ class VolumeKeys:
     digest: bytes  # keys the multiset digest
     tag: bytes  # keys dentry tags
     journal: bytes  # keys the BLAKE3 that makes the keys of journal files
-    guard: bytes  # shown to the coordinator by who changes key slots; it keeps `guard_hash` of it
+    guard: bytes  # shown to the coordinator by who changes key slots or settings; it keeps `guard_hash` of it
     search: bytes  # keys the tokens of words and contents
+    settings: bytes  # keys the seals of what is indexed
     extents: AESSIV
     heads: AESSIV
     names: AESSIV
@@ -87,6 +88,7 @@ class VolumeKeys:
             journal=_sub_key(master, "journal", 32),
             guard=_sub_key(master, "guard", GUARD_BYTES),
             search=_sub_key(master, "search", 32),
+            settings=_sub_key(master, "settings", 32),
             extents=AESSIV(_sub_key(master, "extents", _SIV_KEY_BYTES)),
             heads=AESSIV(_sub_key(master, "heads", _SIV_KEY_BYTES)),
             names=AESSIV(_sub_key(master, "names", _SIV_KEY_BYTES)),

@@ -40,7 +40,7 @@ from p2pfs.wire.namespace import (
     SetXattr,
     Unlink,
 )
-from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel
+from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel, rows
 
 MAX_OPERATIONS: Final = 1000
 MAX_ROWS: Final = 50_000
@@ -104,12 +104,8 @@ def _rows(operation: Operation) -> int:
             return _proofs(operation.chunks)
         case SetXattr():
             return 1 + (len(operation.name) + len(operation.value)) // ROW_BYTES
-        case SetLabel():
-            return len(operation.tags) + len(operation.note) + len(operation.sealed) // ROW_BYTES
-        case IndexName():
-            return len(operation.tokens)
         case _:
-            return 0
+            return rows(operation)
 
 
 def _proofs(chunks: Sequence[NewChunk]) -> int:

@@ -26,8 +26,6 @@ FIELDS: Final = (
     f"{_ATTRIBUTES}, CASE WHEN i.inline AND i.kind = {int(Kind.FILE)} THEN {_DATA} END, {_TARGET}, i.expires_s"
 )
 """SQL for the fields of Attributes in order, from `inode i`."""
-FIELDS_LISTED: Final = f"{_ATTRIBUTES}, NULL, {_TARGET}, i.expires_s, i.inline AND i.kind = {int(Kind.FILE)}"
-"""The same without inline content."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The key slots of a volume: wrapped master keys, opaque here. Inside the caller's transaction.
 
-Who changes slots proves that it has the volume's key (format.keys, guard): a node of the owner whose certificate was
-stolen could otherwise take the last way to the key away.
+Who changes slots, or settings, proves that it has the volume's key (format.keys, guard): a node of the owner whose
+certificate was stolen could otherwise take the last way to the key away.
 """
 
 import hmac
@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from p2pfs.errors import Denied, Invalid, NotFound
-from p2pfs.format.keys import MOST_SLOTS, guard_hash, slot_id
+from p2pfs.format.keys import GUARD_BYTES, MOST_SLOTS, guard_hash, slot_id
 from p2pfs.types import VolumeId
 from p2pfs.wire.volumes import ChangeSlots, KeySlot
 
@@ -39,7 +39,7 @@ def change(connection: sqlite3.Connection, volume: VolumeId, message: ChangeSlot
         Denied: The sender has not got the volume's key.
         Invalid: None would be left, or more than clients try.
     """
-    _require_key(connection, volume, message.guard)
+    require_key(connection, volume, message.guard)
     add(connection, volume, message.add)
     known = connection.execute("SELECT number, kind, wrapped FROM key_slot WHERE volume = ?", (volume,)).fetchall()
     numbers = {slot_id(KeySlot(kind, wrapped)): number for number, kind, wrapped in known}
@@ -53,12 +53,13 @@ def change(connection: sqlite3.Connection, volume: VolumeId, message: ChangeSlot
     return slots(connection, volume)
 
 
-def _require_key(connection: sqlite3.Connection, volume: VolumeId, guard: bytes) -> None:
+def require_key(connection: sqlite3.Connection, volume: VolumeId, guard: bytes) -> None:
+    """Raises NotFound (no such volume), Denied (whoever shows this guard has not got its key)."""
     row = connection.execute("SELECT slot_guard FROM volume WHERE id = ?", (volume,)).fetchone()
     if row is None:
         raise NotFound("there is no such volume")
     given = guard_hash(guard)
-    if row[0] is None:  # made by an earlier version: who comes first is believed
+    if len(guard) == GUARD_BYTES and row[0] is None:  # made by an earlier version: who comes first is believed
         connection.execute("UPDATE volume SET slot_guard = ? WHERE id = ?", (given, volume))
-    elif not hmac.compare_digest(row[0], given):
-        raise Denied("only who has the volume's key may change its key slots")
+    elif not hmac.compare_digest(row[0] or b"", given):
+        raise Denied("only who has the volume's key may change its settings and key slots")

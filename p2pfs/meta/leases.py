@@ -36,8 +36,8 @@ def names(connection: sqlite3.Connection, volume: VolumeId, question: ReadNames)
     of = questions.attributes_of(connection, volume, question.inode)
     rows = connection.execute(
         "SELECT parent, dentry, name, tag FROM dentry INDEXED BY dentry_inode WHERE volume = ? AND inode = ?"
-        " ORDER BY parent, dentry LIMIT ?",
-        (volume, question.inode, MOST_NAMES),
+        " AND (parent, dentry) > (?, ?) ORDER BY parent, dentry LIMIT ?",
+        (volume, question.inode, *question.after, MOST_NAMES),
     )
     return [Named(parent, Entry(dentry, name, tag, of)) for parent, dentry, name, tag in rows]
 

@@ -78,13 +78,13 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(Lookup(parent, name))  # type: ignore[no-any-return]  # the question's own answer, below too
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
         return self._ask(GetAttributes(inode))  # type: ignore[no-any-return]
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
-        return self._ask(ReadDirectory(inode, after, limit, content))  # type: ignore[no-any-return]
+        return self._ask(ReadDirectory(inode, after, limit))  # type: ignore[no-any-return]
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
@@ -106,9 +106,9 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(ReadTrash(after, limit, parent))  # type: ignore[no-any-return]
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return self._ask(ReadNames(inode))  # type: ignore[no-any-return]
+        return self._ask(ReadNames(inode, after))  # type: ignore[no-any-return]
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

@@ -135,13 +135,13 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).lookup(parent, name)
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
         return (await self._begin()).attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
-        return (await self._begin()).directory(inode, after, limit, content=content)
+        return (await self._begin()).directory(inode, after, limit)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
@@ -159,9 +159,11 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).trash(after, limit, parent)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return (await self._begin()).names(inode)
+        return [
+            named for named in (await self._begin()).names(inode) if (named.parent, named.entry.dentry) > tuple(after)
+        ][:100]
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

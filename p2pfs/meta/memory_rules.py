@@ -301,7 +301,6 @@ class MemoryRules(MemorySearch):
             head=op.head,
             change=row.change + 1,
             inline=inline,
-            partial=row.partial and op.inline is None and not op.clear_inline,
             ctime_ns=max(op.time_ns, row.ctime_ns),
             **fields,
         )

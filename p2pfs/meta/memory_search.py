@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from p2pfs.errors import Conflict, Misuse
 from p2pfs.meta.memory_state import BatchLog, MemoryState, Name
-from p2pfs.wire.found import Labelled, LabelPage, Place
+from p2pfs.wire.found import MOST_PLACES, Labelled, LabelPage, Place
 from p2pfs.wire.search import MOST_COUNTED, NOTE, TAG, Hit, Hits, IndexName, SetLabel
 
 
@@ -23,10 +23,7 @@ class MemorySearch(MemoryState):
         revision = self._labels[op.inode][0] if op.inode in self._labels else 0
         if revision != op.revision:
             raise Conflict("labelled meanwhile")
-        if op.sealed:
-            self.put(batch, self._labels, op.inode, value=(revision + 1, op))
-        else:
-            self.drop(batch, self._labels, op.inode)
+        self.put(batch, self._labels, op.inode, value=(revision + 1, op))
         self._put_words(batch, op.inode, TAG, op.tags)
         self._put_words(batch, op.inode, NOTE, op.note)
 
@@ -83,12 +80,13 @@ class MemorySearch(MemoryState):
         """See Namespace."""
         if len(inodes) > 100:
             raise Misuse("too many at once")
-        return LabelPage([self._labelled(inode) for inode in inodes if self._is_named(inode)], len(inodes))
+        once = dict.fromkeys(inodes)
+        return LabelPage([self._labelled(inode) for inode in once if self._is_named(inode)], len(inodes))
 
     def _labelled(self, inode: int) -> Labelled:
         row = replace(self._inodes[inode], inline=None, target=None)
         revision, label = self._labels.get(inode, (0, None))
-        names = [named for named in self.names(inode)][:8]
+        names = self.names(inode)[:MOST_PLACES]
         places = [Place(one.parent, one.entry.dentry, one.entry.name, one.entry.tag) for one in names]
         chunks = [extent.chunk for extent in self._extents.get(inode, {}).values() if extent.chunk is not None]
         copies = min((len(self._chunks[chunk].holders) for chunk in chunks), default=-1)

@@ -153,14 +153,13 @@ class MemoryState:
             raise NotFound("there is no such inode")
         return self._inodes[inode]
 
-    def directory(self, inode: int, after: int, limit: int, *, content: bool = True) -> DirectoryPage:
+    def directory(self, inode: int, after: int, limit: int) -> DirectoryPage:
         """See Namespace."""
         self.require_directory(inode, removed_too=True)
         if limit < 1:
             raise Misuse("a page has at least one entry")
         behind = sorted((n.dentry, name, n) for name, n in self._names[inode].items() if n.dentry > after)
-        rows = self._inodes if content else {n.inode: _listed(self._inodes[n.inode]) for _, _, n in behind[:limit]}
-        entries = [Entry(n.dentry, name, n.tag, rows[n.inode]) for _, name, n in behind[:limit]]
+        entries = [Entry(n.dentry, name, n.tag, self._inodes[n.inode]) for _, name, n in behind[:limit]]
         return DirectoryPage(entries, len(behind) <= limit)
 
     def extents(self, inode: int, range_number: int) -> ExtentPage:
@@ -350,7 +349,3 @@ class MemoryState:
         while directory not in (ROOT_INODE, ancestor):
             directory = self._up[directory]
         return directory == ancestor
-
-
-def _listed(row: Attributes) -> Attributes:
-    return row if row.inline is None else msgspec.structs.replace(row, inline=None, partial=True)

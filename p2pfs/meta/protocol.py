@@ -48,16 +48,16 @@ class Namespace(Protocol):
     """
 
     async def lookup(self, parent: InodeId, name: bytes) -> Entry:
-        """The dentry of a sealed name; its attributes may be partial. Raises NotFound, NotDirectory."""
+        """The dentry of a sealed name. Raises NotFound, NotDirectory."""
         ...
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
-        """Without `content` they may be partial. Raises NotFound."""
+    async def attributes(self, inode: InodeId) -> Attributes:
+        """Raises NotFound."""
         ...
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """Dentries numbered above `after`, ascending, at most `limit`; fewer when they are large, `complete` says
-        whether more follow. Without `content` attributes may be partial. Raises NotFound, NotDirectory."""
+        whether more follow. Raises NotFound, NotDirectory."""
         ...
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
@@ -69,8 +69,7 @@ class Namespace(Protocol):
         ...
 
     async def xattrs(self, inode: InodeId) -> XattrPage:
-        """Every extended attribute with the inode's attributes, in one snapshot; these may be partial. Raises
-        NotFound."""
+        """Every extended attribute with the inode's attributes, in one snapshot. Raises NotFound."""
         ...
 
     async def space(self) -> Space: ...
@@ -80,8 +79,9 @@ class Namespace(Protocol):
         what was last in that directory, which may itself be in the trash or gone."""
         ...
 
-    async def names(self, inode: InodeId) -> list[Named]:
-        """The names of an inode, at most 100; the root has none. Raises NotFound."""
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
+        """The names of an inode behind `after` (parent, dentry), in that order, at most 100; the root has none. Raises
+        NotFound."""
         ...
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
@@ -95,7 +95,8 @@ class Namespace(Protocol):
         ...
 
     async def find_content(self, token: bytes, after: int, limit: int) -> list[int]:
-        """Inodes with a name whose label has this content token, numbered above `after`, at most `limit`."""
+        """Inodes with a name whose label has this content token, numbered above `after`, at most `limit`. The last may
+        have no name (any more); only an empty page says that none follow."""
         ...
 
     async def labels(self, inodes: Sequence[InodeId]) -> LabelPage:

@@ -56,9 +56,8 @@ def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDi
     if question.limit < 1:
         raise Misuse("a directory page has at least one entry")
     limit = min(question.limit, MAX_PAGE)
-    fields = inodes.FIELDS if question.content else inodes.FIELDS_LISTED
     cursor = connection.execute(
-        f"SELECT d.dentry, d.name, d.tag, {fields} FROM dentry d"
+        f"SELECT d.dentry, d.name, d.tag, {inodes.FIELDS} FROM dentry d"
         " JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
         " WHERE d.volume = ? AND d.parent = ? AND d.dentry > ? ORDER BY d.dentry LIMIT ?",
         (volume, question.inode, question.after, limit + 1),
@@ -69,8 +68,7 @@ def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDi
         if len(entries) == limit or room < 0:
             cursor.close()
             return DirectoryPage(entries, False)
-        # SQLite knows no booleans, and the other end takes nothing else
-        attributes = Attributes(*row[3:]) if question.content else Attributes(*[*row[3:-1], row[-1] == 1])
+        attributes = Attributes(*row[3:])
         room -= inodes.weight(attributes)
         entries.append(Entry(row[0], row[1], row[2], attributes))
     if not entries:

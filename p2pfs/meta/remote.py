@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
-from p2pfs.errors import CoordinatorAway, Fenced, Gone, Misuse, PoolError, Unsupported
+from p2pfs.errors import CoordinatorAway, Fenced, Gone, PoolError, Unsupported
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.flights import Flights
 from p2pfs.meta.outstanding import OutstandingBatches
@@ -170,16 +170,13 @@ class RemoteNamespace:
         """See Namespace."""
         return await self._ask(Lookup(parent, name), Entry)
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
-        row = await self._ask(GetAttributes(inode), Attributes)
-        if row.partial:
-            raise Misuse("the coordinator leaves out content that was asked for")
-        return row
+        return await self._ask(GetAttributes(inode), Attributes)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         """See Namespace."""
-        return await self._ask(ReadDirectory(inode, after, limit, content), DirectoryPage)
+        return await self._ask(ReadDirectory(inode, after, limit), DirectoryPage)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
@@ -201,9 +198,9 @@ class RemoteNamespace:
         """See Namespace."""
         return await self._ask(ReadTrash(after, limit, parent), TrashPage)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
-        return await self._ask(ReadNames(inode), list[Named])
+        return await self._ask(ReadNames(inode, after), list[Named])
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""

@@ -11,7 +11,7 @@ from typing import Final
 from p2pfs.errors import Corrupt
 from p2pfs.meta.schema_bookings import BOOKINGS
 from p2pfs.meta.schema_keys import KEYS
-from p2pfs.meta.schema_search import SEARCH
+from p2pfs.meta.schema_search import INDEX_SEAL, SEARCH
 from p2pfs.meta.schema_swarm import SWARM
 from p2pfs.meta.schema_usefulness import USEFULNESS
 
@@ -360,6 +360,7 @@ MIGRATIONS: Final = (
     SWARM,
     BOOKINGS,
     USEFULNESS,
+    INDEX_SEAL,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -1,4 +1,4 @@
-"""The tables of search, every column explained: one migration of `schema`."""
+"""The tables of search, every column explained: two migrations of `schema`."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ CREATE TABLE label (                -- what is said of an inode
     volume      INTEGER NOT NULL,
     inode       INTEGER NOT NULL,
     revision    INTEGER NOT NULL,   -- one higher with every change
-    sealed      BLOB NOT NULL,      -- format.search
+    sealed      BLOB NOT NULL,      -- format.search; empty: nothing any more
     content     BLOB,               -- token of the whole content when `change` was the inode's; NULL: not known
     change      INTEGER NOT NULL,
     PRIMARY KEY (volume, inode)
@@ -25,4 +25,8 @@ CREATE TABLE keyword (              -- which inodes have which token; stays whil
     PRIMARY KEY (volume, token, place, inode)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX keyword_inode ON keyword (volume, inode, token);
+"""
+
+INDEX_SEAL: Final = """
+ALTER TABLE volume ADD COLUMN index_seal BLOB NOT NULL DEFAULT x'';  -- format.indexing: else mounts index no name
 """

@@ -10,8 +10,8 @@ from typing import Final
 from p2pfs.errors import Conflict, Misuse
 from p2pfs.meta import chunks_index, inodes, keywords
 from p2pfs.meta.work import Work
-from p2pfs.types import MIB, VolumeId
-from p2pfs.wire.found import Labelled, LabelPage, Place
+from p2pfs.types import VolumeId
+from p2pfs.wire.found import MOST_PLACES, Labelled, LabelPage, Place
 from p2pfs.wire.namespace import Attributes
 from p2pfs.wire.search import (
     MOST_ASKED,
@@ -34,23 +34,22 @@ MOST_KEYWORDS: Final = 8192
 """Rows of one inode, whatever its names: they go in one transaction. What is beyond is not found."""
 MAX_PAGE: Final = 1000
 SCANNED: Final = 5000
-"""Rows of the rarest token that one question looks at, within about 10 ms; then the page ends, however few were
-found."""
+"""Rows of the rarest token that one question looks at for one token; for more that many times fewer, as each row is
+looked up among the others. Within about 10 ms; then the page ends, however few were found."""
 MOST_LABELS: Final = 100
 PAGE_BYTES: Final = 1 << 20
 """Labels and heads beyond which a page ends early."""
-MOST_PLACES: Final = 8
 COPIES_OF: Final = 256
-"""Chunks of a file whose copies are counted."""
-MOST_COPIES_OF: Final = 1000
-"""Of all files of a page together; then it ends early."""
+"""Extents of a file whose copies are counted: so many rows, not so many chunks, of which there may be one."""
+MOST_COPIES_OF: Final = 10_000
+"""Extents and their chunks' copies of all files of a page together, within about 5 ms; then it ends early."""
 
 
 # ---- changes --------------------------------------------------------------------------------------------------------
 
 
 def set_label(work: Work, operation: SetLabel) -> None:
-    """Another label, or none."""
+    """Another label, or none: the row stays then, so that its revision never comes again."""
     _check_label(operation)
     work.inode(operation.inode)
     at = work.volume, operation.inode
@@ -58,9 +57,6 @@ def set_label(work: Work, operation: SetLabel) -> None:
     if (row[0] if row else 0) != operation.revision:
         raise Conflict("somebody else labelled this meanwhile")
     work.connection.execute("DELETE FROM keyword WHERE volume = ? AND inode = ? AND place IN (0, 1)", at)
-    if not operation.sealed:
-        work.connection.execute("DELETE FROM label WHERE volume = ? AND inode = ?", at)
-        return
     work.connection.execute(
         "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?)",
         (*at, operation.revision + 1, operation.sealed, operation.content or None, operation.change),
@@ -117,7 +113,8 @@ def find(connection: sqlite3.Connection, volume: VolumeId, question: Find) -> Hi
     """See Namespace.find."""
     if not 1 <= len(question.tokens) <= MOST_ASKED or question.limit < 1:
         raise Misuse(f"1 to {MOST_ASKED} tokens are looked for")
-    counts = [_count(connection, volume, token) for token in question.tokens]
+    often = {token: _count(connection, volume, token) for token in set(question.tokens)}
+    counts = [often[token] for token in question.tokens]
     driver, _, goes_on = question.after
     if not goes_on:
         driver = counts.index(min(counts))
@@ -132,9 +129,9 @@ def _page(connection: sqlite3.Connection, volume: VolumeId, question: Find, rare
     last = connection.execute(
         "SELECT place, inode FROM keyword WHERE volume = ? AND token = ? AND (place, inode) > (?, ?)"
         " ORDER BY place, inode LIMIT 1 OFFSET ?",
-        (volume, rarest, place, inode, SCANNED - 1),
+        (volume, rarest, place, inode, max(1, SCANNED // len(question.tokens)) - 1),
     ).fetchone()
-    others = [token for token in question.tokens if token != rarest]
+    others = list(dict.fromkeys(token for token in question.tokens if token != rarest))
     best = "(SELECT min(o.place) FROM keyword o INDEXED BY keyword_inode"
     columns = "".join(
         f", {best} WHERE o.volume = k.volume AND o.inode = k.inode AND o.token = ?) p{at}" for at in range(len(others))
@@ -147,18 +144,13 @@ def _page(connection: sqlite3.Connection, volume: VolumeId, question: Find, rare
         " WHERE i.volume = k.volume AND i.inode = k.inode AND i.links > 0) ORDER BY k.place, k.inode LIMIT ?",
         (*others, volume, rarest, place, inode, *(last or ()), limit + 1),
     ).fetchall()
-    hits = [Hit(number, _in_order(question.tokens, rarest, at, best_of)) for at, number, *best_of in cursor[:limit]]
+    at_of = [[rarest, *others].index(token) for token in question.tokens]
+    hits = [Hit(number, [(place, *best_of)[at] for at in at_of]) for place, number, *best_of in cursor[:limit]]
     driver = question.tokens.index(rarest)
     if len(cursor) > limit:
         at, number = cursor[limit - 1][:2]
         return Hits(hits, counts, (driver, at, number), False)
     return Hits(hits, counts, (driver, *last) if last else (0, 0, 0), last is None)
-
-
-def _in_order(tokens: list[bytes], rarest: bytes, place: int, others: list[int]) -> list[int]:
-    """The places, as the tokens were asked for; one asked for twice is in one place."""
-    places = dict(zip([token for token in tokens if token != rarest], others, strict=True))
-    return [place if token == rarest else places[token] for token in tokens]
 
 
 def _count(connection: sqlite3.Connection, volume: VolumeId, token: bytes) -> int:
@@ -174,35 +166,44 @@ def find_content(connection: sqlite3.Connection, volume: VolumeId, question: Fin
     if question.limit < 1:
         raise Misuse("a page has at least one row")
     rows = connection.execute(
-        "SELECT l.inode FROM label l INDEXED BY label_content JOIN inode i ON i.volume = l.volume AND i.inode = l.inode"
-        " WHERE l.volume = ? AND l.content = ? AND l.inode > ? AND i.links > 0 ORDER BY l.inode LIMIT ?",
-        (volume, question.token, question.after, min(question.limit, MAX_PAGE)),
+        "SELECT l.inode, i.links > 0 FROM label l INDEXED BY label_content"
+        " JOIN inode i ON i.volume = l.volume AND i.inode = l.inode"
+        " WHERE l.volume = ? AND l.content = ? AND l.inode > ? ORDER BY l.inode LIMIT ?",
+        (volume, question.token, question.after, SCANNED),
     )
-    return [row[0] for row in rows]
+    found: list[int] = []
+    for at, (inode, is_named) in enumerate(rows, 1):
+        if is_named or at == SCANNED:  # the last one looked at, whatever it is: others may follow
+            found.append(inode)
+        if len(found) >= min(question.limit, MAX_PAGE):
+            break
+    return found
 
 
 def labels(connection: sqlite3.Connection, volume: VolumeId, question: ReadLabels) -> LabelPage:
     """See Namespace.labels."""
     if len(question.inodes) > MOST_LABELS:
         raise Misuse(f"at most {MOST_LABELS} labels are told at once")
-    rows: list[Labelled] = []
+    rows: dict[int, Labelled | None] = {}  # None: it has no name
     room, counts, done = PAGE_BYTES, MOST_COPIES_OF, 0
     for inode in question.inodes:
         if room < 0 or counts < 0:
             break
         done += 1
-        found = _labelled(connection, volume, inode)
-        if found is not None:
-            rows.append(found)
+        if inode in rows:
+            continue
+        rows[inode], looked_at = _labelled(connection, volume, inode)
+        counts -= looked_at
+        if (found := rows[inode]) is not None:
             room -= len(found.sealed) + inodes.weight(found.attributes)
-            counts -= min(COPIES_OF, found.attributes.size // MIB)
-    return LabelPage(rows, done)
+    return LabelPage([found for found in rows.values() if found is not None], done)
 
 
-def _labelled(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> Labelled | None:
+def _labelled(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> tuple[Labelled | None, int]:
+    """What is told of it, and how many rows its copies took."""
     row = inodes.load(connection, volume, inode)
     if row is None or row.links == 0:
-        return None
+        return None, 0
     of: Attributes = inodes.attributes(connection, volume, row, content=False)
     label = connection.execute(
         "SELECT revision, sealed FROM label WHERE volume = ? AND inode = ?", (volume, inode)
@@ -213,14 +214,17 @@ def _labelled(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> L
         (volume, inode, MOST_PLACES),
     )
     revision, sealed = label or (0, b"")
-    return Labelled(of, revision, sealed, [Place(*place) for place in places], _copies(connection, volume, inode))
+    copies, looked_at = _copies(connection, volume, inode)
+    return Labelled(of, revision, sealed, [Place(*place) for place in places], copies), looked_at
 
 
-def _copies(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> int:
-    row = connection.execute(
-        "SELECT min((SELECT count(*) FROM replica r WHERE r.chunk = e.chunk AND"
-        f" {chunks_index.COUNTS})) FROM (SELECT DISTINCT chunk FROM extent WHERE volume = ? AND inode = ?"
-        " AND chunk IS NOT NULL LIMIT ?) e",
+def _copies(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> tuple[int, int]:
+    """The fewest copies of a chunk of its first extents, and how many rows that took. What an inode says of its size
+    bounds nothing: its mount wrote that, and the extents too."""
+    fewest, extents, copies = connection.execute(
+        "SELECT min(copies), sum(extents), sum(copies) FROM (SELECT count(*) extents, CASE WHEN e.chunk IS NOT NULL"
+        f" THEN (SELECT count(*) FROM replica r WHERE r.chunk = e.chunk AND {chunks_index.COUNTS}) END copies"
+        " FROM (SELECT chunk FROM extent WHERE volume = ? AND inode = ? ORDER BY mib, seq LIMIT ?) e GROUP BY e.chunk)",
         (volume, inode, COPIES_OF),
     ).fetchone()
-    return -1 if row[0] is None else int(row[0])
+    return -1 if fewest is None else fewest, (extents or 0) + (copies or 0)

@@ -20,7 +20,8 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes, distribution FROM volume"
+    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes, distribution, index_seal"
+    " FROM volume"
 )
 
 
@@ -32,7 +33,7 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
         connection.execute(
             "INSERT INTO volume (id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes,"
             " bytes, trash_removed_s, trash_expired_s, slot_guard, distribution, index_names,"
-            " index_prefixes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?)",
+            " index_prefixes, index_seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?)",
             (
                 message.volume,
                 message.name,
@@ -48,6 +49,7 @@ def create_volume(connection: sqlite3.Connection, message: CreateVolume, *, owne
                 message.distribution,
                 message.index_names,
                 message.index_prefixes,
+                message.index_seal,
             ),
         )
     except sqlite3.IntegrityError:
@@ -92,8 +94,15 @@ def volumes(connection: sqlite3.Connection, owner: str | None = None) -> list[Vo
 
 
 def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: VolumeSettings) -> VolumeInfo:
-    """Change what is not None, each a column of its name; what is in the trash keeps its time. Raises NotFound."""
+    """Change what is not None, each a column of its name; what is in the trash keeps its time.
+
+    Raises:
+        NotFound: No such volume.
+        Denied: The sender has not got the volume's key.
+    """
+    key_slots.require_key(connection, volume_id, settings.guard)
     given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
+    del given["guard"]
     if given:
         columns = ", ".join(f"{key} = ?" for key in given)
         connection.execute(f"UPDATE volume SET {columns} WHERE id = ?", (*given.values(), volume_id))
@@ -138,4 +147,5 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         index_names=bool(row[13]),
         index_prefixes=bool(row[14]),
         distribution=row[15],
+        index_seal=row[16],
     )

@@ -13,6 +13,8 @@ from p2pfs.errors import Unavailable
 from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import KIB, MIB, NodeId
 
+SLOWEST_BYTES_PER_S: Final = 8 * KIB
+"""At which a member's body may come: what is left of a thin uplink for one of many."""
 SMALL_BYTES: Final = 64 * KIB
 STEP_BYTES: Final = MIB
 _PATIENCE_S: Final = 10.0

@@ -201,7 +201,7 @@ class Connection:
         whole = (head,) if is_head else (head, *parts)
         if size <= _AT_ONCE_BYTES and self._stream.send_nowait(whole):
             return
-        with trio.move_on_after(self._limits.transfer_s(size)) as scope:
+        with trio.move_on_after(self._limits.transfer_s(size, is_member=self.identity is not None)) as scope:
             await self._stream.send_all(() if size <= _AT_ONCE_BYTES else whole)
         if scope.cancelled_caught:
             raise TooSlow("the answer was taken too slowly")

@@ -9,9 +9,10 @@ is the dialler's memory, used by `client`; `through` is what peers do, too. Who 
 """
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,8 @@ REMEMBERED_S: Final = 60.0
 """A node reached through another is dialled there first for so long."""
 FUTILE_S: Final = 15.0
 """A node that nobody reached is dialled only directly for so long: it is down."""
+UNCLAIMED_S: Final = 10.0
+"""A connection that was to be passed on to this node, and is not by then, is not expected any more."""
 _MOST_KEPT: Final = 64
 KNOWN_PEERS: Final = "peers.json"
 """The file of `KnownPeers` in a node's home."""
@@ -206,6 +209,14 @@ class KnownPeers:
             _log.info("the peers known are not kept: %s", error)
 
 
+@dataclass(eq=False, slots=True)
+class _Taken:
+    """A connection that this node said it would serve."""
+
+    caller: NodeId
+    until_s: float  # for ever once it is served
+
+
 class Accepting:
     """A node's own end: takes a connection that others passed on, and serves it like one that was dialled."""
 
@@ -213,24 +224,28 @@ class Accepting:
         self._own = own
         self._accept = accept
         self._most = most
-        self._taken: dict[NodeId, int] = {}  # by who passed it on
+        self._taken: set[_Taken] = set()
 
     def is_for(self, target: str) -> bool:
         return target == self._own
 
     def take(self, caller: NodeId) -> Callable[[RawStream], Awaitable[None]]:
-        """What becomes of the caller's connection. Raises Unavailable."""
-        if sum(self._taken.values()) >= self._most or self._taken.get(caller, 0) >= self._most // 4:
+        """What becomes of the caller's connection, which counts from now on. Raises Unavailable."""
+        now_s = trio.current_time()
+        self._taken = {taken for taken in self._taken if taken.until_s > now_s}
+        if len(self._taken) >= self._most or sum(taken.caller == caller for taken in self._taken) >= self._most // 4:
             raise Unavailable("too many connections come here through others already")
+        taken = _Taken(caller, now_s + UNCLAIMED_S)
+        self._taken.add(taken)
 
         async def serve(stream: RawStream) -> None:
-            self._taken[caller] = self._taken.get(caller, 0) + 1
+            if taken not in self._taken:
+                return  # too late: it has been given up
+            taken.until_s = math.inf
             try:
                 await self._accept(stream)
             finally:
-                self._taken[caller] -= 1
-                if not self._taken[caller]:
-                    del self._taken[caller]
+                self._taken.discard(taken)
 
         return serve
 

@@ -65,6 +65,10 @@ class Inbox:
         self._searched = self._start
         return body
 
+    def arrived(self) -> int:
+        """Bytes that the stream has brought so far, as they travel, also those that nobody has taken yet."""
+        return self._stream.arrived()
+
     async def receive_into(self, view: memoryview, expected: int = 1) -> int:
         """Body bytes: at least one unless `view` is empty or the stream has ended (0); `expected` as for the stream."""
         waiting = min(self.waiting, len(view))

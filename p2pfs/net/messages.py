@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from p2pfs.errors import Misuse, Unavailable
-from p2pfs.net.bodies import SMALL_BYTES, STEP_BYTES, BodyRoom
+from p2pfs.net.bodies import SLOWEST_BYTES_PER_S, SMALL_BYTES, STEP_BYTES, BodyRoom
 from p2pfs.net.heads import ASK_RAW, RAW_PROTOCOL, SWITCHING
 from p2pfs.net.identity import Identity
 from p2pfs.net.raw import Upgrade
@@ -16,6 +16,8 @@ from p2pfs.wire import codec
 from p2pfs.wire.routes import Route
 
 T = TypeVar("T")
+_LEAST_SHARE = 1 / 30
+"""Of the time given at first; less is none: a trickle would earn ever shorter waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,9 @@ class Limits:
     head_s: float = 10.0  # from a head's first byte to its last
     idle_s: float = 90.0  # between two requests
     transfer_grace_s: float = 10.0  # a body may take this long, plus its size at the slowest rate
-    slowest_bytes_per_s: int = 64 * KIB
+    slowest_bytes_per_s: int = 64 * KIB  # of those without a certificate
+    members_slowest_bytes_per_s: int = SLOWEST_BYTES_PER_S
+    body_pause_s: float = 30.0  # a member's body may pause so long, and comes at the slowest rate on average over it
     handler_s: float = 120.0
     linger_s: float = 2.0  # reading what a refused sender still sends, so that it sees the answer
     drain_bytes: int = 64 * KIB  # unread body worth reading to keep the connection
@@ -40,9 +44,32 @@ class Limits:
     anonymous_requests: int = 8  # answered at once
     anonymous_body_s: float = 5.0  # to send the body of one
 
-    def transfer_s(self, size: int) -> float:
+    def transfer_s(self, size: int, *, is_member: bool = True) -> float:
         """The longest that sending or receiving `size` bytes may take."""
-        return self.transfer_grace_s + size / self.slowest_bytes_per_s
+        rate = self.members_slowest_bytes_per_s if is_member else self.slowest_bytes_per_s
+        return self.transfer_grace_s + size / rate
+
+    def patience(self, size: int, *, is_member: bool) -> "Patience":
+        """What the sender of a body of `size` bytes is given."""
+        if is_member:
+            return Patience(self.body_pause_s, self.members_slowest_bytes_per_s)
+        return Patience(min(self.transfer_s(size, is_member=False), self.anonymous_body_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited for the bytes of a body, all waits together; again at most so long for what came meanwhile
+    at `bytes_per_s`, if that is not 0. Looked at only when time is up: who sends as fast as expected costs nothing."""
+
+    seconds: float
+    bytes_per_s: float = 0.0
+
+    def more_s(self, came: int) -> float:
+        """What `came` bytes earn; 0 if they are too few to go on."""
+        if not self.bytes_per_s:
+            return 0.0
+        earned_s = min(self.seconds, came / self.bytes_per_s)
+        return earned_s if earned_s >= _LEAST_SHARE * self.seconds else 0.0
 
 
 class TooSlow(Unavailable):
@@ -54,6 +81,8 @@ class Source(Protocol):
 
     async def receive_into(self, view: memoryview, expected: int = 1) -> int: ...
 
+    def arrived(self) -> int: ...
+
     def waiting_bytes(self, size: int) -> bytearray | None: ...
 
 
@@ -62,7 +91,9 @@ class Request:
 
     __slots__ = (
         "_allowance_s",
+        "_arrived",
         "_early",
+        "_patience",
         "_room",
         "_source",
         "content_length",
@@ -84,7 +115,7 @@ class Request:
         identity: Identity | None = None,
         content_length: int = 0,
         source: Source | None = None,
-        allowance_s: float = 60.0,
+        patience: Patience | None = None,
         room: BodyRoom | None = None,
     ) -> None:
         self.route = route
@@ -95,7 +126,9 @@ class Request:
         self.content_length = content_length
         self.remaining = content_length  # body bytes not yet read
         self._source = source
-        self._allowance_s = allowance_s  # of time waiting for the sender, over the whole body
+        self._patience = patience or Patience(60.0)
+        self._allowance_s = self._patience.seconds  # of time waiting for the sender
+        self._arrived: int | None = None  # at the source when the allowance was last looked at
         self._room = room
         self._early: bytearray | None = None  # the body, if `prefetch` has read it
 
@@ -131,22 +164,34 @@ class Request:
     async def _receive(self, view: memoryview, expected: int, *, least: int) -> int:
         if not self.remaining or self._source is None:
             return 0
-        if self._allowance_s <= 0:  # used up by bytes that came at the last moment
-            raise TooSlow("the body came too slowly")
+        if self._arrived is None:
+            self._arrived = self._source.arrived()
         view = view[: self.remaining]
-        began, total, count = trio.current_time(), 0, 1
-        with trio.move_on_after(self._allowance_s) as scope:
-            while count and total < min(least, len(view)):
-                rest = view[total:]
-                count = await self._source.receive_into(rest, min(expected - total, len(rest)))
-                total += count
-                self.remaining -= count
-        self._allowance_s -= trio.current_time() - began
-        if scope.cancelled_caught:
+        total, count = 0, 1
+        while True:
+            if self._allowance_s <= 0:  # perhaps used up by bytes that came at the last moment
+                self._ask_for_time(self._source)
+            began = trio.current_time()
+            with trio.move_on_after(self._allowance_s) as scope:
+                while count and total < min(least, len(view)):
+                    rest = view[total:]
+                    count = await self._source.receive_into(rest, min(expected - total, len(rest)))
+                    total += count
+                    self.remaining -= count
+            self._allowance_s -= trio.current_time() - began
+            if not count:
+                raise Unavailable("the body was cut off")
+            if not scope.cancelled_caught:
+                return total
+            self._allowance_s = 0.0
+
+    def _ask_for_time(self, source: Source) -> None:
+        """The allowance is used up. What has arrived counts also where it waits for more before anybody is woken."""
+        arrived = source.arrived()
+        came, self._arrived = arrived - (self._arrived or 0), arrived
+        self._allowance_s = self._patience.more_s(came)
+        if not self._allowance_s:
             raise TooSlow("the body came too slowly")
-        if not count:
-            raise Unavailable("the body was cut off")
-        return total
 
     async def body(self) -> bytearray:
         """All of the body; its size is bounded by the route, and it waits until the server's other bodies leave room.

@@ -275,13 +275,9 @@ class Server:
             identity=identity,
             content_length=head.content_length,
             source=source,
-            allowance_s=self._allowance_s(head.content_length, identity),
+            patience=self.limits.patience(head.content_length, is_member=identity is not None),
             room=BodyRoom(self._bodies, identity.node if identity else None),
         )
-
-    def _allowance_s(self, size: int, identity: Identity | None) -> float:
-        allowance_s = self.limits.transfer_s(size)
-        return allowance_s if identity else min(allowance_s, self.limits.anonymous_body_s)
 
     async def _check_membership(self, route: Route, identity: Identity | None, parameters: dict[str, str]) -> None:
         if identity is None or self._authorise is None:
@@ -291,7 +287,8 @@ class Server:
             await verdict
 
     async def _handle(self, request: Request) -> Response:
-        allowed_s = self.limits.handler_s + self.limits.transfer_s(request.content_length)
+        is_member = request.identity is not None
+        allowed_s = self.limits.handler_s + self.limits.transfer_s(request.content_length, is_member=is_member)
         handler = self._handlers[request.route.name]
         with trio.move_on_after(allowed_s) as scope:
             if request.identity is not None:

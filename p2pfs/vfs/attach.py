@@ -10,9 +10,10 @@ import platform
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
+from p2pfs.runtime.terminal import printable
 from p2pfs.types import GIB, MIB, Distribution, PeerNumber, PoolId, Role, SessionId, VolumeId, volume_name
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
@@ -50,14 +52,10 @@ from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies, seals_slowly
+from p2pfs.vfs.volume_settings import configure, vouched
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.namespace import Applied, Batch
-from p2pfs.wire.volumes import (
-    OpenSession,
-    VolumeInfo,
-    VolumeSlots,
-    is_name,
-)
+from p2pfs.wire.volumes import OpenSession, VolumeInfo, VolumeSettings, VolumeSlots, is_name
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +81,7 @@ class Attached:
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
     session: SessionId
+    configure: Callable[[VolumeSettings], Awaitable[VolumeInfo]]
 
 
 class Pool:
@@ -229,6 +228,7 @@ async def attach(
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
         keys = await pool.keys(home, info, passphrase())
+        indexing = vouched(home.path, keys, info)
         durability = Durability(settings.durability)
         recovery = Recovery(NoJournal())
         if mount_point and not read_only:
@@ -239,7 +239,7 @@ async def attach(
         nursery = await stack.enter_async_context(trio.open_nursery())
         remote = await RemoteNamespace.open(
             pool.client, pool.coordinator, number,
-            request=OpenSession(platform.node(), mount_point, read_only, by_kernel, succeeds()),
+            request=OpenSession(printable(platform.node()), printable(mount_point), read_only, by_kernel, succeeds()),
             io_timeout_s=settings.io_timeout, endless=hard,
             on_map_version=lambda _: nursery.start_soon(_follow_map, pool), map_version=pool.map.version,
             on_batch=journal.sending, traffic=(traffic := Traffic[PeerNumber](time.time)),
@@ -253,7 +253,7 @@ async def attach(
         )
         holding = Holding(namespace, _boot_time_s)
         places = Places(namespace)
-        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time)
+        space = ReservedSpace(remote.reserve, lambda: copies_wanted(pool.map)[1], time.time, by_kernel=by_kernel)
         copies = LateCopies(namespace, nursery)
         store, replicated = await _store(home, settings, pool, info, places, space, copies, nursery, traffic)
         limits = Limits(
@@ -276,7 +276,7 @@ async def attach(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
             apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
-            index=(info.index_names, info.index_prefixes),
+            index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)
             nursery.start_soon(recovery.salvage, filesystem)
@@ -284,8 +284,9 @@ async def attach(
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
             yield Attached(
-                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session
-            )
+                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session,
+                partial(configure, home.path, pool, keys, number),
+            )  # fmt: skip
         await _leave(remote, space)
         nursery.cancel_scope.cancel()
 

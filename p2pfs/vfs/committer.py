@@ -88,7 +88,7 @@ class Committer:
         """Whether file and freeze fit the metadata; decided anew before each try, since other mounts write too."""
         return (
             max(inode.head.size, freeze.end) <= self._small_file
-            and (inode.has_inline or inode.attributes.partial or not inode.head.digests)
+            and (inode.has_inline or not inode.head.digests)
             and all(earlier.inline for earlier in inode.frozen[: inode.frozen.index(freeze)])
         )
 
@@ -194,6 +194,8 @@ class Committer:
     async def _change(self, inode: Inode, ready: list[Freeze], uploads: list[Upload]) -> Change | None:
         """The commit for these freezes, or None if the content it was built on is no longer the inode's. `uploads`
         is filled with what it names."""
+        if not inode.inline_is_known:  # the answer was overtaken, and what it had was let go again
+            return None
         if ready[0].inline:
             return inline_change(self._sealer, inode, ready)
         built_on = inode.head.change

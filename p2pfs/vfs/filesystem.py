@@ -4,6 +4,7 @@ Nothing here knows FUSE. Errors are those of `p2pfs.errors`. Every call either e
 deadlines of the stores and the namespace; cancelling one leaves unsaved bytes where they are.
 """
 
+import math
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -13,7 +14,7 @@ import trio
 from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, PoolError, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
@@ -74,6 +75,7 @@ class Filesystem:
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
         index: tuple[bool, bool] = (False, False),
+        moved_s: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         self.trust = trust
         """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
@@ -84,7 +86,10 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
-        self.search = Search(keys, volume, namespace, digest=self._digest, names=index[0], prefixes=index[1])
+        self.search = Search(
+            keys, volume, namespace, digest=self._digest, is_unsaved=self._is_unsaved,
+            names=index[0], prefixes=index[1],
+        )  # fmt: skip
         self.tree = Tree(
             keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust,
             indexed=self.search.name_operations,
@@ -114,6 +119,7 @@ class Filesystem:
         self.writer = Writer(
             uploader, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
+            moved_s=moved_s,
         )  # fmt: skip
         self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
@@ -136,9 +142,11 @@ class Filesystem:
         hurry: Callable[[], None] = lambda: None,
         journal: NoJournal | None = None,
         index: tuple[bool, bool] = (False, False),
+        moved_s: Callable[[], float] = lambda: -math.inf,
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
         that come late; without it no copy comes late. `index`: whether names, and beginnings of words, are searchable.
+        `moved_s` says when bytes last left for the store.
 
         Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
         """
@@ -146,7 +154,7 @@ class Filesystem:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
                 limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
-                journal=journal, index=index,
+                journal=journal, index=index, moved_s=moved_s,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
@@ -185,12 +193,16 @@ class Filesystem:
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store and commit everything (unmount) that is not lost; see `Writer.settle_all`."""
+        patience_s = 2 * self._limits.write.io_timeout_s
         with trio.move_on_after(LEAVING_S):
             await self._access_times.send_all()
         try:
             await self.writer.settle_all(report)
         finally:
-            await self.promises.committed_at_last(2 * self._limits.write.io_timeout_s)
+            try:
+                await self._settle_times(patience_s)
+            finally:
+                await self.promises.committed_at_last(patience_s)
 
     async def recalled(self) -> None:
         """Another mount is about to use the volume: what closed files have unsaved is stored (close-to-open). What
@@ -265,7 +277,7 @@ class Filesystem:
 
     async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
         """The times of what a kernel that keeps pages has sent, which it tells but once: those that cannot be set now
-        are set by the next close or fsync."""
+        are set by the next close or fsync, or at unmount."""
         inode = self._table.get(number) or await self.tree.inode(number)
         inode.times_of_pages = mtime_ns, ctime_ns
         with suppress(Unavailable):
@@ -280,6 +292,20 @@ class Filesystem:
             inode.changes += 1
             if inode.times_of_pages is times:
                 inode.times_of_pages = None
+
+    async def _settle_times(self, patience_s: float) -> None:
+        """Set the times of pages that are not set yet. Raises the first error met once all had their chance."""
+        errors: list[PoolError] = []
+        with trio.move_on_after(patience_s) as waiting:
+            for inode in self._table.all():
+                try:
+                    await self._send_times(inode)
+                except PoolError as error:
+                    errors.append(error)
+        if waiting.cancelled_caught:
+            raise Unavailable("the times of some files could not be set in time")
+        if errors:
+            raise errors[0]
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same."""
@@ -436,6 +462,10 @@ class Filesystem:
         self._access_times.note(handle.inode)
         return await self.promises.lasting(lambda: self._reader.read(handle.inode, offset, length, handle.ahead))
 
+    def _is_unsaved(self, number: InodeId) -> bool:
+        known = self._table.glimpse(number)
+        return isinstance(known, Inode) and known.is_dirty
+
     async def _digest(self, number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
         """BLAKE3 of a file's whole content as it is committed, and its change; reads it a part at a time and tells of
         each. Raises Unavailable when it keeps changing, and what reading raises."""
@@ -444,6 +474,8 @@ class Filesystem:
         try:
             for _ in range(DIGEST_TRIES):
                 await self.writer.settle_for_others(inode)
+                async with inode.content:  # a compaction behind that moves the change, and the content stays
+                    pass
                 hasher, at, change = blake3(), 0, inode.head.change
                 while part := await self._reader.read(inode, at, DIGEST_BYTES, handle.ahead):
                     hasher.update(part)

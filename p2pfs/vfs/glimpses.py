@@ -28,7 +28,7 @@ class Glimpse:
         self.attributes = attributes
         self.head: Head = opened_head(keys, volume, attributes)
         self.kind: Kind = self.head.kind
-        self.inline_is_known = not attributes.partial
+        self.inline_is_known = True
         self._stat: Stat | None = None
         self._told_s = 0.0
 

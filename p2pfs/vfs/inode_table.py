@@ -167,7 +167,8 @@ class InodeTable:
                 self._remember_change(candidate)
 
     def _must_stay(self, inode: Inode | Glimpse) -> bool:
-        return inode.handles > 0 or inode.is_dirty or inode.id in self._opening
+        lacks_times = isinstance(inode, Inode) and inode.times_of_pages is not None
+        return inode.handles > 0 or inode.is_dirty or lacks_times or inode.id in self._opening
 
     def _remember_change(self, inode: Inode | Glimpse) -> None:
         self._seen[inode.id] = inode.head.change

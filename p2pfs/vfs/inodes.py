@@ -163,7 +163,7 @@ class Inode:
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
         self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
-        self.inline_is_known = not attributes.partial  # False: there may be some, never told or let go to save memory
+        self.inline_is_known = True  # False: there may be inline data that was let go to save memory
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
         self.frozen: list[Freeze] = []
@@ -233,13 +233,11 @@ class Inode:
             self.head = opened_head(self._keys, self._volume, attributes)
             self.pages.clear()
             self.inline = None
-            self.inline_is_known = not attributes.partial
+            self.inline_is_known = True
             self.resize()
         if attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change:
-            if attributes.partial and self.inline_is_known:  # of the same change
-                attributes = msgspec.structs.replace(attributes, inline=self.attributes.inline, partial=False)
             self.attributes = attributes
-            self.inline_is_known = not attributes.partial
+            self.inline_is_known = True
         return True
 
     def committed(self, attributes: Attributes, head: Head) -> None:
@@ -250,7 +248,7 @@ class Inode:
         self.head = head
         self.attributes = attributes
         self.inline = None
-        self.inline_is_known = not attributes.partial
+        self.inline_is_known = True
         self.resize()
 
     def keep_xattrs(self, attr_change: int) -> None:

@@ -4,6 +4,7 @@ A lease is the coordinator's to keep: it is an attribute outside the sealed head
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -14,9 +15,10 @@ from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.sizes import parse_span
 from p2pfs.types import DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.paths import Paths
+from p2pfs.vfs.paths import Paths, is_below, names
 from p2pfs.vfs.tree import Tree
 from p2pfs.wire.leases import SetLease
+from p2pfs.wire.namespace import Named
 
 EXPIRES: Final = b"user.p2pfs.expires"
 FOR_EVER: Final = 0
@@ -70,7 +72,7 @@ class Leases:
             directory, after, complete = waiting.pop(), DentryId(0), False
             while not complete:
                 try:
-                    page = await self._namespace.directory(directory, after, PAGE, content=False)
+                    page = await self._namespace.directory(directory, after, PAGE)
                 except NotFound:
                     break
                 rows = [entry.attributes for entry in page.entries]
@@ -92,11 +94,25 @@ class Leases:
             for row in page.rows:
                 of = row.entry.attributes
                 after = of.expires_s, of.inode
-                path = await paths.of_entry(row.parent, row.entry) if row.entry.name else b""
-                if not below or path == below or path.startswith(below + b"/"):
+                path = await self._path(paths, row, below)
+                if path is not None:
                     head = open_head(self._keys, self._volume, InodeId(of.inode), of.head)
                     await show(Expiring(of.inode, path, head.kind, head.size, of.expires_s))
             complete = page.complete or not page.rows
+
+    async def _path(self, paths: Paths, row: Named, below: bytes) -> bytes | None:
+        """Of the name it was told with, or of another one that is below."""
+        path = await paths.of_entry(row.parent, row.entry) if row.entry.name else b""
+        if is_below(path, below):
+            return path
+        of = row.entry.attributes
+        if of.links > 1 and of.kind != Kind.DIRECTORY:
+            async with aclosing(names(self._namespace, of.inode)) as every:
+                async for named in every:
+                    path = await paths.of_entry(named.parent, named.entry)
+                    if is_below(path, below):
+                        return path
+        return None
 
     async def _set(self, found: Sequence[tuple[InodeId, int]], new: Callable[[int], int]) -> int:
         """How many there were."""

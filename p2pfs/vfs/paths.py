@@ -4,7 +4,7 @@ For commands that speak of paths about what the coordinator knows by number only
 command: make one for each.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -15,7 +15,7 @@ from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import check_tag, open_name
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
-from p2pfs.wire.namespace import Attributes, Entry, TrashRow
+from p2pfs.wire.namespace import Attributes, Entry, Named, TrashRow
 
 LOST: Final = b"\xe2\x80\xa6"
 """Stands for a directory that is gone (…)."""
@@ -81,14 +81,28 @@ class Paths:
         """(parent, name) of a directory; None if it is gone."""
         if number in self._places:
             return self._places[number]
+        found: Sequence[Named | TrashRow | None] = ()
+        with suppress(NotFound):
+            found = await self._namespace.names(InodeId(number))
+        named = (
+            found[0] if found else await trashed(self._namespace, number)
+        )  # one without names is kept open somewhere
+        return None if named is None else (named.parent, self.name(named.parent, named.entry))
+
+
+async def names(namespace: Namespace, number: int, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Named, None]:
+    """All names of an inode behind one (parent, dentry), asked for in pages; none of what is gone."""
+    while True:
         try:
-            names = await self._namespace.names(InodeId(number))
+            page = await namespace.names(InodeId(number), after)
         except NotFound:
-            row = await trashed(self._namespace, number)
-            return None if row is None else (row.parent, self.name(row.parent, row.entry))
-        if not names:
-            raise Corrupt(f"inode {number}: the coordinator knows no name of it")
-        return names[0].parent, self.name(names[0].parent, names[0].entry)
+            return
+        last = max(((named.parent, named.entry.dentry) for named in page), default=after)
+        if last <= after:  # an earlier coordinator tells the first ones again
+            return
+        after = last
+        for named in page:
+            yield named
 
 
 async def trashed(namespace: Namespace, number: int) -> TrashRow | None:
@@ -101,6 +115,11 @@ async def trashed(namespace: Namespace, number: int) -> TrashRow | None:
 def joined(above: bytes, name: bytes) -> bytes:
     """A path one name longer."""
     return above + b"/" + name if above else name
+
+
+def is_below(path: bytes, top: bytes) -> bool:
+    """Whether a path is `top` or in it; the root is empty."""
+    return not top or path == top or path.startswith(top + b"/")
 
 
 def _kind(attributes: Attributes) -> Kind:

@@ -6,8 +6,9 @@ nothing of words.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -18,12 +19,12 @@ from p2pfs.format.heads import Head, open_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.search import Content, Label, open_label, seal_label
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind, VolumeId
-from p2pfs.vfs.paths import Paths
+from p2pfs.types import DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.paths import Paths, is_below, names
 from p2pfs.vfs.query import Query
-from p2pfs.wire.found import Labelled, Place
+from p2pfs.wire.found import MOST_PLACES, Labelled, Place
 from p2pfs.wire.namespace import Entry, Operation
-from p2pfs.wire.search import MOST_COUNTED, NOTE, TAG, Hit, IndexName, SetLabel
+from p2pfs.wire.search import BATCH_ROWS, MOST_COUNTED, NOTE, TAG, Hit, IndexName, SetLabel, rows
 
 LIMIT: Final = 100
 MOST_SHOWN: Final = 10_000
@@ -56,12 +57,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of labels. `has_content`: their content's token is made, which reads all of it."""
+    """What becomes of labels. `has_content`: their content's token is made, which reads all of it. `is_anew`: also the
+    tokens of what stays as it is are made."""
 
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     note: str | None = None
     has_content: bool = False
+    is_anew: bool = False
 
     def of(self, label: Label) -> Label:
         """The label it makes of one."""
@@ -69,6 +72,26 @@ class Change:
         return replace(
             label, tags=tuple(dict.fromkeys(kept)), note=label.note if self.note is None else self.note.strip()
         )
+
+
+@dataclass(slots=True)
+class _Labelling:
+    """A change on its way. What is labelled alone must be there, and loses a label that cannot be read; of several the
+    unreadable ones are left as they are."""
+
+    change: Change
+    is_alone: bool
+    count: Callable[[int], Awaitable[None]]  # is told of bytes read
+    unreadable: set[int] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Raises Corrupt."""
+        if self.unreadable:
+            labels = "1 label" if len(self.unreadable) == 1 else f"{len(self.unreadable)} labels"
+            raise Corrupt(
+                f"{labels} could not be read and stayed (inode {min(self.unreadable)}): to tag such a file alone gives"
+                " it a new one; all else is done"
+            )
 
 
 @dataclass(slots=True)
@@ -96,10 +119,13 @@ class Search:
         namespace: Namespace,
         *,
         digest: Digest,
+        is_unsaved: Callable[[InodeId], bool] = lambda _: False,
         names: bool = False,
         prefixes: bool = False,
     ) -> None:
-        self._keys, self._volume, self._namespace, self._digest = keys, volume, namespace, digest
+        """`is_unsaved`: whether this mount has bytes of a file that are not committed."""
+        self._keys, self._volume, self._namespace = keys, volume, namespace
+        self._digest, self._is_unsaved = digest, is_unsaved
         self._names, self._prefixes = names, prefixes
 
     # ---- labels -----------------------------------------------------------------------------------------------------
@@ -110,7 +136,7 @@ class Search:
 
     async def change(self, number: InodeId, change: Change, show: Show, *, is_deep: bool) -> None:
         """Label an inode, and `is_deep` everything below it. What is removed meanwhile is left out. Raises Invalid,
-        NotFound, and what reading a content raises."""
+        NotFound, what reading a content raises, and Corrupt at the end if labels could not be read."""
         found = [number, *(await self._below(number, show) if is_deep else ())]
         done = read = 0
 
@@ -119,24 +145,37 @@ class Search:
             read += bytes_
             await show(done, len(found), read)
 
+        task = _Labelling(change, len(found) == 1, count)
         for first in range(0, len(found), AT_ONCE):
             some = found[first : first + AT_ONCE]
             if change.has_content:
                 for one in some:
-                    done += await self._change_alone(one, change, is_alone=len(found) == 1, count=count)
+                    done += await self._change_alone(one, task)
                     await show(done, len(found), read)
             else:
-                done += await self._change_some(some, change, is_alone=len(found) == 1, count=count)
+                there = await self._rows(some)
+                if task.is_alone and not there:
+                    raise NotFound("there is no such inode")
+                done += await self._change_some(there, task)
                 await show(done, len(found), read)
+        task.check()
 
     async def index(self, number: InodeId, show: Show, *, is_deep: bool) -> None:
-        """Make the tokens of labels and names anew, as the volume's settings are now."""
+        """Make the tokens of labels and names anew, as the volume's settings are now. Raises Corrupt at the end if some
+        could not be read."""
         found = [number, *(await self._below(number, show) if is_deep else ())]
+
+        async def count(_: int) -> None:
+            return
+
+        task = _Labelling(Change(is_anew=True), is_alone=False, count=count)
         for first in range(0, len(found), AT_ONCE):
-            rows = await self._rows(found[first : first + AT_ONCE])
-            for row in rows:
-                await self._apply_if_there(self._indexing(row))
+            there = await self._rows(found[first : first + AT_ONCE])
+            await self._index_names(there, task)
+            await self._change_some(there, task)
             await show(min(first + AT_ONCE, len(found)), len(found), 0)
+        await self._namespace.settle()
+        task.check()
 
     def name_operations(self, number: InodeId, dentry: int, name: bytes) -> list[Operation]:
         """What goes with a batch that gives an inode a name: nothing unless names are indexed."""
@@ -145,57 +184,64 @@ class Search:
     def _index_name(self, number: int, dentry: int, words: Sequence[str]) -> IndexName:
         return IndexName(number, dentry, self._tokens(words))
 
-    def _indexing(self, row: Labelled) -> list[Operation]:
-        number = InodeId(row.attributes.inode)
+    async def _index_names(self, there: Sequence[Labelled], task: _Labelling) -> None:
         operations: list[Operation] = []
-        if row.sealed:
-            operations.append(self._set_label(number, row.revision, self._opened(row)))
-        for place in row.places:
-            words = words_of.name_words(self._name(row, place)) if self._names else []
-            operations.append(self._index_name(number, place.dentry, words))
-        return operations
+        for row in there:
+            async with aclosing(self._places(row)) as places:
+                async for place in places:
+                    try:
+                        words = words_of.name_words(self._name(row, place)) if self._names else []
+                    except Corrupt:
+                        task.unreadable.add(row.attributes.inode)
+                        continue
+                    operations.append(self._index_name(row.attributes.inode, place.dentry, words))
+                    if len(operations) >= AT_ONCE:  # about 200 tokens each at most
+                        await self._namespace.apply(operations)
+                        operations = []
+        if operations:
+            await self._namespace.apply(operations)
 
-    async def _change_some(
-        self, numbers: Sequence[InodeId], change: Change, *, is_alone: bool, count: Callable[[int], Awaitable[None]]
-    ) -> int:
+    async def _change_some(self, there: Sequence[Labelled], task: _Labelling) -> int:
         """How many there were."""
-        rows = await self._rows(numbers)
-        operations = [operation for row in rows for operation in self._changed(row, change, None)]
+        operations = [operation for row in there for operation in self._changed(row, task, None)]
         try:
-            if operations:
-                await self._namespace.apply(operations)
+            for some in _batches(operations):
+                await self._namespace.apply(some)
         except Semantic:  # one is gone, or somebody else labelled it: one by one
-            return sum([await self._change_alone(one, change, is_alone=is_alone, count=count) for one in numbers])
-        if is_alone and not rows:
-            raise NotFound("there is no such inode")
-        return len(rows)
+            return sum([await self._change_alone(InodeId(row.attributes.inode), task) for row in there])
+        return len(there)
 
-    async def _change_alone(
-        self, number: InodeId, change: Change, *, is_alone: bool, count: Callable[[int], Awaitable[None]]
-    ) -> bool:
+    async def _change_alone(self, number: InodeId, task: _Labelling) -> bool:
         for _ in range(CONFLICTS):
             try:
                 row = await self._labelled(number)
-                content = await self._content(row, count) if change.has_content else None
-                operations = self._changed(row, change, content)
+                content = await self._content(row, task.count) if task.change.has_content else None
+                if content is not None:  # which may have taken long
+                    row = await self._labelled(number)
+                operations = self._changed(row, task, content)
                 if operations:
                     await self._namespace.apply(operations)
             except Conflict:
                 await trio.lowlevel.checkpoint()
                 continue
             except NotFound:
-                if is_alone:
+                if task.is_alone:
                     raise
                 return False
             return True
         raise Unavailable("somebody else keeps labelling this")
 
-    def _changed(self, row: Labelled, change: Change, content: Content | None) -> list[Operation]:
-        before = self._opened(row)
-        label = change.of(before)
+    def _changed(self, row: Labelled, task: _Labelling, content: Content | None) -> list[Operation]:
+        before = self._readable(row)
+        if before is None and not task.is_alone:
+            task.unreadable.add(row.attributes.inode)
+            return []
+        label = task.change.of(before or Label())
         if content is not None:
             label = replace(label, content=content)
-        return [] if label == before else [self._set_label(InodeId(row.attributes.inode), row.revision, label)]
+        if label == before and not (task.change.is_anew and row.sealed):
+            return []
+        return [self._set_label(InodeId(row.attributes.inode), row.revision, label)]
 
     def _set_label(self, number: InodeId, revision: int, label: Label) -> SetLabel:
         if not label:
@@ -212,18 +258,11 @@ class Search:
 
     async def _content(self, row: Labelled, count: Callable[[int], Awaitable[None]]) -> Content | None:
         """Of a file; None of what is none, or has its content's token already."""
-        head, known = self._head(row), self._opened(row).content
+        head, known = self._head(row), (self._readable(row) or Label()).content
         if head.kind is not Kind.FILE or (known is not None and known.change == head.change):
             return None
         digest, change = await self._digest(InodeId(row.attributes.inode), count)
         return Content(words_of.content_token(self._keys, self._volume, digest), change)
-
-    async def _apply_if_there(self, operations: Sequence[Operation]) -> None:
-        try:
-            if operations:
-                await self._namespace.apply(operations)
-        except (NotFound, Conflict):  # gone; or labelled meanwhile, which made its tokens anew
-            return
 
     async def _below(self, top: InodeId, show: Show) -> list[InodeId]:
         """Everything below a directory, each once, directories before what is in them. Raises TooLarge."""
@@ -251,8 +290,16 @@ class Search:
 
     # ---- finding ----------------------------------------------------------------------------------------------------
 
-    async def find(self, query: Query, *, limit: int = LIMIT, below: bytes = b"") -> list[Found]:
-        """What fits, the most relevant first, at most `limit`. Raises Invalid, Corrupt."""
+    async def find(
+        self,
+        query: Query,
+        *,
+        limit: int = LIMIT,
+        below: bytes = b"",
+        unreadable: Callable[[int], None] = lambda _: None,
+    ) -> list[Found]:
+        """What fits, the most relevant first, at most `limit`. `unreadable` is told of inodes whose label or name is
+        not what a member sealed. Raises Invalid."""
         if query.beginnings and not self._prefixes:
             raise Invalid("the beginnings of words are not indexed in this volume: see index_prefixes of `volume set`")
         asked = [words_of.word_token(self._keys, self._volume, word) for word in query.words]
@@ -273,38 +320,47 @@ class Search:
             seen.update(relevance)
             best = sorted(relevance, key=lambda number: (-relevance[number], -number))
             for first in range(0, len(best), AT_ONCE):
-                rows = await self._rows([InodeId(number) for number in best[first : first + AT_ONCE]])
-                await paths.learn(place.parent for row in rows for place in row.places)
-                for row in rows:
-                    label = self._opened(row)
-                    place = self._place(row, label, query)
-                    shown = None if place is None else await self._shown(paths, row, label, place)
-                    if shown is not None and _is_below(shown.path, below):
+                there = await self._rows([InodeId(number) for number in best[first : first + AT_ONCE]])
+                await paths.learn(place.parent for row in there for place in row.places)
+                for row in there:
+                    try:
+                        shown = await self._fitting(paths, row, below, query)
+                    except Corrupt:
+                        unreadable(row.attributes.inode)
+                        continue
+                    if shown is not None:
                         found.append(replace(shown, relevance=relevance[shown.inode]))
                 if len(found) >= limit:
                     break
         return found[:limit]
 
-    async def find_content(self, digest: bytes, *, limit: int = LIMIT, below: bytes = b"") -> list[Found]:
+    async def find_content(
+        self,
+        digest: bytes,
+        *,
+        limit: int = LIMIT,
+        below: bytes = b"",
+        unreadable: Callable[[int], None] = lambda _: None,
+    ) -> list[Found]:
         """Files that have, or had when they were labelled, the content whose BLAKE3 this is; those that have it first.
-        Raises Invalid."""
+        Of what this mount has changed and not saved yet nobody knows. `unreadable` as in `find`. Raises Invalid."""
         token = words_of.content_token(self._keys, self._volume, digest)
-        paths, found = Paths(self._keys, self._volume, self._namespace), list[Found]()
+        paths, fresh, stale = Paths(self._keys, self._volume, self._namespace), list[Found](), list[Found]()
         after, numbers = 0, [0]
-        while numbers and len(found) < limit:
+        while numbers and len(fresh) < limit:
             numbers = await self._namespace.find_content(token, after, AT_ONCE)
-            rows = await self._rows([InodeId(number) for number in numbers])
-            await paths.learn(place.parent for row in rows for place in row.places)
-            for row in rows:
-                label = self._opened(row)
-                content = label.content
-                if content is None or content.token != token:
+            there = await self._rows([InodeId(number) for number in numbers])
+            await paths.learn(place.parent for row in there for place in row.places)
+            for row in there:
+                try:
+                    shown = await self._having(paths, row, below, token)
+                except Corrupt:
+                    unreadable(row.attributes.inode)
                     continue
-                shown = await self._shown(paths, row, label, row.places[0] if row.places else _ROOT)
-                if _is_below(shown.path, below):
-                    found.append(replace(shown, is_stale=self._head(row).change != content.change))
+                if shown is not None and len(stale if shown.is_stale else fresh) < limit:
+                    (stale if shown.is_stale else fresh).append(shown)
             after = numbers[-1] if numbers else after
-        return sorted(found[:limit], key=lambda one: one.is_stale)
+        return (fresh + stale)[:limit]
 
     async def _candidates(self, question: "_Question", most: int) -> dict[int, float]:
         """The next ones, about so many, with their relevance by this question."""
@@ -316,57 +372,96 @@ class Search:
             question.after, question.is_complete = page.after, page.complete
         return best
 
-    def _place(self, row: Labelled, label: Label, query: Query) -> Place | None:
-        """The name to show; None if neither the label nor any name bears out that it was meant."""
+    async def _fitting(self, paths: Paths, row: Labelled, below: bytes, query: Query) -> Found | None:
+        """None if label and names below do not bear out that it was meant."""
+        label = self._opened(row)
         said = [*label.tags, *words_of.words(label.note)]
-        if query.fits(said):
-            return row.places[0] if row.places else _ROOT
-        names = {place: words_of.name_words(self._name(row, place)) for place in row.places}
-        for place, words in names.items():
-            if query.fits([*said, *words]):
-                return place
-        every = [word for words in names.values() for word in words]
-        return row.places[0] if row.places and query.fits([*said, *every]) else None
+        path = await self._path(paths, row, below, lambda words: query.fits([*said, *words]))
+        return None if path is None else self._shown(row, label, path)
 
-    async def _shown(self, paths: Paths, row: Labelled, label: Label, place: Place) -> Found:
+    async def _having(self, paths: Paths, row: Labelled, below: bytes, token: bytes) -> Found | None:
+        """None if its label does not say that it has, or had, this content, or it has no name below."""
+        label = self._opened(row)
+        if label.content is None or label.content.token != token:
+            return None
+        path = await self._path(paths, row, below, lambda _: True)
+        if path is None:
+            return None
+        is_stale = self._head(row).change != label.content.change or self._is_unsaved(InodeId(row.attributes.inode))
+        return replace(self._shown(row, label, path), is_stale=is_stale)
+
+    async def _path(
+        self, paths: Paths, row: Labelled, below: bytes, fits: Callable[[Iterable[str]], bool]
+    ) -> bytes | None:
+        """Of the first name below whose words fit, or else the first below if all of them together do."""
+        if not row.places:  # the root
+            return b"" if not below and fits(()) else None
+        first, every = None, set[str]()
+        async with aclosing(self._places(row)) as places:
+            async for place in places:
+                path = await paths.of_entry(place.parent, _entry(row, place))
+                if not is_below(path, below):
+                    continue
+                words = words_of.name_words(path.rpartition(b"/")[2])
+                if fits(words):
+                    return path
+                first = path if first is None else first
+                every.update(words)
+        return first if first is not None and fits(every) else None
+
+    async def _places(self, row: Labelled) -> AsyncGenerator[Place, None]:
+        """Its names, of which the row has the first few."""
+        for place in row.places:
+            yield place
+        if len(row.places) < MOST_PLACES:
+            return
+        last = row.places[-1]
+        behind = names(self._namespace, row.attributes.inode, (last.parent, last.dentry))
+        async with aclosing(behind) as others:
+            async for named in others:
+                yield Place(named.parent, named.entry.dentry, named.entry.name, named.entry.tag)
+
+    def _shown(self, row: Labelled, label: Label, path: bytes) -> Found:
         head, of = self._head(row), row.attributes
-        path = b"" if place is _ROOT else await paths.of_entry(place.parent, _entry(row, place))
         return Found(of.inode, path, head.kind, head.size, of.expires_s, row.copies, label)
 
     # ---- what is told -----------------------------------------------------------------------------------------------
 
     async def _labelled(self, number: InodeId) -> Labelled:
-        rows = await self._rows([number])
-        if not rows:
+        found = await self._rows([number])
+        if not found:
             raise NotFound("there is no such inode")
-        return rows[0]
+        return found[0]
 
     async def _rows(self, numbers: Sequence[InodeId]) -> list[Labelled]:
         """Those that have a name. Raises Corrupt when others are told of."""
-        rows: list[Labelled] = []
+        found: list[Labelled] = []
         left = list(numbers)
         while left:
             page = await self._namespace.labels(left)
             if page.done < 1 or not {row.attributes.inode for row in page.rows} <= set(left):
                 raise Corrupt("the coordinator tells of other inodes than were asked for")
-            rows += page.rows
+            found += page.rows
             left = left[page.done :]
-        return rows
+        return found
 
     def _opened(self, row: Labelled) -> Label:
         if not row.sealed:
             return Label()
         return open_label(self._keys, self._volume, InodeId(row.attributes.inode), row.sealed)
 
+    def _readable(self, row: Labelled) -> Label | None:
+        """None if it is not what a member sealed."""
+        try:
+            return self._opened(row)
+        except Corrupt:
+            return None
+
     def _head(self, row: Labelled) -> Head:
         return open_head(self._keys, self._volume, InodeId(row.attributes.inode), row.attributes.head)
 
     def _name(self, row: Labelled, place: Place) -> bytes:
         return Paths(self._keys, self._volume, self._namespace).name(place.parent, _entry(row, place))
-
-
-_ROOT: Final = Place(int(ROOT_INODE), 0, b"", b"")
-"""Stands for the root, which has no name."""
 
 
 def relevance_of(hit: Hit, counts: Sequence[int]) -> float:
@@ -381,5 +476,16 @@ def _entry(row: Labelled, place: Place) -> Entry:
     return Entry(place.dentry, place.name, place.tag, row.attributes)
 
 
-def _is_below(path: bytes, top: bytes) -> bool:
-    return not top or path == top or path.startswith(top + b"/")
+def _batches(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
+    """In portions that the coordinator takes."""
+    some: list[Operation] = []
+    of = 0
+    for operation in operations:
+        more = rows(operation)
+        if some and of + more > BATCH_ROWS:
+            yield some
+            some, of = [], 0
+        some.append(operation)
+        of += more
+    if some:
+        yield some

@@ -18,8 +18,7 @@ MOST_ROOM: Final = 1024 * MIB
 LOW_ROOM: Final = 16 * MIB
 """A token with less left is replaced before the next chunk: twice what may be on its way at once."""
 SETTLING_S: Final = 7.0
-"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told. For as long
-afterwards it is full without more asking: a kernel that keeps pages goes on with a thousand others."""
+"""A heartbeat and a little: how long a pool that looks full is asked again before a writer is told."""
 MARGIN_S: Final = 60.0
 """Tokens closer to their end than this are not used for new data."""
 
@@ -80,7 +79,12 @@ class ReservedSpace:
     Invariant: `_promised` ≤ what at least `copies` peers' tokens still cover, or the next `promise` reserves.
     """
 
-    def __init__(self, reserve: Reserver, copies: Callable[[], int], now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, reserve: Reserver, copies: Callable[[], int], now_s: Callable[[], float], *, by_kernel: bool = False
+    ) -> None:
+        """`by_kernel`: a kernel that keeps pages writes, and goes on with a thousand others when one is refused. So a
+        pool that was full after all is full without more asking for as long as was asked."""
+        self._by_kernel = by_kernel
         self._reserve, self._copies, self._now_s = reserve, copies, now_s
         self._tokens: dict[PeerNumber, Token] = {}
         self._left: dict[PeerNumber, int] = {}
@@ -161,7 +165,7 @@ class ReservedSpace:
                     if isinstance(error, OverQuota):
                         raise
                     if trio.current_time() >= until:
-                        if until > began_s:
+                        if self._by_kernel and until > began_s:
                             self._full_until_s = trio.current_time() + SETTLING_S
                         raise
                     await trio.sleep(1.0)

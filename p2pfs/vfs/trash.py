@@ -17,7 +17,7 @@ from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import dentry_tag, seal_name
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MAX_NAME_BYTES, ROOT_INODE, InodeId, Kind, VolumeId
-from p2pfs.vfs.paths import Paths, joined, trashed
+from p2pfs.vfs.paths import Paths, is_below, joined, trashed
 from p2pfs.vfs.tree import Tree
 from p2pfs.wire.leases import PurgeTrash, Reason, Restore
 from p2pfs.wire.namespace import Operation, TrashRow
@@ -84,7 +84,7 @@ class Trash:
             for row in page.rows:
                 after = row.entry.attributes.inode
                 path = await paths.of_entry(row.parent, row.entry)
-                if not below or path == below or path.startswith(below + b"/"):
+                if is_below(path, below):
                     await show(self._discarded(row, path))
             complete = page.complete or not page.rows
 
@@ -206,13 +206,19 @@ class Trash:
     async def _restore_some(self, paths: Paths, rows: Sequence[TrashRow]) -> list[bytes | None]:
         """Into the directory they were in; their names, None of what is in the trash no more."""
         try:
-            await self._apply([self._operation(row, row.parent, None) for row in rows])
+            operations = ([self._operation(row, row.parent, None), *self._words(paths, row)] for row in rows)
+            await self._apply([operation for of_row in operations for operation in of_row])
         except Semantic:  # a name is taken, or one is back already
             return [await self._restore_what_is_there(paths, row) for row in rows]
         names: list[bytes | None] = [paths.name(row.parent, row.entry) for row in rows]
         for row in rows:
             self._told(InodeId(row.parent), paths.name(row.parent, row.entry))
         return names
+
+    def _words(self, paths: Paths, row: TrashRow) -> list[Operation]:
+        """What its own name is found by: the trash kept that as it was when it went there."""
+        name = paths.name(row.parent, row.entry)
+        return self._indexed(InodeId(row.entry.attributes.inode), row.entry.dentry, name)
 
     async def _restore_what_is_there(self, paths: Paths, row: TrashRow) -> bytes | None:
         """One of many: that it went or came back meanwhile must not keep the others."""
@@ -228,7 +234,7 @@ class Trash:
         for candidate in _candidates(name, row.removed_s):
             is_same = parent == row.parent and candidate == name
             try:
-                words = [] if is_same else self._indexed(InodeId(inode), row.entry.dentry, candidate)
+                words = self._indexed(InodeId(inode), row.entry.dentry, candidate)
                 await self._apply([self._operation(row, parent, None if is_same else candidate), *words])
             except Exists:
                 continue

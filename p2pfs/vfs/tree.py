@@ -91,7 +91,7 @@ class Tree:
         """
         for _ in range(3):
             change = _change(self._table.get(number))
-            attributes = await self._namespace.attributes(number, content=False)
+            attributes = await self._namespace.attributes(number)
             if attributes.inode != number:
                 raise Corrupt(f"inode {number}: the coordinator serves another one in its place")
             inode, is_new_enough = self._table.take(attributes)
@@ -165,7 +165,7 @@ class Tree:
 
     async def directory(self, number: InodeId, after: DentryId, limit: int) -> tuple[list[Listed], bool]:
         """Up to `limit` entries behind a cookie, and whether that was all. Raises NotFound, NotDirectory, Corrupt."""
-        page = await self._namespace.directory(number, after, limit, content=False)
+        page = await self._namespace.directory(number, after, limit)
         known = self._listings.get((number, after), page)
         if known is not None and all(self._table.glimpse(inode.id) is inode for _, _, inode in known):
             return known, page.complete

@@ -52,14 +52,16 @@ class Writer:
         inodes: Callable[[], list[Inode]],
         done: Callable[[Inode], None],
         hurry: Callable[[], None],
+        moved_s: Callable[[], float] = lambda: -math.inf,
     ) -> None:
-        """`hurry` has the changes of names that were acknowledged sent without waiting for more of them."""
+        """`hurry` has the changes of names that were acknowledged sent without waiting for more of them; `moved_s` says
+        when bytes last left."""
         self._uploader, self._committer = uploader, committer
         self._unsaved, self._nursery = unsaved, nursery
         self._credits, self._space = unsaved.credits, unsaved.space
         self._numbers = itertools.count(unsaved.journal.next_number)
         self._limits, self._now_ns = limits, now_ns
-        self._inodes, self._done, self._hurry = inodes, done, hurry
+        self._inodes, self._done, self._hurry, self._moved_s = inodes, done, hurry, moved_s
         self._awaited: dict[InodeId, list[int]] = {}  # the last freezes that callers wait for
         self.failures = 0
         """How often something could not be stored when it was tried."""
@@ -139,11 +141,19 @@ class Writer:
         if self._credits.take_nowait(size):
             return
         is_patient = self._limits.hard or self._limits.by_kernel  # which has a deadline, and then loses these bytes
-        with trio.move_on_after(math.inf if is_patient else self._limits.io_timeout_s) as waiting:
-            await self._credits.take(size)
-        if waiting.cancelled_caught:
+        patience_s = math.inf if is_patient else self._limits.io_timeout_s
+        while True:
+            with trio.move_on_after(patience_s):
+                await self._credits.take(size)
+                return
             inode.raise_error()
-            raise Unavailable("earlier writes could not be stored in time")
+            if not self._moves(patience_s):
+                raise Unavailable("earlier writes could not be stored in time")
+
+    def _moves(self, within_s: float) -> bool:
+        """Whether bytes leave, however slowly: then whoever waits for that goes on waiting. What cannot be stored all
+        the same is an error of its own."""
+        return trio.current_time() - self._moved_s() < within_s
 
     def _freeze_for_room(self) -> None:
         """Under pressure everything unsaved goes on its way, or nobody would ever free a credit."""
@@ -314,6 +324,7 @@ class Writer:
     def discard(self, inode: Inode) -> None:
         """The inode is no more: its unsaved bytes are nobody's."""
         self._unsaved.discard(inode)
+        inode.times_of_pages = None
         self._done(inode)
 
     # ---- waiting
@@ -357,7 +368,7 @@ class Writer:
                 with trio.move_on_after(patience_s) as waiting:
                     await inode.progress.wait()
                 inode.raise_error()
-                if waiting.cancelled_caught:
+                if waiting.cancelled_caught and not self._moves(patience_s):
                     raise Unavailable("what was written could not be stored in time; it is kept and tried again")
             inode.raise_error()
         finally:

@@ -53,10 +53,11 @@ class ReadTrash(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class ReadNames(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """→ list[Named]: the names of an inode, at most 100; of the root, and of what is in the trash, none. Raises
-    NotFound."""
+    """→ list[Named]: the names of an inode behind `after`, by the number of their directory and their own, at most 100;
+    of the root, and of what is in the trash, none. An earlier coordinator knows no `after`. Raises NotFound."""
 
     inode: int
+    after: tuple[int, int] = (0, 0)  # (parent, dentry)
 
 
 class ReadExpiring(msgspec.Struct, frozen=True, array_like=True, tag=11):

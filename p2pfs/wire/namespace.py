@@ -46,7 +46,6 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     inline: bytes | None = None  # sealed content of a small file
     target: bytes | None = None  # sealed symlink target
     expires_s: int = 0  # UTC: the lease; 0: for ever
-    partial: bool = False  # there is inline content, and it is not in here
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -369,7 +368,6 @@ class ReadDirectory(msgspec.Struct, frozen=True, array_like=True, tag=3):
     inode: int
     after: int
     limit: int
-    content: bool = True  # without, inline content is left out: a walk over many small files needs none of it
 
 
 class ReadExtents(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -18,12 +18,17 @@ MOST_ASKED: Final = 16
 """Tokens of one question."""
 MOST_COUNTED: Final = 10_000
 """Inodes that have a token are counted up to here: beyond, it is as common as can be."""
+ROW_BYTES: Final = 256
+"""So much of a sealed label counts as one row of a batch, as a token does."""
+BATCH_ROWS: Final = 40_000
+"""So many rows a mount gathers in one batch: fewer than the coordinator takes."""
 
 
 class SetLabel(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Label an inode anew: what was said before and its tokens go. An empty `sealed` takes the label away.
 
-    `revision` is the one it had, 0 for none: raises Conflict if it has another. Raises NotFound.
+    `revision` is the one it had, 0 if it never had a label: raises Conflict if it has another, which is one higher with
+    every change, also when the label is taken away. Raises NotFound.
     """
 
     inode: int
@@ -44,6 +49,17 @@ class IndexName(msgspec.Struct, frozen=True, array_like=True, tag=21):
     tokens: list[bytes]
 
 
+def rows(operation: object) -> int:
+    """What an operation adds to the rows of its batch; 0 if it is not one of these."""
+    match operation:
+        case SetLabel():
+            return len(operation.tags) + len(operation.note) + len(operation.sealed) // ROW_BYTES
+        case IndexName():
+            return len(operation.tokens)
+        case _:
+            return 0
+
+
 class Find(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """→ Hits: inodes with a name that have all of these tokens, the rarest token's best first. Raises Misuse."""
 
@@ -53,7 +69,8 @@ class Find(msgspec.Struct, frozen=True, array_like=True, tag=20):
 
 
 class FindContent(msgspec.Struct, frozen=True, array_like=True, tag=21):
-    """→ list[int]: inodes with a name whose content had this token once, numbered above `after`."""
+    """→ list[int]: inodes with a name whose content had this token once, numbered above `after`; none: there are no
+    more. The last may be one without a name, where many of those are."""
 
     token: bytes
     after: int

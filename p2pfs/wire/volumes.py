@@ -33,6 +33,7 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     small_file_bytes: int
     dedup: bool
     created_s: int
+    index_seal: bytes = b""  # format.indexing: the key vouches for what is indexed; empty: for nothing
     files: int = 0  # inodes
     bytes: int = 0  # content bytes as the coordinator counts them
     trash_removed_s: float = 0.0  # how long what is removed can be brought back; 0: not at all
@@ -64,16 +65,24 @@ class CreateVolume(msgspec.Struct, frozen=True):
     distribution: str = "auto"
     index_names: bool = False
     index_prefixes: bool = False
+    index_seal: bytes = b""
 
 
 class VolumeSettings(msgspec.Struct, frozen=True):
-    """`POST /volumes/{volume}/settings` → VolumeInfo. None leaves a setting as it is."""
+    """`POST /volumes/{volume}/settings` → VolumeInfo. None leaves a setting as it is; those of the index come with
+    their seal, all three or none."""
 
     trash_removed_s: float | None = None
     trash_expired_s: float | None = None
     index_names: bool | None = None
     index_prefixes: bool | None = None
     distribution: str | None = None
+    index_seal: bytes | None = None
+    guard: bytes = b""  # proves that the sender has the volume's key (format.keys)
+
+    def __repr__(self) -> str:
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name != "guard"}
+        return f"VolumeSettings({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """What one node may hold of a peer: memory for GETs until the answers are sent, and buffers that its PUTs fill."""
 
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -89,6 +90,32 @@ class Turns:
         finally:
             if not credits.taken and not credits.waiting and self._nodes.get(node) is credits:
                 del self._nodes[node]
+
+
+class Places:
+    """`total` places for all nodes. One that has some is given another only while more are free than it has, so that a
+    few nodes which give theirs back late do not have all of them."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._taken: Counter[NodeId] = Counter()
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    @asynccontextmanager
+    async def taken(self, node: NodeId) -> AsyncIterator[None]:
+        """A place of `node`, until the block ends."""
+        while self._taken[node] >= self._free:
+            await self._waiting.park()
+        self._free -= 1
+        self._taken[node] += 1
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._taken[node] -= 1
+            if not self._taken[node]:
+                del self._taken[node]
+            self._waiting.unpark_all()
 
 
 class Turn:

@@ -36,6 +36,7 @@ KEY_LABELS = {
     "digest": 32,
     "tag": 32,
     "search": 32,
+    "settings": 32,
     "extents": 64,
     "heads": 64,
     "names": 64,

@@ -4,7 +4,9 @@ delete, bring back. On a pool of real processes, and with the coordinator's data
 import json
 import os
 import secrets
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,19 @@ def test_a_tree_is_tagged_at_once(first: Machine) -> None:
     assert first.paths("holiday 77") == {"album/sub/picture-77"}
 
 
+def test_many_names_of_many_words_are_made_at_once_and_labelled_at_once(first: Machine) -> None:
+    top = first.mount / "long"
+    top.mkdir()
+    names = [" ".join(secrets.token_hex(4) for _ in range(28)) for _ in range(300)]
+    for name in names:
+        (top / name).touch()
+    assert first.paths(names[0].split()[5]) == {f"long/{names[0]}"}
+    note, tags = " ".join(secrets.token_hex(4) for _ in range(64)), [secrets.token_hex(4) for _ in range(20)]
+    assert first.asked("tag", "-r", str(top), *tags, "--note", note)["changed"] == 301
+    assert len(first.found(f"{tags[3]} {note[:6]}*", "--limit", "1000")) == 301
+    assert len(list(top.iterdir())) == 300
+
+
 def test_mistakes_are_one_sentence(first: Machine, pool: DemoPool) -> None:
     for words, code in (
         (("search",), exitcodes.USAGE),
@@ -145,3 +160,23 @@ def test_mistakes_are_one_sentence(first: Machine, pool: DemoPool) -> None:
     ):
         result = pool.p2pfs(*words, home=first.home, expect=code)
         assert "Traceback" not in result.stderr
+
+
+def test_no_coordinator_turns_on_again_what_was_turned_off(pool: DemoPool, first: Machine) -> None:
+    word = f"canary{secrets.token_hex(10)}"
+    with closing(sqlite3.connect(pool.root / "coordinator" / "coordinator" / "meta.sqlite", timeout=10)) as database:
+        (old_seal,) = database.execute("SELECT index_seal FROM volume").fetchone()
+        settings = ("index_names=off", "index_prefixes=off")
+        pool.p2pfs("volume", "set", "demo", *settings, home=pool.root / "coordinator", expect=exitcodes.USAGE)  # asks
+        pool.p2pfs("volume", "set", "demo", *settings, "--passphrase-file", str(pool.root / "passphrase"))
+        database.execute("UPDATE volume SET index_names = 1, index_prefixes = 1, index_seal = ?", (old_seal,))
+        database.commit()
+    assert first.asked("volume", "show", "demo")["index_names"]  # the coordinator's word
+    pool.remount_empty()
+    (pool.mount / word).touch()
+    assert first.paths(word) == set()
+    assert "does not vouch" in (pool.root / "log" / "mount.log").read_text()
+    first.asked("volume", "set", "demo", "index_names=on", "index_prefixes=on")  # through the mount
+    pool.remount_empty()
+    (pool.mount / f"{word} 2").touch()
+    assert first.paths(word) == {f"{word} 2"}

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 from namespaces import GENUINE, KINDS, Hand, World, chunk_id, extent, new_chunk, world
@@ -239,20 +238,6 @@ async def test_pages_list_each_name_once_in_order_of_cookies(hand: Hand) -> None
     assert (page.entries, page.complete) == ([], True)
     page = await hand.namespace.directory(ROOT_INODE, DentryId(0), 7)
     assert page.complete
-
-
-async def test_a_page_without_content_says_where_some_is_left_out(hand: Hand) -> None:
-    empty, small = await hand.make(b"empty"), await hand.make(b"small")
-    await hand.make(b"directory", kind=Kind.DIRECTORY)
-    await hand.commit(small, FIRST_CHANGE, inline=b"content", size=7)
-    page = await hand.namespace.directory(ROOT_INODE, DentryId(0), 10, content=False)
-    rows = {entry.name: entry.attributes for entry in page.entries}
-    whole = await attributes(hand, small)
-    assert (whole.inline, whole.partial) == (b"content", False)
-    assert rows[b"small"] in (whole, msgspec.structs.replace(whole, inline=None, partial=True))
-    assert rows[b"empty"] == await attributes(hand, empty)
-    assert not rows[b"directory"].partial
-    assert {entry.attributes.inline for entry in await hand.entries()} == {None, b"content"}
 
 
 async def test_a_page_is_not_upset_by_names_that_went(hand: Hand) -> None:

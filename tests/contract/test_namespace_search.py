@@ -92,7 +92,11 @@ async def test_a_new_label_replaces_the_old_one_that_it_names(hand: Hand) -> Non
     await hand.namespace.apply([SetLabel(inode, 2, b"")])
     assert await find(hand, "new") == []
     (row,) = (await hand.namespace.labels([InodeId(inode)])).rows
-    assert (row.revision, row.sealed) == (0, b"")
+    assert (row.revision, row.sealed) == (3, b"")
+    with pytest.raises(Conflict):  # of somebody who has not seen that it is gone
+        await label(hand, inode, 1, "other")
+    await label(hand, inode, 3, "newer")
+    assert await find(hand, "newer") == [inode]
 
 
 async def test_labels_are_told_with_names_and_copies(hand: Hand) -> None:
@@ -109,6 +113,8 @@ async def test_labels_are_told_with_names_and_copies(hand: Hand) -> None:
     assert sorted(place.name for place in found.places) == [b"file", b"second"]
     assert {place.parent for place in found.places} == {ROOT_INODE}
     assert (unlabelled.revision, unlabelled.copies, root.places) == (0, -1, [])
+    page = await hand.namespace.labels([InodeId(inode), InodeId(other), InodeId(inode)])
+    assert ([row.attributes.inode for row in page.rows], page.done) == ([inode, other], 3)
     with pytest.raises(Misuse):
         await hand.namespace.labels([InodeId(inode)] * 101)
 

@@ -280,6 +280,8 @@ async def test_an_inode_has_all_its_names_and_the_root_has_none(hand: Hand) -> N
     await hand.link(inode, b"two", parent=directory)
     found = await hand.namespace.names(InodeId(inode))
     assert {(named.parent, named.entry.name) for named in found} == {(ROOT_INODE, b"one"), (directory, b"two")}
+    first = found[0]
+    assert await hand.namespace.names(InodeId(inode), (first.parent, first.entry.dentry)) == found[1:]
     assert await hand.namespace.names(ROOT_INODE) == []
     with pytest.raises(NotFound):
         await hand.namespace.names(InodeId(1 << 40))

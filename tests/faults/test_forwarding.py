@@ -13,7 +13,7 @@ from coordination import Live, live
 from p2pfs.errors import Denied, NotFound, PoolError, Unavailable
 from p2pfs.net.addresses import bound_addresses
 from p2pfs.net.client import Client, Endpoint
-from p2pfs.net.forwarding import WITHIN_S, Accepting, Forwarding, KnownPeers, through
+from p2pfs.net.forwarding import UNCLAIMED_S, WITHIN_S, Accepting, Forwarding, KnownPeers, through
 from p2pfs.net.identity import Credentials, server_context
 from p2pfs.net.server import Request, Response, Server
 from p2pfs.types import NodeId, Role
@@ -187,6 +187,24 @@ async def test_it_leads_to_nodes_of_the_pool_alone_and_gives_no_stranger_a_byte(
                 await raw(client, one, liar.node)
         assert b"POST" not in received
         assert received[:1] in (b"", b"\x16")  # the greeting of TLS, and nothing of the caller's
+
+
+async def test_a_connection_counts_from_when_it_is_promised(autojump_clock: trio.testing.MockClock) -> None:
+    one, two = NodeId("ab" * 16), NodeId("cd" * 16)
+    over = trio.Event()
+    accepting = Accepting(NodeId("ef" * 16), lambda _stream: over.wait(), most=4)  # one for each caller
+    first, other = accepting.take(one), accepting.take(two)
+    with pytest.raises(Unavailable):
+        accepting.take(one)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first, None)
+        await trio.sleep(UNCLAIMED_S + 1)
+        with pytest.raises(Unavailable):
+            accepting.take(one)  # served all the while
+        accepting.take(two)  # nobody came for the other, and now it is too late
+        await other(None)  # type: ignore[arg-type]
+        over.set()
+    accepting.take(one)
 
 
 async def test_how_often_and_how_far_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ QUICK = Limits(
     idle_s=0.5,
     transfer_grace_s=0.3,
     slowest_bytes_per_s=16 * MIB,
+    members_slowest_bytes_per_s=16 * MIB,
+    body_pause_s=0.3,
     linger_s=0.3,
 )
 SECONDS = 15.0

@@ -1,6 +1,7 @@
 """`.p2pfs/search/<query>/` in a real mount: hidden, read-only; and what the volume has by that name wins."""
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from pools import DemoPool
+
+from p2pfs import exitcodes
 
 pytestmark = pytest.mark.l4
 
@@ -83,3 +86,18 @@ def test_what_the_volume_has_by_that_name_is_not_hidden(pool: DemoPool, mounted:
         assert time.monotonic() < until_s
         os.sched_yield()
     assert ".p2pfs" not in os.listdir(pool.mount)
+
+
+def test_a_link_there_can_be_tagged_as_what_it_leads_to(pool: DemoPool, mounted: Path) -> None:
+    file, link = mounted / "meant", mounted / "link"
+    file.touch()
+    link.symlink_to("meant")
+    for path in (file, link):
+        pool.p2pfs("tag", str(path), "shown")
+    view = pool.mount / ".p2pfs" / "search" / "shown"
+    pool.p2pfs("tag", str(view / "meant"), "again")
+    pool.p2pfs("tag", str(view / "link"), "itself")
+    assert json.loads(pool.p2pfs("tag", str(file), "--json").stdout)["tags"] == ["shown", "again"]
+    assert json.loads(pool.p2pfs("tag", str(link), "--json").stdout)["tags"] == ["shown", "itself"]
+    result = pool.p2pfs("tag", str(view), "x", expect=exitcodes.USAGE)
+    assert "not in the volume" in result.stderr

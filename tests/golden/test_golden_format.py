@@ -14,6 +14,7 @@ from p2pfs.format import acl, phrases
 from p2pfs.format.chunk import open_blocks, seal, verify
 from p2pfs.format.extents import Extent, open_extent, seal_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, seal_head
+from p2pfs.format.indexing import Indexing, check_indexing, seal_indexing
 from p2pfs.format.invites import Invite, decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys, guard_hash, slot_id, unwrap
 from p2pfs.format.names import check_tag, dentry_tag, open_name, open_xattr_name, seal_name, seal_xattr_name
@@ -51,7 +52,7 @@ def unhex(text: str | None) -> bytes | None:
 
 
 def test_sub_keys() -> None:
-    for name in ("check", "content", "digest", "tag", "guard", "search"):
+    for name in ("check", "content", "digest", "tag", "guard", "search", "settings"):
         assert getattr(KEYS, name).hex() == VECTORS["keys"][name]
     assert guard_hash(KEYS.guard).hex() == VECTORS["keys"]["guard_hash"]
 
@@ -157,6 +158,14 @@ def test_labels(vector: Vector) -> None:
     label = Label(tuple(vector["tags"]), vector["note"], content)
     assert open_label(KEYS, volume, inode, sealed) == label
     assert seal_label(KEYS, volume, inode, label) == sealed
+
+
+@some("indexing")
+def test_seals_of_what_is_indexed(vector: Vector) -> None:
+    volume, names, prefixes, seal = vector["volume"], vector["names"], vector["prefixes"], bytes.fromhex(vector["seal"])
+    indexing = Indexing(names, prefixes, vector["counter"])
+    assert check_indexing(KEYS, volume, names=names, prefixes=prefixes, seal=seal) == indexing
+    assert seal_indexing(KEYS, volume, indexing) == seal
 
 
 @some("slots")

@@ -65,20 +65,20 @@ XATTR_OPERATIONS: list[Any] = [
 ATTRIBUTES = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target", 1_900_000_000
 )  # fmt: skip
-PARTIAL = namespace.Attributes(
-    10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", None, None, 1_900_000_000, True
-)  # fmt: skip
 UNLEASED = namespace.Attributes(
     10, 1, 0o644, 1000, 1000, 0, 1, 77, 5, 6, 1, 2, 3, b"head", b"inline", b"target"
 )  # fmt: skip
-DIRECTORY_QUESTION = namespace.ReadDirectory(10, 9, 100, content=False)
 ENTRY = namespace.Entry(11, b"name", b"tag", ATTRIBUTES)
 LEASES: list[Any] = [
     leases.Restore(10, 1, b"name", 11, b"tag", 10**18),
     leases.PurgeTrash(10),
     leases.SetLease(10, 1_900_000_000),
 ]
-LEASE_QUESTIONS = [leases.ReadTrash(9, 100, 1), leases.ReadNames(10), leases.ReadExpiring(2_000_000_000, (5, 6), 100)]
+LEASE_QUESTIONS = [
+    leases.ReadTrash(9, 100, 1),
+    leases.ReadNames(10, (1, 11)),
+    leases.ReadExpiring(2_000_000_000, (5, 6), 100),
+]
 TRASH_PAGE = namespace.TrashPage([namespace.TrashRow(1, ENTRY, leases.Reason.EXPIRED, 1.8e9, 1.9e9)], True)
 EXPIRING_PAGE = namespace.ExpiringPage([namespace.Named(1, ENTRY)], False)
 SEARCHES: list[Any] = [
@@ -181,8 +181,6 @@ def made() -> dict[str, str]:
         "directory_page": codec.encode(
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
-        "partial": codec.encode(PARTIAL).hex(),
-        "directory_question": codec.encode(DIRECTORY_QUESTION).hex(),
         "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
         "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
         "orders": codec.encode(ORDERS).hex(),
@@ -243,10 +241,6 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("hits", HITS),
         ("label_page", LABEL_PAGE),
         ("space", namespace.Space(1, 2, 3, 4)),
-        ("applied_never_partial", namespace.Applied([ATTRIBUTES], [3])),
-        ("partial", PARTIAL),
-        ("directory_question", DIRECTORY_QUESTION),
-        ("directory_question_for_content", namespace.ReadDirectory(10, 9, 100)),
         ("applied_without_lease", namespace.Applied([UNLEASED], [3])),
         ("xattr_page_without_lease", namespace.XattrPage(UNLEASED, [namespace.Xattr(b"name", b"value")])),
         ("wait_events", WAIT),

@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 from namespaces import VOLUME, extent, new_chunk
@@ -28,7 +27,6 @@ from p2pfs.wire.namespace import (
     Applied,
     Attributes,
     Commit,
-    Entry,
     Link,
     Make,
     Opened,
@@ -39,7 +37,6 @@ from p2pfs.wire.namespace import (
     SetAttributes,
     SetXattr,
     Unlink,
-    XattrPage,
 )
 
 pytestmark = pytest.mark.l2
@@ -73,10 +70,10 @@ class Far:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the session has
         call: Callable[..., Awaitable[Any]] = getattr(self._inner, name)
 
-        async def far(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        async def far(*arguments: Any) -> Any:  # noqa: ANN401
             await self._delay()
             try:
-                return await call(*arguments, **options)
+                return await call(*arguments)
             finally:
                 await self._delay()
 
@@ -224,13 +221,11 @@ class Run:
         limit = self.chance.choice((1, 3, 1000))
         question: Callable[[Any], Awaitable[Any]] = self.chance.choice(
             [
-                lambda namespace: _found(namespace, InodeId(parent), name),
+                lambda namespace: namespace.lookup(InodeId(parent), name),
                 lambda namespace: namespace.attributes(inode),
                 lambda namespace: _listing(namespace, InodeId(parent), after, limit),
-                lambda namespace: _stats(namespace, InodeId(parent), after, limit),
-                lambda namespace: _stat(namespace, inode),
                 lambda namespace: namespace.extents(inode, 0),
-                lambda namespace: _xattrs(namespace, inode),
+                lambda namespace: namespace.xattrs(inode),
             ]
         )
         expected = await outcome(question(self.direct))
@@ -268,31 +263,6 @@ async def _listing(namespace: Any, parent: InodeId, after: DentryId, limit: int)
         if page.complete:
             return [(entry.name, entry.attributes) for entry in found]
         after = page.entries[-1].dentry
-
-
-async def _stats(namespace: Any, parent: InodeId, after: DentryId, limit: int) -> list[tuple[bytes, Attributes]]:  # noqa: ANN401
-    """A page of which nobody wants the content."""
-    page = await namespace.directory(parent, after, limit, content=False)
-    return [(entry.name, _bare(entry.attributes)) for entry in page.entries]
-
-
-async def _stat(namespace: Any, inode: InodeId) -> Attributes:  # noqa: ANN401
-    return _bare(await namespace.attributes(inode, content=False))
-
-
-async def _found(namespace: Any, parent: InodeId, name: bytes) -> Entry:  # noqa: ANN401
-    found = await namespace.lookup(parent, name)
-    return msgspec.structs.replace(found, attributes=_bare(found.attributes))
-
-
-async def _xattrs(namespace: Any, inode: InodeId) -> XattrPage:  # noqa: ANN401
-    page = await namespace.xattrs(inode)
-    return msgspec.structs.replace(page, attributes=_bare(page.attributes))
-
-
-def _bare(row: Attributes) -> Attributes:
-    """Whether there is content shows in both forms of a row, and must be the same."""
-    return msgspec.structs.replace(row, inline=None, partial=row.partial or row.inline is not None)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 10))

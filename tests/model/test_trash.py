@@ -197,7 +197,7 @@ class Story:
 
     def delays(self, removed_s: float, expired_s: float) -> None:
         self.removed_s, self.expired_s = removed_s, expired_s
-        settings = VolumeSettings(removed_s, expired_s)
+        settings = VolumeSettings(removed_s, expired_s, guard=b"g" * 32)
         self.database.write_now(lambda c: volumes.configure(c, VOLUME, settings))
 
     def let_pass(self, span_s: float) -> None:

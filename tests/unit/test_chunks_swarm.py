@@ -1,14 +1,14 @@
 """Copies that peers pass on, in simulated time: what it costs the writer, and what it takes when peers fail."""
 
-import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 import trio
 from chunk_pool import pool_map
+from far_pool import CHUNKS, Link, far_pool, write_all
 from hypothesis import given
 from hypothesis import strategies as st
 from sealed import VOLUME, Sealed, sealed
@@ -236,89 +236,6 @@ async def test_what_does_not_fit_its_name_is_refused_as_ever(
             pool.faults["put", number] = Fault(refuse=NoSpace("full"))
         with pytest.raises(NoSpace):
             await pool.write(sealed(3, 5000))
-
-
-@dataclass
-class Link:
-    """An uplink that all PUTs share, and peers that take only so much of it."""
-
-    rate: float
-    slow: dict[int, float] = field(default_factory=dict)
-    sending: int = 0
-
-    async def pass_on(self, peer: int, size: int, moved: Callable[[float], None]) -> None:
-        self.sending += 1
-        try:
-            while size > 0:
-                await trio.sleep(0.02)
-                step = 0.02 * min(self.rate / self.sending, self.slow.get(peer, math.inf))
-                moved(step)
-                size -= int(step)
-        finally:
-            self.sending -= 1
-
-
-class Far(Peer):
-    """A peer beyond such a link."""
-
-    link: Link
-    sent = 0
-
-    async def put(
-        self,
-        volume: VolumeId,
-        chunk: ChunkId,
-        parts: Sequence[Buffer],
-        *,
-        released: Released | None = None,
-        watch: Watch | None = None,
-    ) -> list[Receipt]:
-        if watch is not None:  # not as a part of a fetch
-            self.sent += 1
-            total = 0.0
-
-            def moved(step: float) -> None:
-                nonlocal total
-                total += step
-
-            watch.follow(lambda: int(total))
-            await self.link.pass_on(self.peer, sum(map(len, parts)), moved)
-        return await super().put(volume, chunk, parts, released=released)
-
-
-@asynccontextmanager
-async def far_pool(how: Distribution, link: Link) -> AsyncIterator[tuple[ReplicatedStore, dict[PeerNumber, Far]]]:
-    peers = {PeerNumber(number): Far(PeerNumber(number)) for number in range(1, 9)}
-    for one in peers.values():
-        one.fellows, one.link = peers.get, link
-
-    async def locate(_volume: VolumeId, _chunk: ChunkId) -> list[PeerNumber]:
-        return []
-
-    current = pool_map(peers, replicas=3)
-    async with trio.open_nursery() as nursery:
-        store = ReplicatedStore(peers.get, map=lambda: current, locate=locate, nursery=nursery, distribution=how)
-        yield store, peers
-        nursery.cancel_scope.cancel()
-
-
-CHUNKS = [sealed(seed) for seed in range(24)]
-
-
-async def write_all(store: ReplicatedStore) -> float:
-    """Eight at once, as mounts do."""
-    began_s, left = trio.current_time(), iter(CHUNKS)
-
-    async def one_after_the_other() -> None:
-        for chunk in left:
-            await store.put(VOLUME, chunk.id, [chunk.data])
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(8):
-            nursery.start_soon(one_after_the_other)
-    took_s = trio.current_time() - began_s
-    assert await store.settle(60)
-    return took_s
 
 
 @pytest.mark.parametrize("mib_per_s", [0.3, 1.2, 5, 100])

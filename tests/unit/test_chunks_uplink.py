@@ -124,6 +124,8 @@ def test_less_is_asked_of_a_put_where_the_uplink_is_slow_and_full() -> None:
         link.move(attempt, MIB // 7)
     link.now += 1
     assert link.uplink.fair(attempts[0]) == 0
+    link.now += 2
+    assert link.uplink.fair(attempts[0]) == pytest.approx(0, abs=1)  # a second to connect, and a quarter of its 8 s
     link.now += 1
     link.move(attempts[0], MIB)
     assert link.uplink.fair(attempts[0]) == pytest.approx(MIB / 8 / 4, rel=0.01)

@@ -20,6 +20,7 @@ from p2pfs.cli.listing import Item, walk
 from p2pfs.errors import Corrupt, Denied, Invalid, NotFound, UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
+from p2pfs.format.indexing import Indexing
 from p2pfs.format.invites import decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import dentry_tag, seal_name
@@ -27,8 +28,9 @@ from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
+from p2pfs.vfs.volume_settings import vouched
 from p2pfs.wire.namespace import FIRST_CHANGE, Make
-from p2pfs.wire.volumes import ChangeSlots, KeySlot, OpenSession, VolumeInfo, VolumeSlots
+from p2pfs.wire.volumes import ChangeSlots, KeySlot, OpenSession, VolumeInfo, VolumeSettings, VolumeSlots
 
 pytestmark = pytest.mark.l5
 
@@ -332,16 +334,43 @@ def test_a_volume_of_an_earlier_version_believes_who_comes_first(
         connect.call(pool.home, "POST", path, ChangeSlots(b"2" * 32), VolumeSlots)
 
 
+def test_only_who_has_the_key_changes_settings(
+    pool: Pool, passphrase: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ["--passphrase-file", str(passphrase)]
+    assert pool.p2pfs("volume", "create", "set", *key) == exitcodes.OK
+    made = _volume(pool, "set")
+    stolen = NodeHome(pool.join("anna@stolen", capsys, "--roles", "client"))  # a node of the owner, without the key
+    path = f"/volumes/{made.volume:016x}/settings"
+    on = VolumeSettings(index_names=True, index_prefixes=True, index_seal=made.index_seal, guard=b"g" * 32)
+    for settings in (VolumeSettings(trash_removed_s=0.0), VolumeSettings(distribution="relay", guard=b"g" * 32), on):
+        with pytest.raises(Denied):
+            connect.call(stolen, "POST", path, settings, VolumeInfo)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not that")
+    arguments = ["volume", "set", "set", "trash_removed=0"]
+    assert pool.p2pfs(*arguments, "--passphrase-file", str(wrong), home=stolen.path) == exitcodes.WRONG_PASSPHRASE
+    assert _volume(pool, "set") == made
+    assert pool.p2pfs(*arguments, "index_names=on", *key, home=stolen.path) == exitcodes.OK  # no longer without it
+    changed = _volume(pool, "set")
+    assert (changed.trash_removed_s, changed.index_names, changed.index_prefixes) == (0.0, True, False)
+    assert changed.index_seal > made.index_seal  # its counter comes first
+
+
 def test_what_is_asked_for_at_creation_is_kept(
     pool: Pool, passphrase: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recovery = tmp_path / "recovery"
     arguments = ["--passphrase-file", str(passphrase), "--set", "dedup=off", "--set", "small_file=4K"]
+    arguments += ["--set", "index_names=on"]
     assert pool.p2pfs("volume", "create", "raw", *arguments, "--recovery-file", str(recovery)) == exitcodes.OK
     assert recovery.read_text().strip() not in capsys.readouterr().out
     assert stat.S_IMODE(recovery.stat().st_mode) == 0o600
     volume = _volume(pool, "raw")
     assert (volume.dedup, volume.small_file_bytes) == (False, 4096)
+    slots = connect.call(pool.home, "GET", f"/volumes/{volume.volume:016x}/slots", None, VolumeSlots).slots
+    sub_keys = VolumeKeys.derive(keys.unwrap_any(slots, PASSPHRASE))
+    assert vouched(pool.home.path, sub_keys, volume) == Indexing(names=True, counter=1)
     assert pool.p2pfs("volume", "show", "raw", "--json") == exitcodes.OK
     assert json.loads(capsys.readouterr().out)["dedup"] is False
     # An existing recovery file is another volume's: it is never overwritten, and the volume is not made.

@@ -99,6 +99,30 @@ def test_tables_tell_everything_a_person_asks(
     assert "\x1b" not in said  # no colours where nobody sees them
 
 
+def test_nothing_of_what_others_call_themselves_commands_a_terminal(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hostile(value: Any) -> Any:  # noqa: ANN401 - of a JSON document
+        if isinstance(value, dict):
+            return {key: hostile(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [hostile(inner) for inner in value]
+        return f"{value}\x1b]52;c;cm0gLXJm\x07" if isinstance(value, str) else value
+
+    report = _report(
+        reasons=[{"code": "PEER_DOWN", "message": "peer bob@nas is silent", "severity": "warning"}],
+        owners=[{"owner": "anna", "coefficient": 1.0, "left": 5}],
+    )
+    for volume in report["volumes"]:
+        volume["delegated_to"] = "laptop:/mnt"
+    _answering(monkeypatch, json.dumps(hostile(report) | {"health": "healthy"}).encode())
+    assert main.run(["status", "--home", str(home.path)]) == exitcodes.OK
+    said = capsys.readouterr().out
+    for word in ("laptop:/mnt", "anna@server", "PEER_DOWN", "fair shares: anna"):
+        assert word in said
+    assert all(line.isprintable() for line in said.split("\n"))
+
+
 def test_a_silent_coordinator_is_an_error_with_the_same_keys(
     home: NodeHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,3 +134,17 @@ def test_programs_get_json_with_null_for_infinite(
     answer = json.loads(capsys.readouterr().out)
     assert [one["coefficient"] for one in answer["owners"]] == [0.25, None]
     assert answer["rules"]["policy"] == "fair"
+
+
+def test_names_command_no_terminal(
+    coordinator: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "anna\x1b]52;c;cm0gLXJm\x07"
+    coordinator.detail = msgspec.structs.replace(
+        DETAIL,
+        node=msgspec.structs.replace(LAPTOP, name=hostile),
+        owner=msgspec.structs.replace(ANNA, owner=hostile),
+        advice=[Advice(hostile, 1)],
+    )
+    assert p2pfs("--explain") == exitcodes.OK
+    assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))

@@ -501,3 +501,16 @@ async def test_a_restarted_coordinator_takes_nothing_away_for_copies_on_peers_it
         await c.beat()
         await c.settle()
         assert all(len(c.having(chunk)) == 3 for chunk in chunks)
+
+
+async def test_a_peer_that_is_not_heard_after_a_restart_has_the_others_shown_their_copies_once(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for number in range(20):
+            await c.store(number, [1, 2, 3, 4])
+        clock = p.clock
+    async with pool(tmp_path, clock=clock) as p:
+        c.pool = p
+        await c.beat(1)
+        assert await c.settle() < 100  # to whom nobody listens yet nothing is ordered, again and again least of all
+        assert not c.peers[1].seen

@@ -81,7 +81,8 @@ class Leased:
 
 async def leased(p: Pool, *, trash_s: float = 7 * DAY_S) -> Leased:
     c = await careful(p, 3)
-    await p.services.volumes.configure(VOLUME, VolumeSettings(trash_removed_s=DAY_S, trash_expired_s=trash_s))
+    settings = VolumeSettings(trash_removed_s=DAY_S, trash_expired_s=trash_s, guard=b"g" * 32)
+    await p.services.volumes.configure(VOLUME, settings)
     return Leased(p, c, count(c.first))
 
 

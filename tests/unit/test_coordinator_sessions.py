@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,11 +15,11 @@ from p2pfs.coordinator import status
 from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
 from p2pfs.coordinator.volumes import parse_volume
 from p2pfs.errors import Busy, Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
-from p2pfs.meta import chunks_index, questions, sessions
+from p2pfs.meta import chunks_index, engine, questions, sessions
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import GIB, MAX_FILE_BYTES, NodeId, Role, SessionId, VolumeId, head_limit, volume_name
 from p2pfs.wire import codec
-from p2pfs.wire.answers import unwrap
+from p2pfs.wire.answers import Answer, unwrap
 from p2pfs.wire.namespace import (
     AddReplicas,
     Applied,
@@ -35,12 +36,14 @@ from p2pfs.wire.namespace import (
     Make,
     NewChunk,
     Operation,
+    Question,
     ReadDirectory,
     ReadExtents,
     Space,
     Unlink,
 )
 from p2pfs.wire.routes import COORDINATOR_ROUTES
+from p2pfs.wire.search import Find, FindContent, ReadLabels
 from p2pfs.wire.volumes import OpenSession, Reserve
 
 pytestmark = pytest.mark.l0
@@ -83,6 +86,14 @@ async def mounted(p: Pool, owner: str = "anna") -> Mount:
     node = (await p.join(f"{owner}@laptop", Role.CLIENT)).node
     await p.services.volumes.create(p.identity(node), volume_message(VOLUME))
     return await Mount(p, node).open()
+
+
+@pytest.mark.parametrize("place", [("host", "/mnt\x1b]52;c;cm0gLXJm\x07"), ("ho\nst", "/mnt"), ("host", "x" * 4097)])
+async def test_where_a_mount_is_must_be_text_for_a_person(tmp_path: Path, place: tuple[str, str]) -> None:
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        with pytest.raises(Misuse):
+            await p.services.sessions.open(mount.identity, VOLUME, OpenSession(*place))
 
 
 # ---- whose ----------------------------------------------------------------------------------------------------------
@@ -326,6 +337,40 @@ async def test_many_questions_are_answered_in_slices_that_let_others_in_between(
             assert unwrap(attributes, Attributes).inode == 1
 
 
+async def test_of_one_node_one_request_with_searches_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, look = Find([bytes(16)], (0, 0, 0), 1), GetAttributes(1)
+    done: list[int] = []
+    answer_all = engine.answer_all
+
+    def note(*words: Any, asked: list[Question], **more: Any) -> list[Answer]:  # noqa: ANN401 - as of answer_all
+        done.extend(question.limit for question in asked if isinstance(question, Find))
+        done.extend(0 for question in asked if isinstance(question, GetAttributes))
+        return answer_all(*words, asked=asked, **more)
+
+    monkeypatch.setattr(engine, "answer_all", note)
+    async with pool(tmp_path) as p:
+        mount = await mounted(p)
+        other = Mount(p, (await p.join("anna@desk", Role.CLIENT)).node)
+
+        async def ask(of: Mount, *asked: Question) -> None:
+            assert len(await p.services.sessions.answer(of.identity, VOLUME, asked)) == len(asked)
+
+        async with trio.open_nursery() as nursery:
+            for number in (1, 2):
+                nursery.start_soon(ask, mount, *[msgspec.structs.replace(search, limit=number)] * 20)
+            nursery.start_soon(ask, other, *[msgspec.structs.replace(search, limit=3)] * 20)
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(ask, mount, look)
+        own = [number for number in done if number in (1, 2)]
+        assert own == sorted(own) or own == sorted(own, reverse=True)
+        assert done.index(3) < 6  # another node's
+        assert done.index(0) < 20  # what is no search waits for none
+        assert not p.services.sessions._searching
+
+
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 999])
 def test_slices_are_the_questions_in_order(count: int) -> None:
     asked = [GetAttributes(number) for number in range(count)]
@@ -341,6 +386,11 @@ def test_slices_are_the_questions_in_order(count: int) -> None:
 
 def test_all_attributes_of_an_inode_cost_what_a_page_does() -> None:
     assert [len(some) for some in slices([GetXattrs(1)] * 5)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("search", [Find([bytes(16)], (0, 0, 0), 1), FindContent(bytes(16), 0, 1), ReadLabels([1])])
+def test_a_search_ends_a_slice(search: Question) -> None:
+    assert [len(some) for some in slices([search] * 3)] == [1, 1, 1]
 
 
 async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

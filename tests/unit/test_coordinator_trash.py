@@ -25,7 +25,7 @@ KEPT_S = 400.0
 async def started(p: Pool, *, trash_s: float = KEPT_S) -> Careful:
     """Three peers, and a volume with trash."""
     c = await careful(p, 3)
-    await p.services.volumes.configure(VOLUME, VolumeSettings(trash_removed_s=trash_s))
+    await p.services.volumes.configure(VOLUME, VolumeSettings(trash_removed_s=trash_s, guard=b"g" * 32))
     return c
 
 

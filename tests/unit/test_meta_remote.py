@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -645,10 +644,3 @@ async def test_a_wrong_number_of_answers_is_misuse() -> None:
 
     with pytest.raises(Misuse):
         await Flights(send).ask(GetAttributes(0))
-
-
-async def test_content_that_was_asked_for_is_not_left_out() -> None:
-    partial = msgspec.structs.replace(row(11), partial=True)
-    coordinator = FakeCoordinator(lambda path, message: [answers.answer(partial)])
-    with pytest.raises(Misuse, match="leaves out content"):
-        await namespace(coordinator).attributes(InodeId(11))

@@ -1,12 +1,14 @@
 """What a mount answers to commands over its socket: lines, refusals with their class, and nonsense without ending."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
+from blake3 import blake3
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
@@ -15,10 +17,13 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.search import Change
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 from p2pfs_mount import life
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.operations import Operations
+from p2pfs_mount.volume_commands import VolumeCommands
 
 pytestmark = [pytest.mark.l2, pytest.mark.trio]
 
@@ -40,7 +45,11 @@ async def _leave(_report: object) -> str:
 
 async def ask(fs: Filesystem, path: Path, *requests: object) -> list[list[dict[str, Any]]]:
     """The lines of each answer."""
-    control = life.Control(_leave, dict, Commands(fs, _idle).table())
+    return await ask_table(Commands(fs, _idle).table(), path, *requests)
+
+
+async def ask_table(table: Mapping[str, life.Command], path: Path, *requests: object) -> list[list[dict[str, Any]]]:
+    control = life.Control(_leave, dict, table)
     answers = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.serve, path)
@@ -110,6 +119,26 @@ async def test_nonsense_is_refused_and_the_mount_goes_on(fs: Filesystem, tmp_pat
     assert answers[5] == [{"done": True}]
 
 
+async def test_settings_are_changed_for_who_asks_of_this_volume_only(tmp_path: Path, claim_logs: Claims) -> None:
+    claim_logs("is not understood", count=2)
+    given: list[VolumeSettings] = []
+
+    async def configure(settings: VolumeSettings) -> VolumeInfo:
+        await trio.lowlevel.checkpoint()
+        given.append(settings)
+        return VolumeInfo(VOLUME, "photos", "anna", b"", 0, True, 0)
+
+    answers = await ask_table(
+        VolumeCommands(VOLUME, configure).table(), tmp_path / "s",
+        {"op": "volume set", "volume": VOLUME, "settings": {"trash_removed_s": 0.0, "index_names": True}},
+        {"op": "volume set", "volume": VOLUME + 1, "settings": {"trash_removed_s": 0.0}},
+        {"op": "volume set", "settings": {}}, {"op": "volume set", "volume": VOLUME, "settings": {"owner": "bob"}},
+    )  # fmt: skip
+    assert answers[0] == [{"done": True}]  # and no key
+    assert [lines[-1].get("code") for lines in answers[1:]] == ["NotFound", "Misuse", "Misuse"]
+    assert given == [VolumeSettings(trash_removed_s=0.0, index_names=True)]
+
+
 async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(fs: Filesystem) -> None:
     operations = Operations(fs, io_timeout_s=30.0)
     handle = await fs.create(ROOT_INODE, b"file", 0o644, Owner(0, 0))
@@ -121,3 +150,16 @@ async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(
     after = await operations.statfs(None)  # type: ignore[arg-type]
     assert before.f_bavail == before.f_bfree == after.f_bavail
     assert after.f_bfree == before.f_bfree + 100
+
+
+async def test_what_cannot_be_read_is_counted_by_a_search(fs: Filesystem, tmp_path: Path) -> None:
+    for name in (b"good", b"bad"):
+        inode = await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))
+        await fs.search.change(inode.id, Change(("word",), has_content=True), lambda *_: _idle(), is_deep=False)
+    row = await fs.search._labelled(inode.id)
+    change = fs.search._set_label(inode.id, row.revision, fs.search._opened(row))
+    await fs.search._namespace.apply([msgspec.structs.replace(change, sealed=b"junk" * 20)])
+    requests = [{"op": "search", "query": "word"}, {"op": "search hash", "blake3": blake3(b"").hexdigest()}]
+    for answer in await ask(fs, tmp_path / "socket", *requests):
+        found, told, done = answer
+        assert (found["path"], told, done) == ("good", {"unreadable": 1}, {"done": True})

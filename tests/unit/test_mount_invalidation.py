@@ -183,6 +183,17 @@ async def test_the_newest_of_too_many_that_wait_for_long_end(autojump_clock: Moc
         nursery.cancel_scope.cancel()
 
 
+async def test_handlers_have_all_their_time_again_as_long_as_bytes_leave(autojump_clock: MockClock) -> None:
+    pending, start = Pending(50.0), trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pending.excuse, lambda: min(trio.current_time(), start + 1000))
+        with pytest.raises(trio.TooSlowError), pending.one():
+            await trio.sleep_forever()
+        assert trio.current_time() - start == pytest.approx(1000 + 50, abs=6)
+        assert pending.oldest_s() == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_handlers_that_wait_end_when_they_are_released(autojump_clock: MockClock) -> None:
     pending, ended = Pending(50.0), []
 

@@ -43,9 +43,9 @@ class Session(MemoryNamespace):
         self.may_answer.set()
         self.error: PoolError | None = None
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
         self.pages.append((inode, after))
-        page = await super().directory(inode, after, limit, content=content)
+        page = await super().directory(inode, after, limit)
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
@@ -80,20 +80,13 @@ def _replies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def mounted(
-    files: int, directories: int = 0, content: bytes = b""
-) -> AsyncIterator[tuple[Session, Filesystem, Operations]]:
+async def mounted(files: int, directories: int = 0) -> AsyncIterator[tuple[Session, Filesystem, Operations]]:
     """A volume with some files that another mount made, delegated to this one. Directories have one file each."""
     volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
     maker = volume.session()
     async with filesystem(maker, MemoryStore()) as other:
         for number in range(files):
-            made = await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
-            if content:
-                handle = await other.open(made.id)
-                await other.write(handle, 0, content)
-                await other.fsync(handle)
-                await other.release(handle)
+            await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
         for number in range(directories):
             made = await other.make(ROOT_INODE, b"d%02d" % number, Kind.DIRECTORY, 0o755, NOBODY)
             await other.make(made.id, b"below", Kind.FILE, 0o644, NOBODY)
@@ -362,38 +355,3 @@ async def test_a_page_that_was_asked_for_before_everything_was_forgotten_is_not_
             delegated._known.clear()
             session.may_answer.set()
         assert sorted(found[0]) == [b"0", b"2"]
-
-
-async def test_content_comes_with_that_of_the_files_behind_it_when_one_is_read(autojump_clock: object) -> None:
-    """A listing brings none; one more request brings what a program reads of a directory."""
-    async with mounted(files=5, content=b"small") as (session, fs, operations):
-        shown = await listing(operations)
-        listed, _ = await fs.directory(ROOT_INODE, DentryId(0), 1000)
-        assert [entry.inode.inline_is_known for entry in listed] == [False] * 5
-        session.pages.clear()
-        for name, (number, size, *_) in shown.items():
-            handle = await fs.open(InodeId(number), writes=False)
-            assert (size, await fs.read(handle, 0, 100)) == (5, b"small"), name
-            await fs.release(handle)
-        assert len(session.pages) == 1
-        assert len(await listing(operations)) == len(shown)
-
-
-async def test_a_listed_file_is_overwritten_without_its_old_content(autojump_clock: object) -> None:
-    async with mounted(files=2, content=b"small") as (session, fs, operations):
-        for number, *_ in (await listing(operations)).values():
-            handle = await fs.open(InodeId(number))
-            await fs.write(handle, 0, b"B")
-            await fs.flush(handle)
-            assert await fs.read(handle, 0, 100) == b"Bmall"
-            await fs.release(handle)
-            await fs.promises.committed()
-            assert (await session.attributes(InodeId(number))).inline is not None
-
-
-async def test_content_of_a_file_that_was_moved_since_it_was_listed_is_found(autojump_clock: object) -> None:
-    async with mounted(files=2, directories=1, content=b"small") as (_, fs, operations):
-        shown = await listing(operations)
-        await fs.rename(ROOT_INODE, b"0", InodeId(shown[b"d00"][0]), b"moved", 0)
-        handle = await fs.open(InodeId(shown[b"0"][0]), writes=False)
-        assert await fs.read(handle, 0, 100) == b"small"

@@ -12,7 +12,7 @@ from wired import HANDLERS, ROUTES, Pair, client_of, connector, everything, memo
 
 from p2pfs import errors
 from p2pfs.net.client import Client, Endpoint
-from p2pfs.net.messages import TooSlow
+from p2pfs.net.messages import Patience, TooSlow
 from p2pfs.net.server import Limits, Request, Response, Server
 from p2pfs.net.tls import TlsStream
 from p2pfs.net.watch import Watch
@@ -100,17 +100,20 @@ async def test_a_dribbled_body_has_a_deadline(ca: TestAuthority, autojump_clock:
                 answer = await everything(stream)
                 scope.cancel()
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert trio.current_time() - began == pytest.approx(10 + 10, abs=3)  # grace, and 640 KiB at 64 KiB/s
+        assert trio.current_time() - began == pytest.approx(
+            30 + 4, abs=3
+        )  # 30 s, and those that 30 KiB at 8 KiB/s earn
     await done.wait()
 
 
 async def test_a_body_at_the_slowest_rate_passes(ca: TestAuthority, autojump_clock: MockClock) -> None:
     server, _ = memory_server(ca)
     async with _raw(ca, server) as (stream, _done):
-        await stream.send_all((b"PUT /echo/x HTTP/1.1\r\nhost: x\r\ncontent-length: 655360\r\n\r\n",))
-        for _ in range(10):
-            await trio.sleep(1)
-            await stream.send_all((bytes(64 * KIB),))
+        await stream.send_all((b"PUT /echo/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n",))
+        for _ in range(5):
+            await trio.sleep(25)
+            await stream.send_all((bytes(MIB // 5),))
+        await stream.send_all((bytes(MIB % 5),))
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
 
 
@@ -194,13 +197,43 @@ async def test_a_byte_at_the_very_last_moment_gains_nothing(autojump_clock: Mock
             view[:1] = b"x"
             return 1
 
+        def arrived(self) -> int:
+            return 1
+
         def waiting_bytes(self, size: int) -> None:
             return None
 
-    request = Request(ROUTES[0], {}, content_length=3, source=AtTheLastMoment(), allowance_s=10)
+    request = Request(ROUTES[0], {}, content_length=3, source=AtTheLastMoment(), patience=Patience(10, 8 * KIB))
     assert await request.receive_into(memoryview(bytearray(3))) == 1
     with pytest.raises(TooSlow):
         await request.receive_into(memoryview(bytearray(3)))
+
+
+async def test_what_has_arrived_earns_time_also_before_anybody_is_woken_for_it(autojump_clock: MockClock) -> None:
+    """A socket that is to be full enough before its reader is woken: 9 KiB a second are enough, one is not."""
+
+    class Slow:
+        def __init__(self, bytes_per_s: int) -> None:
+            self.bytes_per_s = bytes_per_s
+
+        def arrived(self) -> int:
+            return int(self.bytes_per_s * trio.current_time()) + 12345
+
+        async def receive_into(self, view: memoryview, expected: int = 1) -> int:
+            await trio.sleep_until(len(view) / self.bytes_per_s)
+            return len(view)
+
+        def waiting_bytes(self, size: int) -> None:
+            return None
+
+    def request(kib_per_s: int) -> Request:
+        source = Slow(kib_per_s * KIB)
+        return Request(ROUTES[0], {}, content_length=MIB, source=source, patience=Patience(30, 8 * KIB))
+
+    with pytest.raises(TooSlow):
+        await request(1).fill(memoryview(bytearray(MIB)))
+    assert trio.current_time() < 40
+    assert await request(9).fill(memoryview(bytearray(MIB))) == MIB
 
 
 async def test_a_deadline_that_is_over_already_is_no_error_of_its_own(

@@ -1,5 +1,6 @@
 """A peer over real TLS: what it takes, what it gives, and to whom."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from p2pfs.net.tls import TlsStream
 from p2pfs.types import KIB, MIB, NodeId, PeerNumber, Role
 from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Receipt, Token
-from p2pfs_peerd.budget import ReadBudget, Turns
+from p2pfs_peerd.budget import Places, ReadBudget, Turns
 
 pytestmark = pytest.mark.l1
 
@@ -263,3 +264,26 @@ async def test_turns_are_given_back_and_forgotten(autojump_clock: trio.testing.M
             async with turns.taken(node):
                 pass
     assert turns._nodes == {}
+
+
+async def test_who_has_places_leaves_as_many_free(autojump_clock: trio.testing.MockClock) -> None:
+    places, taken = Places(8), Counter[str]()
+
+    async def take(node: str) -> None:
+        async with places.taken(NodeId(node * 32)):
+            taken[node] += 1
+            await trio.sleep(10 if node == "a" else 20)
+            taken[node] -= 1
+
+    async with trio.open_nursery() as nursery:
+        for node in ("a", "b"):
+            for _ in range(6):
+                nursery.start_soon(take, node)
+            await trio.testing.wait_all_tasks_blocked()
+        assert taken == {"a": 4, "b": 2}
+        nursery.start_soon(take, "c")
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == {"a": 4, "b": 2, "c": 1}
+        await trio.sleep(11)
+        assert taken["a"] + taken["b"] > 2  # what was given back is taken by who waited
+    assert (places._free, places._taken) == (8, {})

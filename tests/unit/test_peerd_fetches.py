@@ -1,8 +1,9 @@
 """A peer that takes chunks from others because a client says so, over real TLS: for whom, from whom, and how much."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +45,26 @@ class Coordinator:
 class Source:
     """Another peer."""
 
-    answer: bytes | Exception | None = None  # None: nothing, ever
+    answer: bytes | Exception | None = None  # None: nothing until `over`, if ever
     asked: int = 0
     at_once: int = 0
     most: int = 0
+    crowd: int = 4
     busy: trio.Event = field(default_factory=trio.Event)
-    """Asked four times at once."""
+    """Asked so many times at once."""
+    over: trio.Event = field(default_factory=trio.Event)
 
     async def get(self, *_: object, **__: object) -> memoryview:
         self.asked += 1
         self.at_once += 1
         self.most = max(self.most, self.at_once)
-        if self.at_once == 4:
+        if self.at_once == self.crowd:
             self.busy.set()
         try:
             await trio.lowlevel.checkpoint()
             if self.answer is None:
-                await trio.sleep_forever()
+                await self.over.wait()
+                raise NotFound("now it says so")
             if isinstance(self.answer, Exception):
                 raise self.answer
             assert self.answer is not None
@@ -261,6 +265,52 @@ async def test_one_client_has_a_few_pulls_at_once_and_others_do_not_wait_for_the
         r.sources[3].answer = chunks[6].data
         async with Client(other.client(), r.peer.authority.pool) as client:
             assert await r.fetch(chunks[6], 3, token=token, client=client)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_too_long_for_others_loses_no_room_and_no_source_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetches, "WAIT_S", 0.05)
+    chunks = [sealed(seed, 5000) for seed in range(5)]
+    async with rig(tmp_path) as r:
+        token = r.peer.tokens.make(VOLUME, PeerNumber(1), room=chunks[4].size)
+        r.sources[3].answer = chunks[4].data
+
+        async def futile(chunk: Sealed) -> None:
+            with pytest.raises(NotFound):
+                await r.fetch(chunk, 2)
+
+        async with trio.open_nursery() as nursery:
+            for chunk in chunks[:4]:
+                nursery.start_soon(futile, chunk)
+            with trio.fail_after(5):
+                await r.sources[2].busy.wait()
+                with pytest.raises(Unavailable):
+                    await r.fetch(chunks[4], 3, token=token)
+            r.sources[2].over.set()
+        assert await r.fetch(chunks[4], 3, token=token)
+
+
+async def test_a_few_nodes_whose_source_hangs_do_not_take_all_places(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r, trio.open_nursery() as nursery, AsyncExitStack() as clients:
+
+        async def fetch(number: int, source: int) -> Receipt:
+            other = r.peer.authority.issue(roles=(Role.CLIENT,))
+            token = r.peer.tokens.sign(Token(number, other.node, VOLUME, PeerNumber(1), 8 * MIB, 1 << 40))
+            client = await clients.enter_async_context(Client(other.client(), r.peer.authority.pool))
+            for _ in range(4 if source == 2 else 0):
+                nursery.start_soon(partial(r.fetch, chunk, source, token=token, client=client))
+            return await r.fetch(chunk, source, token=token, client=client)
+
+        chunk = sealed(1, 5000)
+        r.sources[2].crowd, r.sources[3].answer = 13, chunk.data  # 4 and three times 3 at least
+        for number in range(4):
+            nursery.start_soon(fetch, number, 2)
+        with trio.fail_after(5):
+            await r.sources[2].busy.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await fetch(9, 3)
         nursery.cancel_scope.cancel()
 
 

@@ -14,7 +14,8 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import CoordinatorAway, NoSpace, PoolError, Unavailable
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import ROOT_INODE
+from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.vfs import inode_table
 from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.space import EndlessSpace
 from p2pfs.vfs.tree import Owner
@@ -171,3 +172,30 @@ async def test_times_of_pages_that_cannot_be_set_now_are_set_by_the_next_close()
         await fs.set_attributes(handle.inode.id, mtime_ns=9)
         await fs.flush(handle)
         assert handle.inode.stat().mtime_ns == 9
+
+
+@pytest.mark.parametrize("goes", ["left", "removed"])
+async def test_times_of_pages_of_a_closed_file_are_set_at_unmount(goes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inode_table, "IDLE_INODES", 3)
+    names = volume()
+    session = Deaf(names, names.session().number, read_only=False)
+    async with filesystem(session, MemoryStore(), limits=BY_KERNEL) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        number = handle.inode.id
+        await fs.write(handle, 0, bytes(4096))
+        await fs.fsync(handle)
+        session.is_away = True
+        await fs.set_times_of_pages(number, 5, 7)
+        await fs.release(handle)
+        for name in (b"1", b"2", b"3", b"4", b"5"):
+            await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))
+        if goes == "removed":
+            await fs.remove(ROOT_INODE, b"f", directory=False)
+        else:
+            with pytest.raises(CoordinatorAway):
+                await fs.settle_all()
+            session.is_away = False
+        await fs.settle_all()
+        if goes == "left":
+            attributes = await session.attributes(number)
+            assert (attributes.mtime_ns, attributes.ctime_ns) == (5, 7)

@@ -10,6 +10,7 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import Conflict
+from p2pfs.meta.engine import check
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, MAX_LAYERS, MIB, ROOT_INODE, InodeId
 from p2pfs.vfs.delegation.changes import LINGER_S, Changes
@@ -20,6 +21,7 @@ from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Applied, Commit, ExtentPage, Operation, Released
+from p2pfs.wire.search import BATCH_ROWS, IndexName
 
 pytestmark = pytest.mark.l2
 
@@ -199,3 +201,23 @@ async def test_changes_nobody_waits_for_go_together_and_one_somebody_waits_for_a
         await trio.sleep(1)
         assert sent[1:] == [(began, 1), (pytest.approx(began + LINGER_S), 1)]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_batch_has_no_more_tokens_than_the_coordinator_takes() -> None:
+    sent: list[Sequence[Operation]] = []
+
+    async def send(operations: Sequence[Operation]) -> Applied:
+        check(operations)
+        sent.append(operations)
+        return Applied([], [])
+
+    changes = Changes(send, io_timeout_s=10.0)
+    for number in range(260):
+        tokens = [bytes(16)] * 224  # a name of 255 bytes, its words and their beginnings
+        changes.put([Released(number), IndexName(number, number, tokens)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(changes.run)
+        await changes.settle()
+        nursery.cancel_scope.cancel()
+    assert [len(batch) for batch in sent] == [2 * (BATCH_ROWS // 224), 520 - 2 * (BATCH_ROWS // 224)]
+    assert repr(changes) == "Changes(0 outstanding, 0 operations, 0 bytes)"

@@ -1,6 +1,5 @@
 """Files that were only listed are known as well as those that were looked up: what is refused, kept and let go."""
 
-import msgspec
 import pytest
 from volumes import KEYS, VOLUME
 
@@ -53,17 +52,6 @@ async def test_what_the_kernel_was_told_in_a_listing_counts_once_the_file_is_wri
     inode = table.get(NUMBER)
     assert inode is not None
     assert inode.kernel_size.newest == 5
-
-
-def test_content_that_is_known_outlasts_a_row_without_it() -> None:
-    inode = Inode(KEYS, VOLUME, row(inline=b"content"))
-    later = msgspec.structs.replace(row(), partial=True, attr_change=1, mode=0o600)
-    assert inode.refresh(later)
-    assert (inode.inline_is_known, inode.attributes.inline, inode.attributes.mode) == (True, b"content", 0o600)
-    assert inode.refresh(msgspec.structs.replace(row(change=1), partial=True))
-    assert not inode.inline_is_known
-    assert inode.refresh(row(change=1, inline=b"new"))
-    assert (inode.inline_is_known, inode.attributes.inline) == (True, b"new")
 
 
 def test_what_is_no_file_is_an_inode_at_once(table: InodeTable) -> None:

@@ -4,9 +4,11 @@ from itertools import count
 
 import pytest
 
+from p2pfs.meta.engine import check
 from p2pfs.vfs.journal.records import Committing, Kept, Queued, Record, State, Stored, Untimed
 from p2pfs.vfs.journal.unfinished import AHEAD, BATCH_OPERATIONS, Unfinished, judge
 from p2pfs.wire.namespace import Commit, Operation, SetAttributes
+from p2pfs.wire.search import IndexName
 
 pytestmark = pytest.mark.l0
 
@@ -55,6 +57,15 @@ def test_the_batch_under_way_is_sent_as_it_was_and_the_others_with_numbers_never
 def test_a_batch_that_was_answered_is_not_sent_again() -> None:
     found = read(Queued(0, operations(8)), State("s", 3, seq=7, done=8, sent_seq=7, sent_upto=8))
     assert list(found.batches()) == []
+
+
+def test_batches_have_no_more_tokens_than_the_coordinator_takes() -> None:
+    names: list[Operation] = [IndexName(at, at, [bytes(16)] * 224) for at in range(400)]
+    batches = list(read(Queued(0, names), State("s", 3)).batches())
+    for batch in batches:
+        check(batch.operations)
+    assert len(batches) == 3
+    assert [operation for batch in batches for operation in batch.operations] == names
 
 
 def test_batches_are_no_larger_than_what_a_mount_sends() -> None:

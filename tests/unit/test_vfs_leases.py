@@ -11,7 +11,7 @@ from p2pfs.errors import Invalid, NotFound
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.leases import AT_ONCE, PAGE, extended, parsed, written
+from p2pfs.vfs.leases import AT_ONCE, PAGE, Expiring, extended, parsed, written
 from p2pfs.vfs.tree import Owner
 
 pytestmark = pytest.mark.l0
@@ -84,8 +84,8 @@ async def test_what_is_removed_meanwhile_is_left_out() -> None:
         numbers = [await make(fs, b"%d" % at) for at in range(3)]
         directory = model.directory
 
-        def late(inode, after, limit, *, content):  # noqa: ANN001, ANN202
-            page = directory(inode, after, limit, content=content)
+        def late(inode, after, limit):  # noqa: ANN001, ANN202
+            page = directory(inode, after, limit)
             del model._inodes[numbers[1]]
             return page
 
@@ -161,3 +161,19 @@ def test_extending_lasts_longer_than_it_would_have() -> None:
     assert extended(5000, 1000, 60) == 5060
     assert extended(500, 1000, 60) == 1060
     assert extended(0, 1000, 60) == 0
+
+
+async def test_a_file_with_several_names_is_listed_below_each_of_their_directories() -> None:
+    async with volume() as (fs, _):
+        x, y = await make(fs, b"x", kind=Kind.DIRECTORY), await make(fs, b"y", kind=Kind.DIRECTORY)
+        one = await make(fs, b"one", x)
+        await fs.link(one, y, b"two")
+        await fs.leases.set_one(one, 1000)
+        found: list[bytes] = []
+
+        async def show(expiring: Expiring) -> None:
+            found.append(expiring.path)
+
+        for below in (b"x", b"y", b"z"):
+            await fs.leases.look(1001, below, show)
+        assert found == [b"x/one", b"y/two"]

@@ -25,7 +25,7 @@ async def test_answers_overtaken_by_own_commits_are_taken_for_what_they_are() ->
 
         ask_attributes, ask_name = namespace.attributes, namespace.lookup
 
-        async def attributes(number: InodeId, *, content: bool = True) -> Attributes:
+        async def attributes(number: InodeId) -> Attributes:
             answer = await ask_attributes(number)
             namespace.attributes = ask_attributes  # type: ignore[method-assign]
             await commit()
@@ -51,7 +51,7 @@ async def test_an_older_state_than_was_known_when_asking_is_refused() -> None:
         await fs.write(handle, 0, b"x")
         await fs.fsync(handle)
 
-        async def attributes(number: InodeId, *, content: bool = True) -> Attributes:
+        async def attributes(number: InodeId) -> Attributes:
             return old
 
         async def lookup(parent: InodeId, name: bytes) -> Entry:

@@ -1,19 +1,24 @@
 """Tags and search as a mount does them: what is found and in which order, what follows names, and lies that do not
 pass."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
+import trio
 from blake3 import blake3
-from volumes import KEYS, ROOT_HEAD, VOLUME, ticking
+from trio.testing import wait_all_tasks_blocked
+from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem, ticking
 
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import Conflict, Corrupt, Invalid, NotFound, TooLarge
+from p2pfs.format import search as words_of
 from p2pfs.format.search import Label, seal_label, word_token
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import ROOT_INODE, InodeId, Kind
+from p2pfs.types import MAX_LAYERS, MIB, ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
@@ -22,7 +27,7 @@ from p2pfs.vfs.search import AT_ONCE, CANDIDATES, Change, Found, relevance_of
 from p2pfs.vfs.space import EndlessSpace
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import RENAME_EXCHANGE
-from p2pfs.wire.search import NOTE, TAG, Hit, SetLabel
+from p2pfs.wire.search import NOTE, TAG, Hit, SetLabel, rows
 
 pytestmark = pytest.mark.l0
 
@@ -66,6 +71,10 @@ async def write(fs: Filesystem, name: bytes, data: bytes) -> InodeId:
     await fs.fsync(handle)
     await fs.release(handle)
     return handle.inode.id
+
+
+async def silent(*_: int) -> None:
+    return
 
 
 async def content(fs: Filesystem, data: bytes) -> list[Found]:
@@ -217,6 +226,24 @@ async def test_what_comes_back_is_found_by_the_name_it_has() -> None:
         assert await paths(fs, "tagged first restored") == [b"first (restored 1970-01-01)"]
 
 
+async def test_what_comes_back_is_found_by_its_name_also_if_it_went_before_names_were_indexed() -> None:
+    async with volume() as (fs, _):
+        top = await make(fs, b"top", kind=Kind.DIRECTORY)
+        below, alone = await make(fs, b"below.txt", top), await make(fs, b"alone.txt")
+        await fs.remove(top, b"below.txt", directory=False)
+        await fs.remove(ROOT_INODE, b"top", directory=True)
+        await fs.remove(ROOT_INODE, b"alone.txt", directory=False)
+        fs.search._names = True
+
+        async def show(_: object) -> None:
+            return
+
+        await fs.trash.restore(top, show)
+        await fs.trash.restore(alone, show)
+        assert below
+        assert sorted(await paths(fs, "txt")) == [b"alone.txt", b"top/below.txt"]
+
+
 async def test_beginnings_are_found_only_where_they_are_indexed() -> None:
     async with volume() as (fs, _):
         with pytest.raises(Invalid):
@@ -316,6 +343,33 @@ async def test_another_inodes_label_is_corrupt(monkeypatch: pytest.MonkeyPatch) 
             await fs.search.label(one)
 
 
+async def test_a_compaction_under_way_does_not_make_a_labelled_content_another() -> None:
+    go = trio.Event()
+
+    class Slow(MemoryStore):
+        async def put(self, volume: Any, chunk: Any, parts: Any, *, released: Any = None) -> Any:  # noqa: ANN401
+            if sum(map(len, parts)) > MIB // 2:
+                await go.wait()
+            return await super().put(volume, chunk, parts, released=released)
+
+    namespace = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME).session()
+    async with filesystem(namespace, Slow()) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, MIB - 1, b"x")
+        for place in range(MAX_LAYERS):
+            await fs.write(handle, place * 8192, b"x" * 4096)
+        await fs.fsync(handle)
+        assert handle.inode.content.locked()
+        data = bytes(await fs.read(handle, 0, MIB))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(tag, fs, handle.inode.id, has_content=True))
+            await wait_all_tasks_blocked()
+            go.set()
+        async with handle.inode.content:
+            assert len((await namespace.extents(handle.inode.id, 0)).extents) == 1
+        assert [one.is_stale for one in await content(fs, data)] == [False]
+
+
 async def test_a_label_that_keeps_changing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async with volume() as (fs, model):
         one = await make(fs, b"one")
@@ -326,6 +380,154 @@ async def test_a_label_that_keeps_changing_is_given_up(monkeypatch: pytest.Monke
         monkeypatch.setattr(model, "apply", refuse)
         with pytest.raises(Exception, match="keeps labelling"):
             await tag(fs, one, "a")
+
+
+async def test_a_content_is_read_once_though_somebody_labels_the_file_meanwhile() -> None:
+    async with volume() as (fs, _):
+        one = await write(fs, b"one", b"content")
+        digest, read = fs.search._digest, []
+
+        async def slow(number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
+            read.append(number)
+            await tag(fs, one, "meanwhile")
+            return await digest(number, count)
+
+        fs.search._digest = slow
+        await tag(fs, one, "late", has_content=True)
+        assert read == [one]
+        assert (await fs.search.label(one)).tags == ("meanwhile", "late")
+
+
+async def test_labels_of_many_words_go_in_batches_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfs.vfs.search.BATCH_ROWS", 100)
+    async with volume() as (fs, model):
+        for at in range(10):
+            await make(fs, b"%d" % at)
+        apply, sent = model.apply, []
+
+        def counted(session: int, operations: list[SetLabel]) -> object:
+            sent.append(sum(map(rows, operations)))
+            return apply(session, operations)
+
+        monkeypatch.setattr(model, "apply", counted)
+        await tag(fs, ROOT_INODE, *(f"word{number}" for number in range(30)), is_deep=True)
+        assert len(sent) == 4
+        assert max(sent) <= 100
+        assert len(await paths(fs, "word7")) == 11
+
+
+async def test_what_has_the_content_comes_before_what_had_it_also_where_few_are_shown() -> None:
+    async with volume() as (fs, _):
+        for name in (b"old", b"older", b"new"):
+            await tag(fs, await write(fs, name, b"same"), has_content=True)
+        for name in (b"old", b"older"):
+            handle = await fs.open((await fs.lookup(ROOT_INODE, name)).id)
+            await fs.write(handle, 0, b"else")
+            await fs.fsync(handle)
+            await fs.release(handle)
+        for limit, told in ((1, [b"new"]), (2, [b"new", b"old"])):
+            found = await fs.search.find_content(blake3(b"same").digest(), limit=limit)
+            assert [one.path for one in found] == told
+
+
+async def test_what_is_changed_here_and_not_saved_has_not_the_content_it_was_labelled_with() -> None:
+    async with volume() as (fs, _):
+        one = await write(fs, b"one", b"same")
+        await tag(fs, one, has_content=True)
+        handle = await fs.open(one)
+        await fs.write(handle, 0, b"else")
+        assert [found.is_stale for found in await content(fs, b"same")] == [True]
+        await fs.release(handle)
+
+
+async def test_a_file_with_several_names_is_found_below_each_of_their_directories() -> None:
+    async with volume(names=True) as (fs, _):
+        x, y = await make(fs, b"x", kind=Kind.DIRECTORY), await make(fs, b"y", kind=Kind.DIRECTORY)
+        one = await make(fs, b"one", x)
+        await fs.link(one, y, b"two")
+        await tag(fs, one, "both", has_content=True)
+        assert [await paths(fs, "both", below=below) for below in (b"x", b"y", b"z")] == [[b"x/one"], [b"y/two"], []]
+        assert await paths(fs, "both two") == [b"y/two"]
+        assert await paths(fs, "both two", below=b"x") == []  # that name is elsewhere
+        assert await paths(fs, "one two") == [b"x/one"]
+        digest = blake3(b"").digest()
+        assert [found.path for found in await fs.search.find_content(digest, below=b"y")] == [b"y/two"]
+
+
+async def test_names_beyond_the_first_few_are_found_and_indexed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with volume(names=True) as (fs, model):
+        one = await make(fs, b"name0")
+        for at in range(1, 12):
+            await fs.link(one, ROOT_INODE, b"name%d word%d" % (at, at))
+        assert await paths(fs, "word11") == [b"name11 word11"]
+        fs.search._names = False
+        await fs.search.index(one, silent, is_deep=False)
+        assert await paths(fs, "word11") == await paths(fs, "word2") == []
+        fs.search._names = True
+        await fs.search.index(one, silent, is_deep=False)
+        assert await paths(fs, "word11") == [b"name11 word11"]
+        session = model.names
+        monkeypatch.setattr(model, "names", lambda inode: session(inode)[:9])
+        assert await paths(fs, "word11") == []  # no name that is told of bears it out
+
+
+async def test_a_coordinator_that_tells_the_first_names_again_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with volume(names=True) as (fs, _):
+        one = await make(fs, b"name0")
+        for at in range(1, 12):
+            await fs.link(one, ROOT_INODE, b"name%d word%d" % (at, at))
+        told = await fs.search._namespace.names(one)
+
+        async def earlier(*_: object) -> object:
+            return told[:9]
+
+        monkeypatch.setattr(fs.search._namespace, "names", earlier)
+        assert await paths(fs, "word8") == [b"name8 word8"]
+        assert await paths(fs, "word9") == []
+
+
+async def test_what_is_labelled_while_it_is_indexed_anew_has_tokens_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with volume() as (fs, model):
+        one = await make(fs, b"invoice.pdf")
+        await tag(fs, one, "before")
+        fs.search._names = fs.search._prefixes = True
+        apply, met = model.apply, []
+
+        def faster(session: int, operations: list[SetLabel]) -> object:
+            if not met and isinstance(operations[-1], SetLabel):
+                met.append(True)
+                words = [word_token(KEYS, VOLUME, word) for word in ("before", "theirs")]
+                apply(session, [SetLabel(one, 1, seal_label(KEYS, VOLUME, one, Label(("before", "theirs"))), words)])
+            return apply(session, operations)
+
+        monkeypatch.setattr(model, "apply", faster)
+        await fs.search.index(one, silent, is_deep=False)
+        assert met
+        assert await paths(fs, "invoice the*") == [b"invoice.pdf"]
+
+
+async def test_a_label_that_cannot_be_read_keeps_nothing_else_from_being_found() -> None:
+    async with volume() as (fs, _):
+        bad, good = await make(fs, b"bad"), await make(fs, b"good")
+        for one in (bad, good):
+            await tag(fs, one, "word", has_content=True)
+        revision = (await fs.search._labelled(bad)).revision
+        of = word_token(KEYS, VOLUME, "word")
+        content_of = words_of.content_token(KEYS, VOLUME, blake3(b"").digest())
+        await fs.search._namespace.apply([SetLabel(bad, revision, b"junk" * 20, [of], [], content_of)])
+        unreadable: list[int] = []
+        found = await fs.search.find(Query.parse("word"), unreadable=unreadable.append)
+        assert ([one.path for one in found], unreadable) == ([b"good"], [bad])
+        found = await fs.search.find_content(blake3(b"").digest(), unreadable=unreadable.append)
+        assert ([one.path for one in found], unreadable) == ([b"good"], [bad, bad])
+        for change in (Change(("new",)), Change(is_anew=True)):  # of a tree: all others
+            with pytest.raises(Corrupt, match="1 label could not be read"):
+                await fs.search.change(ROOT_INODE, change, silent, is_deep=True)
+        with pytest.raises(Corrupt):
+            await fs.search.index(ROOT_INODE, silent, is_deep=True)
+        assert sorted(await paths(fs, "new")) == [b"", b"good"]
+        await tag(fs, bad, "again")
+        assert await fs.search.label(bad) == Label(("again",))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "!!", "*", "a*", " ".join(f"w{number}" for number in range(17))])

@@ -14,8 +14,10 @@ from p2pfs.errors import Corrupt, NotFound
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.paths import LOST
 from p2pfs.vfs.trash import Discarded, Restored
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import Opened
 
 pytestmark = pytest.mark.l0
 
@@ -276,3 +278,16 @@ async def test_a_name_that_no_member_sealed_is_not_shown() -> None:
             await listed(fs)
         with pytest.raises(Corrupt):
             await fs.trash.find(b"two")
+
+
+@pytest.mark.parametrize("trash_s", [0.0, 3600.0])
+async def test_what_was_in_a_directory_that_is_gone_but_kept_open_is_shown(trash_s: float) -> None:
+    async with volume() as (fs, model):
+        top = await make(fs, b"top", Kind.DIRECTORY)
+        await make(fs, b"top/file")
+        await fs.remove(top, b"file", directory=False)
+        await model.session().apply([Opened(top)])
+        model.trash_s = trash_s
+        await fs.remove(ROOT_INODE, b"top", directory=True)
+        assert await model.session().names(top) == []
+        assert set(await listed(fs)) == ({b"top", b"top/file"} if trash_s else {LOST + b"/file"})

@@ -103,7 +103,7 @@ class Care:
         self._keepers: Mapping[PeerNumber, Keeper] = {}
         self._staying: Sequence[Candidate] = ()
         self._placed: dict[GroupId, tuple[PeerNumber, ...]] = {}  # the first FIRST of them, by group
-        self._as_of = -1  # version of the roster that both are of
+        self._as_of = (-1, 0)  # the roster's standing that both are of
         self._reported: dict[int, None] = {}  # chunk numbers to ask about at once
         self._at: int | None = 0  # the survey has come so far; None: it has come to the end
         self._again = False  # when it has, it is to begin anew
@@ -181,7 +181,7 @@ class Care:
 
     async def wait(self) -> None:
         """Until the pool changes, a chunk is noticed, a pause ends, or it was long ago."""
-        if self._as_of != self._roster.version:
+        if self._as_of != self._roster.standing:
             return
         until_s = min(self._surveyed_s + SURVEY_EVERY_S, self._stale_s, self._backlog.next_s(), self._noticed.next_s())
         with trio.move_on_after(max(0.1, until_s - self._clock.monotonic())):
@@ -202,7 +202,7 @@ class Care:
     def _look_at_peers(self) -> None:
         """Take over what the roster says, and begin anew if that matters to any chunk."""
         now_s, time_s = self._clock.monotonic(), self._clock.time()
-        if self._as_of == self._roster.version and now_s < self._stale_s:
+        if self._as_of == self._roster.standing and now_s < self._stale_s:
             return
         members = self._roster.members()
         patience_s = self._roster.patience.down_s + self._repair_delay_s
@@ -211,7 +211,7 @@ class Care:
         self._stale_s = min(
             (now_s + changes_in_s(peer, now_s, time_s, patience_s) for peer in silent), default=math.inf
         )
-        self._as_of = self._roster.version
+        self._as_of = self._roster.standing
         if keepers == self._keepers and self._surveyed_s > -math.inf:
             return
         for number in self._keepers.keys() - keepers.keys():

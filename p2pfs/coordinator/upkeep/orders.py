@@ -128,7 +128,9 @@ class OrderBook:
         self._forget(peer, [number for number in held if number not in working and number not in told])
         for desk, some in ended.items():
             await self._settle(peer, desk, some)
-        return Orders(self._give(peer, report.room))
+        # Who was not heard since the coordinator started comes first with a heartbeat: until then nothing that it shows
+        # proves anything, and it would be asked to show it again and again.
+        return Orders(self._give(peer, report.room) if self._roster.peers[peer].is_heard else [])
 
     async def _settle(self, peer: PeerNumber, desk: Desk, ended: Sequence[tuple[Order, Result]]) -> None:
         """Let a desk take results over, each once: they are in nobody's hand meanwhile, for a peer that heard no answer

@@ -24,7 +24,6 @@ class Wanted(NamedTuple):
     directory: InodeId
     after: int
     limit: int
-    content: bool = False
 
 
 class Ahead:

@@ -13,6 +13,7 @@ from p2pfs.meta.protocol import InDoubt
 from p2pfs.runtime.retry import backoff
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.namespace import Applied, Commit, Operation
+from p2pfs.wire.search import BATCH_ROWS, rows
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ BATCH_BYTES: Final = 4 << 20
 MOST_WAITING: Final = 4000
 """Operations; who does more waits. A batch of them takes a fraction of a second."""
 MOST_BYTES: Final = 16 << 20
-_COST: Final = 500  # of an operation besides its inline data
+_COST: Final = 500  # of an operation besides its inline data and tokens
+_ROW_COST: Final = 64  # of a token
 
 Send = Callable[[Sequence[Operation]], Awaitable[Applied]]
 """Raises InDoubt, Fenced, and PoolError for what cannot be."""
@@ -32,6 +34,7 @@ Send = Callable[[Sequence[Operation]], Awaitable[Applied]]
 class _Item(NamedTuple):
     operations: Sequence[Operation]
     bytes: int
+    rows: int
 
 
 class Changes:
@@ -47,7 +50,7 @@ class Changes:
         self._journal = journal or NoJournal()
         self._waiting: deque[_Item] = deque()
         self._bytes = 0
-        self._operations = 0
+        self._operations = self._rows = 0
         self._queued = self._done = 0
         self._urgent = trio.Event()
         self._lingering: trio.CancelScope | None = None  # of `run` while it waits for changes
@@ -65,11 +68,13 @@ class Changes:
     def put(self, operations: Sequence[Operation]) -> None:
         """Add what was just acknowledged."""
         self._journal.queued(operations)
-        item = _Item(operations, sum(_cost(operation) for operation in operations))
+        of = sum(rows(operation) for operation in operations)
+        item = _Item(operations, sum(_cost(operation) for operation in operations) + _ROW_COST * of, of)
         self._waiting.append(item)
         self._queued += 1
         self._bytes += item.bytes
         self._operations += len(operations)
+        self._rows += of
         if self._lingering is not None and self._lingering.deadline == math.inf:  # one wake-up for all that comes
             self._lingering.deadline = trio.current_time() + LINGER_S
         if self._is_much():
@@ -81,7 +86,7 @@ class Changes:
             self._urgent.set()
 
     def _is_much(self) -> bool:
-        return self._operations >= BATCH_OPERATIONS or self._bytes >= BATCH_BYTES
+        return self._operations >= BATCH_OPERATIONS or self._bytes >= BATCH_BYTES or self._rows >= BATCH_ROWS
 
     # ---- waiting
 
@@ -145,19 +150,23 @@ class Changes:
 
     def _take(self) -> tuple[int, list[Operation]]:
         operations: list[Operation] = []
-        count = bytes_ = 0
+        count = bytes_ = of = 0
         while self._waiting:
             item = self._waiting[0]
             if count and (
-                len(operations) + len(item.operations) > BATCH_OPERATIONS or bytes_ + item.bytes > BATCH_BYTES
+                len(operations) + len(item.operations) > BATCH_OPERATIONS
+                or bytes_ + item.bytes > BATCH_BYTES
+                or of + item.rows > BATCH_ROWS
             ):
                 break
             self._waiting.popleft()
             operations += item.operations
             bytes_ += item.bytes
+            of += item.rows
             count += 1
         self._bytes -= bytes_
         self._operations -= len(operations)
+        self._rows -= of
         return count, operations
 
     async def _sent(self, operations: Sequence[Operation]) -> None:

@@ -84,7 +84,6 @@ class Delegated:
         self._is_taking = False  # whether `hold` waits for them: no more of them begin
         self._freed = trio.Event()
         self._learning: dict[tuple[InodeId, int], trio.Event] = {}  # pages under way
-        self._completing: dict[int, trio.Event] = {}  # directories whose entries' content is under way
         self.ahead = Ahead(self._learn_ahead)
 
     def __repr__(self) -> str:
@@ -156,22 +155,19 @@ class Delegated:
         await self._ordered()
         return await self.inner.lookup(parent, name)
 
-    async def attributes(self, inode: InodeId, *, content: bool = True) -> Attributes:
+    async def attributes(self, inode: InodeId) -> Attributes:
         """See Namespace."""
         await self._make_room()
         while self._answers(inode):
             row = self._known.row(inode)
-            if row is None:
-                await self._learn_row(inode)
-            elif not (content and row.partial):
+            if row is not None:
                 return row
-            elif not await self._learn_content(inode):
-                break
+            await self._learn_row(inode)
         await self._ordered()
         return await self.inner.attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = True) -> DirectoryPage:
-        """See Namespace. What is known here is given with the content that is known."""
+    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+        """See Namespace."""
         await self._make_room()
         while self._answers(inode) and limit > 0:
             row = self._known.row(inode)
@@ -181,18 +177,11 @@ class Delegated:
             self._known.require_directory(inode, removed_too=True)
             upto = self._known.covered(inode)
             if not self._known.has_behind(inode, after):
-                upto = await self._learn_page(Wanted(inode, int(max(after, upto)), limit, content))
+                upto = await self._learn_page(Wanted(inode, int(max(after, upto)), limit))
                 if not upto:
                     continue
             before = self._known.told(inode)
             page, lacking = self._known.page(inode, after, upto, limit)
-            left_out = (
-                next((row.attributes.inode for row in page.entries if row.attributes.partial), 0) if content else 0
-            )
-            if left_out:
-                if not await self._learn_content(InodeId(left_out)):
-                    break
-                continue
             if not lacking:
                 if page is not before:
                     self._look_ahead(inode, page, limit)
@@ -200,7 +189,7 @@ class Delegated:
             for number in lacking:  # a change of them went through
                 await self._learn_row(InodeId(number))
         await self._ordered()
-        return await self.inner.directory(inode, after, limit, content=content)
+        return await self.inner.directory(inode, after, limit)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
@@ -210,8 +199,6 @@ class Delegated:
             if not self._answers(inode):
                 return page
             row = self._known.row(inode)
-            if row is not None and row.partial:
-                row = self._known.complete(page.attributes)
             if row is None or row.change == page.attributes.change:
                 return page if row is None else msgspec.structs.replace(page, attributes=row)
 
@@ -236,10 +223,10 @@ class Delegated:
         await self._ordered()
         return await self.inner.trash(after, limit, parent)
 
-    async def names(self, inode: InodeId) -> list[Named]:
+    async def names(self, inode: InodeId, after: tuple[int, int] = (0, 0)) -> list[Named]:
         """See Namespace."""
         await self._ordered()
-        return await self.inner.names(inode)
+        return await self.inner.names(inode, after)
 
     async def expiring(self, before_s: int, after: tuple[int, int], limit: int) -> ExpiringPage:
         """See Namespace."""
@@ -295,26 +282,6 @@ class Delegated:
         if self._known.generation == generation:
             self._known.take_row(row, asked)
 
-    async def _learn_content(self, inode: InodeId) -> bool:
-        """Inline content, with that of the entries behind it: who reads a small file reads others. False if it cannot
-        be known here."""
-        row, place = self._known.row(inode), self._known.partial_place(inode)
-        if place is None:
-            await self._learn_row(inode)
-            return self._known.row(inode) is not row
-        directory, dentry = place
-        if directory in self._completing:  # perhaps this one too
-            await self._completing[directory].wait()
-            return True
-        done = self._completing[directory] = trio.Event()
-        try:
-            await self._learn_page(Wanted(InodeId(directory), dentry - 1, AHEAD, content=True))
-        finally:
-            self._known.forget_partial_place(inode)
-            del self._completing[directory]
-            done.set()
-        return True
-
     async def _learn_name(self, parent: InodeId, name: bytes) -> None:
         """With the next entries of the directory: who asks for one will ask for others."""
         generation, asked = self._known.generation, self._known.moment
@@ -344,7 +311,7 @@ class Delegated:
         try:
             if self._known.row(directory) is None:
                 await self._learn_row(directory)
-            await self._learn_page(Wanted(directory, int(after), AHEAD, content=True))
+            await self._learn_page(Wanted(directory, int(after), AHEAD))
         except PoolError:
             return  # who needs it asks for something else too, and hears why
 
@@ -358,9 +325,7 @@ class Delegated:
         learnt = self._learning[place] = trio.Event()
         try:
             generation, asked = self._known.generation, self._known.moment
-            page = await self.inner.directory(
-                wanted.directory, DentryId(wanted.after), wanted.limit, content=wanted.content
-            )
+            page = await self.inner.directory(wanted.directory, DentryId(wanted.after), wanted.limit)
             if self._known.generation != generation or not self._answers(wanted.directory):
                 return 0
             return self._known.take_page(wanted.directory, wanted.after, page, asked)

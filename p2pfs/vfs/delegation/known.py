@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from p2pfs.errors import Exists, NotFound
 from p2pfs.meta.memory_state import BatchLog, Name
 from p2pfs.types import ROOT_INODE, Kind
@@ -90,7 +88,6 @@ class KnownTree(KnownPages):
         self._absent: dict[int, set[bytes]] = {}
         self._gone: dict[int, bool] = {}
         self._forgotten: dict[int, int] = {}
-        self._partial: dict[int, tuple[int, int]] = {}  # directory and dentry by which such rows were told
         self.clear_pages()
 
     # ---- what is known
@@ -128,33 +125,12 @@ class KnownTree(KnownPages):
 
     def take_row(self, row: Attributes, asked: int) -> None:
         """Attributes that were asked for."""
-        known = self._inodes.get(row.inode)
-        if known is not None and known.partial and not self.is_overtaken(row.inode, asked):
-            self.complete(row)
-        if known is not None or row.inode in self._gone or self.is_overtaken(row.inode, asked):
+        if row.inode in self._inodes or row.inode in self._gone or self.is_overtaken(row.inode, asked):
             return
         self._inodes[row.inode] = row
         self.bytes += _ROW_COST + len(row.head) + len(row.inline or b"") + len(row.target or b"")
         if row.kind == Kind.DIRECTORY:
             self._names.setdefault(row.inode, {})
-
-    def complete(self, row: Attributes) -> Attributes | None:
-        """What is known of the inode, with the content of this row if it is that of the same change."""
-        known = self._inodes.get(row.inode)
-        if known is None or not known.partial or row.partial or (known.change, known.head) != (row.change, row.head):
-            return known
-        whole = self._inodes[row.inode] = msgspec.structs.replace(known, inline=row.inline, partial=False)
-        self._partial.pop(row.inode, None)
-        self.bytes += len(row.inline or b"")
-        return whole
-
-    def partial_place(self, inode: int) -> tuple[int, int] | None:
-        """The directory and the dentry by which the inode was told without its content."""
-        return self._partial.get(inode)
-
-    def forget_partial_place(self, inode: int) -> None:
-        """It was not there any more, or was."""
-        self._partial.pop(inode, None)
 
     def take_gone(self, inode: int, asked: int) -> None:
         """There is no such inode, it was said."""
@@ -177,9 +153,6 @@ class KnownTree(KnownPages):
             self.take_row(entry.attributes, asked)
         if known is not None:
             return False
-        if entry.attributes.partial:
-            self._partial[entry.attributes.inode] = parent, entry.dentry
-            self.bytes += _GONE_COST
         names[entry.name] = Name(entry.dentry, entry.tag, entry.attributes.inode)
         self.bytes += _NAME_COST
         if entry.attributes.kind == Kind.DIRECTORY:
@@ -215,7 +188,6 @@ class KnownTree(KnownPages):
                 self.bytes += _GONE_COST
             self._forgotten[inode] = self.moment
             self._inodes.pop(inode, None)
-            self._partial.pop(inode, None)
             self._gone.pop(inode, None)  # the trash may have given it back
             self._absent.pop(inode, None)
             self.forget_pages(inode)

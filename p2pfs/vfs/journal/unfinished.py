@@ -8,6 +8,7 @@ import msgspec
 
 from p2pfs.vfs.journal.records import Committing, Kept, Named, Queued, Record, State, Stored, Untimed
 from p2pfs.wire.namespace import Batch, Commit, Operation
+from p2pfs.wire.search import BATCH_ROWS, rows
 
 BATCH_OPERATIONS: Final = 500
 BATCH_BYTES: Final = 4 << 20
@@ -119,12 +120,13 @@ def judge(kept: Sequence[Kept], head: bytes | None, heads: dict[bytes, int], *, 
 
 def _portions(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
     portion: list[Operation] = []
-    size = 0
+    size = of = 0
     for operation in operations:
+        of += rows(operation)
         cost = len(operation.inline or b"") if isinstance(operation, Commit) else 0
-        if portion and (len(portion) >= BATCH_OPERATIONS or size + cost > BATCH_BYTES):
+        if portion and (len(portion) >= BATCH_OPERATIONS or size + cost > BATCH_BYTES or of > BATCH_ROWS):
             yield portion
-            portion, size = [], 0
+            portion, size, of = [], 0, rows(operation)
         portion.append(operation)
         size += cost
     if portion:
