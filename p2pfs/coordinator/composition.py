@@ -159,6 +159,14 @@ async def compose(
             free=promised.free,
         )
 
+    roll = RollOffice(
+        signer,
+        pool_map,
+        elect_after_s=settings.elect_after,
+        repair_delay_s=settings.repair_delay,
+        is_fair=settings.policy == "fair",
+        clock=clock,
+    )
     receipts = ReceiptChecker(record.pool, roster.receipt_keys)
     jobs = Jobs(database, clock, database.read(job_rows.load))
     orders = OrderBook(roster, clock, first_number=found.starts << 40)
@@ -289,6 +297,7 @@ async def compose(
             dialability=dialability,
             churn=churn,
             traffic=traffic,
+            roll=roll,
             clock=clock,
         ),
         dialability=dialability,
@@ -318,13 +327,7 @@ async def compose(
             sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
         ),
         pool_map=pool_map,
-        roll=RollOffice(
-            signer,
-            pool_map,
-            elect_after_s=settings.elect_after,
-            repair_delay_s=settings.repair_delay,
-            clock=clock,
-        ),
+        roll=roll,
         backups=backups,
         orders=orders,
         leaving=leaving,

@@ -18,6 +18,7 @@ from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.reservations import Reservations
+from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Change, Peer, Roster
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.coordinator.traffic import Traffic
@@ -71,9 +72,11 @@ class Pulse:
         dialability: Dialability,
         churn: Churn,
         traffic: Traffic,
+        roll: RollOffice,
         clock: Clock,
     ) -> None:
         self._traffic = traffic
+        self._roll = roll
         self._database = database
         self._roster = roster
         self._reservations = reservations
@@ -154,6 +157,7 @@ class Pulse:
             withdrawn_seq=last,
             withdrawn=withdrawn,
             is_dialable=self._dialability.heard(peer),
+            members=self._roll.members(self._roster.version),
         )
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, *, is_back: bool) -> None:

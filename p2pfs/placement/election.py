@@ -14,14 +14,20 @@ nobody counts votes. Called by `p2pfs_peerd.watch` and `p2pfs_peerd.election`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import Final
 
 from p2pfs.placement import care
 from p2pfs.placement.care import Held, Keeper
 from p2pfs.placement.groups import group_of
-from p2pfs.types import ChunkId, GroupId, PeerNumber, VolumeId
+from p2pfs.types import MIB, ChunkId, GroupId, PeerNumber, VolumeId
+
+LEAST_SHARE: Final = 64 * MIB
+"""Of what a peer takes, for each first holder: smaller ones would not hold a few chunks."""
+MOST_SHORT: Final = 2048
+"""Chunks of a bucket in one look that have the same first holder and as many copies. A peer takes far fewer at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,45 +83,73 @@ class View:
     wanted: int
 
 
+class Room:
+    """How much each peer may be asked to take in one look, bytes: no more than it has, and no more than its share for
+    what any one peer is the first holder of. One that makes up chunks uses up its own shares and nobody else's."""
+
+    def __init__(self, free: Mapping[PeerNumber, int], holders: int) -> None:
+        self._free = dict(free)
+        self._share = {peer: max(LEAST_SHARE, room // max(1, holders)) for peer, room in free.items()}
+        self._used: Counter[tuple[PeerNumber, PeerNumber]] = Counter()  # (target, first holder)
+
+    def takes(self, target: PeerNumber, size: int, first: PeerNumber) -> bool:
+        """Whether there is room for a chunk of which that peer is the first holder."""
+        free = self._free.get(target, 0)
+        return free >= size and self._used[target, first] + size <= self._share[target]
+
+    def charge(self, wish: "Wish", *, back: bool = False) -> None:
+        """It is asked for; `back`: after all it was not taken."""
+        size = -wish.found.size if back else wish.found.size
+        self._free[wish.target] -= size
+        self._used[wish.target, wish.sources[0]] += size
+
+    def close(self, target: PeerNumber) -> None:
+        """Ask it for nothing more."""
+        self._free[target] = 0
+
+
+Short = tuple[Found, Sequence[PeerNumber]]
+"""A chunk and who holds it."""
+
+
+def shortest(holders: Mapping[Found, Sequence[PeerNumber]], view: View) -> list[Short]:
+    """What is short, fewest copies first, and of these each first holder's in turn, `MOST_SHORT` of each: one that
+    makes up chunks hides nobody else's, and costs little."""
+    by_copies: dict[int, dict[PeerNumber, list[Short]]] = {}
+    for found, peers in holders.items():
+        if len(peers) < view.wanted:
+            by_copies.setdefault(len(peers), {}).setdefault(peers[0], []).append((found, peers))
+    return [
+        one
+        for copies in sorted(by_copies)
+        for one in chain.from_iterable(zip_longest(*(line[:MOST_SHORT] for line in by_copies[copies].values())))
+        if one is not None
+    ]
+
+
 def wishes(
-    holders: Mapping[Found, Sequence[PeerNumber]],
-    view: View,
-    *,
-    room: MutableMapping[PeerNumber, int],
-    coming: Mapping[Found, Collection[PeerNumber]],
-) -> tuple[list[Wish], bool]:
-    """Copies to ask for, fewest copies first, and whether anything listed is short. `room`, bytes, is used up on the
-    way. `coming`: who was asked for a copy lately."""
-    short = [(found, peers) for found, peers in holders.items() if len(peers) < view.wanted]
+    short: Iterable[Short], view: View, *, room: Room, coming: Mapping[Found, Collection[PeerNumber]]
+) -> list[Wish]:
+    """Copies to ask for, charged to `room`. `coming`: who was asked for a copy lately. Some 35 µs for a chunk."""
     asked: list[Wish] = []
-    for found, peers in _fairly(short):
+    for found, peers in short:
         placed = view.placed(group_of(found.chunk))
         need = care.need(
             [*(Held(peer, 0) for peer in peers), *_believed(placed, peers, view)],
             keepers=view.keepers,
             placed=placed,
             wanted=view.wanted,
-            room=lambda peer, size=found.size: room.get(peer, 0) >= size,  # type: ignore[misc]
+            room=lambda peer, size=found.size, first=peers[0]: room.takes(peer, size, first),  # type: ignore[misc]
             coming=[peer for peer in coming.get(found, ()) if peer not in peers],
         )
         if need is not None and need.urgency is not care.Urgency.REBALANCE:
             for target in need.targets:
-                room[target] -= found.size
-                asked.append(Wish(found, tuple(peers), target))
-    return asked, bool(short)
+                wish = Wish(found, tuple(peers), target)
+                room.charge(wish)
+                asked.append(wish)
+    return asked
 
 
 def _believed(placed: Sequence[PeerNumber], peers: Sequence[PeerNumber], view: View) -> Iterator[Held]:
     """Copies on peers that fell silent a short while ago: nobody lists them, but likely they are where they belong."""
     return (Held(peer, 0) for peer in placed[: view.wanted] if peer not in peers and view.keepers[peer].is_expected)
-
-
-def _fairly(
-    short: Sequence[tuple[Found, Sequence[PeerNumber]]],
-) -> Iterator[tuple[Found, Sequence[PeerNumber]]]:
-    """Fewest copies first, and of these each first holder's in turn: one that makes up chunks hides nobody else's."""
-    by_copies: dict[int, dict[PeerNumber, list[tuple[Found, Sequence[PeerNumber]]]]] = {}
-    for found, peers in short:
-        by_copies.setdefault(len(peers), {}).setdefault(peers[0], []).append((found, peers))
-    for copies in sorted(by_copies):
-        yield from (one for one in chain.from_iterable(zip_longest(*by_copies[copies].values())) if one is not None)

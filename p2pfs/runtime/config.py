@@ -249,6 +249,9 @@ def _check(settings: Settings) -> None:
         raise Invalid(f"min_replicas ({settings.min_replicas}) is more than replicas ({settings.replicas})")
     if not 0 < settings.heartbeat < settings.suspect < settings.down:
         raise Invalid("heartbeat, suspect and down must each be longer than the one before")
+    if 0 < settings.elect_after <= settings.down + settings.heartbeat:
+        # Peers would stand in for a coordinator that has not yet missed those that are silent itself.
+        raise Invalid("elect_after must be longer than down and a heartbeat more, or 0: never")
     for name in (
         "io_timeout",
         "session_lifetime",

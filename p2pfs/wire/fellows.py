@@ -2,11 +2,12 @@
 greetings, and requests to take copies. Inventories are asked for with `Digest` and `List` of wire.orders.
 """
 
+import hashlib
 from typing import Final
 
 import msgspec
 
-from p2pfs.types import PoolId
+from p2pfs.types import GONE_STATES, PoolId
 from p2pfs.wire.membership import PoolMap
 
 MOST_COPIES: Final = 64
@@ -61,6 +62,19 @@ class Taken(msgspec.Struct, frozen=True):
     """The first so many of them are here, or will be fetched; for the others there is no room now."""
 
     count: int
+
+
+def members_digest(pool: PoolMap, elect_after_s: float) -> bytes:
+    """What of a roll does not change when peers merely come and go; always the same where nobody is ever elected."""
+    if not elect_after_s:
+        return b"nobody"
+    members = [
+        (peer.number, peer.node, peer.owner, peer.zone, peer.leaving, peer.capacity > 0)
+        for peer in pool.peers
+        if peer.state not in GONE_STATES
+    ]
+    said = (elect_after_s, pool.replicas, sorted(members))
+    return hashlib.sha256(msgspec.msgpack.encode(said)).digest()[:8]
 
 
 def roll_message(pool: PoolId, body: bytes) -> bytes:

@@ -159,6 +159,7 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True):
     is_dialable: bool = True  # False: no address of the last heartbeat led to this peer; let it listen at the relay
     withdrawn_seq: int = 0  # of the last withdrawal; heartbeats say it from then on
     withdrawn: list[tuple[int, int]] = []  # (token, expires_s): given back or replaced, to be refused from now on
+    members: bytes = b""  # fellows.members_digest of the list that `GET /roll` gives now
 
 
 class AwayRequest(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from p2pfs.wire.fellows import CopyRequest, Greeting, Taken
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.orders import Digest, Digested, Entry, Listed
 from p2pfs.wire.orders import List as ListBucket
+from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.copies import Copies
 from p2pfs_peerd.election import Elected
 from p2pfs_peerd.roll import RollBook
@@ -56,6 +57,7 @@ class Absence:
         pool: PoolId,
         own: PeerNumber,
         store: DirectoryStore,
+        app: PeerApp,
         *,
         path: Path,
         free: Callable[[], int],
@@ -64,6 +66,7 @@ class Absence:
     ) -> None:
         self._own = own
         self._store = store
+        self._app = app
         self._free = free
         self._share = share
         self._clock = clock
@@ -116,6 +119,7 @@ class Absence:
         if roll is None:
             return
         free = await trio.to_thread.run_sync(self._free)
+        takes = self._app.is_open and not self._app.is_leaving  # nobody says otherwise in this absence
 
         def room() -> int:
             return copies.room()
@@ -123,7 +127,7 @@ class Absence:
         watch = Watch(
             self._own, roll, client=client, silent_s=self._silent_s, room=room, addresses=addresses, clock=self._clock
         )
-        copies = Copies(self._store, watch.stores, rate=rate, limit_bytes=int(self._share * max(0, free)))
+        copies = Copies(self._store, watch.stores, rate=rate, limit_bytes=int(self._share * max(0, free)) * takes)
         elected = Elected(watch, copies, client=client, store=self._store, clock=self._clock)
         self._present = _Present(watch, copies, elected)
         try:
@@ -169,6 +173,8 @@ class Absence:
         """A fellow greets: tell it whether the coordinator answers this peer."""
         told = await request.message(Greeting)
         if self._present is None:
+            if not self._book.lists(request.caller.node):
+                raise Denied("this node is not on the list of members")
             return Response.of(Greeting(self._silent_s(), 0, 0, []))
         self._present.watch.hear(request.caller.node, told)
         return Response.of(self._present.watch.greeting())
@@ -176,6 +182,7 @@ class Absence:
     async def _inventory(self, request: Request) -> Response:
         """The elected one looks what is held here."""
         asked: Digest | ListBucket = await request.message(Digest | ListBucket)  # type: ignore[arg-type]
+        self._app.expect_open()
         fellow = self._following().watch.expect_leader(request.caller.node)
         fellow.looked_s = self._clock.monotonic()
         with self._showing():
@@ -203,6 +210,7 @@ class Absence:
     async def _copies(self, request: Request) -> Response:
         """The elected one asks for copies."""
         asked = await request.message(CopyRequest)
+        self._app.expect_taking()
         present = self._following()
         present.watch.expect_leader(request.caller.node)
         return Response.of(Taken(await present.copies.ask(asked)))

@@ -79,7 +79,7 @@ class PeerApp:
 
     async def get(self, request: Request) -> Response:
         """The whole chunk, or the range asked for; only the blocks it touches are read and verified."""
-        self._expect_open()
+        self.expect_open()
         volume, chunk = named(request)
         wanted = _range(request.headers.get("range"))
         most = BLOCKS_PER_CHUNK if wanted is None else min(BLOCKS_PER_CHUNK, runs.run_of(*wanted).count)
@@ -110,7 +110,7 @@ class PeerApp:
 
     async def head(self, request: Request) -> Response:
         """Whether the chunk is here, and its size; it is not read."""
-        self._expect_open()
+        self.expect_open()
         size = await self._store.size(*named(request))
         if size is None:
             raise NotFound("no such chunk here")
@@ -125,11 +125,12 @@ class PeerApp:
 
     def expect_taking(self) -> None:
         """Raises Unavailable or NoSpace unless new chunks are taken."""
-        self._expect_open()
+        self.expect_open()
         if self.is_leaving:
             raise NoSpace("this peer is leaving the pool")
 
-    def _expect_open(self) -> None:
+    def expect_open(self) -> None:
+        """Raises Unavailable while it is unknown who is revoked."""
         if not self.is_open:
             raise Unavailable("this peer has not heard from its coordinator yet")
 

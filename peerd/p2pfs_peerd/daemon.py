@@ -48,7 +48,7 @@ from p2pfs_peerd.forward import Forwarder
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.offer import Offer
 from p2pfs_peerd.orders import OrderRunner
-from p2pfs_peerd.pulling import Fellows, Puller
+from p2pfs_peerd.pulling import Fellows, MapPuller
 from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.scrub import Scrubber
@@ -121,6 +121,7 @@ class Peerd:
             record.pool,
             record.peer,
             store,
+            self._app,
             path=home.path / "roll",
             free=self._free,
             share=settings.elect_share,
@@ -174,7 +175,7 @@ class Peerd:
             relay = RelayListener(client, self._coordinator(), self.server.accept, mode=self._settings.relay)
             whereabouts = Whereabouts(addresses, relay)
             fellows = Fellows(client, self._coordinator())
-            self._fetches.puller = Puller(client, fellows, self._store, timeout_s=FETCH_S, idle_s=IDLE_S)
+            self._fetches.puller = MapPuller(client, fellows, self._store, timeout_s=FETCH_S, idle_s=IDLE_S)
             rate = RateLimit(self._settings.repair_rate, self._clock)
             self._orders = OrderRunner(
                 client, self._coordinator(), self._store, fellows=fellows, rate=rate, scrub=self.scrubber

@@ -7,54 +7,39 @@ come for a while; whether it did is seen at the next look. Made for each absence
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
-from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.directory import DirectoryStore
-from p2pfs.errors import Misuse, PoolError
-from p2pfs.format.inventory import BUCKETS, DIGEST_BYTES, digest
+from p2pfs.errors import PoolError, Unavailable
+from p2pfs.format.inventory import BUCKETS
 from p2pfs.net.client import Client
 from p2pfs.placement import rendezvous
 from p2pfs.placement.candidates import Candidate, candidates, is_staying
 from p2pfs.placement.care import Keeper
-from p2pfs.placement.election import Found, View, Wish, wishes
+from p2pfs.placement.election import Found, Room, View, Wish, shortest, wishes
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime.clocks import Clock
-from p2pfs.types import ChunkId, GroupId, PeerNumber, VolumeId
+from p2pfs.types import GroupId, PeerNumber
 from p2pfs.wire.fellows import MOST_COPIES, MOST_SOURCES, Copy, CopyRequest, Taken
 from p2pfs.wire.membership import PeerInfo
-from p2pfs.wire.orders import MOST_LISTED, Digest, Digested, Listed
-from p2pfs.wire.orders import List as ListBucket
 from p2pfs_peerd.copies import Copies
-from p2pfs_peerd.watch import Watch
+from p2pfs_peerd.inventories import ASK_S, LOOK_S, Inventories
+from p2pfs_peerd.watch import AT_ONCE, Watch
 
 log = logging.getLogger(__name__)
 
-ASK_S: Final = 60.0
-MOST_PAGES: Final = 10
-"""Listings of one bucket of one peer, 100 000 chunks in all: one that goes on lists what does not exist."""
 MOST_COMING: Final = 20_000
 """Copies asked for and not seen yet."""
 COMING_LOOKS: Final = 3
 """Looks after which a copy that is not there is asked for again."""
 _GROUPS_KNOWN: Final = 4096
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Listings:
-    """What was listed of one bucket."""
-
-    holders: dict[Found, list[PeerNumber]] = field(default_factory=dict)
-    failed: set[PeerNumber] = field(default_factory=set)
-    is_as_told: bool = True  # the same as the digests say
+_IN_A_ROW: Final = 256
+"""Chunks judged without letting other tasks run: 10 ms."""
 
 
 class Elected:
@@ -64,11 +49,12 @@ class Elected:
         self._watch = watch
         self._copies = copies
         self._client = client
-        self._store = store
         self._clock = clock
+        self._inventories = Inventories(watch, client=client, store=store, clock=clock)
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self._spent_s: defaultdict[PeerNumber, float] = defaultdict(float)  # asking each to take copies, in this look
         self._calm: dict[int, dict[PeerNumber, bytes]] = {}  # bucket → digests with which nothing in it was short
         self._coming: dict[Found, dict[PeerNumber, float]] = {}  # copies asked for → until when they may come
-        self._shown_s: dict[PeerNumber, float] = {}  # when each last showed what it holds
         self.requested = 0
         self.requested_bytes = 0
 
@@ -88,87 +74,31 @@ class Elected:
 
     async def _look(self) -> None:
         """Go through all buckets once."""
-        digests = await self._digests()
+        self._spent_s.clear()
+        digests = await self._inventories.digests()
         self._forget_late()
         view = self._view(digests)
-        room = {number: self._watch.fellows[number].room for number in digests if number != self._watch.own}
-        room[self._watch.own] = self._copies.room()
+        free = {number: self._watch.fellows[number].room for number in digests if number != self._watch.own}
+        room = Room(free | {self._watch.own: self._copies.room()}, len(digests))
         for bucket in range(BUCKETS):
             now = {number: told[bucket] for number, told in digests.items()}
             if self._calm.get(bucket) == now or not any(map(any, now.values())):
                 continue
             if not self._watch.leads:
                 return
-            found = await self._listings(bucket, now)
+            found = await self._inventories.listings(bucket, now)
             if found.failed:  # what it holds is not known: the same as if it had shown nothing from the start
                 digests = {number: told for number, told in digests.items() if number not in found.failed}
                 view = self._view(digests)
-            asked, is_short = wishes(found.holders, view, room=room, coming=self._coming)
+            short = shortest(found.holders, view)
+            asked: list[Wish] = []
+            for at in range(0, len(short), _IN_A_ROW):
+                asked += wishes(short[at : at + _IN_A_ROW], view, room=room, coming=self._coming)
+                await trio.lowlevel.checkpoint()
             self._calm.pop(bucket, None)
-            if found.is_as_told and not is_short and not found.failed:
+            if found.is_as_told and not short and not found.failed:
                 self._calm[bucket] = now
-            await self._request(asked)
-
-    # ---- what others hold -------------------------------------------------------------------------------------------
-
-    async def _digests(self) -> dict[PeerNumber, list[bytes]]:
-        """Of each peer that shows what it holds, this one included."""
-        found = {self._watch.own: await self._store.digests()}
-
-        async def ask(number: PeerNumber) -> None:
-            try:
-                told = await self._call(number, Digest(0), Digested)
-                if len(told.digests) != BUCKETS or any(len(one) != DIGEST_BYTES for one in told.digests):
-                    raise Misuse(f"an inventory has {BUCKETS} digests")
-                found[number] = told.digests
-                self._shown_s[number] = self._clock.monotonic()
-            except PoolError as error:
-                log.info("peer %d does not show what it holds: %s", number, error)
-
-        async with trio.open_nursery() as nursery:
-            for number in self._watch.heard():
-                nursery.start_soon(ask, number)
-        return found
-
-    async def _listings(self, bucket: int, told: Mapping[PeerNumber, bytes]) -> _Listings:
-        """What each of those that told a digest lists of a bucket. Copies of one that fails do not count: at worst
-        there is one too many."""
-        found = _Listings()
-        for number in sorted(told):
-            try:
-                listed = await self._listed(number, bucket)
-            except PoolError as error:
-                found.failed.add(number)
-                log.info("peer %d does not list what it holds: %s", number, error)
-                continue
-            for one in listed:
-                found.holders.setdefault(one, []).append(number)
-            # Else its digest is of what it held a moment ago, and says nothing when it is told again.
-            found.is_as_told &= digest((one.volume, one.chunk) for one in listed) == told[number]
-        return found
-
-    async def _listed(self, number: PeerNumber, bucket: int) -> list[Found]:
-        """What a peer holds of a bucket. Raises PoolError."""
-        listed: list[Found] = []
-        after: tuple[int, bytes] | None = None
-        for _ in range(MOST_PAGES):
-            if number == self._watch.own:
-                own_after = (VolumeId(after[0]), ChunkId(after[1])) if after else None
-                page = await self._store.listed(bucket, own_after)
-                listed += [Found(one.volume, one.chunk, one.size) for one in page.entries]
-                more = page.more
-            else:
-                told = await self._call(number, ListBucket(0, bucket, after), Listed)
-                listed += _checked(bucket, after, told)
-                more = told.more
-            if not more or not listed:
-                return listed
-            after = listed[-1].volume, listed[-1].chunk
-        return listed
-
-    async def _call(self, number: PeerNumber, what: Digest | ListBucket, kind: type[T]) -> T:
-        endpoint = self._watch.endpoint(number)
-        return await self._client.call(endpoint, "POST", "/fellows/inventory", what, kind, timeout_s=ASK_S)
+            await self._request(asked, room)
 
     # ---- what is short ----------------------------------------------------------------------------------------------
 
@@ -198,26 +128,48 @@ class Elected:
         """For how long nothing was seen of what this fellow holds."""
         if number not in self._watch.fellows:
             return math.inf
-        shown_s = self._shown_s.get(number)
+        shown_s = self._inventories.shown_s.get(number)
         if shown_s is None:
             return self._watch.silent_fellow_s(number)
         return self._clock.monotonic() - shown_s
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    async def _request(self, asked: Sequence[Wish]) -> None:
-        by_target: dict[PeerNumber, list[Wish]] = {}
+    async def _request(self, asked: Sequence[Wish], room: Room) -> None:
+        """Ask for these; who holds the same stands in one line, so that what a liar lists stops nothing else."""
+        lines: dict[PeerNumber, dict[tuple[PeerNumber, ...], list[Wish]]] = {}
         for wish in asked:
-            by_target.setdefault(wish.target, []).append(wish)
-        for target, wanted in by_target.items():
-            try:
-                for batch in _batches(wanted):
-                    taken = batch[: await self._ask(target, batch)]
-                    self._note(taken)
-                    if len(taken) < len(batch):
-                        break  # it has no room for more now
-            except PoolError as error:
-                log.info("peer %d does not take copies: %s", target, error)
+            lines.setdefault(wish.target, {}).setdefault(wish.sources, []).append(wish)
+
+        async def ask(target: PeerNumber) -> None:
+            async with self._at_once:
+                began_s = self._clock.monotonic()
+                try:
+                    with trio.move_on_after(max(0.0, LOOK_S - self._spent_s[target])) as scope:
+                        for wanted in lines[target].values():
+                            await self._put(target, wanted, room)
+                    if scope.cancelled_caught:
+                        raise Unavailable("it takes too long")
+                except PoolError as error:
+                    room.close(target)  # in this look
+                    log.info("peer %d does not take copies: %s", target, error)
+                self._spent_s[target] += self._clock.monotonic() - began_s
+
+        async with trio.open_nursery() as nursery:
+            for target in lines:
+                nursery.start_soon(ask, target)
+
+    async def _put(self, target: PeerNumber, wanted: Sequence[Wish], room: Room) -> None:
+        """Ask for these copies until it has no room for more now. Raises PoolError."""
+        taken = 0
+        for batch in _batches(wanted):
+            count = min(await self._ask(target, batch), len(batch))
+            self._note(batch[:count])
+            taken += count
+            if count < len(batch):
+                break
+        for wish in wanted[taken:]:
+            room.charge(wish, back=True)
 
     async def _ask(self, target: PeerNumber, batch: Sequence[Wish]) -> int:
         """How many of these it takes."""
@@ -250,15 +202,3 @@ class Elected:
 
 def _batches(wishes: Sequence[Wish]) -> Iterator[Sequence[Wish]]:
     return (wishes[at : at + MOST_COPIES] for at in range(0, len(wishes), MOST_COPIES))
-
-
-def _checked(bucket: int, after: tuple[int, bytes] | None, told: Listed) -> list[Found]:
-    """What was listed. Raises Misuse when that is impossible."""
-    keys = [after or (-1, b""), *((entry.volume, entry.chunk) for entry in told.entries)]
-    if len(told.entries) > MOST_LISTED or any(one >= other for one, other in pairwise(keys)):
-        raise Misuse("a listing is too long or out of order")
-    for entry in told.entries:
-        if len(entry.chunk) != 32 or entry.chunk[0] != bucket or not 0 <= entry.volume < 1 << 63:
-            raise Misuse("a listing names an impossible chunk")
-        runs.expect_chunk(entry.size)
-    return [Found(VolumeId(entry.volume), ChunkId(entry.chunk), entry.size) for entry in told.entries]

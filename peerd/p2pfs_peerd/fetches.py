@@ -21,7 +21,7 @@ from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Fetch, Receipt
 from p2pfs_peerd.app import PeerApp, named
 from p2pfs_peerd.budget import Places, Turns
-from p2pfs_peerd.pulling import Fellows, NotPulled, Puller
+from p2pfs_peerd.pulling import Fellows, MapPuller, NotPulled
 from p2pfs_peerd.tokens import TokenBook
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Fetches:
 
     def __init__(self, app: PeerApp, tokens: TokenBook, *, number: PeerNumber) -> None:
         self._app, self._tokens, self._number = app, tokens, number
-        self.puller: Puller | None = None
+        self.puller: MapPuller | None = None
         """Not before this peer runs."""
         self._turns = Turns()
         self._places = Places(AT_ONCE)
@@ -83,7 +83,7 @@ class Fetches:
                 return
         raise Unavailable("this peer takes as many chunks from others as it can")
 
-    async def _pulled(self, puller: Puller, request: Request, message: Fetch) -> Receipt | PoolError:
+    async def _pulled(self, puller: MapPuller, request: Request, message: Fetch) -> Receipt | PoolError:
         """The receipt, or what the sources are to blame for. Raises what this peer is."""
         volume, chunk = named(request)
         sources = [source for source in dict.fromkeys(message.sources) if source != self._number]

@@ -40,7 +40,7 @@ from p2pfs.wire.orders import (
     Stored,
     Transfer,
 )
-from p2pfs_peerd.pulling import Fellows, NotPulled, Puller
+from p2pfs_peerd.pulling import Fellows, MapPuller, NotPulled
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class OrderRunner:
         self._scrub = scrub
         self._fellows = fellows
         self._map_wanted = 0
-        self.puller = Puller(client, fellows, store, timeout_s=TRANSFER_S)
+        self.puller = MapPuller(client, fellows, store, timeout_s=TRANSFER_S)
         self._results: list[Result] = []
         self._working: set[int] = set()
         self._transferring = trio.CapacityLimiter(AT_ONCE)

@@ -1,7 +1,8 @@
-"""Copies a chunk from other peers to this one's disk, for who was told to: by an order, or by a client.
+"""Copies a chunk from other peers to this one's disk, for who was told to: by an order, by a client, or by the peer
+that stands in for the coordinator.
 
 A source is a number of the pool's map and nothing else, and a chunk is kept only when its bytes are those of its id.
-How many at once, and who may ask, is decided by the callers: `orders` and `fetches`.
+How many at once, and who may ask, is decided by the callers: `orders`, `fetches` and `copies`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,10 @@ from p2pfs.wire.membership import PoolMap
 
 _MAP_S: Final = 10.0
 _NOT_THERE: Final = (NotFound, Corrupt)
+FAILURES: Final = 8
+"""In a row, after which a source is failing."""
+_FAILING_S: Final = 600.0
+"""After its last failure."""
 
 
 class NotPulled(Exception):
@@ -66,17 +71,25 @@ class Fellows:
 
 
 class Puller:
-    """`timeout_s` for a source, and if `idle_s` is given, so long without a byte from it."""
+    """`peers` gives the store of each member, None for others; `miss` is called with each of those."""
 
     def __init__(
-        self, client: Client, fellows: Fellows, store: DirectoryStore, *, timeout_s: float, idle_s: float | None = None
+        self,
+        store: DirectoryStore,
+        peers: Callable[[PeerNumber], PeerStore | None],
+        *,
+        miss: Callable[[], None] = lambda: None,
     ) -> None:
-        self.fellows = fellows
         self._store = store
-        self.peers: Callable[[PeerNumber], PeerStore | None] = PeerStores(
-            client, fellows.map, lambda _peer, _size: None, timeout_s=timeout_s, idle_s=idle_s
-        )
+        self.peers = peers
+        self._miss = miss
         self._took_s: dict[int, float] = {}  # the last answer of each source
+        self._failed: dict[int, tuple[int, float]] = {}  # source → how often in a row, and when last
+
+    def is_failing(self, source: int) -> bool:
+        """Whether it gave nothing of what was last wanted of it, again and again."""
+        times, last_s = self._failed.get(source, (0, 0.0))
+        return times >= FAILURES and trio.current_time() < last_s + _FAILING_S
 
     def quickest(self, sources: Iterable[int]) -> list[int]:
         """Who keeps this peer waiting is asked last."""
@@ -97,26 +110,44 @@ class Puller:
                 body = await self._fetch(volume, chunk, size, PeerNumber(source))
             except PoolError as error:
                 last = error
+                self._fail(source)
                 if isinstance(error, _NOT_THERE):
                     missing.append(source)
                 continue
             try:
                 (receipt,) = await self._store.put(volume, chunk, [body])
+                self._failed.pop(source, None)
                 return receipt
             except Misuse:
+                self._fail(source)
                 last = Corrupt("the source sent other bytes than those of the chunk")
                 missing.append(source)
             except PoolError as error:
                 raise NotPulled(error, missing, is_ours=True) from error  # another source makes no room here
         raise NotPulled(last, missing)
 
+    def _fail(self, source: int) -> None:
+        times, _ = self._failed.get(source, (0, 0.0))
+        self._failed[source] = times + 1, trio.current_time()
+
     async def _fetch(self, volume: VolumeId, chunk: ChunkId, size: int, source: PeerNumber) -> memoryview:
         store = self.peers(source)
         if store is None:
-            self.fellows.miss()  # perhaps it is older than the order
+            self._miss()  # perhaps it is older than the order
             raise Unavailable(f"peer {source} is not in the map")
         began_s = trio.current_time()
         try:
             return await store.get(volume, chunk, size, runs.whole(size))
         finally:
             self._took_s[source] = trio.current_time() - began_s
+
+
+class MapPuller(Puller):
+    """From peers of the newest map. `timeout_s` for a source, and if `idle_s` is given, so long without a byte."""
+
+    def __init__(
+        self, client: Client, fellows: Fellows, store: DirectoryStore, *, timeout_s: float, idle_s: float | None = None
+    ) -> None:
+        peers = PeerStores(client, fellows.map, lambda _peer, _size: None, timeout_s=timeout_s, idle_s=idle_s)
+        super().__init__(store, peers, miss=fellows.miss)
+        self.fellows = fellows

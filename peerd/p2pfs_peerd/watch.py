@@ -34,10 +34,14 @@ ROUNDS: Final = 4
 """Greetings of each fellow in `elect_after`."""
 MISSED: Final = 3
 """Rounds after which a fellow is not heard any more."""
+SELDOM: Final = 4
+"""One that was not heard for so many rounds is greeted in every so-manieth: most that are silent stay so for long."""
 IDLE: Final = 8
 """Looks that a leader may leave out, each `elect_after` apart, before it is passed over; for ten times as long."""
 AT_ONCE: Final = 8
 TRANSFER_S: Final = 60.0
+IDLE_S: Final = 1.0
+"""Without a byte from a source the next one is asked."""
 _MOST_ADDRESSES: Final = 16
 _MOST_LETTERS: Final = 255
 _GREET_S: Final = 5.0
@@ -54,6 +58,7 @@ class Fellow:
     orphan_s: float | None = None  # how long the coordinator had been silent for it then
     follows: PeerNumber | None = None
     room: int = 0
+    unheard: int = 0  # greetings in a row that it did not answer
     looked_s: float = 0.0  # when it last asked what is held here
     passed_until_s: float = 0.0
 
@@ -88,7 +93,9 @@ class Watch:
         }
         self._nodes = {NodeId(fellow.info.node): number for number, fellow in self.fellows.items()}
         self.map = roll.map
-        self.stores = PeerStores(client, lambda: self.map, lambda _peer, _size: None, timeout_s=TRANSFER_S)
+        self.stores = PeerStores(
+            client, lambda: self.map, lambda _peer, _size: None, timeout_s=TRANSFER_S, idle_s=IDLE_S
+        )
         self.leader: PeerNumber | None = None
         self._leads_since_s = 0.0
         self._rounds = 0
@@ -166,16 +173,24 @@ class Watch:
         """Greet everybody, again and again, not all peers at once, until cancelled."""
         while True:
             async with trio.open_nursery() as nursery:
-                for number in self.fellows:
+                for number in self._due():
                     nursery.start_soon(self._greet, number)
             self._rounds += 1
             self.follow()
             await trio.sleep(self.interval_s * random.uniform(0.8, 1.2))
 
+    def _due(self) -> list[PeerNumber]:
+        """Whom to greet in this round. The relay is the coordinator: who has no other address cannot be greeted."""
+        return [
+            number
+            for number, fellow in self.fellows.items()
+            if any(address != RELAY for address in fellow.info.addresses)
+            and (fellow.unheard < SELDOM or (self._rounds + number) % SELDOM == 0)
+        ]
+
     async def _greet(self, number: PeerNumber) -> None:
-        info = self.fellows[number].info
-        if not info.addresses:
-            return
+        fellow = self.fellows[number]
+        info = fellow.info
         endpoint = Endpoint(NodeId(info.node), Role.PEER, tuple(info.addresses))
         timeout_s = min(_GREET_S, self.interval_s)
         async with self._greeting_at_once:
@@ -183,7 +198,7 @@ class Watch:
                 call = partial(self._client.call, endpoint, "POST", "/fellows", self.greeting(), Greeting)
                 self.hear(NodeId(info.node), await call(timeout_s=timeout_s))
             except PoolError:
-                pass  # not heard
+                fellow.unheard += 1
 
     def greeting(self) -> Greeting:
         """What this peer tells its fellows."""
@@ -197,6 +212,7 @@ class Watch:
             raise Denied("this node is not on the list of members")
         fellow = self.fellows[number]
         fellow.heard_s = fellow.seen_s = self._clock.monotonic()
+        fellow.unheard = 0
         fellow.orphan_s = told.silent_s
         fellow.follows = PeerNumber(told.leader) if told.leader else None
         fellow.room = min(max(0, told.room), _MOST_ROOM)

@@ -8,6 +8,8 @@ which a running peer has a copy must have as many as are wanted on running peers
 nothing. In a week so many die that without anybody to ask for copies chunks are lost.
 
 Nothing may be deleted meanwhile. When the coordinator is back it must find all, and come to exactly the wanted copies.
+In some weeks few disks die, so that those that return leave copies to trim; in some a peer lists chunks that there are
+not; and some coordinators come back in the middle of trouble.
 """
 
 import argparse
@@ -15,19 +17,23 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, ClassVar, Final
 from unittest import mock
 
 import msgspec
 import trio
 
+from p2pfs.chunks.directory import DirectoryStore
+from p2pfs.chunks.files import Held
+from p2pfs.chunks.inventory import Listing
+from p2pfs.format.inventory import digest
 from p2pfs.runtime.config import Settings
-from p2pfs.types import ChunkId
+from p2pfs.types import MIB, ChunkId
 from p2pfs_peerd.watch import MISSED, ROUNDS
 
 from . import invariants, pool, run
@@ -44,9 +50,10 @@ SETTINGS: Final = msgspec.structs.replace(
     pool.SETTINGS,
     heartbeat=1200.0,
     suspect=3600.0,
-    down=7200.0,
+    down=5400.0,
     repair_delay=3600.0,
     elect_after=7200.0,
+    elect_share=0.1,
     session_lifetime=4800.0,
     delegation=1200.0,
     audit_interval=1200.0,
@@ -78,6 +85,36 @@ class Outcome:
         return not self.failure
 
 
+class MakesUp:
+    """A peer that lists, while no coordinator is there, more chunks than anybody has room for, and has none of them."""
+
+    MADE_UP: ClassVar = [Held(VOLUME, ChunkId(bytes([0, 0]) + n.to_bytes(30, "big")), MIB, 1, 0) for n in range(1, 301)]
+
+    def __init__(self, peer: SimPeer, is_away: Callable[[], bool]) -> None:
+        self._is_away = is_away
+        peer.dress = self._dress
+        if peer.store is not None:
+            self._dress(peer.store)
+
+    def _dress(self, store: DirectoryStore) -> DirectoryStore:
+        store.digests = partial(self._digests, store.digests)  # type: ignore[method-assign]
+        store.listed = partial(self._listed, store.listed)  # type: ignore[method-assign]
+        return store
+
+    async def _digests(self, real: Callable[[], Awaitable[list[bytes]]]) -> list[bytes]:
+        found = await real()
+        if self._is_away():
+            found[0] = digest(((one.volume, one.chunk) for one in self.MADE_UP), found[0])
+        return found
+
+    async def _listed(self, real: Callable[..., Awaitable[Listing]], bucket: int, *more: Any) -> Listing:  # noqa: ANN401
+        true = await real(bucket, *more)
+        if bucket or not self._is_away() or (more and more[0]):
+            return true
+        entries = sorted([*true.entries, *self.MADE_UP], key=lambda one: (one.volume, one.chunk))
+        return Listing(true.settled_seq, entries, true.more)
+
+
 class Absence:
     """One run of it."""
 
@@ -86,6 +123,12 @@ class Absence:
         self.chance = world.chance
         self.dead: set[SimPeer] = set()
         self.is_away = False
+        self.most_dead = 1 if world.seed // 2 % 2 else len(world.pool.peers)
+        self.liar: SimPeer | None = None  # who makes up chunks: its disk does not die
+        self.is_hasty = world.seed % 3 == 0
+        if world.seed % 5 == 1:
+            self.liar = world.pool.peers[-1]
+            MakesUp(self.liar, lambda: self.is_away)
         for peer in world.pool.peers:
             peer.disk.trashing = partial(self._trashing, peer, peer.disk.trashing)
 
@@ -168,13 +211,15 @@ class Absence:
         running = [peer for peer in self.world.pool.peers if peer.host.is_up]
         wanted = min(self._wanted_now, len(running))
         for chunk in named:
-            copies = len([peer for peer in running if peer.disk.holds((VOLUME, chunk))])
-            if 0 < copies < wanted:
+            holders = [peer for peer in running if peer.disk.holds((VOLUME, chunk))]
+            copies = len(holders)
+            if 0 < copies < wanted and holders != [self.liar]:  # what only a liar has goes short at its own expense
                 told = f"has {copies} copies on running peers and should have {wanted}"
                 raise Violation(f"short: chunk {chunk.hex()[:8]} {told}")
         alive = len(self.world.pool.peers) - len(self.dead)
-        if len(running) > 1 and alive > self._wanted_now and self.chance.random() < 0.9:
-            self._dies(self.chance.choice(running))
+        can_die = len(running) > 1 and alive > self._wanted_now and len(self.dead) < self.most_dead
+        if can_die and self.chance.random() < 0.9:
+            self._dies(self.chance.choice([peer for peer in running if peer is not self.liar]))
 
     def _dies(self, peer: SimPeer) -> None:
         self.dead.add(peer)
@@ -190,10 +235,8 @@ class Absence:
 
     async def back(self) -> None:
         """The coordinator is there again: nothing is lost, and there will be as many copies as are wanted."""
-        self.faults.relieve()
-        for peer in self.world.pool.peers:
-            if peer not in self.dead:
-                await self.faults.start_peer(peer)
+        if not self.is_hasty:
+            await self._relieve()
         named = self._named()
         lost = [chunk for chunk in named if not self.world.valid(chunk)]
         if lost:
@@ -201,6 +244,9 @@ class Absence:
         self.outcome.surplus = sum(max(0, len(self.world.valid(chunk)) - self._wanted_now) for chunk in named)
         coordinator = self.world.pool.coordinator
         await self.faults._start(coordinator.host, coordinator.run)
+        if self.is_hasty:
+            await self._trouble(DAY_S / 4)
+            await self._relieve()
         ends_s = trio.current_time() + _RETURN_S
         while trio.current_time() < ends_s:
             await trio.sleep(3600)
@@ -238,6 +284,13 @@ class Absence:
             await done.wait()
         if not done.is_set():
             raise Violation("P8: reading what is stored does not end")
+
+    async def _relieve(self) -> None:
+        """All is well but for the dead."""
+        self.faults.relieve()
+        for peer in self.world.pool.peers:
+            if peer not in self.dead:
+                await self.faults.start_peer(peer)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 from unittest import mock
 
 from p2pfs.errors import PoolError
@@ -29,9 +29,9 @@ def _leader_trims() -> Iterator[None]:
     async def look(elected: Elected) -> None:
         await real(elected)
         for bucket in range(BUCKETS):
-            for found in (await elected._store.listed(bucket)).entries[:1]:
+            for found in (await elected._copies._store.listed(bucket)).entries[:1]:
                 with contextlib.suppress(PoolError):
-                    await elected._store.delete(found.volume, found.chunk, found.put_seq)
+                    await elected._copies._store.delete(found.volume, found.chunk, found.put_seq)
 
     with mock.patch.object(Elected, "_look", look):
         yield
@@ -44,7 +44,13 @@ def _nobody_pulls() -> Iterator[None]:
     async def pull(*_: object) -> None:
         return None
 
-    with mock.patch.object(Copies, "_pull", pull):
+    real = Copies.__init__
+
+    def begin(copies: Copies, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        real(copies, *arguments, **options)
+        copies._puller.pull = pull  # type: ignore[method-assign, assignment]
+
+    with mock.patch.object(Copies, "__init__", begin):
         yield
 
 

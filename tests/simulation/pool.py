@@ -61,7 +61,7 @@ from p2pfs_peerd.daemon import Signer
 from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.orders import OrderRunner
-from p2pfs_peerd.pulling import Fellows, Puller
+from p2pfs_peerd.pulling import Fellows, MapPuller
 from p2pfs_peerd.tokens import TokenBook
 
 from .disk import SimDisk
@@ -214,7 +214,7 @@ class SimPeer:
         app = PeerApp(store, tokens, traffic.count)
         fetches = Fetches(app, tokens, number=self.number)
         absence = self.absence = Absence(
-            POOL, self.number, store, path=self.disk.root.with_suffix(".roll"), free=lambda: self.capacity,
+            POOL, self.number, store, app, path=self.disk.root.with_suffix(".roll"), free=lambda: self.capacity,
             share=SETTINGS.elect_share, clock=clock,
         )  # fmt: skip
         receipt_key = absence.recall()
@@ -225,7 +225,7 @@ class SimPeer:
 
         client = SimClient(self._network, host)
         fellows = Fellows(client, self._coordinator)
-        fetches.puller = Puller(client, fellows, store, timeout_s=FETCH_S, idle_s=IDLE_S)
+        fetches.puller = MapPuller(client, fellows, store, timeout_s=FETCH_S, idle_s=IDLE_S)
         rate = RateLimit(SETTINGS.repair_rate, clock)
         orders = OrderRunner(client, self._coordinator, store, fellows=fellows, rate=rate, scrub=None)
 

@@ -13,12 +13,13 @@ SEEDS = range(4)
 
 
 def test_nothing_is_lost_or_deleted_and_the_coordinator_comes_to_the_wanted_copies() -> None:
-    copied = died = 0
+    copied = died = surplus = 0
     for outcome in explore(SEEDS):
         assert outcome.is_good, "\n".join([f"seed {outcome.seed}: {outcome.failure}", *outcome.journal[-40:]])
-        copied, died = copied + outcome.copied, died + outcome.died
+        copied, died, surplus = copied + outcome.copied, died + outcome.died, surplus + outcome.surplus
     assert died >= len(SEEDS), "hardly a disk died: this proves nothing"
     assert copied > 5 * len(SEEDS), "hardly a copy was made: this proves nothing"
+    assert surplus > 0, "there was nothing to trim: this proves less"
 
 
 @pytest.mark.parametrize("plant", PLANTED)

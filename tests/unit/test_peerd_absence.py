@@ -1,5 +1,6 @@
 """A peer without its coordinator: whom it believes, whom it obeys, what it takes, and that all of it ends at once."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,21 +19,25 @@ from sealed import VOLUME, Sealed, sealed
 from p2pfs.chunks.files import Held
 from p2pfs.chunks.inventory import Listing
 from p2pfs.chunks.ledger import Usage
-from p2pfs.errors import Denied, Misuse, NotFound, Unavailable
+from p2pfs.errors import Denied, Misuse, NoSpace, NotFound, Unavailable
 from p2pfs.format.inventory import EMPTY, digest
+from p2pfs.net.addresses import RELAY
 from p2pfs.net.client import Endpoint
 from p2pfs.net.server import Response
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import MIB, ChunkId, NodeId, PeerNumber, PoolId, Role, VolumeId
 from p2pfs.wire import codec
-from p2pfs.wire.fellows import Copy, CopyRequest, Greeting, Roll, SignedRoll, roll_message
+from p2pfs.wire.fellows import Copy, CopyRequest, Greeting, Roll, SignedRoll, members_digest, roll_message
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.orders import Digest, Listed
 from p2pfs_peerd.absence import Absence
+from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.copies import MOST_WAITING, Copies
-from p2pfs_peerd.election import _checked
+from p2pfs_peerd.inventories import checked
+from p2pfs_peerd.pulling import FAILURES
 from p2pfs_peerd.roll import RollBook, verified
-from p2pfs_peerd.watch import IDLE
+from p2pfs_peerd.tokens import TokenBook
+from p2pfs_peerd.watch import IDLE, SELDOM, Watch
 
 pytestmark = pytest.mark.l0
 
@@ -78,8 +83,10 @@ def signed(value: Roll, *, key: Ed25519PrivateKey = KEY, pool: PoolId = POOL) ->
     return SignedRoll(body, key.sign(roll_message(pool, body)))
 
 
-def answer(version: int = 1) -> HeartbeatAnswer:
-    return HeartbeatAnswer(2, version, b"r" * 32, PUBLIC, capacity=1 << 40, interval_s=5.0)
+def answer(version: int = 1, members: Roll | None = None) -> HeartbeatAnswer:
+    now = members or roll()
+    told = members_digest(now.map, now.elect_after_s)
+    return HeartbeatAnswer(2, version, b"r" * 32, PUBLIC, capacity=1 << 40, interval_s=5.0, members=told)
 
 
 class Store:
@@ -100,7 +107,7 @@ class Store:
         if chunk_id(block_hashes(data)) != chunk:
             raise Misuse("these are not the bytes of this chunk")
         self.chunks[volume, chunk] = data
-        return []
+        return [None]  # a receipt
 
     async def get(self, volume: VolumeId, chunk: ChunkId, *_: object) -> memoryview:
         await trio.sleep(0.1)
@@ -142,18 +149,22 @@ def test_only_the_coordinators_list_of_this_pool_is_believed() -> None:
         verified(SignedRoll(good.body[:-1] + b"\0", good.signature), POOL, PUBLIC)
 
 
+class Net:
+    """A coordinator that gives out `roll`."""
+
+    def __init__(self) -> None:
+        self.asked, self.roll = 0, roll()
+
+    async def call(self, *_: object, **__: object) -> SignedRoll:
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        return signed(self.roll)
+
+
 async def test_the_list_survives_a_restart_and_damage_is_noticed(
     tmp_path: Path, autojump_clock: object, claim_logs: Claims
 ) -> None:
     path = tmp_path / "roll"
-
-    class Net:
-        asked = 0
-
-        async def call(self, *_: object, **__: object) -> SignedRoll:
-            self.asked += 1
-            await trio.lowlevel.checkpoint()
-            return signed(roll())
 
     net = Net()
     book = RollBook(path, POOL, Clock())
@@ -164,7 +175,7 @@ async def test_the_list_survives_a_restart_and_damage_is_noticed(
             book.hear(answer())
             await trio.sleep(5)
         assert net.asked == 1
-        book.hear(answer(version=2))
+        book.hear(answer(members=roll(1, 2)))
         await trio.sleep(5)
         assert net.asked == 2
         nursery.cancel_scope.cancel()
@@ -176,6 +187,59 @@ async def test_the_list_survives_a_restart_and_damage_is_noticed(
     damaged = RollBook(path, POOL, Clock())
     assert damaged.recall() == b""
     assert damaged.roll is None
+
+
+async def test_the_list_is_not_fetched_for_each_version_of_the_map(tmp_path: Path, autojump_clock: object) -> None:
+    """In a large pool somebody comes or goes each minute."""
+    net, book = Net(), RollBook(tmp_path / "roll", POOL, Clock())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run, net, COORDINATOR)
+        for beat in range(720):  # an hour
+            book.hear(answer(version=1 + beat // 12))
+            await trio.sleep(5)
+        assert net.asked == 4
+        net.roll = roll(1, 2, 3, 4)
+        for _ in range(30):
+            book.hear(answer(version=60, members=net.roll))
+            await trio.sleep(5)
+        assert net.asked == 5
+        assert book.lists(NodeId(f"{4:032x}"))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_list_that_cannot_be_kept_is_not_fetched_with_every_heartbeat(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    net, book = Net(), RollBook(tmp_path / "nowhere" / "roll", POOL, Clock())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run, net, COORDINATOR)
+        for _ in range(60):
+            book.hear(answer())
+            await trio.sleep(5)
+        assert net.asked == 1
+        assert book.roll is not None
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_nobody_is_elected_the_list_is_fetched_once(tmp_path: Path, autojump_clock: object) -> None:
+    net, book = Net(), RollBook(tmp_path / "roll", POOL, Clock())
+
+    def nobody(*peers: int) -> Roll:
+        return msgspec.structs.replace(roll(*peers), elect_after_s=0.0)
+
+    net.roll = nobody()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run, net, COORDINATOR)
+        for beat in range(720):
+            book.hear(answer(version=beat, members=nobody(1, 2, 3 + beat)))
+            await trio.sleep(5)
+        assert net.asked == 1
+        net.roll = roll()
+        for _ in range(30):
+            book.hear(answer(version=721))
+            await trio.sleep(5)
+        assert net.asked == 2
+        nursery.cancel_scope.cancel()
 
 
 # ---- what is taken in -----------------------------------------------------------------------------------------------
@@ -193,7 +257,7 @@ async def test_copies_are_pulled_verified_and_kept_within_the_limit(autojump_clo
     limit = 4 * chunks[0].size
     copies = Copies(own, sources.get, rate=RateLimit(None, Clock()), limit_bytes=limit)  # type: ignore[arg-type]
     assert await copies.ask(CopyRequest([copy(chunk, 9, 1, 2) for chunk in chunks])) == 4
-    assert await copies.ask(CopyRequest([copy(chunks[0], 2), copy(chunks[5], 2)])) == 1  # it is in line already
+    assert await copies.ask(CopyRequest([copy(chunks[0], 9, 2), copy(chunks[5], 9, 2)])) == 1  # it is in line already
     async with trio.open_nursery() as nursery:
         nursery.start_soon(copies.run)
         await trio.sleep(60)
@@ -212,6 +276,62 @@ async def test_what_no_source_has_takes_no_room(autojump_clock: object) -> None:
         await trio.sleep(60)
         assert (copies.taken, copies.failed, copies.room()) == (0, 2, MIB)
         nursery.cancel_scope.cancel()
+
+
+class Hanging(Store):
+    """Lists what it has not got, and does not answer when it is asked for it."""
+
+    asked = 0
+
+    async def get(self, volume: VolumeId, chunk: ChunkId, *_: object) -> memoryview:
+        self.asked += 1
+        if (volume, chunk) in self.chunks:
+            return memoryview(self.chunks[volume, chunk])
+        await trio.sleep(1)  # without a byte
+        raise Unavailable("nothing comes")
+
+
+async def test_made_up_chunks_keep_nothing_else_from_being_taken(autojump_clock: object) -> None:
+    """Not while they fill the line, nor while they are being asked for, nor for long at all."""
+    chunks = [sealed(seed, 5000) for seed in range(40)]
+    liar, honest, own = Hanging(), Store(*chunks), Store()
+    sources = {1: liar, 2: honest}
+    copies = Copies(own, sources.get, rate=RateLimit(None, Clock()), limit_bytes=FREE)  # type: ignore[arg-type]
+
+    async def make_up(seed: int) -> int:
+        batch = [Copy(VOLUME, (seed + number).to_bytes(32, "big"), 5000, [1]) for number in range(64)]
+        return await copies.ask(CopyRequest(batch))
+
+    assert sum([await make_up(seed) for seed in range(0, 512, 64)]) == MOST_WAITING
+    assert await copies.ask(CopyRequest([copy(chunk, 2) for chunk in chunks])) == len(chunks)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copies.run)
+        await trio.sleep(5)
+        assert copies.taken == len(chunks)
+        await trio.sleep(5)
+        assert liar.asked >= FAILURES
+        late = [sealed(seed, 5000) for seed in range(50, 90)]
+        honest.chunks |= {(VOLUME, chunk.id): chunk.data for chunk in late}
+        assert await copies.ask(CopyRequest([copy(chunk, 1, 2) for chunk in late])) == len(late)
+        await trio.sleep(5)  # it is the last to be asked by now
+        assert copies.taken == len(chunks) + len(late)
+        only = sealed(100, 5000)
+        liar.chunks[VOLUME, only.id] = only.data
+        await copies.ask(CopyRequest([copy(only, 1)]))
+        await trio.sleep(300)
+        assert (VOLUME, only.id) in own.chunks
+        nursery.cancel_scope.cancel()
+
+
+async def test_made_up_chunks_take_no_room_from_others(autojump_clock: object) -> None:
+    chunks = [sealed(seed, 5000) for seed in range(3)]
+    own = Store()
+    copies = Copies(own, {}.get, rate=RateLimit(None, Clock()), limit_bytes=8 * chunks[0].size)  # type: ignore[arg-type]
+    made_up = [Copy(VOLUME, bytes(31) + bytes([number]), chunks[0].size, [1]) for number in range(9)]
+    assert await copies.ask(CopyRequest(made_up)) == 8
+    assert await copies.ask(CopyRequest([copy(chunk, 2) for chunk in chunks])) == 3
+    assert await copies.ask(CopyRequest(made_up[:1])) == 1  # in line still
+    assert copies.room() == 0
 
 
 async def test_requests_are_bounded_and_checked(autojump_clock: object) -> None:
@@ -242,7 +362,7 @@ def test_an_impossible_listing_is_refused() -> None:
         return Listed(0, 0, [Entry(volume, chunk, size, 1, 0) for volume, chunk, size in entries], more=False)
 
     one, two = b"\7" + bytes(31), b"\7" + bytes(30) + b"\1"
-    assert [found.chunk for found in _checked(7, None, listed((1, one, 1000), (1, two, 1000)))] == [one, two]
+    assert [found.chunk for found in checked(7, None, listed((1, one, 1000), (1, two, 1000)))] == [one, two]
     for wrong in (
         listed((1, two, 1000), (1, one, 1000)),
         listed((1, one, 1000), (1, one, 1000)),
@@ -252,9 +372,9 @@ def test_an_impossible_listing_is_refused() -> None:
         listed((1, one, 5 * MIB)),
     ):
         with pytest.raises(Misuse):
-            _checked(7, None, wrong)
+            checked(7, None, wrong)
     with pytest.raises(Misuse):
-        _checked(7, (1, two), listed((1, one, 1000)))
+        checked(7, (1, two), listed((1, one, 1000)))
 
 
 # ---- whom it obeys --------------------------------------------------------------------------------------------------
@@ -266,13 +386,14 @@ class Fellows:
     def __init__(self) -> None:
         self.there: dict[int, float] = {}
         self.leader: dict[int, int] = {}
-        self.fails_roll = False
+        self.greeted = Counter[int]()
 
     async def call(self, endpoint: Endpoint, _method: str, path: str, *_: object, **__: object) -> object:
         await trio.lowlevel.checkpoint()
         if path == "/roll":
             return signed(roll())
         number = int(endpoint.node, 16)
+        self.greeted[number] += path == "/fellows"
         if path == "/fellows" and number in self.there:
             return Greeting(self.there[number], self.leader.get(number, 0), MIB, [])
         raise Unavailable("nobody answers")
@@ -281,8 +402,8 @@ class Fellows:
 class Rig:
     """Peer 2 of three."""
 
-    def __init__(self, absence: Absence, fellows: Fellows, store: Store) -> None:
-        self.absence, self.fellows, self.store = absence, fellows, store
+    def __init__(self, absence: Absence, fellows: Fellows, store: Store, app: PeerApp) -> None:
+        self.absence, self.fellows, self.store, self.app = absence, fellows, store, app
 
     async def ask(self, route: str, message: object, sender: int = 1) -> Response:
         async def given(_kind: object) -> object:
@@ -304,8 +425,9 @@ class Rig:
 async def rig(path: Path) -> AsyncIterator[Rig]:
     """After the coordinator was heard once."""
     store, fellows = Store(sealed(1, 1000)), Fellows()
+    app = PeerApp(store, TokenBook(POOL, PeerNumber(2), Clock()))  # type: ignore[arg-type]
     absence = Absence(
-        POOL, PeerNumber(2), store, path=path / "roll", free=lambda: FREE, share=0.5, clock=Clock()  # type: ignore[arg-type]
+        POOL, PeerNumber(2), store, app, path=path / "roll", free=lambda: FREE, share=0.5, clock=Clock()  # type: ignore[arg-type]
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
 
@@ -317,7 +439,7 @@ async def rig(path: Path) -> AsyncIterator[Rig]:
         nursery.start_soon(run)
         absence.hear(answer())
         await trio.sleep(1)
-        yield Rig(absence, fellows, store)
+        yield Rig(absence, fellows, store, app)
         nursery.cancel_scope.cancel()
 
 
@@ -391,9 +513,52 @@ async def test_a_leader_that_never_looks_is_passed_over(tmp_path: Path, autojump
 
 
 async def test_a_stranger_is_not_greeted(tmp_path: Path, autojump_clock: object) -> None:
+    (tmp_path / "answered").mkdir()
     async with rig(tmp_path) as peer:
         await trio.sleep(2 * ELECT_S)
         greeting = Greeting(1000.0, 0, MIB, [])
         await peer.ask("fellows", greeting, 1)
         with pytest.raises(Denied):
             await peer.ask("fellows", greeting, 4)
+
+    async with rig(tmp_path / "answered") as peer:  # its coordinator answers
+        assert (await peer.ask("fellows", greeting, 1)).body
+        with pytest.raises(Denied):
+            await peer.ask("fellows", greeting, 4)
+
+
+async def test_who_leaves_takes_nothing_in_and_who_is_not_sure_whom_to_refuse_shows_nothing(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    async with rig(tmp_path) as peer:
+        peer.fellows.there = {1: 1000.0}
+        peer.app.is_leaving = True
+        await trio.sleep(2 * ELECT_S)
+        assert await peer.obeys(1)
+        with pytest.raises(NoSpace):
+            await peer.ask("fellow_copies", CopyRequest([copy(sealed(7, 1000), 3)]))
+        assert peer.absence.state()["room_bytes"] == 0
+        peer.app.is_open = False
+        with pytest.raises(Unavailable):
+            await peer.ask("fellow_inventory", Digest(0))
+
+
+async def test_who_is_not_heard_is_greeted_seldom(tmp_path: Path, autojump_clock: object) -> None:
+    async with rig(tmp_path) as peer:
+        await trio.sleep(ELECT_S / 2)
+        peer.fellows.there = {1: 1000.0}
+        await trio.sleep(20 * ELECT_S)
+        greeted = peer.fellows.greeted
+        assert SELDOM * greeted[3] < 1.3 * greeted[1] + 2 * SELDOM**2
+        peer.fellows.there[3] = 1000.0
+        await trio.sleep(2 * ELECT_S)
+        assert peer.absence.state()["fellows_heard"] == 2
+
+
+async def test_who_is_reached_through_the_relay_only_is_not_greeted() -> None:
+    members = roll(1, 2, 3)
+    members.map.peers[2] = msgspec.structs.replace(members.map.peers[2], addresses=[RELAY])
+    watch = Watch(
+        PeerNumber(2), members, client=None, silent_s=lambda: 0.0, room=lambda: 0, addresses=list, clock=Clock()  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert watch._due() == [1]

@@ -21,7 +21,7 @@ from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER, Fetch, Receipt, Token
 from p2pfs.wire.membership import PoolMap
 from p2pfs_peerd import fetches
-from p2pfs_peerd.pulling import Fellows, Puller
+from p2pfs_peerd.pulling import Fellows, MapPuller
 
 pytestmark = pytest.mark.l1
 
@@ -104,7 +104,7 @@ async def rig(path: Path, **options: Any) -> AsyncIterator[Rig]:  # noqa: ANN401
     async with serving_peer(path, **options) as peer:
         coordinator, sources = Coordinator(), {2: Source(), 3: Source()}
         fellows = Fellows(coordinator, Endpoint(NodeId("c" * 32), Role.COORDINATOR, ()))  # type: ignore[arg-type]
-        puller = Puller(peer.client, fellows, peer.directory, timeout_s=5)
+        puller = MapPuller(peer.client, fellows, peer.directory, timeout_s=5)
         puller.peers = sources.get  # type: ignore[assignment]
         peer.fetches.puller = puller
         yield Rig(peer, coordinator, sources)
@@ -339,7 +339,7 @@ async def test_from_another_peer_over_the_network(tmp_path: Path) -> None:
         target.coordinator.map = known
         async with Client(target.peer.issued.client(), target.peer.authority.pool) as client:
             assert target.peer.fetches.puller is not None
-            target.peer.fetches.puller = Puller(
+            target.peer.fetches.puller = MapPuller(
                 client, target.peer.fetches.puller.fellows, target.peer.directory, timeout_s=5, idle_s=1
             )
             assert await target.fetch(chunk, 2)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from p2pfs.placement import rendezvous
 from p2pfs.placement.candidates import Candidate
 from p2pfs.placement.care import Keeper
-from p2pfs.placement.election import Found, View, Voice, is_open, leader, wishes
-from p2pfs.types import GIB, ChunkId, GroupId, PeerNumber, VolumeId
+from p2pfs.placement.election import MOST_SHORT, Found, Room, View, Voice, Wish, is_open, leader, shortest, wishes
+from p2pfs.types import GIB, MIB, ChunkId, GroupId, PeerNumber, VolumeId
 
 pytestmark = pytest.mark.l0
 
@@ -66,14 +66,16 @@ def found(seed: int, size: int = 1000) -> Found:
 def asked(
     holders: dict[Found, list[int]], pool: View, *, room: int = GIB, coming: dict[Found, list[int]] | None = None
 ) -> list[tuple[Found, int]]:
-    peers = {number: room for number in pool.keepers}
-    result, _ = wishes(
-        {one: [PeerNumber(number) for number in numbers] for one, numbers in holders.items()},
-        pool,
-        room=peers,
-        coming={one: [PeerNumber(number) for number in numbers] for one, numbers in (coming or {}).items()},
-    )
+    result = wanted_of(holders, pool, Room({number: room for number in pool.keepers}, 1), coming)
     return [(wish.found, wish.target) for wish in result]
+
+
+def wanted_of(
+    holders: dict[Found, list[int]], pool: View, room: Room, coming: dict[Found, list[int]] | None = None
+) -> list[Wish]:
+    short = shortest({one: [PeerNumber(number) for number in numbers] for one, numbers in holders.items()}, pool)
+    arriving = {one: [PeerNumber(number) for number in numbers] for one, numbers in (coming or {}).items()}
+    return wishes(short, pool, room=room, coming=arriving)
 
 
 def test_what_is_short_is_asked_for_and_nothing_else() -> None:
@@ -104,6 +106,38 @@ def test_one_that_makes_up_chunks_hides_nobody_elses() -> None:
     true = [found(seed) for seed in range(1000, 1005)]
     holders |= {one: [2] for one in true}
     assert {one for one, _ in asked(holders, pool)[:12]} > set(true)
+
+
+def test_one_that_makes_up_chunks_does_not_use_up_the_room_for_others() -> None:
+    """Neither in the bucket in which it does so, nor in the others of the same look."""
+    pool = view(*map(keeper, range(1, 7)), wanted=3)
+    room = Room({number: 20 * GIB for number in pool.keepers}, len(pool.keepers))
+    for bucket in range(40):
+        wanted_of({found(1000 * bucket + seed, MIB): [6] for seed in range(1000)}, pool, room)
+    assert not room.takes(PeerNumber(1), MIB, PeerNumber(6))
+    true = {found(100_000 + seed, MIB): [1] for seed in range(50)}
+    wanted = wanted_of(true, pool, room)
+    assert len(wanted) == 100
+    assert {wish.target for wish in wanted} == {2, 3}
+
+
+def test_room_for_what_was_not_taken_is_there_for_others() -> None:
+    pool = view(keeper(1), keeper(2))
+    room = Room({PeerNumber(2): 3000}, 1)
+    first = wanted_of({found(seed): [1] for seed in range(5)}, pool, room)
+    assert len(first) == 3
+    assert wanted_of({found(7): [1]}, pool, room) == []
+    room.charge(first[0], back=True)
+    assert len(wanted_of({found(seed): [1] for seed in range(7, 9)}, pool, room)) == 1
+    room.charge(first[1], back=True)
+    room.close(PeerNumber(2))
+    assert wanted_of({found(9): [1]}, pool, room) == []
+
+
+def test_a_bucket_of_made_up_chunks_is_not_judged_to_its_end() -> None:
+    pool = view(keeper(1), keeper(2), wanted=2)
+    made_up = {found(seed): [1] for seed in range(3 * MOST_SHORT)}
+    assert len(shortest(made_up | {found(-1): [2]}, pool)) == MOST_SHORT + 1  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 1 << 32), st.integers(2, 8), st.integers(1, 4))

@@ -51,6 +51,8 @@ def test_every_setting_reads_back_what_it_shows(name: str) -> None:
         ("[capacity]\na = 1", "capacity needs one value"),
         ("replicas = 1\nmin_replicas = 2", "min_replicas"),
         ('suspect = "2s"', "each be longer"),
+        ('elect_after = "60s"', "elect_after must be longer than down"),
+        ('down = "2min"', "elect_after must be longer than down"),
         ('io_timeout = "0s"', "io_timeout"),
         ('scrub_period = "0s"', "scrub_period"),
         ('renew_after = "100d"', "renew_after"),
