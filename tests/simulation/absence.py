@@ -50,7 +50,7 @@ SETTINGS: Final = msgspec.structs.replace(
     pool.SETTINGS,
     heartbeat=1200.0,
     suspect=3600.0,
-    down=5400.0,
+    down=7200.0,
     repair_delay=3600.0,
     elect_after=7200.0,
     elect_share=0.1,
