@@ -134,12 +134,14 @@ class Ledger:
         they gave back and may store yet."""
         return self._promised_in.get(volume, {})
 
-    def outstanding(self, nodes: Collection[NodeId], *, copies: int) -> int:
+    def outstanding(self, nodes: Collection[NodeId], *, copies: int, but: SessionId | None = None) -> int:
         """Bytes that these nodes' sessions may still store on `copies` peers each, also under tokens that they gave
-        back and that peers take all the same. Looks at every promise."""
+        back and that peers take all the same; without the tokens that one session is about to give back. Looks at every
+        promise."""
+        held = self._of_session.get(but, {}) if but is not None else {}
         left: dict[SessionId, Counter[PeerNumber]] = {}
         for token, promise in self._promises.items():
-            if promise.node in nodes and not self._has_lapsed(token):
+            if promise.node in nodes and token not in held and not self._has_lapsed(token):
                 left.setdefault(promise.session, Counter())[promise.peer] += self._left[token]
         return sum(sorted(peers.values(), reverse=True)[copies - 1] for peers in left.values() if len(peers) >= copies)
 

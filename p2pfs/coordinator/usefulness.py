@@ -169,8 +169,9 @@ class Usefulness:
         copies = self._foreign_copies(owner)
         if not copies:
             return
-        # what the session itself was promised is given back for this, but can be spent until its peers know
-        left, needed = self._left(owner), (room_bytes + self._outstanding(owner)) * copies
+        # What the session holds is given back for this, most of it stored and not committed; it counts from then on,
+        # until its peers know.
+        left, needed = self._left(owner), (room_bytes + self._outstanding(owner, but=session)) * copies
         if needed > left:
             raise OverQuota(
                 f"{owner} may place {format_size(max(0, left))} more on others' peers, in {copies} copies: {RAISE}"
@@ -214,9 +215,10 @@ class Usefulness:
             self._promised.slack(owner, copies, outstanding=self._outstanding(owner)),
         )
 
-    def _outstanding(self, owner: str) -> int:
+    def _outstanding(self, owner: str, *, but: SessionId | None = None) -> int:
         mine = frozenset(one.id for one in self._roster.nodes.values() if one.owner == owner)
-        return self._ledger.outstanding(mine, copies=min(self._foreign_copies(owner), self._terms.min_replicas))
+        copies = min(self._foreign_copies(owner), self._terms.min_replicas)
+        return self._ledger.outstanding(mine, copies=copies, but=but)
 
     def _left(self, owner: str) -> int:
         """Bytes of copies that may be added on others' peers; less than 0: there are too many."""

@@ -155,19 +155,19 @@ class ReservedSpace:
         needed = need()
         returned = [token.id for token in self._tokens.values()]
         room = max(self._room, 2 * needed)
-        # what this mount stored counts twice, as stored and as promised, until the peers' next heartbeats
+        # What this mount stored counts twice, as stored and as promised, until the peers' next heartbeats. What it has
+        # yet to store leaves less unspent of the tokens there are, which count beside those that are asked for.
         spent = any(left < self._tokens[peer].room_bytes for peer, left in self._left.items())
         began_s = trio.current_time()
-        until = began_s + (SETTLING_S if spent and began_s >= self._full_until_s else 0.0)
+        settles = (spent or self._promised > 0) and began_s >= self._full_until_s
+        until = began_s + (SETTLING_S if settles else 0.0)
         self._missed, self._renewed_s = False, self._now_s()
         while True:
             try:
                 tokens = await self._reserve(room, returned)
                 break
-            except (NoSpace, OverQuota) as error:
+            except (NoSpace, OverQuota):
                 if room <= needed:
-                    if isinstance(error, OverQuota) and not self._promised:
-                        raise
                     if trio.current_time() >= until:
                         if self._by_kernel and until > began_s:
                             self._full_until_s = trio.current_time() + SETTLING_S

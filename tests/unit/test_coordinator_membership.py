@@ -231,9 +231,9 @@ async def test_revoking_ends_sessions_and_promises(tmp_path: Path, claim_logs: C
         assert not p.services.sessions._rows, "sessions of those who were put out must not gather"
         with pytest.raises(Fenced):
             p.database.read(lambda connection: sessions.session(connection, session))
-        for peer in p.services.roster.members():
-            await p.beat(peer.node.id)
-            assert p.services.reservations.promised(peer.number) == 0
+        members = p.services.roster.members()
+        await p.rest(*[peer.node.id for peer in members])
+        assert [p.services.reservations.promised(peer.number) for peer in members] == [0] * len(members)
 
 
 async def test_revocations_reach_a_peer_with_its_next_heartbeat(tmp_path: Path, claim_logs: Claims) -> None:
