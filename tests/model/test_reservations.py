@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -92,12 +93,12 @@ class World:
     measured: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     uncommitted: list[tuple[int, int, int]] = field(default_factory=list)  # session, peer, put_seq
-    has_crashed: bool = False
+    heard: Counter[int] | None = None  # heartbeats of each peer since the last crash
 
     async def run(self, steps: list[Any]) -> None:
         for is_crash, some in itertools.groupby(steps, lambda one: one[0] == "crash"):
             if is_crash:
-                self.has_crashed = True
+                self.heard = Counter()
                 continue
             self.measured.clear()  # heartbeats under way to the one that died are lost
             async with pool(self.path, clock=self.clock) as p:
@@ -117,9 +118,9 @@ class World:
             really_free = CAPACITY - self.stored[at] - to_come
             booked = sum(share.get(peer.number, 0) for share in shares.values())
             assert booked <= reservations.free(peer) <= really_free
-        # After a crash what was given back before it may count a chunk more than it stored, so that a named reservation
-        # made since is short by as much for a while; no room is promised twice by that.
-        if not self.has_crashed:
+        # After a crash what was given back counts until its peer was told of it, with one heartbeat, and said so with
+        # another: that it had said so before the crash need not have been kept.
+        if self.heard is None or min(self.heard[peer] for peer in range(4)) >= 2:
             assert QUIET not in reservations.short()
 
     def is_taken(self, one: Token) -> bool:
@@ -181,6 +182,8 @@ class World:
     async def hear(self, p: Pool, peer: int) -> None:
         if peer in self.measured:
             used, put_seq, heeded = self.measured[peer]
+            if self.heard is not None:
+                self.heard[peer] += 1
             answer = await p.beat(self.nodes[peer], capacity=CAPACITY, used=used, put_seq=put_seq, withdrawn_seq=heeded)
             self.heeded[peer] = answer.withdrawn_seq
             refused = {number for number, _ in answer.withdrawn}
