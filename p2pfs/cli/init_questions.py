@@ -46,7 +46,7 @@ def ask(given: Wishes, *, name: str, node: str, home: Path) -> Wishes:
     pool = given.name or _ask("What shall the pool be called?", name, check_pool_name)
     named = given.node or _ask("Who owns this machine, and what is it called (OWNER@MACHINE)?", node, parse_name)
     zone = given.zone or _ask(
-        "Where does it stand? Copies are spread over such zones, as home, office; empty: not said.", "", parse_zone
+        "Where does it stand, such as home? Copies are spread over zones. (Empty: not said)", "", parse_zone
     )
     addresses, settings = given.addresses, dict(given.settings)
     if not addresses and not settings.keys() & {"listen", "advertise"}:

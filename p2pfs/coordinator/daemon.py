@@ -29,6 +29,7 @@ from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
+from p2pfs.net import lan
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -156,6 +157,8 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             for one in workers:
                 nursery.start_soon(worker.run, one)
             nursery.start_soon(_drop_revoked, services.membership, server)
+            if settings.announce:
+                nursery.start_soon(lan.announce, record.pool, bound_addresses(listeners))
             await nursery.start(server.serve, listeners)
             yield Running(record, services, server, database)
             services.sessions.stop()
