@@ -36,12 +36,17 @@ def command(home: NodeHome, as_json: bool) -> int:
       p2pfs doctor
       p2pfs doctor --json | jq '.[] | select(.health != "healthy")'
     """
-    findings = [*_machine(), *_node(home)]
+    found = findings(home)
     if as_json:
-        print_json(findings)
+        print_json(found)
     else:
-        _show(findings)
-    return EXIT_CODES[_worst(findings).value]
+        _show(found)
+    return EXIT_CODES[_worst(found).value]
+
+
+def findings(home: NodeHome) -> list[Finding]:
+    """What all checks found."""
+    return [*_machine(), *_node(home)]
 
 
 def _machine() -> Iterator[Finding]:
@@ -96,13 +101,13 @@ async def _shake_hands(home: NodeHome, record: NodeRecord, door: Door) -> None:
         await client.request(Endpoint(door.node, door.role, (door.address,)), "GET", path, timeout_s=_DIAL_S)
 
 
-def _show(findings: Sequence[Finding]) -> None:
-    print_table(("check", "", "found"), [(f.check, _MARKS[f.health], f.found) for f in findings])
-    for finding in findings:
+def _show(found: Sequence[Finding]) -> None:
+    print_table(("check", "", "found"), [(f.check, _MARKS[f.health], f.found) for f in found])
+    for finding in found:
         if finding.mend:
             say(f"\n{finding.check}: {finding.found}\n  → {finding.mend}")
 
 
-def _worst(findings: Sequence[Finding]) -> Health:
+def _worst(found: Sequence[Finding]) -> Health:
     order = [Health.HEALTHY, Health.WARNING, Health.ERROR]
-    return max((finding.health for finding in findings), key=order.index, default=Health.HEALTHY)
+    return max((finding.health for finding in found), key=order.index, default=Health.HEALTHY)
