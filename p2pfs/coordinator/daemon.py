@@ -23,6 +23,7 @@ from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.history import open_rounds
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.coordinator.secrets import PoolSecrets
@@ -109,7 +110,11 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     """
     clock, files = clock or SystemClock(), CoordinatorFiles(home)
     authority, secrets = files.load(home.record().pool)
-    async with open_database(files.database) as database, _listening(home, settings) as listeners:
+    async with (
+        open_database(files.database) as database,
+        _listening(home, settings) as listeners,
+        open_rounds(files.history) as rounds,
+    ):
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
         credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
         dialling = client_context(credentials)
@@ -122,6 +127,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             revocations=revocations,
             clock=clock,
             probe=prober(dialling, record.pool, clock),
+            rounds=rounds,
         )
         certificate = OwnCertificate(home, services.membership, renew_after_s=settings.renew_after, clock=clock)
         certificate.contexts.append(dialling)
@@ -145,6 +151,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             Reaper(services.sessions),
             Expiry(services.sessions, services.reservations),
             certificate,
+            services.history,
             *services.workers,
         ]
         own = Endpoint(record.node, Role.COORDINATOR, tuple(record.addresses))
