@@ -80,6 +80,7 @@ class Server:
         self._is_stopping = False
         self._left = trio.lowlevel.ParkingLot()  # unparked whenever a connection ends
         self.requests = 0
+        self.answers: Counter[tuple[str, int]] = Counter()  # by route, or "none", and first digit of the status
         self.failures = 0  # unexpected exceptions
 
     def __repr__(self) -> str:
@@ -214,6 +215,12 @@ class Server:
     async def answer(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Answer:
         """See `net.connection.Policy`."""
         self.requests += 1
+        answer = await self._answer(head, identity, source)
+        route = answer.request.route.name if answer.request is not None else "none"
+        self.answers[route, answer.response.status // 100] += 1
+        return answer
+
+    async def _answer(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Answer:
         request: Request | None = None
         try:
             request = await self._admit(head, identity, source)

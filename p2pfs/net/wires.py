@@ -33,6 +33,18 @@ _TLS_RECORD: Final = 17 * KIB
 """At most so much of what is expected has arrived already, in part, and waits inside TLS."""
 
 
+class Total:
+    """What went through all wires of this process since it began, in bytes."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+
+
+TOTAL: Final = Total()
+
+
 class Stall:
     """Ends a scope when nothing moved for a while: each byte that does moves its deadline on."""
 
@@ -184,6 +196,7 @@ class SocketWire:
     def _took(self, incoming: ssl.MemoryBIO, count: int) -> None:
         incoming.write(_buffer.view[:count])
         self._received += count
+        TOTAL.received += count
         if self.stall is not None:
             self.stall.progressed()
 
@@ -205,6 +218,7 @@ class SocketWire:
                 raise _lost(error) from None
             rest = rest[count:]
             self._sent += count
+            TOTAL.sent += count
             if self.stall is not None:
                 self.stall.progressed()
         self._is_quiet = True
@@ -221,6 +235,7 @@ class SocketWire:
         except OSError as error:
             raise _lost(error) from None
         self._sent += count
+        TOTAL.sent += count
         self._is_quiet = True
         if self.stall is not None:
             self.stall.progressed()
@@ -293,6 +308,7 @@ class StreamWire:
             return False
         incoming.write(data)
         self._received += len(data)
+        TOTAL.received += len(data)
         if self.stall is not None:
             self.stall.progressed()
         return True
@@ -306,6 +322,7 @@ class StreamWire:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _lost(error) from None
         self._sent += len(data)
+        TOTAL.sent += len(data)
         if self.stall is not None:
             self.stall.progressed()
 
