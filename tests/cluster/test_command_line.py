@@ -19,9 +19,9 @@ from p2pfs import exitcodes
 from p2pfs.cli import main
 from p2pfs.cli.schemas import LINES, OUTPUTS
 from p2pfs.format import keys
-from p2pfs.runtime import process
+from p2pfs.net import lan
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import MIB
+from p2pfs.types import MIB, PoolId
 from p2pfs.wire.volumes import KeySlot
 
 pytestmark = [
@@ -46,7 +46,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoPool]:
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays dumpable, and Argon2id at full cost is the business of the tests of format.keys."""
-    monkeypatch.setattr(process, "harden", lambda: None)
+    for name in ("log.setup", "process.harden", "process.raise_file_limit"):
+        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments, **_options: None)
     wrap, unwrap = keys.wrap_passphrase, keys.unwrap
 
     def quick_wrap(master: bytes, passphrase: str) -> KeySlot:
@@ -98,7 +99,7 @@ def test_every_report_is_as_documented(pool: DemoPool, hand: Hand, tmp_path: Pat
     _read_pool(pool, hand, tmp_path)
     _read_volumes(hand, tmp_path)
     _read_files(pool, hand)
-    assert OUTPUTS.keys() - hand.seen == set()
+    assert OUTPUTS.keys() - hand.seen == {"coordinator find"}  # below
 
 
 def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path) -> None:
@@ -169,6 +170,7 @@ def _read_files(pool: DemoPool, hand: Hand) -> None:
     small.unlink()
     hand.read("undelete", "undelete", small)
     small.unlink()
+    assert hand.type("trash", "purge", "--all", pool.mount, stdin="n\n") == exitcodes.FAILED
     hand.read("trash purge", "trash", "purge", "--all", "--yes", pool.mount)
     hand.read("bench", "bench", pool.mount, "--size", "1M", "--files", 2, "--quiet")
 
@@ -180,12 +182,46 @@ def test_a_pool_that_nobody_answers_for_is_reported_in_the_same_keys(
     assert report["coordinator"]["reachable"] is False
 
 
+def test_a_coordinator_that_has_moved_is_found_and_remembered(
+    pool: DemoPool, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else is announced under its pool is no coordinator: here a peer, and nobody."""
+    reports = hand.read("status", "status")
+    (right,), peer = reports["coordinator"]["addresses"], reports["peers"][0]["addresses"][0]
+    home = _strayed(pool, tmp_path, "127.0.0.1:1")
+    announced = ["127.0.0.1:2", peer]
+
+    async def look(_pool: PoolId) -> list[str]:
+        return announced
+
+    monkeypatch.setattr(lan, "look", look)
+    assert hand.type("coordinator", "find", home=home) == exitcodes.UNREACHABLE
+    assert NodeHome(home).record().addresses == ["127.0.0.1:1"]
+    announced.append(right)
+    (finding,) = (one for one in hand.read("doctor", "doctor", home=home, expect=21) if one["check"] == "coordinator")
+    assert "p2pfs coordinator find" in finding["mend"]
+    told = hand.read("coordinator find", "coordinator", "find", home=home)
+    assert (told["found"], told["is_new"]) == (right, True)
+    assert NodeHome(home).record().addresses == [right, "127.0.0.1:1"]
+    hand.read("status", "status", home=home)
+    assert hand.read("coordinator find", "coordinator", "find", home=home)["is_new"] is False
+
+
+@pytest.mark.parametrize("words", [("revoke", "demo@peer-1"), ("peer", "forget", "demo@peer-1")])
+def test_a_question_answered_with_no_changes_nothing_and_says_so(hand: Hand, words: tuple[str, ...]) -> None:
+    before = [peer["state"] for peer in hand.read("status", "status")["peers"]]
+    assert hand.type(*words, stdin="n\n") in (exitcodes.FAILED, exitcodes.BUSY)
+    assert [peer["state"] for peer in hand.read("status", "status")["peers"]] == before
+
+
 def _strayed(pool: DemoPool, tmp_path: Path, address: str) -> Path:
     """A copy of the mount's home that looks for the coordinator elsewhere."""
     home = tmp_path / "strayed"
     for file in ("node.json", "tls/ca.pem", "tls/node.pem", "tls/node.key"):
         (home / file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.chmod(0o700)
         (home / file).write_bytes((pool.root / "mount" / file).read_bytes())
+        (home / file).chmod(0o600)
     NodeHome(home).save(msgspec.structs.replace(NodeHome(home).record(), addresses=[address]))
     return home
 

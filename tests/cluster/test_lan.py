@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from p2pfs import exitcodes
@@ -93,6 +94,10 @@ def test_join_finds_the_coordinator_on_the_local_network(machines: tuple[Machine
             assert joined.returncode == exitcodes.OK, joined.stderr
             assert f"{SERVER}:9470" in joined.stderr.partition("Found: ")[2]
             assert NodeHome(laptop.home).record().addresses == [f"{SERVER}:9470", NOWHERE]
+            strayed = msgspec.structs.replace(NodeHome(laptop.home).record(), addresses=[NOWHERE])
+            NodeHome(laptop.home).save(strayed)
+            found = laptop.p2pfs("coordinator", "find", "--json")
+            assert json.loads(found.stdout)["found"] == f"{SERVER}:9470", found.stderr
             status = laptop.p2pfs("status", "--json")
             assert json.loads(status.stdout)["coordinator"]["name"] == "anna@server"
         finally:

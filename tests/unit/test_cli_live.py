@@ -203,7 +203,7 @@ def test_a_second_init_changes_nothing(pool: Pool) -> None:
 
 def test_a_second_coordinator_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("log.setup", "process.harden", "process.raise_file_limit"):
-        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments: None)
+        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments, **_options: None)
     assert pool.p2pfs("coordinator", "start") == exitcodes.BUSY
 
 
@@ -227,8 +227,12 @@ def test_status_of_a_pool_without_peers_is_an_error_with_a_reason(
 
 
 def test_a_doctor_finds_the_coordinator_or_says_that_it_does_not(
-    pool: Pool, capsys: pytest.CaptureFixture[str]
+    pool: Pool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nobody(_pool: PoolId) -> list[str]:
+        return []
+
+    monkeypatch.setattr(lan, "look", nobody)
     home = NodeHome(pool.join("holly@laptop", capsys))
     capsys.readouterr()
     pool.p2pfs("doctor", "--json", home=home.path)

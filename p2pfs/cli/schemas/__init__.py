@@ -13,6 +13,7 @@ from p2pfs.wire.usefulness import UsefulnessDetail, UsefulnessReport
 
 OUTPUTS: Final[dict[str, Any]] = {
     "bench": measuring.Bench,
+    "coordinator find": pool.FoundCoordinator,
     "debug bundle": pool.Bundle,
     "demo status": list[pool.Part],
     "doctor": list[pool.Finding],

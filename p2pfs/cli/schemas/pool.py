@@ -42,6 +42,14 @@ class Joined(Struct):
     name: str  # owner@machine
 
 
+class FoundCoordinator(Struct):
+    """Where the coordinator answers on the local network."""
+
+    found: str  # host:port
+    is_new: bool  # this node did not know, and does now
+    addresses: list[str]  # all that it knows, best first
+
+
 class Coordinator(Struct):
     """Where nobody answers only `node`, `addresses` and `reachable` are there."""
 
