@@ -18,6 +18,7 @@ from p2pfs.cli import main
 from p2pfs.cli.bundle import TAIL_BYTES
 from p2pfs.cli.redaction import Redactor, Secrets
 from p2pfs.format.invites import Invite, encode_invite
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import NodeId, PoolId
 
@@ -29,6 +30,7 @@ INVITE = Invite(PoolId("a" * 32), ("192.0.2.1:9470",), b"\2" + b"k" * 32, NodeId
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
     """As of a demo, with programs of the system that say what they are told to."""
+    monkeypatch.setattr(process, "harden", lambda: None)  # a test process stays dumpable
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("journalctl", "systemctl"):
@@ -182,3 +184,10 @@ def test_a_search_for_secrets_finds_some(home: NodeHome) -> None:
     """The last look would be worth nothing if it read nothing."""
     assert "(0 " not in repr(Secrets([home.key_path]))
     assert "(0 " in repr(Secrets([home.path / "none"]))
+
+
+def test_a_secret_that_looks_like_a_path_in_its_middle_is_found(home: NodeHome) -> None:
+    """What is taken out of a text must not hide from the last look what is left of a secret."""
+    (home.path.parent / "passphrase").write_text("correct horse+/battery+staple\n")
+    (home.path / "log" / "mount.log").write_text("who wrote correct horse+/battery+staple here?\n")
+    assert "log/mount.log" not in bundle(home)
