@@ -198,7 +198,7 @@ def test_a_second_init_changes_nothing(pool: Pool) -> None:
 
 def test_a_second_coordinator_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("log.setup", "process.harden", "process.raise_file_limit"):
-        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments: None)
+        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments, **_options: None)
     assert pool.p2pfs("coordinator", "start") == exitcodes.BUSY
 
 
