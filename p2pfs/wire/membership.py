@@ -4,6 +4,8 @@ import enum
 
 import msgspec
 
+from p2pfs.wire.offers import Offered
+
 
 class PeerInfo(msgspec.Struct, frozen=True):
     """One peer in the pool map. Placement uses `capacity` of all members; readers skip what is not reachable."""
@@ -141,6 +143,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     served: list[tuple[int, str, int]] = []  # (UTC day, reading node, bytes of that day so far in this run), if changed
     withdrawn_seq: int = -1  # nothing new is taken under tokens that answers up to this one withdrew; -1: not told
     draining: list[int] = []  # of those tokens, where something begun before is still being stored, not yet in `used`
+    offers: list[Offered] = []  # what is offered of each kind, storage too
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from p2pfs.wire import (
     leases,
     membership,
     namespace,
+    offers,
     orders,
     plans,
     search,
@@ -112,6 +113,7 @@ HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
     run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
     withdrawn_seq=1 << 33, draining=[5],
+    offers=[offers.Offered("storage", "bytes", 1 << 40, 4, "1 TiB"), offers.Offered("upload", "bytes/s", None, 5)],
 )  # fmt: skip
 GAVE = usefulness.Gave(1, 2, 3, 4)
 USEFULNESS = usefulness.UsefulnessReport(
@@ -242,8 +244,12 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("orders", ORDERS),
         ("report", REPORT),
         ("heartbeat", HEARTBEAT),
-        ("heartbeat_without_reads", msgspec.structs.replace(HEARTBEAT, served=[], withdrawn_seq=-1, draining=[])),
-        ("heartbeat_of_old_tokens", msgspec.structs.replace(HEARTBEAT, withdrawn_seq=-1, draining=[])),
+        (
+            "heartbeat_without_reads",
+            msgspec.structs.replace(HEARTBEAT, served=[], withdrawn_seq=-1, draining=[], offers=[]),
+        ),
+        ("heartbeat_of_old_tokens", msgspec.structs.replace(HEARTBEAT, withdrawn_seq=-1, draining=[], offers=[])),
+        ("heartbeat_without_offers", msgspec.structs.replace(HEARTBEAT, offers=[])),
         ("answer_without_tokens", msgspec.structs.replace(HEARTBEAT_ANSWER, withdrawn_seq=0, withdrawn=[])),
         ("renew_session", volumes.RenewSession(3, [(20_000, 7, 1 << 30)])),
         ("usefulness", USEFULNESS),
