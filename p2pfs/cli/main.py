@@ -19,6 +19,7 @@ _GROUPS: Final = {
         "revoke": "Throw a machine out, for good",
         "coordinator": "Run the coordinator, or bring it back from its backup",
         "peer": "Offer this machine's spare disk, and take it back in peace",
+        "share": "Say how much of this machine the pool may use",
     },
     "Volumes": {
         "volume": "Make volumes and look into them",

@@ -25,6 +25,7 @@ from p2pfs.wire import (
     leases,
     membership,
     namespace,
+    offers,
     orders,
     plans,
     search,
@@ -112,8 +113,9 @@ HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
     run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
     withdrawn_seq=1 << 33, draining=[5], received=1 << 40, sent=1 << 41,
+    offers=[offers.Offered("storage", "bytes", 1 << 40, 4, "1 TiB"), offers.Offered("upload", "bytes/s", None, 5)],
 )  # fmt: skip
-UNMETERED = msgspec.structs.replace(HEARTBEAT, received=0, sent=0)
+UNMETERED = msgspec.structs.replace(HEARTBEAT, received=0, sent=0, offers=[])
 GAVE = usefulness.Gave(1, 2, 3, 4)
 USEFULNESS = usefulness.UsefulnessReport(
     usefulness.Rules("fair", 1.0, 2.0, grant=1 << 30, replicas=3, min_replicas=2, windows=30, half_life=7.0),
