@@ -43,6 +43,7 @@ _GROUPS: Final = {
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
         "plan": "Say beforehand what losing peers would mean",
+        "debug": "Pack up logs and state for whoever looks for a fault",
     },
     "Trying and measuring": {
         "demo": "Run a whole pool on this machine",

@@ -101,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Any server.
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
+    announce: Switch = True  # on the local network, where the coordinator listens beyond loopback
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
     log_format: LogFormat = "text"  # or "json": an object a line
