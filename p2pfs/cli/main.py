@@ -39,6 +39,7 @@ _GROUPS: Final = {
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
         "doctor": "Find what keeps this machine from working",
+        "fsck": "Check a volume, and mend it",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
         "plan": "Say beforehand what losing peers would mean",
