@@ -30,6 +30,7 @@ _GROUPS: Final = {
     "Files": {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
+        "du": "Show what files take, stored once and with all copies",
         "lease": "Keep files for a time",
         "tag": "Say of files what they are found by",
         "search": "Find files by words or by content",

@@ -1,5 +1,6 @@
 """Progress bars: for data on its way into the pool, and for a peer on its way out. Imported only when one is shown."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -120,3 +121,25 @@ def checked_bar(*, quiet: bool) -> Iterator[CheckedBar]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         yield CheckedBar(progress, progress.add_task("checking", total=None, read=""))
+
+
+LATE_S = 2.0
+"""What is over before that has no bar."""
+
+
+@contextmanager
+def late_bar(what: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error, once it has taken LATE_S; the function is told how many are done, and of how many (None:
+    nobody knows). Nothing without a terminal."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[counted]}"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, visible=False, counted="")
+        began_s = time.monotonic()
+
+        def show(done: int, of: int | None) -> None:
+            counted = f"{done} {unit}" if of is None else f"{done}/{of} {unit}"
+            is_late = time.monotonic() - began_s >= LATE_S
+            progress.update(task, total=of, completed=done, counted=counted, visible=is_late)
+
+        yield show

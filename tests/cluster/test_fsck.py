@@ -155,6 +155,28 @@ def test_damaged_rows_are_found_by_path_and_mended(pool: DemoPool) -> None:
         assert set(broken_invariants(rows)) <= {"a chunk counts other references than it has"}  # of the removed extent
 
 
+def test_what_files_take_counts_equal_content_once(pool: DemoPool) -> None:
+    top = pool.mount / "taken"
+    (top / "below" / "deep").mkdir(parents=True)
+    content = os.urandom(LARGE)
+    (top / "below" / "one").write_bytes(content)
+    (top / "below" / "deep" / "same").write_bytes(content)
+    (top / "small").write_bytes(b"small")
+    os.link(top / "small", top / "below" / "linked")
+    found = {one["path"]: one for one in json.loads(pool.p2pfs("du", "--json", str(top)).stdout)}
+    whole = found[str(top)]
+    assert list(found) == [str(top / "below" / "deep"), str(top / "below"), str(top)]
+    assert (whole["size"], whole["files"], whole["directories"]) == (2 * LARGE + 5, 3, 3)
+    assert LARGE < whole["stored"] < LARGE + 4096
+    assert whole["with_copies"] == 2 * whole["stored"]
+    (one,) = json.loads(pool.p2pfs("du", "-s", "--json", str(top / "below" / "deep" / "same")).stdout)
+    assert (one["size"], one["stored"]) == (LARGE, whole["stored"])
+    assert [line.split()[-1] for line in pool.p2pfs("du", "-d", "1", str(top)).stdout.splitlines()[1:]] == [
+        str(top / "below"), str(top),
+    ]  # fmt: skip
+    pool.p2pfs("du", "/proc", expect=exitcodes.NOT_MOUNTED)
+
+
 def test_what_is_no_volume_and_no_path_is_refused(pool: DemoPool) -> None:
     passphrase = str(pool.root / "passphrase")
     pool.p2pfs("fsck", "nothing", "--passphrase-file", passphrase, expect=exitcodes.NOT_FOUND)
