@@ -31,6 +31,7 @@ _GROUPS: Final = {
     "Files": {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
+        "du": "Show what files take, stored once and with all copies",
         "lease": "Keep files for a time",
         "tag": "Say of files what they are found by",
         "search": "Find files by words or by content",
@@ -40,6 +41,7 @@ _GROUPS: Final = {
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
         "doctor": "Find what keeps this machine from working",
+        "fsck": "Check a volume, and mend it",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
         "plan": "Say beforehand what losing peers would mean",

@@ -13,8 +13,10 @@ from typing import Final
 import msgspec
 
 from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.fsck import Adopt, DropDangling, ReadDangling, ReadInodes, Recount, Reseal
 from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel
+from p2pfs.wire.usage import ReadFileUsage, ReadUsage
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -324,6 +326,10 @@ Operation = (
     | SetLease
     | SetLabel
     | IndexName
+    | Recount
+    | Adopt
+    | DropDangling
+    | Reseal
 )
 
 
@@ -407,4 +413,8 @@ Question = (
     | Find
     | FindContent
     | ReadLabels
+    | ReadInodes
+    | ReadDangling
+    | ReadUsage
+    | ReadFileUsage
 )
