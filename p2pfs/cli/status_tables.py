@@ -50,8 +50,8 @@ def print_report(report: dict[str, Any]) -> None:
             (
                 volume.name,
                 volume.owner,
-                f"{volume.files}",
-                format_size(volume.bytes),
+                f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
+                format_size(volume.bytes) + (f" of {format_size(volume.quota_bytes)}" if volume.quota_bytes else ""),
                 format_size(volume.trash_bytes),
                 volume.delegated_to or "—",
             )

@@ -105,6 +105,9 @@ class VolumeReport(msgspec.Struct, frozen=True):
     expiring: int = 0  # inodes whose lease ends within LEASE_WARNING_S
     reserved: int = 0  # bytes of content, by name and not stored yet
     reserved_short: int = 0  # of those, what there is no room for any more
+    quota_bytes: int = 0  # most content bytes; 0: no limit
+    quota_files: int = 0  # most inodes
+    members: int = 0  # keys it is shared with
 
 
 class ChunksReport(msgspec.Struct, frozen=True):

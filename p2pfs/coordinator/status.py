@@ -207,6 +207,9 @@ class Status:
                 expiring=counts.leases[VolumeId(volume.volume)].count,
                 reserved=booked.get(VolumeId(volume.volume), (0, 0))[0],
                 reserved_short=booked.get(VolumeId(volume.volume), (0, 0))[1],
+                quota_bytes=volume.quota_bytes,
+                quota_files=volume.quota_files,
+                members=volume.members,
             )
             for volume in counts.volumes
             if owner in (None, volume.owner)

@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     purge_latest: Duration = 24 * 3600.0  # after so much more they are purged even if it is never quiet
     quiet_load: Share = 0.5  # per processor; below it is quiet
     trash_pressure: Share = 0.05  # with less of the pool free, the oldest trash goes before its time
+    volume_trash: Duration = 7 * 86400.0  # a deleted volume can be brought back for so long; 0: not at all
     replicas: Count = 3
     min_replicas: Count = 2
     policy: Policy = "open"  # or "fair": who gives little may take little

@@ -112,6 +112,9 @@ class Space(msgspec.Struct, frozen=True, array_like=True):
     free: int  # bytes, after replication
     inodes: int  # inodes of the volume
     trash: int = 0  # content bytes that the volume's trash holds
+    used: int = 0  # content bytes of the volume
+    quota_bytes: int = 0  # most of those; 0: no limit
+    quota_files: int = 0  # most inodes
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True):
