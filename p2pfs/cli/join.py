@@ -10,12 +10,12 @@ from typing import BinaryIO
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli.config_file import write_settings
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Denied, Exists, Invalid, Unavailable, UserError
 from p2pfs.format.invites import PREFIX, Invite, decode_invite
 from p2pfs.runtime import process
+from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import NodeId, PeerNumber, PoolId, Role
 
