@@ -38,6 +38,8 @@ _GROUPS: Final = {
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
+        "stats": "Show what a mount is doing",
+        "accesslog": "Show every request to a mount",
         "doctor": "Find what keeps this machine from working",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
