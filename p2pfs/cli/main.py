@@ -42,6 +42,7 @@ _GROUPS: Final = {
         "status": "Show the pool's health, peers, volumes and chunks",
         "stats": "Show what a mount is doing",
         "accesslog": "Show every request to a mount",
+        "top": "Watch the pool live in the terminal",
         "doctor": "Find what keeps this machine from working",
         "fsck": "Check a volume, and mend it",
         "usefulness": "Show who gives and who takes, and what that allows",
