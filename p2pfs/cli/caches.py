@@ -13,7 +13,7 @@ Warmth = dict[str, Any]
 """As p2pfs.vfs.warming.Warmth."""
 
 
-def add_up(op: str, what: str, paths: Sequence[Path], *, quiet: bool, **request: Any) -> Warmth:  # noqa: ANN401 - as asked
+def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:  # noqa: ANN401 - as asked
     """Ask for each path in turn; the sum of what was done. `most` bounds them together.
 
     Raises:
@@ -26,7 +26,7 @@ def add_up(op: str, what: str, paths: Sequence[Path], *, quiet: bool, **request:
         line: Warmth = {}
         if request.get("most") is not None:
             request["most"] = max(0, request["most"] - total.get("fetched_bytes", 0) - total.get("cached_bytes", 0))
-        with late_bar(what, "files", quiet=quiet) as show:
+        with late_bar(what, "files") as show:
             for line in mounted.ask(op, inode=inode, **request):
                 show(line["files"], line["of_files"])
         total = {name: total.get(name, 0) + value for name, value in line.items()}

@@ -25,7 +25,7 @@ def command(paths: tuple[Path, ...], quiet: bool, as_json: bool) -> None:
     """
     from p2pfs.cli.caches import add_up
 
-    total = add_up("evict", "evicting", paths, quiet=quiet or as_json)
+    total = add_up("evict", "evicting", paths)
     if as_json:
         print_json({"files": total["files"], "dropped_bytes": total["dropped_bytes"]})
     else:

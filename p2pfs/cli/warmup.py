@@ -29,7 +29,7 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     from p2pfs.cli.caches import add_up, tell
 
     limit = None if most is None else parse_size(most)
-    total = add_up("warmup", "warming up", paths, quiet=quiet or as_json, most=limit)
+    total = add_up("warmup", "warming up", paths, most=limit)
     if as_json:
         print_json(total)
     else:
