@@ -32,6 +32,8 @@ _GROUPS: Final = {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
         "du": "Show what files take, stored once and with all copies",
+        "warmup": "Fetch files into the mount's cache",
+        "evict": "Drop files from the mount's cache",
         "lease": "Keep files for a time",
         "tag": "Say of files what they are found by",
         "search": "Find files by words or by content",
