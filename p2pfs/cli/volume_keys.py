@@ -19,6 +19,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs import volume_settings
 from p2pfs.vfs.attach import Pool, pin
+from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.wire.namespace import FIRST_CHANGE
 from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSettings
 
@@ -109,6 +110,8 @@ async def open_keys(
     """
     process.harden()
     pool = Pool(coordinator.client, coordinator.endpoint, _ANSWER_S)
+    if volume.access:
+        return await shared_keys(home, pool, volume, read_only=True)
     given = passphrase()
     with waiting("opening the key"):
         return await pool.keys(home, volume, given)
