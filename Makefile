@@ -35,7 +35,7 @@ DEB_VERSION ?=
 DEB_PACKAGES = debhelper dpkg-dev fakeroot po-debconf fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv
 TRY_PACKAGES = systemd-container debootstrap dpkg-dev util-linux
 TRY_DIR ?= build/package
-TESTS ?= tests
+TESTS ?=
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
@@ -66,8 +66,8 @@ demo: $(STAMPS)/run ## a pool of three peers on this machine, mounted at ./.demo
 demo-stop: ## end the demo pool; its data stays in ./.demo
 	@if [ -e '$(DEMO_ROOT)/demo.json' ]; then $(BIN)/p2pfs demo stop --root '$(DEMO_ROOT)'; fi
 
-test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet (TESTS=tests/unit for some)
+	$(BIN)/python $(if $(TESTS),-m pytest $(PYTEST_FLAGS) $(TESTS),tests/halves.py $(PYTEST_FLAGS))
 
 conformance: $(STAMPS)/run ## public programs on a mount, and what fails there on a pass-through (as root, half an hour)
 	@packaging/system-packages $(CONFORMANCE_PACKAGES)
