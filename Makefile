@@ -37,7 +37,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search screenshots deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -117,6 +117,9 @@ bench-scale: $(STAMPS)/run ## what a million files and a thousand peers cost (4 
 bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files (SEARCH_FLAGS="--files 10000")
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/search.py --out $(BENCH_OUT) $(SEARCH_FLAGS)
+
+screenshots: $(STAMPS)/dev ## the pictures in docs/images, of a pool made for that
+	$(BIN)/python packaging/screenshots/terminal.py docs/images
 
 deb: ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
 	@packaging/system-packages $(DEB_PACKAGES)
