@@ -15,7 +15,9 @@ from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn, Tally
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability, Probe
+from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.history import History, Observer
 from p2pfs.coordinator.init import POOL_NAME
 from p2pfs.coordinator.ledger import Ledger, Promise
 from p2pfs.coordinator.liveness import Patience
@@ -53,6 +55,7 @@ from p2pfs.meta import members, open_inodes, reservations, sessions, usefulness,
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import Database
 from p2pfs.meta.events import Listeners
+from p2pfs.meta.rounds import Rounds
 from p2pfs.net.identity import Revocations
 from p2pfs.placement.usefulness import Terms, Weights
 from p2pfs.runtime.clocks import Clock
@@ -85,9 +88,10 @@ async def compose(
     revocations: Revocations,
     clock: Clock,
     probe: Probe | None = None,
+    rounds: Rounds | None = None,
 ) -> Services:
     """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; without a
-    `probe` every peer is taken for one that can be dialled."""
+    `probe` every peer is taken for one that can be dialled, and without `rounds` history is kept in memory."""
     found = await _begin(database, settings, clock)
     copies = Copies(settings.replicas, settings.min_replicas)
     roster = Roster(
@@ -119,6 +123,7 @@ async def compose(
     churn = Churn(roster, tally or Tally(clock.time()), clock.monotonic())
     backups = Backups.load(database, clock, settings.backup_interval)
 
+    flow = Flow(clock)
     traffic = Traffic(roster, clock, database.read(usefulness.windows), database.read(usefulness.reports))
     noticed, pool_clock = Noticed(clock), PoolClock(database, roster, clock)
     weights = Weights(settings.weight_ds, settings.weight_us)
@@ -272,6 +277,37 @@ async def compose(
         reap=mounts.wake_reaper,
         clock=clock,
     )
+    status = Status(
+        record.node,
+        found.pool_name,
+        database=database,
+        roster=roster,
+        reservations=promised,
+        copies=copies,
+        bookings=bookings,
+        jobs=jobs,
+        inventory=inventory,
+        pool_clock=pool_clock,
+        addresses=addresses,
+        clock=clock,
+        backups=backups,
+        is_pressed=lambda: trash.is_pressed,
+        churn=churn,
+        flow=flow,
+        judged=judged,
+        sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
+    )
+    observer = Observer(
+        status.overall,
+        clock,
+        queues={"queue.copies": lambda: care.waiting, "queue.deletions": deletions.waiting.total},
+        totals={
+            "traffic.in": lambda: flow.received,
+            "traffic.out": lambda: flow.sent,
+            "copies": lambda: care.copied,
+            "batches": lambda: mounts.batches,
+        },
+    )
     return Services(
         roster=roster,
         membership=Membership(
@@ -297,6 +333,7 @@ async def compose(
             dialability=dialability,
             churn=churn,
             traffic=traffic,
+            flow=flow,
             roll=roll,
             clock=clock,
         ),
@@ -307,25 +344,7 @@ async def compose(
         delegations=delegations,
         reservations=promised,
         bookings=bookings,
-        status=Status(
-            record.node,
-            found.pool_name,
-            database=database,
-            roster=roster,
-            reservations=promised,
-            copies=copies,
-            bookings=bookings,
-            jobs=jobs,
-            inventory=inventory,
-            pool_clock=pool_clock,
-            addresses=addresses,
-            clock=clock,
-            backups=backups,
-            is_pressed=lambda: trash.is_pressed,
-            churn=churn,
-            judged=judged,
-            sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
-        ),
+        status=status,
         pool_map=pool_map,
         roll=roll,
         backups=backups,
@@ -334,6 +353,9 @@ async def compose(
         jobs=jobs,
         pool_clock=pool_clock,
         usefulness=judged,
+        history=History(rounds or Rounds(), observer, clock),
+        flow=flow,
+        copied=lambda: care.copied,
         workers=(care, leaving, audits, bookings, leases, trash, purge, jobs, judged),
     )
 

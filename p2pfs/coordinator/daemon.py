@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from p2pfs import exitcodes
+from p2pfs.coordinator import metrics
 from p2pfs.coordinator.backup.chain import Sealing
 from p2pfs.coordinator.backup.peers import BackupPeers
 from p2pfs.coordinator.backup.recovery import signing_key
@@ -23,6 +24,7 @@ from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.history import open_rounds
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.coordinator.secrets import PoolSecrets
@@ -32,6 +34,7 @@ from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.exposition import expose
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
@@ -61,6 +64,8 @@ class Running:
     services: Services
     server: Server
     database: Database
+    metrics: Sequence[str] = ()
+    """Where Prometheus may ask."""
 
 
 def run(home: NodeHome, settings: Settings) -> int:
@@ -109,7 +114,11 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     """
     clock, files = clock or SystemClock(), CoordinatorFiles(home)
     authority, secrets = files.load(home.record().pool)
-    async with open_database(files.database) as database, _listening(home, settings) as listeners:
+    async with (
+        open_database(files.database) as database,
+        _listening(home, settings) as listeners,
+        open_rounds(files.history) as rounds,
+    ):
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
         credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
         dialling = client_context(credentials)
@@ -122,6 +131,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             revocations=revocations,
             clock=clock,
             probe=prober(dialling, record.pool, clock),
+            rounds=rounds,
         )
         certificate = OwnCertificate(home, services.membership, renew_after_s=settings.renew_after, clock=clock)
         certificate.contexts.append(dialling)
@@ -145,6 +155,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             Reaper(services.sessions),
             Expiry(services.sessions, services.reservations),
             certificate,
+            services.history,
             *services.workers,
         ]
         own = Endpoint(record.node, Role.COORDINATOR, tuple(record.addresses))
@@ -153,11 +164,14 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         if backup is not None:
             workers.append(backup)
         async with client, trio.open_nursery() as nursery:
-            for one in workers:
-                nursery.start_soon(worker.run, one)
+            reports = [worker.Report(one.name) for one in workers]
+            for one, report in zip(workers, reports, strict=True):
+                nursery.start_soon(worker.run, one, report)
             nursery.start_soon(_drop_revoked, services.membership, server)
             await nursery.start(server.serve, listeners)
-            yield Running(record, services, server, database)
+            told = metrics.figures(home, services, server, database, reports)
+            exposed = await nursery.start(expose, settings.metrics_listen, told)
+            yield Running(record, services, server, database, exposed)
             services.sessions.stop()
             services.relay.stop()
             await server.stop(settings.stop_timeout)

@@ -51,6 +51,11 @@ class CoordinatorFiles:
         """Parts of backups on their way to peers; nothing that a restart needs."""
         return self.directory / "backups"
 
+    @property
+    def history(self) -> Path:
+        """Figures of the last month; nothing that a restart needs."""
+        return self.directory / "history.sqlite"
+
     def create(self, authority: Authority, secrets: PoolSecrets) -> None:
         """Write key and secrets. Durability: on stable storage on return."""
         self.directory.mkdir(mode=0o700, exist_ok=True)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from p2pfs.coordinator import status
+from p2pfs.coordinator import history, status
 from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability
+from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
@@ -31,7 +32,7 @@ from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
-from p2pfs.types import SessionId
+from p2pfs.types import Role, SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Confirm
 from p2pfs.wire.bookings import Book
@@ -78,6 +79,10 @@ class Services:
     jobs: Jobs
     pool_clock: PoolClock
     usefulness: Usefulness
+    history: history.History
+    flow: Flow
+    copied: Callable[[], int]
+    """Copies made by order of the coordinator since its start."""
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
@@ -91,6 +96,7 @@ class Services:
             "map": self._map,
             "roll": self._roll,
             "status": self._status,
+            "history": self._history,
             "nodes": self._nodes,
             "usefulness": self._usefulness,
             "usefulness_of": self._usefulness_of,
@@ -160,6 +166,12 @@ class Services:
     async def _status(self, request: Request) -> Response:
         report = await self.status.report(request.caller)
         return Response(body=status.encode(report), content_type=codec.JSON)
+
+    async def _history(self, request: Request) -> Response:
+        self.roster.member(request.caller.node)
+        is_admin = Role.ADMIN in request.caller.roles
+        answer = await self.history.answer(history.asked(request.query), is_admin=is_admin)
+        return Response(body=history.encode(answer), content_type=codec.JSON)
 
     async def _nodes(self, request: Request) -> Response:
         self.roster.member(request.caller.node)

@@ -16,6 +16,7 @@ import trio
 
 from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.dialability import Dialability
+from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.liveness import REACHABLE, next_check_s
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roll import RollOffice
@@ -72,9 +73,12 @@ class Pulse:
         dialability: Dialability,
         churn: Churn,
         traffic: Traffic,
+        flow: Flow,
         roll: RollOffice,
         clock: Clock,
     ) -> None:
+        self._flow = flow
+        self.heartbeats = 0  # taken, since the start
         self._traffic = traffic
         self._roll = roll
         self._database = database
@@ -108,6 +112,8 @@ class Pulse:
         )
         self._scrubs.heard(peer, heartbeat.scrub)
         self._traffic.served(node.id, heartbeat.run, heartbeat.served)
+        self.heartbeats += 1
+        self._flow.heard(peer.number, heartbeat.run, received=heartbeat.received, sent=heartbeat.sent)
         if change is not None:
             _tell(change)
             self._churn.heard(change, silent_s)
@@ -204,7 +210,8 @@ def check(heartbeat: Heartbeat) -> None:
     Raises:
         Misuse: They are not.
     """
-    figures = (heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1)
+    figures = [heartbeat.capacity, heartbeat.used, heartbeat.trash, heartbeat.chunks, heartbeat.put_seq + 1]
+    figures += [heartbeat.received, heartbeat.sent]
     if not all(0 <= figure <= _MAX_BYTES for figure in figures) or not 0 <= heartbeat.run < 1 << 63:
         raise Misuse("a heartbeat has impossible figures")
     if not math.isfinite(heartbeat.clock_s) or abs(heartbeat.clock_s) > _MAX_CLOCK_S:

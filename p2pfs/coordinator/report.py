@@ -84,6 +84,8 @@ class PeerReport(msgspec.Struct, frozen=True):
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then; 0: it said nothing
     recounted_s: float = 0.0  # UTC; when its chunks were last compared with the index; 0: not since the start
     drift: int = 0  # bytes that it counted beyond the index then; what is written meanwhile is among them
+    receiving: float = 0.0  # bytes a second through its connections, between its last heartbeats
+    sending: float = 0.0
 
 
 class VolumeReport(msgspec.Struct, frozen=True):

@@ -103,6 +103,7 @@ class Sessions:
         self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
         self._searching: dict[NodeId, trio.Lock] = {}  # of nodes whose searches are at work
         self.reapable = trio.Event()
+        self.batches = 0  # answered since the start
 
     @property
     def kept_s(self) -> float:
@@ -296,6 +297,7 @@ class Sessions:
             return await self._database.write(partial(change, fences), committed=tell)
 
         outcome = await self._delegations.in_turn(session, attempt)
+        self.batches += 1
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             if accepted:
                 self._usefulness.arrived(arrivals, row.node)

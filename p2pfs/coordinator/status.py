@@ -17,6 +17,7 @@ import trio
 from p2pfs.coordinator.backup.state import Backups, indexed
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn
+from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.report import (
     LEASE_WARNING_S,
     ChunksReport,
@@ -50,6 +51,8 @@ FRESH_S: Final = 1.0
 """How long a report serves others, at least."""
 SHARE: Final = 10.0
 """It serves for so many times as long as the counting took: whoever polls a large pool gets a tenth of a processor."""
+BACKGROUND_SHARE: Final = 100.0
+"""The same where nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Status:
         clock: Clock,
         backups: Backups,
         churn: Churn,
+        flow: Flow,
         judged: Usefulness,
         sessions_alive: Callable[[], float],
         is_pressed: Callable[[], bool],
@@ -109,6 +113,7 @@ class Status:
         self._clock = clock
         self._backups = backups
         self._churn = churn
+        self._flow = flow
         self._usefulness = judged
         self._counting = trio.Lock()
         self._counts: Counts | None = None
@@ -118,12 +123,19 @@ class Status:
     async def report(self, identity: Identity) -> StatusReport:
         """The pool as the asker may see it: volumes of its owner only, unless it is an admin."""
         node = self._roster.member(identity.node)
-        counts = await self._count()
+        return await self._report(None if Role.ADMIN in identity.roles else node.owner)
+
+    async def overall(self) -> StatusReport:
+        """The whole pool, for the coordinator itself, which looks so often that it counts more seldom."""
+        return await self._report(None, share=BACKGROUND_SHARE)
+
+    async def _report(self, owner: str | None, *, share: float = SHARE) -> StatusReport:
+        counts = await self._count(share)
         chunks = self._chunks(counts)
         peers = [self._peer(peer, counts) for _, peer in sorted(self._roster.peers.items()) if peer.addresses]
         pool, coordinator = self._pool(peers, counts), self._describe_self(counts)
         backup, restored = self._backups.report(), self._restored(peers, counts)
-        seen = self._volumes(counts, None if Role.ADMIN in identity.roles else node.owner)
+        seen = self._volumes(counts, owner)
         jobs = self._going_on()
         health, reasons = judge(
             pool,
@@ -198,7 +210,7 @@ class Status:
     def _going_on(self) -> list[JobInfo]:
         return [job for job in self._jobs.listed(self._roster.name_of) if job.state not in ENDED]
 
-    async def _count(self) -> Counts:
+    async def _count(self, share: float) -> Counts:
         """Counts no older than FRESH_S, or than what took so long to count, and made with the peers that are reachable,
         or away, now."""
         async with self._counting:
@@ -207,7 +219,7 @@ class Status:
             peers = self._roster.reachable(), away
             now_s = self._clock.monotonic()
             made_s, made_with = self._counted
-            if self._counts is None or now_s - made_s >= max(FRESH_S, SHARE * self._took_s) or made_with != peers:
+            if self._counts is None or now_s - made_s >= max(FRESH_S, share * self._took_s) or made_with != peers:
                 alive_until_s = self._sessions_alive()
                 before_s = int(self._clock.time()) + LEASE_WARNING_S
                 wanted, _ = self._reservations.copies_wanted()
@@ -253,6 +265,7 @@ class Status:
 
     def _peer(self, peer: Peer, counts: Counts) -> PeerReport:
         node, recount = peer.node, self._inventory.recounts.get(peer.number)
+        receiving, sending = self._flow.rates(peer.number)
         return PeerReport(
             peer.number,
             node.id,
@@ -275,6 +288,8 @@ class Status:
             away_until_s=peer.away_until_s,
             recounted_s=recount.time_s if recount else 0.0,
             drift=recount.drift_bytes if recount else 0,
+            receiving=round(receiving, 1),
+            sending=round(sending, 1),
         )
 
 

@@ -30,6 +30,7 @@ Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
 RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
+LogFormat = Annotated[str, "log format"]
 Policy = Annotated[str, "policy"]
 Weight = Annotated[float, "weight"]
 DurabilityMode = Annotated[str, "durability"]
@@ -101,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
+    log_format: LogFormat = "text"  # or "json": an object a line
+    metrics_listen: Text = ""  # host:port[,host:port] where Prometheus may read /metrics, in the clear; empty: nowhere
 
 
 def _parse_switch(text: str) -> bool:
@@ -169,6 +172,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "switch": _parse_switch,
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
+    "log format": _one_of("text", "json"),
     "durability": _one_of("close", "fsync", "sync"),
     "distribution": _one_of(*Distribution),
     "relay": _one_of("auto", "on", "off"),

@@ -141,6 +141,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     served: list[tuple[int, str, int]] = []  # (UTC day, reading node, bytes of that day so far in this run), if changed
     withdrawn_seq: int = -1  # nothing new is taken under tokens that answers up to this one withdrew; -1: not told
     draining: list[int] = []  # of those tokens, where something begun before is still being stored, not yet in `used`
+    received: int = 0  # bytes through this daemon's connections, in this run
+    sent: int = 0
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):

@@ -47,6 +47,7 @@ COORDINATOR_ROUTES: Final = (
     Route("map", "GET", "/map", ANYONE),
     Route("roll", "GET", "/roll", _PEER),
     Route("status", "GET", "/status", ANYONE),
+    Route("history", "GET", "/history", ANYONE),
     Route("nodes", "GET", "/nodes", ANYONE),
     Route("usefulness", "GET", "/usefulness", ANYONE),
     Route("usefulness_of", "GET", "/nodes/{node}/usefulness", ANYONE),

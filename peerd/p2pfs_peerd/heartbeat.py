@@ -19,6 +19,7 @@ from p2pfs.chunks.traffic import Traffic
 from p2pfs.errors import PoolError
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.identity import Revocations
+from p2pfs.net.wires import TOTAL
 from p2pfs.runtime.clocks import Clock
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Scrub
 from p2pfs_peerd.resources import resources
@@ -142,6 +143,8 @@ class Pulse:
             withdrawn_seq=withdrawn[0],
             draining=withdrawn[1],
             served=served,
+            received=TOTAL.received,
+            sent=TOTAL.sent,
         )
 
 

@@ -111,8 +111,9 @@ RESOURCES = membership.Resources(1 << 40, 1 << 39, 1 << 34, 1 << 33, 4, 0.25, 5,
 HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
     run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
-    withdrawn_seq=1 << 33, draining=[5],
+    withdrawn_seq=1 << 33, draining=[5], received=1 << 40, sent=1 << 41,
 )  # fmt: skip
+UNMETERED = msgspec.structs.replace(HEARTBEAT, received=0, sent=0)
 GAVE = usefulness.Gave(1, 2, 3, 4)
 USEFULNESS = usefulness.UsefulnessReport(
     usefulness.Rules("fair", 1.0, 2.0, grant=1 << 30, replicas=3, min_replicas=2, windows=30, half_life=7.0),
@@ -242,8 +243,9 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("orders", ORDERS),
         ("report", REPORT),
         ("heartbeat", HEARTBEAT),
-        ("heartbeat_without_reads", msgspec.structs.replace(HEARTBEAT, served=[], withdrawn_seq=-1, draining=[])),
-        ("heartbeat_of_old_tokens", msgspec.structs.replace(HEARTBEAT, withdrawn_seq=-1, draining=[])),
+        ("heartbeat_without_reads", msgspec.structs.replace(UNMETERED, served=[], withdrawn_seq=-1, draining=[])),
+        ("heartbeat_of_old_tokens", msgspec.structs.replace(UNMETERED, withdrawn_seq=-1, draining=[])),
+        ("heartbeat_without_traffic", UNMETERED),
         ("answer_without_tokens", msgspec.structs.replace(HEARTBEAT_ANSWER, withdrawn_seq=0, withdrawn=[])),
         ("renew_session", volumes.RenewSession(3, [(20_000, 7, 1 << 30)])),
         ("usefulness", USEFULNESS),

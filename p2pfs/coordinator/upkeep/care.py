@@ -115,6 +115,16 @@ class Care:
             jobs.on(kind, JobAction.RETRY, self._retried)
         jobs.on(JobKind.TRIM, JobAction.RESUME, self._retried)
 
+    @property
+    def waiting(self) -> int:
+        """Copies that are to be made, or are being made."""
+        return self._backlog.waiting
+
+    @property
+    def copied(self) -> int:
+        """Copies made since the start."""
+        return self._backlog.done
+
     # ---- what others tell -------------------------------------------------------------------------------------------
 
     def survey(self) -> None:
