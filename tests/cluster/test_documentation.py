@@ -47,7 +47,7 @@ def test_the_tutorial_works_on_three_machines(tmp_path: Path) -> None:
         reader(machines, ("attic", "desk", "nas")).follow(ROOT / "docs" / "tutorial.md")
 
 
-BRISK = {"heartbeat": "500ms", "suspect": "2s", "down": "3s", "repair_delay": "1s", "backup_interval": "500ms"}
+BRISK = {"heartbeat": "500ms", "suspect": "4s", "down": "6s", "repair_delay": "1s", "backup_interval": "500ms"}
 """Settings with which a pool notices within seconds what it otherwise takes minutes to believe."""
 
 
