@@ -100,7 +100,7 @@ def checkout(directory: Path) -> Path:
     """This checkout as somebody has it after `make demo` has installed what it needs, with nothing started in it."""
     directory.mkdir()
     shutil.copytree(ROOT / "docs", directory / "docs")
-    for name in ("Makefile", "README.md", "packaging", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "README.md", "p2pfs", "packaging", "pyproject.toml", "requirements.lock"):
         (directory / name).symlink_to(ROOT / name)
     programs, stamps = directory / ".venv" / "bin", directory / ".venv" / ".stamps"
     for folder in (programs, stamps):

@@ -39,6 +39,7 @@ def test_every_command_in_a_block_is_a_command(page: Path) -> None:
 def test_every_command_in_a_sentence_is_a_command(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     codes = re.findall(r"`(p2pfs [^`]+)`", prose)
+    codes = [code for code in codes if not re.fullmatch(r"[\w -]+ \d+", code)]  # a label that keeps keys apart
     assert [(code, mentioned_wrongly(code)) for code in codes if mentioned_wrongly(code)] == []
 
 

@@ -69,8 +69,8 @@ def test_blocks_are_run_in_order_and_what_they_print_is_kept(page: Path) -> None
 
 
 def test_what_is_asked_for_is_typed_and_not_shown(page: Path) -> None:
-    text = "```console on=a types=secret\n$ read -rsp 'Word: ' word </dev/tty && echo; echo got $word\nWord: …\ngot it\n```\n"
-    follow(page, text, secret="it")
+    command = "read -rsp 'Word: ' word </dev/tty && echo; echo got $word"
+    follow(page, f"```console on=a types=secret\n$ {command}\nWord: …\ngot it\n```\n", secret="it")
 
 
 @pytest.mark.parametrize(
