@@ -39,7 +39,7 @@ TESTS ?=
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
+.PHONY: help demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search screenshots deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -56,7 +56,7 @@ $(STAMPS)/run: requirements.lock pyproject.toml
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
-	@packaging/system-packages dbus-daemon
+	@packaging/system-packages dbus-daemon iproute2 util-linux
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	@touch $@
 
@@ -127,6 +127,9 @@ bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files
 .PHONY: docs
 docs: $(STAMPS)/run ## the pages of docs/reference anew, from the code
 	$(BIN)/python packaging/reference.py docs/reference
+
+screenshots: $(STAMPS)/dev ## the pictures in docs/images, of a pool made for that
+	$(BIN)/python packaging/screenshots/terminal.py docs/images
 
 deb: ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
 	@packaging/system-packages $(DEB_PACKAGES)
