@@ -38,6 +38,7 @@ _GROUPS: Final = {
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
+        "dashboard": "Open the pool's web pages",
         "doctor": "Find what keeps this machine from working",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
