@@ -23,6 +23,8 @@ PYTHON_TESTS = $(shell /usr/bin/python3 -c 'import sys; print("libpython%d.%d-te
 SAMPLE_PACKAGES = stress-ng fio rsync git procps $(PYTHON_TESTS)
 CONFORMANCE_PACKAGES = $(SAMPLE_PACKAGES) fsmark dbench bonnie++ postgresql
 CONFORMANCE_FLAGS ?=
+SOAK_OUT ?= soak-results
+SOAK_FLAGS ?=
 PREFIX ?= /opt/p2pfs
 UNIT_DIR ?= /etc/systemd/system
 HELPER_DIR ?= /sbin
@@ -37,7 +39,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help web demo demo-stop test conformance conformance-sample check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
+.PHONY: help web demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -79,6 +81,9 @@ conformance: $(STAMPS)/run ## public programs on a mount, and what fails there o
 conformance-sample: $(STAMPS)/run ## the short form of some of them, three minutes at most
 	@packaging/system-packages $(SAMPLE_PACKAGES)
 	PYTHONPATH=tests $(BIN)/python -m conformance.run --sample $(CONFORMANCE_FLAGS)
+
+soak: $(STAMPS)/run ## half an hour of load, faults and upgrades, then everything compared (root; SOAK_FLAGS="--minutes 5 --seed 7")
+	PYTHONPATH=tests $(BIN)/python -m soak.run --out '$(SOAK_OUT)' $(SOAK_FLAGS)
 
 check: $(STAMPS)/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check $(SOURCES)
@@ -142,5 +147,5 @@ lock: ## compile both lock files anew from pyproject.toml
 	@packaging/compile-locks $(BIN)
 
 clean: demo-stop ## end the demo and remove everything made here, its data included
-	rm -rf --one-file-system '$(DEMO_ROOT)' '$(BENCH_OUT)' $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf --one-file-system '$(DEMO_ROOT)' '$(BENCH_OUT)' '$(SOAK_OUT)' $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find $(SOURCES) benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,6 +34,7 @@ _HOW_WRITTEN: Final = {
     "switch": "on or off",
     "text": "text",
     "level": "debug, info, warning or error",
+    "log format": "text or json",
     "durability": "close, fsync or sync",
     "relay": "auto, on or off",
     "policy": "open or fair",

@@ -12,6 +12,7 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.errors import PoolError, UserError
+from p2pfs.net.exposition import expose
 from p2pfs.runtime import mounts, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
@@ -22,6 +23,7 @@ from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.connection import Connection, Cut
+from p2pfs_mount.figures import MountFigures
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
@@ -110,10 +112,12 @@ class _Mount:
         )
         attached.holding.kernel = Believed(operations.trust, kernel)
         socket = mounts.socket_path(self._home.path, self._path)
+        figures = MountFigures(attached, operations, kernel)
         control = life.Control(
             lambda report: self._leave(attached, operations, report),
-            lambda: _stats(attached, operations, kernel),
+            figures.stats,
             {
+                "access log": operations.meter.access.follow,
                 **Commands(attached.filesystem, kernel.idle).table(),
                 **VolumeCommands(VolumeId(attached.volume.volume), attached.configure).table(),
             },
@@ -121,6 +125,7 @@ class _Mount:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.serve, socket)
+                nursery.start_soon(expose, self._settings.metrics_listen, figures.figures(self._home))
                 nursery.start_soon(self._end_on_signal, attached, operations)
                 nursery.start_soon(self._announce, socket, attached)
                 nursery.start_soon(kernel.watch)
@@ -224,26 +229,6 @@ def stuck_after_s(pending: Pending) -> float:
     """When a notification hangs for good: it waits behind requests under way, so not before each of them was answered
     or given up. Never in a hard mount."""
     return pending.deadline_s + CUT_MARGIN_S
-
-
-def _stats(attached: Attached, operations: Operations, kernel: KernelCache) -> dict[str, int]:
-    return {
-        "known_inodes": attached.filesystem.known(),
-        "unsaved_bytes": attached.filesystem.writer.unsaved_bytes(),
-        "changes_waiting": attached.holding.delegated.changes.outstanding,
-        "store_failures": attached.filesystem.writer.failures,
-        "lost_bytes": attached.filesystem.writer.lost_bytes,
-        "journal_rejected": attached.filesystem.journal.rejected,
-        "fetched_bytes": attached.fetched_bytes(),
-        "copies_sent": attached.replicated.made.sent,
-        "copies_passed_on": attached.replicated.made.passed_on,
-        "uplink_bytes_per_s": int(attached.replicated.uplink.rate or 0),
-        "unexpected_errors": operations.unexpected,
-        "kernel_trusted": len(operations.trust),
-        "kernel_notifications": kernel.done,
-        "kernel_notifications_waiting": kernel.waiting,
-        "kernel_notification_overflows": kernel.overflows,
-    }
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -38,6 +39,7 @@ from p2pfs.vfs.tree import Owner
 from p2pfs_mount.directories import DirectoryHandle
 from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
+from p2pfs_mount.meter import Meter
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
@@ -77,22 +79,34 @@ def _timed(handler: Handler[P, R]) -> Handler[P, R]:
 
 
 def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handler[P, R]:
+    operation = "view" if handler.__name__.startswith("_") else handler.__name__
+
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
+        began_ns, number = time.perf_counter_ns(), 0
         try:
             return await handler(self, *args, **kwargs)
         except PoolError as error:
             log.debug("%s: %s", handler.__name__, error)
-            raise pyfuse3.FUSEError(code(error)) from None
+            number = code(error)
+            raise pyfuse3.FUSEError(number) from None
         except trio.TooSlowError:
             log.error("%s was given up: it did not end in time, or the mount is ending", handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
-        except pyfuse3.FUSEError:
+            number = errno.EIO
+            raise pyfuse3.FUSEError(number) from None
+        except pyfuse3.FUSEError as error:
+            number = error.errno
             raise
         except Exception:
             self.unexpected += 1
             log.exception("%s failed unexpectedly", handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+            number = errno.EIO
+            raise pyfuse3.FUSEError(number) from None
+        finally:
+            took_ns = time.perf_counter_ns() - began_ns
+            self.meter.note(operation, took_ns, number)
+            if self.meter.access.is_read:
+                self.meter.access.note(operation, args, took_ns, number)
 
     return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
 
@@ -114,6 +128,7 @@ class Operations(pyfuse3.Operations):
         # the layers below have deadlines by progress; this one only catches what they miss
         self.pending = Pending(math.inf if hard else 10 * io_timeout_s)
         self.unexpected = 0
+        self.meter = Meter()
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._entries = Entries()
@@ -355,10 +370,13 @@ class Operations(pyfuse3.Operations):
     @guarded_number
     async def read(self, fh: FileHandleT, offset: int, length: int) -> bytes:
         # pyfuse3 takes any contiguous buffer, whatever it declares
-        return await self._fs.read(self._files[fh], offset, length)  # type: ignore[return-value]
+        data = await self._fs.read(self._files[fh], offset, length)
+        self.meter.read_bytes += len(data)
+        return data  # type: ignore[return-value]
 
     @guarded_number
     async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
+        self.meter.written_bytes += len(data)
         return await self._fs.write(self._files[fh], offset, data)
 
     @guarded_number

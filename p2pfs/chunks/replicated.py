@@ -7,6 +7,7 @@ deadlines.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -26,6 +27,7 @@ from p2pfs.placement.distribution import chosen
 from p2pfs.placement.groups import group_of
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.placement.rendezvous import order
+from p2pfs.runtime.latency import Latency
 from p2pfs.types import KIB, Buffer, ChunkId, Distribution, GroupId, PeerNumber, VolumeId
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import PoolMap
@@ -64,6 +66,7 @@ class ReplicatedStore:
         self.standings = Standings(trio.current_time)
         self.uplink = Uplink(trio.current_time)
         self.made = Made()
+        self.putting, self.getting = Latency(), Latency()  # of those that succeeded
         self._distribution = distribution
         self._auto = Distribution.DIRECT
         self._sources = Sources(peers, self._current_states, locate, refresh or locate, self.standings, nursery, count)
@@ -83,13 +86,19 @@ class ReplicatedStore:
         reading.probe_silent(self._sources, volume, chunk, self._targets(chunk).order)
         flight = WriteFlight(self._destinations, Load(volume, chunk, parts, runs.total_bytes(parts), released))
         self._nursery.start_soon(self._fly, flight)
-        return await flight.wait()
+        began_ns = time.perf_counter_ns()
+        receipts = await flight.wait()
+        self.putting.note(time.perf_counter_ns() - began_ns)
+        return receipts
 
     async def get(
         self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
     ) -> memoryview:
         runs.span(size, blocks)
-        return await reading.read(self._sources, Wanted(volume, chunk, size, blocks, check), self._io_timeout_s)
+        began_ns = time.perf_counter_ns()
+        view = await reading.read(self._sources, Wanted(volume, chunk, size, blocks, check), self._io_timeout_s)
+        self.getting.note(time.perf_counter_ns() - began_ns)
+        return view
 
     async def has(self, volume: VolumeId, chunk: ChunkId) -> bool:
         """Whether any holder that answers has a copy.

@@ -30,7 +30,7 @@ def start(
             exitcodes.DENIED,
         )
     settings = home.settings(overrides)
-    log.setup(settings.log_level, log_file)
+    log.setup(settings.log_level, log_file, form=settings.log_format, part=role.value)
     process.harden()
     process.raise_file_limit()
     return load()(home, settings) or exitcodes.OK

@@ -142,7 +142,7 @@ def serve(request: Request, ready: Callable[[], None]) -> int:
     from p2pfs.cli import connect
     from p2pfs_mount.main import run
 
-    log.setup(request.settings.log_level, request.log_file)
+    log.setup(request.settings.log_level, request.log_file, form=request.settings.log_format, part="mount")
     process.harden()
     process.raise_file_limit()
     # A stranger at the coordinator's address, a wrong name and an aged certificate are met here, before a passphrase is

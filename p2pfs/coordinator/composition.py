@@ -354,6 +354,8 @@ async def compose(
         pool_clock=pool_clock,
         usefulness=judged,
         history=History(rounds or Rounds(), observer, clock),
+        flow=flow,
+        copied=lambda: care.copied,
         workers=(care, leaving, audits, bookings, leases, trash, purge, jobs, judged),
     )
 

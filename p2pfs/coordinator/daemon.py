@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from p2pfs import exitcodes
+from p2pfs.coordinator import metrics
 from p2pfs.coordinator.backup.chain import Sealing
 from p2pfs.coordinator.backup.peers import BackupPeers
 from p2pfs.coordinator.backup.recovery import signing_key
@@ -34,6 +35,7 @@ from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.exposition import expose
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Limits, Server
@@ -63,7 +65,9 @@ class Running:
     services: Services
     server: Server
     database: Database
-    dashboard: Dashboard | None
+    metrics: Sequence[str] = ()
+    """Where Prometheus may ask."""
+    dashboard: Dashboard | None = None
 
 
 def run(home: NodeHome, settings: Settings) -> int:
@@ -165,14 +169,17 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         if backup is not None:
             workers.append(backup)
         async with client, trio.open_nursery() as nursery:
-            for one in workers:
-                nursery.start_soon(worker.run, one)
+            reports = [worker.Report(one.name) for one in workers]
+            for one, report in zip(workers, reports, strict=True):
+                nursery.start_soon(worker.run, one, report)
             nursery.start_soon(_drop_revoked, services.membership, server)
             await nursery.start(server.serve, listeners)
+            told = metrics.figures(home, services, server, database, reports)
+            exposed = await nursery.start(expose, settings.metrics_listen, told)
             if dashboard is not None:
                 nursery.start_soon(_drop_revoked, services.membership, dashboard.server)
                 await nursery.start(dashboard.serve)
-            yield Running(record, services, server, database, dashboard)
+            yield Running(record, services, server, database, exposed, dashboard)
             services.sessions.stop()
             services.relay.stop()
             if dashboard is not None:

@@ -13,6 +13,7 @@ from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.dialability import Dialability
+from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
 from p2pfs.coordinator.relay import Relay
@@ -83,6 +84,9 @@ class Services:
     pool_clock: PoolClock
     usefulness: Usefulness
     history: history.History
+    flow: Flow
+    copied: Callable[[], int]
+    """Copies made by order of the coordinator since its start."""
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 

@@ -155,11 +155,13 @@ class History:
         self._clock = clock
         self._one = trio.CapacityLimiter(1)  # the file is for one thread at a time
         self.latest: Mapping[str, float] = {}
+        self.looked_s = 0.0  # UTC: when that was
 
     async def work(self) -> Progress:
         """Look, and keep it."""
         self.latest = seen = await self._observer.look()
-        await trio.to_thread.run_sync(partial(self._rounds.add, self._clock.time(), seen), limiter=self._one)
+        self.looked_s = now_s = self._clock.time()
+        await trio.to_thread.run_sync(partial(self._rounds.add, now_s, seen), limiter=self._one)
         return Progress.IDLE
 
     async def wait(self) -> None:

@@ -78,6 +78,7 @@ class Pulse:
         clock: Clock,
     ) -> None:
         self._flow = flow
+        self.heartbeats = 0  # taken, since the start
         self._traffic = traffic
         self._roll = roll
         self._database = database
@@ -111,6 +112,7 @@ class Pulse:
         )
         self._scrubs.heard(peer, heartbeat.scrub)
         self._traffic.served(node.id, heartbeat.run, heartbeat.served)
+        self.heartbeats += 1
         self._flow.heard(peer.number, heartbeat.run, received=heartbeat.received, sent=heartbeat.sent)
         if change is not None:
             _tell(change)

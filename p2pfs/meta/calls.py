@@ -11,12 +11,14 @@ TURN_S.
 
 import math
 import random
+import time
 from typing import Any, Final, TypeVar
 
 import trio
 
 from p2pfs.errors import CoordinatorAway, Fenced, Overruled, PoolError, Recalling, Unavailable
 from p2pfs.net.client import Client, Endpoint, Reply
+from p2pfs.runtime.latency import Latency
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import Buffer
 from p2pfs.wire import codec
@@ -51,6 +53,8 @@ class CoordinatorCalls:
         self._fenced: Fenced | None = None
         self._answers = 0
         self.is_away = False
+        self.latency = Latency()
+        """Of answers that came, but those that come late on purpose."""
 
     @property
     def is_fenced(self) -> bool:
@@ -97,7 +101,10 @@ class CoordinatorCalls:
                 left_s = min(deadline - trio.current_time(), _AWAY_ATTEMPT_S if self.is_away else math.inf)
             answers = self._answers
             try:
-                return await self._attempt(method, path, body, min(left_s, share_s))
+                began_ns = time.perf_counter_ns()
+                reply = await self._attempt(method, path, body, min(left_s, share_s))
+                self.latency.note(time.perf_counter_ns() - began_ns)
+                return reply
             except Recalling:
                 if trio.current_time() >= turn_by:
                     raise

@@ -26,6 +26,7 @@ from p2pfs.meta import schema
 from p2pfs.meta.connections import connect, create_private, identities, migrated, snapshot
 from p2pfs.meta.pages import Image, PageLog
 from p2pfs.meta.sqlite_errors import DiskFailed, mapped, pool_error
+from p2pfs.runtime.latency import Latency
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class ThreadedDatabase:
         self._failure: Exception | None = None
         self._closing = False
         self.commits = 0  # groups committed; read by tests and metrics
+        self.committing = Latency()  # each group, from its BEGIN
         self._thread = threading.Thread(target=self._run, name="p2pfs database", daemon=True)
         self._thread.start()
 
@@ -184,7 +186,9 @@ class ThreadedDatabase:
             if first is None:
                 break
             group: list[_Write] = []
+            began_ns = time.perf_counter_ns()
             going = self._transact(first, group)
+            self.committing.note(time.perf_counter_ns() - began_ns)
             self._call(_deliver, group)
             self._checkpoint()
         self._call(self._ended.set)

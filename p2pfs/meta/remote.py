@@ -102,7 +102,7 @@ class RemoteNamespace:
         """`on_batch` hears of each batch before it is sent for the first time."""
         self._traffic = traffic
         self._on_batch = on_batch
-        self._calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s, endless=endless)
+        self.calls = CoordinatorCalls(client, coordinator, io_timeout_s=io_timeout_s, endless=endless)
         self._volume_path = f"/volumes/{volume_name(volume)}"
         self._session_path = f"/sessions/{grant.session}"
         self._lifetime_s = grant.lifetime_s
@@ -157,12 +157,12 @@ class RemoteNamespace:
     @property
     def is_away(self) -> bool:
         """Whether the coordinator did not answer for `io_timeout` and has not since."""
-        return self._calls.is_away
+        return self.calls.is_away
 
     @property
     def is_fenced(self) -> bool:
         """Whether the session is over: every call raises Fenced from now on."""
-        return self._calls.is_fenced
+        return self.calls.is_fenced
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class RemoteNamespace:
         return answers.unwrap(await self._flights.ask(question), kind)
 
     async def _send_questions(self, asked: list[Question]) -> list[Answer]:
-        return await self._calls.ask("POST", f"{self._volume_path}/questions", asked, list[Answer])
+        return await self.calls.ask("POST", f"{self._volume_path}/questions", asked, list[Answer])
 
     # ---- changes ----------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class RemoteNamespace:
 
     async def _send(self, batch: Batch) -> Applied:
         try:
-            return await self._calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
+            return await self.calls.ask("POST", f"{self._session_path}/batches", batch, Applied)
         except Gone:  # copies on a peer that leaves are none: by an old map they would be made there again
             self._news_wanted.set()
             raise
@@ -287,7 +287,7 @@ class RemoteNamespace:
         return await self._fetch_ids(max(count, ID_BLOCK))
 
     async def _fetch_ids(self, count: int) -> range:
-        block = await self._calls.ask("POST", f"{self._session_path}/ids", GrantIds(count), IdBlock)
+        block = await self.calls.ask("POST", f"{self._session_path}/ids", GrantIds(count), IdBlock)
         return range(block.first_id, block.last_id + 1)
 
     # ---- the delegation ---------------------------------------------------------------------------------------------
@@ -295,14 +295,14 @@ class RemoteNamespace:
     async def delegate(self, epoch: int) -> Delegation:
         """See Delegable."""
         asked = AskDelegation(epoch)
-        return await self._calls.await_late(
+        return await self.calls.await_late(
             "POST", f"{self._session_path}/delegation", asked, Delegation, timeout_s=_DELEGATION_S
         )
 
     async def return_delegation(self, epoch: int, timeouts_s: float) -> None:
         """See Delegable."""
         message = ReturnDelegation(epoch, timeouts_s)
-        await self._calls.ask("POST", f"{self._session_path}/delegation/return", message, Delegation)
+        await self.calls.ask("POST", f"{self._session_path}/delegation/return", message, Delegation)
 
     async def apply_under(self, epoch: int, operations: Sequence[Operation]) -> Applied:
         """See Delegable."""
@@ -313,7 +313,7 @@ class RemoteNamespace:
     async def events(self, wait_s: float) -> Events:
         """See Namespace. One attempt; a coordinator that does not answer is not yet away for other calls."""
         asked = WaitEvents(self._stream, self._told, wait_s)
-        events = await self._calls.await_late(
+        events = await self.calls.await_late(
             "POST", f"{self._session_path}/events", asked, Events, timeout_s=wait_s + _LATE_S
         )
         self._stream, self._told = events.stream, events.last
@@ -321,7 +321,7 @@ class RemoteNamespace:
 
     async def held(self) -> list[InodeId]:
         """See Namespace."""
-        return await self._calls.ask("GET", f"{self._session_path}/held", None, list[InodeId])
+        return await self.calls.ask("GET", f"{self._session_path}/held", None, list[InodeId])
 
     # ---- the session ------------------------------------------------------------------------------------------------
 
@@ -329,14 +329,14 @@ class RemoteNamespace:
         """Tokens for `room_bytes` sealed bytes on each of enough peers; gives back those in `returned`. Raises NoSpace,
         Denied, CoordinatorAway, Fenced."""
         message = Reserve(room_bytes, list(returned))
-        answer = await self._calls.ask("POST", f"{self._session_path}/reservations", message, Reserved)
+        answer = await self.calls.ask("POST", f"{self._session_path}/reservations", message, Reserved)
         return answer.tokens
 
     async def renew(self) -> None:
         """Keep the session alive. Raises Fenced, CoordinatorAway."""
         fetched = self._traffic.untold() if self._traffic is not None else []
         message = RenewSession(self._map_version, [(day, int(peer), size) for day, peer, size in fetched])
-        renewed = await self._calls.ask("POST", f"{self._session_path}/renew", message, RenewedSession)
+        renewed = await self.calls.ask("POST", f"{self._session_path}/renew", message, RenewedSession)
         if self._traffic is not None:
             self._traffic.told(fetched)
         if renewed.map_version > self._map_version:
@@ -372,7 +372,7 @@ class RemoteNamespace:
             try:
                 if self._traffic is not None and self._traffic.untold():
                     await self.renew()
-                await self._calls.tell("DELETE", self._session_path)
+                await self.calls.tell("DELETE", self._session_path)
             except PoolError:
                 return  # away or over already: the coordinator expires it
 

@@ -147,16 +147,25 @@ async def _persistently(ask: Callable[[], Awaitable[JoinAnswer]]) -> JoinAnswer:
     return await ask()
 
 
+def expires_s(home: NodeHome) -> float:
+    """UTC: when the certificate of this home ends. Raises as `is_due`."""
+    return _own(home).not_valid_after_utc.timestamp()
+
+
 def _due_at(home: NodeHome) -> float:
     """UTC seconds."""
+    certificate = _own(home)
+    begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    return begin + (end - begin) * _DUE_SHARE
+
+
+def _own(home: NodeHome) -> x509.Certificate:
     try:
-        certificate = x509.load_pem_x509_certificate(home.certificate_path.read_bytes())
+        return x509.load_pem_x509_certificate(home.certificate_path.read_bytes())
     except OSError as error:
         raise Unavailable(f"cannot read {home.certificate_path}: {error.strerror}") from error
     except ValueError:
         raise Invalid(f"{home.certificate_path} is damaged: join again with a new invite") from None
-    begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    return begin + (end - begin) * _DUE_SHARE
 
 
 def _read_key(home: NodeHome) -> ec.EllipticCurvePrivateKey:

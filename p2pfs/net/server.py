@@ -22,6 +22,7 @@ from p2pfs.net.heads import RequestHead
 from p2pfs.net.identity import Identity, Revocations
 from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
+from p2pfs.net.pace import Pace
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire.routes import Route, Table
@@ -56,6 +57,7 @@ class Server:
         revocations: Revocations | None = None,
         clock: Clock | None = None,
         authorise: Authorise | None = None,
+        pace: Pace | None = None,
     ) -> None:
         names = {route.name for route in routes}
         if unknown := set(handlers) - names:
@@ -71,6 +73,7 @@ class Server:
         self._revocations = revocations or Revocations()
         self._clock = clock or SystemClock()
         self._authorise = authorise
+        self._pace = pace
         self._bodies = BodyBudget(self.limits.bodies_bytes, self.limits.node_bodies_bytes, self.limits.small_body_bytes)
         self._anonymous = trio.Semaphore(self.limits.anonymous_requests)
         self._connections: dict[Connection, None] = {}  # in order of arrival
@@ -80,6 +83,7 @@ class Server:
         self._is_stopping = False
         self._left = trio.lowlevel.ParkingLot()  # unparked whenever a connection ends
         self.requests = 0
+        self.answers: Counter[tuple[str, int]] = Counter()  # by route, or "none", and first digit of the status
         self.failures = 0  # unexpected exceptions
 
     def __repr__(self) -> str:
@@ -155,6 +159,8 @@ class Server:
             _log.debug("a connection was refused: all %d are taken", len(self._connections))
             await trio.aclose_forcefully(transport)
             return
+        if self._pace is not None:
+            transport = self._pace.over(transport)
         connection = Connection(transport, self._context, self)
         self._connections[connection] = None
         try:
@@ -214,6 +220,12 @@ class Server:
     async def answer(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Answer:
         """See `net.connection.Policy`."""
         self.requests += 1
+        answer = await self._answer(head, identity, source)
+        route = answer.request.route.name if answer.request is not None else "none"
+        self.answers[route, answer.response.status // 100] += 1
+        return answer
+
+    async def _answer(self, head: RequestHead, identity: Identity | None, source: Inbox) -> Answer:
         request: Request | None = None
         try:
             request = await self._admit(head, identity, source)

@@ -30,6 +30,7 @@ Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
 RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
+LogFormat = Annotated[str, "log format"]
 Policy = Annotated[str, "policy"]
 Weight = Annotated[float, "weight"]
 DurabilityMode = Annotated[str, "durability"]
@@ -104,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dashboard_session: Duration = 12 * 3600.0  # a browser is logged in for so long
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
+    log_format: LogFormat = "text"  # or "json": an object a line
+    metrics_listen: Text = ""  # host:port[,host:port] where Prometheus may read /metrics, in the clear; empty: nowhere
 
 
 def _parse_switch(text: str) -> bool:
@@ -172,6 +175,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "switch": _parse_switch,
     "text": str,
     "level": _one_of("debug", "info", "warning", "error"),
+    "log format": _one_of("text", "json"),
     "durability": _one_of("close", "fsync", "sync"),
     "distribution": _one_of(*Distribution),
     "relay": _one_of("auto", "on", "off"),

@@ -5,6 +5,7 @@ logged; key types show nothing in their repr, and no message or header body is e
 """
 
 import contextlib
+import json
 import logging
 import os
 import stat
@@ -53,8 +54,14 @@ class _JournalLines(_Lines):
         self._style = logging.PercentStyle("%(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+        priority = _priority(record)
+        return "\n".join(f"{priority}{line}" for line in super().format(record).split("\n"))
+
+
+def _formatter(form: str, part: str, *, is_journal: bool) -> logging.Formatter:
+    if form == "json":
+        return _Objects(part, is_journal=is_journal)
+    return _JournalLines() if is_journal else _Lines()
 
 
 class _BoundedFile(RotatingFileHandler):
@@ -92,8 +99,56 @@ def _is_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
 
 
-def setup(level: str = "info", file: Path | None = None) -> None:
+def _priority(record: logging.LogRecord) -> str:
+    """As the journal takes it from the beginning of a line."""
+    return f"<{next(number for level, number in _PRIORITIES if record.levelno >= level)}>"
+
+
+class _Objects(_Lines):
+    """`{"time":"2027-01-15T08:00:00.123Z","level":"warning","logger":"p2pfs.net.server","message":"…"}`"""
+
+    def __init__(self, part: str, *, is_journal: bool) -> None:
+        super().__init__()
+        self._part, self._is_journal = part, is_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage().rstrip("\n"),
+            "part": self._part,
+            "pid": record.process,
+        }
+        if record.exc_info:
+            fields["exception"] = super(_Lines, self).formatException(record.exc_info)
+        return (_priority(record) if self._is_journal else "") + json.dumps(
+            fields
+        )  # in ASCII: nothing that a terminal obeys
+
+
+class _Tally(logging.Handler):
+    """Counts what should not be in a log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.counts = {"warning": 0, "error": 0}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts["warning" if record.levelno < logging.ERROR else "error"] += 1
+
+
+_tally: Final = _Tally()
+
+
+def counted() -> dict[str, int]:
+    """Records of this process since `setup`: `warning`, `error` and worse."""
+    return dict(_tally.counts)
+
+
+def setup(level: str = "info", file: Path | None = None, *, form: str = "text", part: str = "") -> None:
     """Send records of `level` and above to `file` (appended, bounded) or to standard error; replaces earlier set-ups.
+    `form` is `text`, or `json`, where each record also says which `part` of the pool this process is.
 
     Raises:
         Invalid: No such level.
@@ -105,12 +160,13 @@ def setup(level: str = "info", file: Path | None = None) -> None:
         handler = _BoundedFile(file) if file else logging.StreamHandler(sys.stderr)
     except OSError as error:
         raise Unavailable(f"cannot write the log {file}: {error.strerror}") from error
-    handler.setFormatter(_JournalLines() if file is None and _is_journal(sys.stderr) else _Lines())
+    handler.setFormatter(_formatter(form, part, is_journal=file is None and _is_journal(sys.stderr)))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    root.addHandler(_tally)
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # httpx tells every request at INFO; ours are told where they mean something.

@@ -77,10 +77,12 @@ class Attached:
     map: Callable[[], PoolMap]
     fetched_bytes: Callable[[], int]
     """Sealed bytes that came from peers, not from the disk cache."""
+    cached: CachedStore | None
     replicated: ReplicatedStore
     holding: Holding
     """Whoever gives it to a kernel says what the kernel believes."""
     session: SessionId
+    calls: CoordinatorCalls
     configure: Callable[[VolumeSettings], Awaitable[VolumeInfo]]
 
 
@@ -284,7 +286,8 @@ async def attach(
             if mount_point and not read_only:
                 nursery.start_soon(holding.hold)
             yield Attached(
-                filesystem, info, lambda: pool.map, lambda: _fetched(store), replicated, holding, remote.session,
+                filesystem, info, lambda: pool.map, lambda: _fetched(store),
+                store if isinstance(store, CachedStore) else None, replicated, holding, remote.session, remote.calls,
                 partial(configure, home.path, pool, keys, number),
             )  # fmt: skip
         await _leave(remote, space)

@@ -32,11 +32,14 @@ class BlockCache:
         self._runs: OrderedDict[tuple[ChunkId, int], PlainRun] = OrderedDict()
         self._first: dict[tuple[ChunkId, int], int] = {}
         self.bytes = 0
+        self.hits = self.misses = 0
 
     def get(self, chunk: ChunkId, off: int, length: int) -> memoryview | None:
         first = self._first.get((chunk, off // BLOCK_BYTES))
         if first is None:
+            self.misses += 1
             return None
+        self.hits += 1
         run = self._runs[chunk, first]
         self._runs.move_to_end((chunk, first))
         return run.slice(off, length)

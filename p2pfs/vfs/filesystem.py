@@ -20,6 +20,7 @@ from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
+from p2pfs.vfs.blocks import BlockCache
 from p2pfs.vfs.committer import ApplyNow, Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.glimpses import Glimpse
@@ -218,6 +219,11 @@ class Filesystem:
     def forget(self, number: InodeId, count: int) -> None:
         """The kernel gave `count` references back."""
         self._keeper.forget(number, count)
+
+    @property
+    def blocks(self) -> BlockCache:
+        """Plain blocks kept in memory."""
+        return self._reader.blocks
 
     def known(self) -> int:
         """How many inodes are in memory."""

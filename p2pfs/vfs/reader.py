@@ -71,7 +71,7 @@ class Reader:
     ) -> None:
         self._sealer, self._namespace, self._store = sealer, namespace, store
         self._places, self._nursery, self._refresh = places, nursery, refresh
-        self._cache = BlockCache(memory_bytes)
+        self.blocks = BlockCache(memory_bytes)
         self._flights: dict[tuple[ChunkId, int], Signal] = {}
 
     # ---- extents
@@ -198,7 +198,7 @@ class Reader:
         plain = plain_size(size)
         if segment.chunk_off + segment.length > plain:
             raise Corrupt("a chunk is shorter than its extent")
-        found = self._cache.get(extent.chunk, segment.chunk_off, segment.length)
+        found = self.blocks.get(extent.chunk, segment.chunk_off, segment.length)
         if found is not None:
             return found
         first, count = block_run(segment.chunk_off, segment.length)
@@ -219,13 +219,13 @@ class Reader:
         while (flight := self._flights.get(flight_key)) is not None:
             await flight.wait()
             length = min(blocks.count * BLOCK_BYTES, plain_size(size) - blocks.first * BLOCK_BYTES)
-            found = self._cache.get(chunk, blocks.first * BLOCK_BYTES, length)
+            found = self.blocks.get(chunk, blocks.first * BLOCK_BYTES, length)
             if found is not None:
                 return PlainRun(blocks.first * BLOCK_BYTES, found)
         landed = self._flights[flight_key] = Signal()
         try:
             run = await self._open(extent, size, blocks)
-            self._cache.put(chunk, run)
+            self.blocks.put(chunk, run)
             return run
         finally:
             del self._flights[flight_key]
@@ -268,7 +268,7 @@ class Reader:
             for extent in layers:
                 if extent.chunk is not None and (extent.chunk, 0) not in self._flights:
                     size = page.sizes.get(extent.chunk, 0)
-                    if size and self._cache.get(extent.chunk, extent.chunk_off, extent.length) is None:
+                    if size and self.blocks.get(extent.chunk, extent.chunk_off, extent.length) is None:
                         self._nursery.start_soon(self._ahead_one, extent, size)
 
     async def _ahead_one(self, extent: Extent, size: int) -> None:

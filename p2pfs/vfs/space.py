@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -46,8 +46,8 @@ class Space(Protocol):
         """Bytes that an earlier mount was promised room for count as promised, whether or not there is any now."""
         ...
 
-    def settle(self, size: int) -> None:
-        """The promised bytes were stored, or will never be."""
+    def settle(self, size: int, *, is_stored: bool = False) -> None:
+        """The promised bytes were stored, in chunks that may count by now, or will never be."""
         ...
 
 
@@ -63,7 +63,7 @@ class EndlessSpace:
     def adopt(self, size: int) -> None:
         pass
 
-    def settle(self, size: int) -> None:
+    def settle(self, size: int, *, is_stored: bool = False) -> None:
         pass
 
 
@@ -78,6 +78,10 @@ class ReservedSpace:
     """Rolling reservations: asks for more before what is there runs out, in growing amounts.
 
     Invariant: `_promised` ≤ what at least `copies` peers' tokens still cover, or the next `promise` reserves.
+
+    What is stored and not yet committed when tokens are replaced counts nowhere else then: neither among an owner's
+    copies nor under the tokens that go. So it draws on the new ones as well (`_drawn`), or an owner would be given its
+    share and, on top of it, what was on its way.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class ReservedSpace:
         self._tokens: dict[PeerNumber, Token] = {}
         self._left: dict[PeerNumber, int] = {}
         self._promised = 0
+        self._drawn = 0  # promised when the tokens were granted, and since
         self._room = FIRST_ROOM
         self._missed = False  # a token of a peer that gave none
         self._renewed_s = -math.inf
@@ -99,27 +104,38 @@ class ReservedSpace:
 
     def _covered(self) -> int:
         """Bytes that every one of `copies` copies still has promised room for."""
+        return self._of_every_copy(self._left)
+
+    def _of_every_copy(self, rooms: Mapping[PeerNumber, int]) -> int:
+        """The least room of the `copies` peers that have most, by tokens that can be used."""
         now = self._now_s()
-        lefts = sorted(
-            (self._left[peer] for peer, token in self._tokens.items() if token.expires_s - MARGIN_S > now), reverse=True
+        usable = sorted(
+            (rooms[peer] for peer, token in self._tokens.items() if token.expires_s - MARGIN_S > now), reverse=True
         )
         wanted = max(self._copies(), 1)
-        return lefts[wanted - 1] if len(lefts) >= wanted else 0
+        return usable[wanted - 1] if len(usable) >= wanted else 0
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so much more can be promised under the tokens there are."""
+        granted = {peer: token.room_bytes for peer, token in self._tokens.items()}
+        return self._covered() >= _sealed(self._promised + size) and (
+            self._of_every_copy(granted) >= _sealed(self._drawn + size)
+        )
 
     async def promise(self, size: int) -> None:
-        if self._covered() < _sealed(self._promised + size):
+        if not self._has_room(size):
             known = self._refusal
             async with self._lock:
-                if self._covered() < _sealed(self._promised + size):
+                if not self._has_room(size):
                     refusal = self._refusal
                     if refusal is not None and refusal is not known and refusal.size <= size:
                         raise refusal.error  # one asks for all who wait meanwhile
                     await self._ask_for(size)
-        self._promised += size
+        self.adopt(size)
 
     async def _ask_for(self, size: int) -> None:
         try:
-            await self._renew(lambda: _sealed(self._promised + size))
+            await self._renew(lambda: _sealed(self._promised + size), lambda: self._has_room(size))
         except (NoSpace, OverQuota, Unavailable) as error:
             self._refusal = _Refusal(error, 0 if isinstance(error, Unavailable) else size)
             raise
@@ -131,7 +147,7 @@ class ReservedSpace:
             if not self._is_short(size):
                 return
             try:
-                await self._renew(lambda: _sealed(size))
+                await self._renew(lambda: _sealed(size), lambda: self._covered() >= _sealed(size))
             except (NoSpace, OverQuota, Unavailable):
                 if self._covered() < _sealed(size):
                     raise
@@ -145,12 +161,15 @@ class ReservedSpace:
 
     def adopt(self, size: int) -> None:
         self._promised += size
+        self._drawn += size
 
-    def settle(self, size: int) -> None:
+    def settle(self, size: int, *, is_stored: bool = False) -> None:
         self._promised = max(self._promised - size, 0)
+        if not is_stored:
+            self._drawn = max(self._drawn - size, 0)
 
-    async def _renew(self, need: Callable[[], int]) -> None:
-        """Have other tokens with room for what `need` says at the time, or, refused, see that those there are cover it
+    async def _renew(self, need: Callable[[], int], is_enough: Callable[[], bool]) -> None:
+        """Have other tokens with room for what `need` says at the time, or, refused, see that those there are enough
         by now: what was on its way may have been stored. Raises as the coordinator; then what there was is good yet."""
         needed = need()
         returned = [token.id for token in self._tokens.values()]
@@ -174,15 +193,16 @@ class ReservedSpace:
                         raise
                     await trio.sleep(1.0)
                     needed = need()
-                    if self._covered() >= needed:
+                    if is_enough():
                         return
-                    room = max(room, needed)
+                    room = needed
                     continue
                 # the pool, or its owner's share, has no room for a comfortable reservation: take what this write needs
                 room = max(needed, room // 4)
         self._room = min(2 * self._room, MOST_ROOM)
         self._tokens = {PeerNumber(token.peer): token for token in tokens}
         self._left = {PeerNumber(token.peer): token.room_bytes for token in tokens}
+        self._drawn = self._promised
 
     def token(self, peer: PeerNumber, size: int) -> Token | None:
         """A token of that peer with room for `size` bytes, now counted as used; None: treat the peer as full."""

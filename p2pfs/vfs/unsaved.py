@@ -25,7 +25,7 @@ class Unsaved:
             if not is_left:
                 self.journal.stored(freeze)
             self.credits.give(freeze.cost)
-            self.space.settle(freeze.bytes)
+            self.space.settle(freeze.bytes, is_stored=bool(freeze.uploads))
             self.forget_uploads(freeze)
             if not inode.is_dirty:
                 inode.appended.clear()

@@ -99,7 +99,8 @@ class Absence:
                     await self._stand_in(client, rate, addresses)
                 self._scope = None
 
-    def _silent_s(self) -> float:
+    def silent_s(self) -> float:
+        """Since the coordinator last answered."""
         return self._clock.monotonic() - self._heard_s
 
     async def _fell_silent(self) -> None:
@@ -109,7 +110,7 @@ class Absence:
             if roll is None or not roll.elect_after_s:
                 await self._book.changed(_UNKNOWN_S)
                 continue
-            left_s = max(1.0, roll.elect_after_s / 2) - self._silent_s()
+            left_s = max(1.0, roll.elect_after_s / 2) - self.silent_s()
             if left_s <= 0:
                 return
             await trio.sleep(max(left_s, _SHORTEST_WAIT_S))
@@ -125,7 +126,7 @@ class Absence:
             return copies.room()
 
         watch = Watch(
-            self._own, roll, client=client, silent_s=self._silent_s, room=room, addresses=addresses, clock=self._clock
+            self._own, roll, client=client, silent_s=self.silent_s, room=room, addresses=addresses, clock=self._clock
         )
         copies = Copies(self._store, watch.stores, rate=rate, limit_bytes=int(self._share * max(0, free)) * takes)
         elected = Elected(watch, copies, client=client, store=self._store, clock=self._clock)
@@ -151,7 +152,7 @@ class Absence:
         """For `p2pfs peer status`."""
         present = self._present
         return {
-            "coordinator_silent_s": round(self._silent_s(), 1),
+            "coordinator_silent_s": round(self.silent_s(), 1),
             "knows_members": self._book.roll is not None,
             "leader": (present.watch.leader or 0) if present else 0,
             "leads": present is not None and present.watch.leads,
@@ -175,7 +176,7 @@ class Absence:
         if self._present is None:
             if not self._book.lists(request.caller.node):
                 raise Denied("this node is not on the list of members")
-            return Response.of(Greeting(self._silent_s(), 0, 0, []))
+            return Response.of(Greeting(self.silent_s(), 0, 0, []))
         self._present.watch.hear(request.caller.node, told)
         return Response.of(self._present.watch.greeting())
 

@@ -47,6 +47,7 @@ class PeerApp:
         """Whether chunks are taken and given; not while it is unknown who is revoked."""
         self.is_leaving = False
         """No new chunks are taken: a mount whose map is old goes to another peer."""
+        self.taken_bytes = self.given_bytes = 0  # of chunks, since the start
 
     def hear(self, state: str) -> None:
         """What the coordinator says this peer is (types.PeerState)."""
@@ -75,7 +76,9 @@ class PeerApp:
             async with self._turns.taken(request.caller.node) as turn, self._store.lend() as buffer:
                 hasher = await _receive(request, first, buffer.body[:size])
                 turn.end()  # the rest depends on this disk and not on the sender
-                return Response.of(await self._store.keep(volume, chunk, buffer, size, hasher))
+                receipt = await self._store.keep(volume, chunk, buffer, size, hasher)
+                self.taken_bytes += size
+                return Response.of(receipt)
 
     async def get(self, request: Request) -> Response:
         """The whole chunk, or the range asked for; only the blocks it touches are read and verified."""
@@ -99,6 +102,7 @@ class PeerApp:
             first, _ = runs.span(size, runs.run_of(start, stop))
             view = view[start - first : stop - first]
             lease.follow(view)
+            self.given_bytes += stop - start
             self._served(request.caller.node, volume, chunk, stop - start)
         except BaseException:
             lease.end()

@@ -22,6 +22,7 @@ from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.net.enrolment import keep_renewed
+from p2pfs.net.exposition import expose
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
 from p2pfs.net.server import Server
@@ -38,7 +39,7 @@ from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.membership import HeartbeatAnswer
 from p2pfs.wire.membership import Revocations as RevocationList
 from p2pfs.wire.routes import PEER_ROUTES
-from p2pfs_peerd import control, sleep
+from p2pfs_peerd import control, metrics, sleep
 from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
 from p2pfs_peerd.backups import Backups
@@ -152,6 +153,7 @@ class Peerd:
         self._orders: OrderRunner | None = None
         self._farewell: Farewell | None = None
         self.addresses: list[str] = []
+        self.metrics: list[str] = []  # where Prometheus may ask
 
     async def serve(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, beat and tidy until cancelled or the server was stopped; starts with the addresses it advertises.
@@ -195,6 +197,15 @@ class Peerd:
             background.start_soon(self._tidy)
             background.start_soon(self._account)
             background.start_soon(worker.run, self.scrubber)
+            told = metrics.figures(
+                self._home,
+                self.server,
+                store=self._store,
+                app=self._app,
+                scrubber=self.scrubber,
+                absence=self._absence,
+            )
+            self.metrics = await background.start(expose, self._settings.metrics_listen, told)
             try:
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, listeners)

@@ -381,7 +381,7 @@ async def test_a_change_whose_turn_does_not_come_is_refused_and_the_coordinator_
 ) -> None:
     began_s = trio.current_time()
     one = namespace(FakeCoordinator(refuse(Recalling("soon"))))
-    one._calls.is_away = True
+    one.calls.is_away = True
     with pytest.raises(Recalling):
         await one.apply([Commit(1, 0, 0, b"head", 1)])
     assert trio.current_time() - began_s == pytest.approx(calls.TURN_S, abs=1)

@@ -263,3 +263,44 @@ async def test_a_full_pool_is_waited_for_while_what_was_promised_is_on_its_way(a
     with pytest.raises(NoSpace):
         await space.promise(30 * MIB)
     assert space.token(TWO, MIB) is not None
+
+
+@pytest.mark.parametrize("share", [8 * MIB, 20 * MIB, 37 * MIB])
+@pytest.mark.parametrize("commit_s", [0.0, 0.9, 2.5, 4.0])
+async def test_what_is_on_its_way_when_tokens_are_replaced_is_within_the_share(
+    autojump_clock: MockClock, share: int, commit_s: float
+) -> None:
+    """A share is judged by what is committed. What is stored and not committed yet counts all the same."""
+    coordinator = Coordinator(p1=share, p2=share)
+    space = coordinator.space()
+    accepted = 0
+
+    async def store() -> None:
+        await space.cover(MIB)
+        for peer in (ONE, TWO):
+            assert space.token(peer, MIB) is not None
+        await trio.sleep(commit_s)
+        coordinator.rooms = {peer: left - MIB for peer, left in coordinator.rooms.items()}
+        space.settle(MIB, is_stored=True)
+
+    async with trio.open_nursery() as nursery:
+        is_refused = False
+        while not is_refused:
+            try:
+                await space.promise(MIB)
+            except NoSpace:
+                is_refused = True
+            else:
+                accepted += MIB
+                nursery.start_soon(store)
+                await trio.sleep(0.3)
+    assert share - 3 * MIB <= accepted <= share
+
+
+async def test_bytes_overwritten_before_they_were_stored_draw_on_nothing() -> None:
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    space = coordinator.space()
+    for _ in range(3 * FIRST_ROOM // MIB):
+        await space.promise(MIB)
+        space.settle(MIB)
+    assert len(coordinator.asked) == 1

@@ -1,0 +1,125 @@
+"""What processes take: samples of resident memory, descriptors and threads, and whether they grow.
+
+Reading `/proc` is here; judging is pure. A process is judged by its own samples, from start to end, so a part that is
+started again begins anew. What it takes in the first part of its life is warm-up: caches that fill up to their bounds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+MIB: Final = 1 << 20
+CEILINGS: Final = {"coordinator": 200 * MIB, "peer": 150 * MIB, "mount": 300 * MIB}
+"""Resident, by role; nothing may be above it, not even once."""
+WARM_UP: Final = 0.25
+"""Of a process's life."""
+LEAST_S: Final = 100.0
+"""A shorter life shows nothing but warm-up."""
+MARGIN: Final = 0.08
+LEAST_MARGIN_BYTES: Final = 6 * MIB
+MORE_DESCRIPTORS: Final = 12
+MORE_THREADS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at one process. `at_s` counts from the start of the run."""
+
+    at_s: float
+    part: str
+    pid: int
+    resident: int
+    descriptors: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What one process took early, after its warm-up, and late in its life: medians."""
+
+    part: str
+    pid: int
+    life_s: float
+    early: int
+    late: int
+    most: int
+    descriptors: tuple[int, int]
+    threads: tuple[int, int]
+
+
+def read(at_s: float, part: str, pid: int) -> Sample | None:
+    """None if there is no such process any more."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return None
+    fields = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    if "VmRSS" not in fields:  # it is ending
+        return None
+    return Sample(at_s, part, pid, int(fields["VmRSS"].split()[0]) << 10, descriptors, int(fields["Threads"]))
+
+
+def role_of(part: str) -> str:
+    return part if part == "coordinator" else "peer" if part.startswith("peer") else "mount"
+
+
+def lives(samples: Iterable[Sample]) -> Mapping[tuple[str, int], Sequence[Sample]]:
+    """By process."""
+    found: dict[tuple[str, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.part, sample.pid].append(sample)
+    return found
+
+
+def growth(life: Sequence[Sample]) -> Growth | None:
+    """None if it did not live long enough to tell."""
+    born, died = life[0].at_s, life[-1].at_s
+    warm = [sample for sample in life if sample.at_s >= born + WARM_UP * (died - born)]
+    if died - born < LEAST_S or len(warm) < 9:
+        return None
+    third = len(warm) // 3
+    first, last = warm[:third], warm[-third:]
+    return Growth(
+        life[0].part,
+        life[0].pid,
+        died - born,
+        early=int(median(sample.resident for sample in first)),
+        late=int(median(sample.resident for sample in last)),
+        most=max(sample.resident for sample in life),
+        descriptors=_middles(first, last, "descriptors"),
+        threads=_middles(first, last, "threads"),
+    )
+
+
+def _middles(first: Sequence[Sample], last: Sequence[Sample], name: str) -> tuple[int, int]:
+    early, late = (int(median(getattr(sample, name) for sample in some)) for some in (first, last))
+    return early, late
+
+
+def wrong(samples: Sequence[Sample]) -> list[str]:
+    """What grows or is above its ceiling, in words; and which role nobody can tell of."""
+    said, told = [], set()
+    for (part, pid), life in lives(samples).items():
+        ceiling = CEILINGS[role_of(part)]
+        if (most := max(sample.resident for sample in life)) > ceiling:
+            said.append(f"{part} ({pid}) took {most / MIB:.0f} MiB, more than {ceiling // MIB}")
+        if (found := growth(life)) is None:
+            continue
+        told.add(role_of(part))
+        said += _grown(found)
+    return said + [f"no {role} lived long enough to show whether it grows" for role in CEILINGS if role not in told]
+
+
+def _grown(found: Growth) -> list[str]:
+    name, said = f"{found.part} ({found.pid}) in {found.life_s:.0f} s", []
+    if found.late > found.early + max(LEAST_MARGIN_BYTES, MARGIN * found.early):
+        said.append(f"{name}: resident memory grew from {found.early / MIB:.1f} to {found.late / MIB:.1f} MiB")
+    if found.descriptors[1] > found.descriptors[0] + MORE_DESCRIPTORS:
+        said.append(f"{name}: descriptors grew from {found.descriptors[0]} to {found.descriptors[1]}")
+    if found.threads[1] > found.threads[0] + MORE_THREADS:
+        said.append(f"{name}: threads grew from {found.threads[0]} to {found.threads[1]}")
+    return said
