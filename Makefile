@@ -128,6 +128,10 @@ bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files
 	@mkdir -p $(BENCH_OUT)
 	$(BIN)/python benchmarks/search.py --out $(BENCH_OUT) $(SEARCH_FLAGS)
 
+.PHONY: docs
+docs: $(STAMPS)/run ## the pages of docs/reference anew, from the code
+	$(BIN)/python packaging/reference.py docs/reference
+
 deb: web ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
 	@packaging/system-packages $(DEB_PACKAGES)
 	@packaging/build-deb '$(DEB_DIR)' $(DEB_VERSION)

@@ -36,6 +36,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import Space
 from p2pfs_mount.directories import DirectoryHandle
 from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
@@ -202,16 +203,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        space = await self._fs.space()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = space.total // 4096
-        data.f_bavail = space.free // 4096
-        data.f_bfree = min(space.free + space.trash, space.total) // 4096  # what the trash would give back included
-        data.f_files = space.inodes + (1 << 31)
-        data.f_ffree = data.f_favail = 1 << 31
-        data.f_namemax = 255
-        return data
+        return shown_space(await self._fs.space())
 
     # ---- names
 
@@ -393,6 +385,23 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
+
+
+def shown_space(space: Space) -> StatvfsData:
+    """What statvfs(2) tells. Of a volume with a quota: that is how large the file system is, and how much is left of
+    it, unless the pool has less."""
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = data.f_frsize = 4096
+    total, free = space.total, min(space.free + space.trash, space.total)  # what the trash would give back included
+    available = space.free
+    if space.quota_bytes:
+        left = max(0, space.quota_bytes - space.used)
+        total, free, available = space.quota_bytes, left, min(available, left)
+    data.f_blocks, data.f_bfree, data.f_bavail = total // 4096, free // 4096, available // 4096
+    left = max(0, space.quota_files - space.inodes) if space.quota_files else 1 << 31
+    data.f_files, data.f_ffree, data.f_favail = space.inodes + left, left, left
+    data.f_namemax = 255
+    return data
 
 
 def _behind(cookie: int) -> DentryId:

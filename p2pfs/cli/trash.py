@@ -104,7 +104,8 @@ def purge(path: Path, numbers: tuple[int, ...], everything: bool, yes: bool, as_
             click.echo(f"  {mounted.shown(item['path'])}", err=True)
         if len(found) > 10:
             click.echo(f"  … and {len(found) - 10} more", err=True)
-        click.confirm(f"Destroy {len(found)} files and directories, {size}, for good?", abort=True, err=True)
+        if not click.confirm(f"Destroy {len(found)} files and directories, {size}, for good?", err=True):
+            return exitcodes.FAILED
     purged = 0
     for first in range(0, len(found), AT_ONCE):
         inodes = [item["inode"] for item in found[first : first + AT_ONCE]]

@@ -32,6 +32,7 @@ from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
+from p2pfs.net import lan
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -173,6 +174,8 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             for one, report in zip(workers, reports, strict=True):
                 nursery.start_soon(worker.run, one, report)
             nursery.start_soon(_drop_revoked, services.membership, server)
+            if settings.announce:
+                nursery.start_soon(lan.announce, record.pool, bound_addresses(listeners))
             await nursery.start(server.serve, listeners)
             told = metrics.figures(home, services, server, database, reports)
             exposed = await nursery.start(expose, settings.metrics_listen, told)

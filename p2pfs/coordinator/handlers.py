@@ -12,6 +12,7 @@ from p2pfs.coordinator import history, status
 from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.delegations import Delegations
+from p2pfs.coordinator.deletion import Deletion
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.membership import Membership
@@ -48,10 +49,12 @@ from p2pfs.wire.routes import Route
 from p2pfs.wire.volumes import (
     ChangeSlots,
     CreateVolume,
+    DeleteVolume,
     GrantIds,
     OpenSession,
     RenewSession,
     Reserve,
+    UndeleteVolume,
     VolumeSettings,
 )
 
@@ -69,6 +72,7 @@ class Services:
     dialability: Dialability
     relay: Relay
     volumes: Volumes
+    deletion: Deletion
     sessions: Sessions
     delegations: Delegations
     reservations: Reservations
@@ -112,6 +116,9 @@ class Services:
             "volume_slots": self._volume_slots,
             "change_slots": self._change_slots,
             "configure_volume": self._configure_volume,
+            "delete_volume": self._delete_volume,
+            "undelete_volume": self._undelete_volume,
+            "deleted_volumes": self._deleted_volumes,
             "open_session": self._open_session,
             "questions": self._questions,
             "renew_session": self._renew_session,
@@ -143,9 +150,13 @@ class Services:
         """Whether the volume or session in the path is the caller's to use.
 
         Raises:
-            NotFound, Denied, Fenced: See `Volumes.require_member` and `Sessions.require_holder`.
+            NotFound, Denied, Fenced: See `Volumes.require_owner`, `Volumes.require_member`,
+                `Sessions.require_holder`.
         """
-        if "volume" in parameters:
+        if route.owned:
+            volume = parse_volume(parameters["volume"])
+            self.volumes.require_owner(identity, volume, or_admin=Role.ADMIN in route.roles)
+        elif "volume" in parameters:
             self.volumes.require_member(identity, parse_volume(parameters["volume"]))
         else:
             self.sessions.require_holder(identity, SessionId(parameters["session"]))
@@ -222,7 +233,21 @@ class Services:
 
     async def _configure_volume(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
-        return Response.of(await self.volumes.configure(volume, await request.message(VolumeSettings)))
+        is_admin = Role.ADMIN in request.caller.roles
+        return Response.of(
+            await self.volumes.configure(volume, await request.message(VolumeSettings), is_admin=is_admin)
+        )
+
+    async def _delete_volume(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.deletion.delete(request.caller, volume, await request.message(DeleteVolume)))
+
+    async def _undelete_volume(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.deletion.undelete(request.caller, volume, await request.message(UndeleteVolume)))
+
+    async def _deleted_volumes(self, request: Request) -> Response:
+        return Response.of(self.deletion.deleted(request.caller))
 
     async def _book(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])

@@ -35,6 +35,7 @@ from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeI
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.fsck import ReadDangling, ReadInodes
 from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import (
     Batch,
@@ -48,6 +49,7 @@ from p2pfs.wire.namespace import (
     ReadExtents,
 )
 from p2pfs.wire.search import Find, FindContent, ReadLabels
+from p2pfs.wire.usage import ReadFileUsage, ReadUsage
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
@@ -417,12 +419,13 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 _PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring
+_SURVEYS = ReadInodes | ReadDangling | ReadUsage | ReadFileUsage
 _SEARCHES = Find | FindContent | ReadLabels
 """About 10 ms each at worst."""
 
 
 def _cost(question: Question) -> int:
-    if isinstance(question, _SEARCHES):
+    if isinstance(question, _SEARCHES | _SURVEYS):
         return SLICE
     if isinstance(question, _PAGES):
         return PAGE_COST

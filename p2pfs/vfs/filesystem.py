@@ -36,6 +36,7 @@ from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
+from p2pfs.vfs.quota import VolumeQuota
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.refused import given_up
 from p2pfs.vfs.search import Search
@@ -122,6 +123,7 @@ class Filesystem:
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
             moved_s=moved_s,
         )  # fmt: skip
+        self.quota = VolumeQuota(namespace, self._unsaved_growth, hurry)
         self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
     @classmethod
@@ -160,8 +162,12 @@ class Filesystem:
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
             nursery.start_soon(filesystem._keeper.tell)
+            nursery.start_soon(filesystem.quota.follow)
             yield filesystem
             nursery.cancel_scope.cancel()
+
+    def _unsaved_growth(self) -> int:
+        return sum(max(0, inode.size - inode.head.size) for inode in self._table.all() if inode.is_dirty)
 
     def _discard(self, inode: Inode) -> None:
         self.writer.discard(inode)
@@ -314,7 +320,8 @@ class Filesystem:
             raise errors[0]
 
     async def _truncate(self, inode: Inode, size: int) -> None:
-        """Times move also when the size is the same."""
+        """Times move also when the size is the same. Raises OverQuota when the file would be larger than it may."""
+        await self.quota.grow(size - inode.size)
         is_new = await self.promises.lasting(lambda: self.writer.truncate(inode, size))
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
         if not is_new:
@@ -393,7 +400,7 @@ class Filesystem:
         inherit: bool = False,
     ) -> Inode:
         """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
-        counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
+        counts instead of the umask. Raises Exists, NotFound, NotDirectory, OverQuota."""
         inode = await self._make(parent, name, kind, mode, owner, rdev=rdev, umask=umask, inherit=inherit)
         await self.promises.changed(inode)
         return inode
@@ -401,6 +408,7 @@ class Filesystem:
     async def _make(
         self, parent: InodeId, name: bytes, kind: Kind, mode: int, owner: Owner, *, rdev: int, umask: int, inherit: bool
     ) -> Inode:
+        await self.quota.add_file()
         if not inherit:
             return await self.tree.make(parent, name, kind, mode & ~umask, owner, rdev=rdev)
         mode, xattrs = await self.xattrs.inherited(parent, kind, mode, umask)
@@ -409,7 +417,8 @@ class Filesystem:
         return inode
 
     async def make_link(self, parent: InodeId, name: bytes, target: bytes, owner: Owner) -> Inode:
-        """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target)."""
+        """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target), OverQuota."""
+        await self.quota.add_file()
         inode = await self.tree.make(parent, name, Kind.SYMLINK, 0o777, owner, target=target)
         await self.promises.changed(inode)
         return inode
@@ -494,13 +503,14 @@ class Filesystem:
         raise Unavailable("the file keeps changing while it is read")
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
-        """Returns how many bytes were taken: all."""
+        """Returns how many bytes were taken: all. Raises OverQuota, NoSpace: none, and nothing is lost by that."""
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
         now, end = trio.current_time(), offset + len(data)
         appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         with given_up(inode) if self._limits.write.by_kernel else nullcontext():
+            await self.quota.grow(len(data) if appends else end - inode.size)
             placed = await self.writer.write(inode, None if appends else offset, data)
         inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go

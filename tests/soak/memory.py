@@ -16,10 +16,10 @@ CEILINGS: Final = {"coordinator": 200 * MIB, "peer": 150 * MIB, "mount": 300 * M
 """Resident, by role; nothing may be above it, not even once."""
 WARM_UP: Final = 0.25
 """Of a process's life."""
-LEAST_S: Final = 100.0
+LEAST_S: Final = 120.0
 """A shorter life shows nothing but warm-up."""
 MARGIN: Final = 0.08
-LEAST_MARGIN_BYTES: Final = 6 * MIB
+LEAST_MARGIN_BYTES: Final = 8 * MIB
 MORE_DESCRIPTORS: Final = 12
 MORE_THREADS: Final = 6
 

@@ -23,7 +23,7 @@ PEERS: Final = 5
 SETTINGS: Final = {
     "heartbeat": "1s", "suspect": "4s", "down": "8s", "repair_delay": "4s", "audit_interval": "5s",
     "inventory_interval": "60s", "scrub_period": "10min", "capacity": "3G", "reserve": "64M",
-    "memory_cache": "16M", "cache_size": "64M", "backup_interval": "2s", "backup_image": "5min",
+    "memory_cache": "16M", "cache_size": "64M", "write_buffer": "16M", "backup_interval": "2s", "backup_image": "5min",
     "trash_removed": "60s", "trash_keep": "30s", "purge_grace": "10s", "purge_latest": "5s", "orphan_grace": "60s",
 }  # fmt: skip
 """What takes hours and days elsewhere takes seconds here; caches are small, so that they are full soon."""
@@ -64,7 +64,7 @@ class Pool:
         phrase = self.root / "anna.passphrase"
         phrase.write_text("a long and winding phrase\n")
         words = ("--passphrase-file", str(phrase), "--recovery-file", str(self.root / "anna.recovery"))
-        self.commands.run("volume", "create", "hers", *words, home=self.root / "anna")
+        self.commands.run("volume", "create", "hers", *words, *self._settings(), home=self.root / "anna")
         self._add_mount("second", "demo", self.root / "passphrase", ())
         self._add_mount("anna", "hers", phrase, ("--set=durability=fsync",))
 
