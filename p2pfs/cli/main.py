@@ -45,6 +45,7 @@ _GROUPS: Final = {
         "stats": "Show what a mount is doing",
         "accesslog": "Show every request to a mount",
         "top": "Watch the pool live in the terminal",
+        "dashboard": "Open the pool's web pages",
         "doctor": "Find what keeps this machine from working",
         "fsck": "Check a volume, and mend it",
         "usefulness": "Show who gives and who takes, and what that allows",

@@ -4,7 +4,7 @@ Who may call what was checked by the server from `wire.routes` before; membershi
 `authorise`. Made once by `daemon`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,15 +29,16 @@ from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.coordinator.volumes import Volumes, parse_volume
-from p2pfs.errors import NotFound
+from p2pfs.errors import Invalid, NotFound
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
-from p2pfs.types import Role, SessionId
+from p2pfs.types import NodeId, Role, SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Confirm
 from p2pfs.wire.bookings import Book
+from p2pfs.wire.dashboard import LoginLink
 from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
@@ -58,6 +59,9 @@ from p2pfs.wire.volumes import (
     UndeleteVolume,
     VolumeSettings,
 )
+
+NewLink = Callable[[NodeId], Awaitable[LoginLink]]
+"""A way into the dashboard for an admin's node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,9 @@ class Services:
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
-    def handlers(self, accepting: Accepting | None = None) -> Mapping[str, Handler]:
+    def handlers(self, accepting: Accepting | None = None, new_link: NewLink | None = None) -> Mapping[str, Handler]:
         """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`. `accepting` takes what peers pass
-        on to the coordinator itself."""
+        on to the coordinator itself; without `new_link` there is no dashboard."""
         return {
             "join": self._join,
             "renew": self._renew,
@@ -144,6 +148,7 @@ class Services:
             "plan": self._plan,
             "jobs": self._jobs,
             "job": self._job,
+            "dashboard_login": partial(self._dashboard_login, new_link),
             "relay_listen": self._relay_listen,
             "relay_dial": partial(self._relay_dial, accepting),
         }
@@ -356,6 +361,12 @@ class Services:
         if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
             raise NotFound("there is no such job or action")
         return Response.of(await self.jobs.act(int(number), JobAction(action), self.roster.name_of))
+
+    async def _dashboard_login(self, new_link: NewLink | None, request: Request) -> Response:
+        node = self.roster.member(request.caller.node).id
+        if new_link is None:
+            raise Invalid("this coordinator has no dashboard: see its setting dashboard_listen")
+        return Response.of(await new_link(node))
 
     # ---- the relay --------------------------------------------------------------------------------------------------
 
