@@ -40,6 +40,13 @@ def of_peer(told: Sequence[Offered], *, capacity: int, used: int) -> list[Offere
     return [disk, *(one for one in told if one.kind != disk.kind)]
 
 
+def is_over(told: Sequence[Offered], *, capacity: int, used: int) -> bool:
+    """Whether a peer holds more than its owner said. Where that follows the free disk (`auto`), a full peer keeps what
+    it holds: somebody who fills a disk for an hour must not set the pool in motion."""
+    rule = next((one.rule for one in told if one.kind == storage.KIND.name), storage.AUTOMATIC)
+    return used > capacity and rule != storage.AUTOMATIC
+
+
 def pooled(peers: Mapping[PeerNumber, Sequence[Offered]], storage_free: Mapping[PeerNumber, int]) -> list[PooledOffer]:
     """Every kind that this version knows, over the peers that answer (`of_peer` of each)."""
     return [_pooled(kind, peers, storage_free) for kind in registry.kinds()]

@@ -1,9 +1,11 @@
 """Disk for chunks: `storage=200G`. The setting is `capacity`; the peer's store keeps the limit itself."""
 
+from typing import Final
+
 from p2pfs.runtime.offers.kinds import Always, Kind, Machine, Provider, Unit
 from p2pfs.runtime.sizes import format_size, parse_size
 
-AUTOMATIC = "auto"
+AUTOMATIC: Final = "auto"
 
 
 def _parse(text: str) -> Always:
