@@ -96,7 +96,7 @@ async def test_a_peer_of_the_version_before_offers_its_storage(tmp_path: Path) -
         [Offered("upload", "bytes/s", 1 << 63, 0)],
         [Offered("upload", "bytes/s", None, -1)],
         [Offered("upload", "bytes/s", None, 1, "\x1b[2J")],
-        [Offered("upload", "bytes/s", None, 1, "5" * 300)],
+        [Offered("upload", "bytes/s", None, 1, "5" * 600)],
     ],
 )
 async def test_impossible_offers_are_refused(offered: list[Offered], tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from typing import Final
 
+from p2pfs.errors import Invalid
 from p2pfs.runtime.offers.kinds import Always, Kind, Machine, Provider, Unit
 from p2pfs.runtime.sizes import format_size, parse_size
 
+_MOST_BYTES: Final = 1 << 60
 AUTOMATIC: Final = "auto"
 
 
@@ -13,6 +15,8 @@ def _parse(text: str) -> Always:
     if text.lower() in ("", AUTOMATIC):
         return Always(None, AUTOMATIC)
     size = parse_size(text)
+    if size > _MOST_BYTES:
+        raise Invalid(f"“{text}” is more than any machine has")
     return Always(size, format_size(size))
 
 
