@@ -102,7 +102,7 @@ class Status:
         self._coordinator = coordinator
         self._sessions_alive = sessions_alive
         self._is_pressed = is_pressed
-        self._pool_name = pool_name
+        self.pool_name = pool_name
         self._database = database
         self._roster = roster
         self._reservations = reservations
@@ -252,7 +252,7 @@ class Status:
         counted = [peer for peer in peers if peer.state not in GONE_STATES]
         return PoolReport(
             self._roster.pool,
-            self._pool_name,
+            self.pool_name,
             replicas=self._copies.replicas,
             min_replicas=self._copies.min_replicas,
             capacity=sum(peer.capacity for peer in counted),

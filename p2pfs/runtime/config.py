@@ -103,6 +103,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
     announce: Switch = True  # on the local network, where the coordinator listens beyond loopback
+    dashboard_listen: Text = "127.0.0.1:9472"  # host:port[,host:port] of the dashboard; empty: nowhere
+    dashboard_names: Text = ""  # host names under which browsers reach it, with commas between
+    dashboard_session: Duration = 12 * 3600.0  # a browser is logged in for so long
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
     log_format: LogFormat = "text"  # or "json": an object a line
@@ -278,6 +281,7 @@ def _check(settings: Settings) -> None:
         "reservation_lifetime",
         "certificate_lifetime",
         "stop_timeout",
+        "dashboard_session",
         "backup_interval",
         "backup_image",
         "scrub_period",

@@ -65,6 +65,10 @@ COORDINATOR_ROUTES: Final = (
     Route("configure_volume", "POST", "/volumes/{volume}/settings", _OWNER, members=True, owned=True),
     Route("delete_volume", "POST", "/volumes/{volume}/delete", _OWNER, body_limit=KIB, members=True, owned=True),
     Route("undelete_volume", "POST", "/volumes/{volume}/undelete", _OWNER, body_limit=KIB, members=True, owned=True),
+    Route("members", "GET", "/volumes/{volume}/members", _OWNER, members=True, owned=True),
+    Route("change_members", "POST", "/volumes/{volume}/members", _MOUNT, members=True, owned=True),
+    Route("publish_key", "POST", "/keys", _MOUNT, body_limit=KIB),
+    Route("node_keys", "GET", "/keys/{fingerprint}", _MOUNT),
     Route("open_session", "POST", "/volumes/{volume}/sessions", _MOUNT, members=True),
     Route("questions", "POST", "/volumes/{volume}/questions", _MOUNT, body_limit=MIB, members=True),
     Route("renew_session", "POST", "/sessions/{session}/renew", _MOUNT, members=True),
@@ -87,6 +91,7 @@ COORDINATOR_ROUTES: Final = (
     Route("plan", "POST", "/plans", _PEER | _ADMIN),
     Route("jobs", "GET", "/jobs", ANYONE),
     Route("job", "POST", "/jobs/{job}/{action}", _ADMIN),
+    Route("dashboard_login", "POST", "/dashboard/logins", _ADMIN, body_limit=KIB),
     Route("relay_listen", "POST", "/relay/listen", _PEER, body_limit=KIB, waits=True),
     Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
@@ -109,6 +114,32 @@ PEER_ROUTES: Final = (
     Route("fellow_inventory", "POST", "/fellows/inventory", _PEER),
     Route("fellow_copies", "POST", "/fellows/copies", _PEER),
 )
+
+
+def _page(name: str, method: str, path: str) -> Route:
+    """Of the dashboard, which asks a certificate or a session itself: without one there is nothing but the login."""
+    return Route(name, method, path, frozenset(), body_limit=8 * KIB, anonymous=True)
+
+
+DASHBOARD_ROUTES: Final = (
+    _page("overview", "GET", "/"),
+    _page("peers", "GET", "/peers"),
+    _page("data", "GET", "/data"),
+    _page("volumes", "GET", "/volumes"),
+    _page("jobs", "GET", "/jobs"),
+    _page("usefulness", "GET", "/usefulness"),
+    _page("members", "GET", "/members"),
+    _page("chart", "GET", "/charts/{chart}"),
+    _page("invite", "POST", "/invites"),
+    _page("ask_node", "GET", "/nodes/{node}/{action}"),
+    _page("act_node", "POST", "/nodes/{node}/{action}"),
+    _page("act_job", "POST", "/jobs/{job}/{action}"),
+    _page("login_form", "GET", "/login"),
+    _page("login", "POST", "/login"),
+    _page("logout", "POST", "/logout"),
+    _page("static", "GET", "/static/{file}"),
+)
+"""A listener of their own: the coordinator's answers nobody without a certificate."""
 
 
 def relay_path(node: NodeId) -> str:
