@@ -115,7 +115,7 @@ class Reader:
 
     def drop(self, chunk: ChunkId) -> None:
         """Let go of the opened blocks of a chunk."""
-        self._cache.drop(chunk)
+        self.blocks.drop(chunk)
 
     async def fetch_inline(self, inode: Inode) -> None:
         """Ask again for inline data that was let go to save memory."""
