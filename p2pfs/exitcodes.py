@@ -41,3 +41,7 @@ HEALTH_WARNING: Final = 20
 """`p2pfs status`: warning."""
 HEALTH_ERROR: Final = 21
 """`p2pfs status`: error, or no answer."""
+FSCK_MENDED: Final = 22
+"""`p2pfs fsck`: something was wrong, and all of it is mended."""
+FSCK_LEFT: Final = 23
+"""`p2pfs fsck`: something is wrong, or could not be checked."""

@@ -153,6 +153,13 @@ def peer_home(
     return home
 
 
+def lone_peer(directory: Path, *roles: Role) -> Path:
+    """The home of a peer (or of something else) that does not run, and whose coordinator nobody answers for."""
+    authority, given = make_ca(directory), roles or (Role.PEER,)
+    node = authority.issue(roles=given)
+    return peer_home(directory / "peer", authority, node, 1, "ff" * 16, ["127.0.0.1:1"], roles=given).path
+
+
 @asynccontextmanager
 async def peer_processes(directory: Path, count: int) -> AsyncIterator[Processes]:
     """`count` peers that have been heard; all of them are ended afterwards."""

@@ -28,7 +28,7 @@ def mount_stats(mount: Path) -> dict[str, int]:
     record = mounts.find(mount)
     assert record is not None
     with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(10)
+        asking.settimeout(START_S)
         asking.connect(record.socket)
         asking.sendall(b'{"op": "stats"}\n')
         with asking.makefile("rb") as answer:
@@ -101,7 +101,7 @@ class DemoPool:
             try:
                 import select
 
-                select.select([descriptor], [], [], 10)
+                assert select.select([descriptor], [], [], STOP_S)[0], f"{part} outlives SIGKILL"
             finally:
                 os.close(descriptor)
 

@@ -21,6 +21,7 @@ from p2pfs.runtime.watchdog import watched
 from p2pfs.types import VolumeId
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
+from p2pfs_mount.cache_commands import CacheCommands
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.figures import MountFigures
@@ -119,6 +120,7 @@ class _Mount:
             {
                 "access log": operations.meter.access.follow,
                 **Commands(attached.filesystem, kernel.idle).table(),
+                **CacheCommands(attached.filesystem, kernel).table(),
                 **VolumeCommands(VolumeId(attached.volume.volume), attached.configure).table(),
             },
         )

@@ -36,6 +36,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import Space
 from p2pfs_mount.directories import DirectoryHandle
 from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
@@ -128,11 +129,16 @@ class Operations(pyfuse3.Operations):
         # the layers below have deadlines by progress; this one only catches what they miss
         self.pending = Pending(math.inf if hard else 10 * io_timeout_s)
         self.unexpected = 0
-        self.meter = Meter()
+        self.meter = Meter(self._inode_of)
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._entries = Entries()
         self._last_handle = 0
+
+    def _inode_of(self, fh: int) -> int | None:
+        """What a handle is open on; None once it is closed."""
+        handle, directory = self._files.get(fh), self._directories.get(fh)
+        return handle.inode.id if handle is not None else directory.inode if directory is not None else None
 
     def _new_handle(self) -> FileHandleT:
         self._last_handle += 1
@@ -202,16 +208,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        space = await self._fs.space()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = space.total // 4096
-        data.f_bavail = space.free // 4096
-        data.f_bfree = min(space.free + space.trash, space.total) // 4096  # what the trash would give back included
-        data.f_files = space.inodes + (1 << 31)
-        data.f_ffree = data.f_favail = 1 << 31
-        data.f_namemax = 255
-        return data
+        return shown_space(await self._fs.space())
 
     # ---- names
 
@@ -393,6 +390,23 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
+
+
+def shown_space(space: Space) -> StatvfsData:
+    """What statvfs(2) tells. Of a volume with a quota: that is how large the file system is, and how much is left of
+    it, unless the pool has less."""
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = data.f_frsize = 4096
+    total, free = space.total, min(space.free + space.trash, space.total)  # what the trash would give back included
+    available = space.free
+    if space.quota_bytes:
+        left = max(0, space.quota_bytes - space.used)
+        total, free, available = space.quota_bytes, left, min(available, left)
+    data.f_blocks, data.f_bfree, data.f_bavail = total // 4096, free // 4096, available // 4096
+    left = max(0, space.quota_files - space.inodes) if space.quota_files else 1 << 31
+    data.f_files, data.f_ffree, data.f_favail = space.inodes + left, left, left
+    data.f_namemax = 255
+    return data
 
 
 def _behind(cookie: int) -> DentryId:

@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from p2pfs.errors import PoolError, UserError
+from p2pfs.net.addresses import RELAY
 from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.mounts import KERNEL_TYPE, known, mounted_type
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import GIB, MIB, Health, NodeId, Role
 
@@ -73,6 +76,37 @@ def fuse() -> Iterator[Finding]:
         yield Finding("fuse", Health.ERROR, "fusermount3 is missing", "install the package fuse3")
     else:
         yield well("fuse", "/dev/fuse and fusermount3 are there")
+
+
+def mounts() -> Iterator[Finding]:
+    """Mounts of this user whose process has died: whoever looks there gets an error."""
+    dead = [record.mount_point for record in known() if not record.alive() and _is_mounted(record.mount_point)]
+    for mount_point in dead:
+        yield Finding(
+            "mounts",
+            Health.ERROR,
+            f"the process of the mount at {mount_point} has died",
+            f"p2pfs umount --if-dead {mount_point}; then mount it again",
+        )
+    if not dead:
+        yield well("mounts", "none of this user's is dead")
+
+
+def _is_mounted(mount_point: str) -> bool:
+    return mounted_type(Path(mount_point)) == KERNEL_TYPE
+
+
+def set_clock(is_wrong: bool | None) -> Iterator[Finding]:
+    """The coordinator's own clock, by which all others are judged. None: the kernel does not tell."""
+    if is_wrong:
+        yield Finding(
+            "clock",
+            Health.WARNING,
+            "nobody sets this machine's clock, by which the pool counts leases and certificates",
+            "let it be set by NTP: timedatectl set-ntp true",
+        )
+    elif is_wrong is not None:
+        yield well("clock", "it is set by NTP or the like")
 
 
 def open_files(limit: int) -> Iterator[Finding]:
@@ -219,6 +253,19 @@ def software(report: Mapping[str, Any], own: str) -> Iterator[Finding]:
         )
 
 
+def silent(record: NodeRecord, error: str, elsewhere: str) -> Finding:
+    """The coordinator does not answer where this node believes that it is; `elsewhere`: it does there."""
+    where = ", ".join(record.addresses)
+    if Role.COORDINATOR in record.roles:
+        mend = "start it: p2pfs coordinator start, or systemctl start p2pfs-coordinator"
+    elif elsewhere:
+        error += f"; on the local network it answers at {elsewhere}"
+        mend = "p2pfs coordinator find, then start again what runs here"
+    else:
+        mend = f"see that it runs and can be reached at {where} from this machine"
+    return Finding("coordinator", Health.ERROR, error, mend)
+
+
 def own_peer(report: Mapping[str, Any], record: NodeRecord) -> Iterator[Finding]:
     """What the coordinator thinks of this machine's peer."""
     if Role.PEER not in record.roles:
@@ -237,6 +284,14 @@ def own_peer(report: Mapping[str, Any], record: NodeRecord) -> Iterator[Finding]
         )
     else:
         yield well("peer", f"up, {format_size(mine['free'])} free of {format_size(mine['capacity'])} offered")
+        if RELAY in mine["addresses"]:
+            told = ", ".join(address for address in mine["addresses"] if address != RELAY) or "any address"
+            yield Finding(
+                "ports",
+                Health.WARNING,
+                f"the coordinator cannot dial this machine's peer at {told}, and passes its bytes on, which is slower",
+                "let its port through firewall and router, and set advertise to what others dial (relay=on: as wished)",
+            )
 
 
 def reachable(name: str, address: str, dial: Callable[[], object], *, is_relayed: bool = False) -> Iterator[Finding]:
@@ -273,8 +328,6 @@ class Door:
 
 def doors(report: Mapping[str, Any], record: NodeRecord) -> list[Door]:
     """All that this machine may have to dial."""
-    from p2pfs.net.addresses import RELAY
-
     found = [Door("the coordinator", record.coordinator, Role.COORDINATOR, address) for address in record.addresses]
     for peer in report["peers"]:
         if peer["state"] == "up":

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from p2pfs.cli import daemon_start, restore
+from p2pfs.cli.find import find
 from p2pfs.cli.options import holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import Role
@@ -24,6 +25,7 @@ def command() -> None:
 command.add_command(restore.restore)
 command.add_command(restore.confirm)
 command.add_command(restore.kit)
+command.add_command(find)
 
 
 @command.command("start")

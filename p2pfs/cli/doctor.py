@@ -1,5 +1,6 @@
 """`p2pfs doctor`: what keeps this machine from working in its pool, and how to mend it."""
 
+import contextlib
 import functools
 import resource
 import time
@@ -9,16 +10,18 @@ from typing import Final
 import click
 
 from p2pfs.cli import checks
-from p2pfs.cli.checks import Door, Finding
+from p2pfs.cli.checks import Finding
+from p2pfs.cli.clock import machine_clock_error
+from p2pfs.cli.find import look_around, shake_hands
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.cli.status import EXIT_CODES, parse
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import Health, Role
 
 _MOST_DIALLED: Final = 40
-_DIAL_S: Final = 3.0
 _MARKS: Final = {Health.HEALTHY: "ok", Health.WARNING: "warning", Health.ERROR: "error"}
 
 
@@ -28,25 +31,32 @@ _MARKS: Final = {Health.HEALTHY: "ok", Health.WARNING: "warning", Health.ERROR: 
 def command(home: NodeHome, as_json: bool) -> int:
     """Check what this machine needs to work in its pool, and say how to mend what is wrong.
 
-    Looks at FUSE, versions, the node's state directory, disk, certificate, the coordinator, the clock and every peer's
-    port. Changes nothing. Exit status: 0 all is well, 20 warnings, 21 errors.
+    Looks at FUSE, versions, mounts, the node's state directory, disk, certificate, the coordinator, the clock and every
+    peer's port. Changes nothing. Exit status: 0 all is well, 20 warnings, 21 errors.
 
     \b
     Examples:
       p2pfs doctor
       p2pfs doctor --json | jq '.[] | select(.health != "healthy")'
     """
-    findings = [*_machine(), *_node(home)]
+    with waiting("examining this machine"):
+        found = findings(home)
     if as_json:
-        print_json(findings)
+        print_json(found)
     else:
-        _show(findings)
-    return EXIT_CODES[_worst(findings).value]
+        _show(found)
+    return EXIT_CODES[_worst(found).value]
+
+
+def findings(home: NodeHome) -> list[Finding]:
+    """What all checks found."""
+    return [*_machine(), *_node(home)]
 
 
 def _machine() -> Iterator[Finding]:
     yield from checks.versions()
     yield from checks.fuse()
+    yield from checks.mounts()
     yield from checks.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
@@ -56,6 +66,8 @@ def _node(home: NodeHome) -> Iterator[Finding]:
     if not home.exists() or any(finding.health is Health.ERROR for finding in state):
         return
     now_s = time.time()
+    if Role.COORDINATOR in home.record().roles:
+        yield from checks.set_clock(machine_clock_error())
     yield from checks.disk(home)
     yield from checks.certificate(home, now_s)
     yield from _pool(home, now_s)
@@ -71,38 +83,33 @@ def _pool(home: NodeHome, now_s: float) -> Iterator[Finding]:
     try:
         report = parse(connect.fetch(home, "/status"))
     except (PoolError, UserError) as error:
-        where = ", ".join(record.addresses)
-        yield Finding(
-            "coordinator", Health.ERROR, f"{error}", f"see that it runs and can be reached at {where} from this machine"
-        )
+        yield checks.silent(record, str(error), _seen_elsewhere(home, record))
         return
     yield checks.well("coordinator", f"it answers, and the pool is {report['health']}")
     yield from checks.clock(report, now_s)
     yield from checks.software(report, version_of("p2pfs") or "")
     yield from checks.own_peer(report, record)
     for door in checks.doors(report, record)[:_MOST_DIALLED]:
-        dial = functools.partial(trio.run, _shake_hands, home, record, door)
+        dial = functools.partial(trio.run, shake_hands, home, record, door.node, door.role, door.address)
         yield from checks.reachable(door.name, door.address, dial, is_relayed=door.is_relayed)
 
 
-async def _shake_hands(home: NodeHome, record: NodeRecord, door: Door) -> None:
-    """With exactly that node at that address. Raises PoolError."""
-    from p2pfs.net.client import Client, Endpoint
-    from p2pfs.net.identity import Credentials, client_context
-
-    context = client_context(Credentials(home.ca_path, home.certificate_path, home.key_path))
-    path = "/status" if door.role is Role.COORDINATOR else "/health"
-    async with Client(context, pool=record.pool, connect_s=_DIAL_S) as client:
-        await client.request(Endpoint(door.node, door.role, (door.address,)), "GET", path, timeout_s=_DIAL_S)
+def _seen_elsewhere(home: NodeHome, record: NodeRecord) -> str:
+    """Where on the local network the coordinator is; empty: not found there."""
+    if Role.COORDINATOR in record.roles:
+        return ""
+    with contextlib.suppress(PoolError):
+        return look_around(home, record) or ""
+    return ""
 
 
-def _show(findings: Sequence[Finding]) -> None:
-    print_table(("check", "", "found"), [(f.check, _MARKS[f.health], f.found) for f in findings])
-    for finding in findings:
+def _show(found: Sequence[Finding]) -> None:
+    print_table(("check", "", "found"), [(f.check, _MARKS[f.health], f.found) for f in found])
+    for finding in found:
         if finding.mend:
             say(f"\n{finding.check}: {finding.found}\n  → {finding.mend}")
 
 
-def _worst(findings: Sequence[Finding]) -> Health:
+def _worst(found: Sequence[Finding]) -> Health:
     order = [Health.HEALTHY, Health.WARNING, Health.ERROR]
-    return max((finding.health for finding in findings), key=order.index, default=Health.HEALTHY)
+    return max((finding.health for finding in found), key=order.index, default=Health.HEALTHY)

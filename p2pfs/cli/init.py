@@ -3,17 +3,19 @@
 import getpass
 import platform
 import re
+import sys
 from pathlib import Path
 
 import click
 
 from p2pfs import exitcodes
+from p2pfs.cli.init_questions import Wishes, ask
 from p2pfs.cli.kits import HandOver, kit_file_option
-from p2pfs.cli.options import home_option, json_option, set_option
+from p2pfs.cli.options import home_option, json_option, set_option, yes_option
 from p2pfs.cli.show import print_json
 from p2pfs.errors import UserError
 from p2pfs.runtime import process
-from p2pfs.runtime.home import NodeHome
+from p2pfs.runtime.home import NodeHome, NodeRecord
 
 
 @click.command("init")
@@ -29,6 +31,7 @@ from p2pfs.runtime.home import NodeHome
 )
 @kit_file_option
 @set_option
+@yes_option
 @home_option
 @json_option
 def command(
@@ -38,10 +41,14 @@ def command(
     addresses: tuple[str, ...],
     kit_file: Path | None,
     overrides: dict[str, str],
+    yes: bool,
     home: NodeHome,
     as_json: bool,
 ) -> None:
     """Make a new pool: its certificate authority, and this node with every role.
+
+    At a terminal it asks for what is not given: names, zone, where others reach this machine, how much disk to offer.
+    With --yes, --json or no terminal it takes defaults and asks nothing.
 
     Settings given with --set, such as replicas=3, are kept in the home's config.toml. The authority's key stays in the
     home: whoever copies it can admit anyone to the pool, but read nothing.
@@ -63,25 +70,52 @@ def command(
         raise UserError("--json needs --kit-file: a recovery kit is no part of a report", exitcodes.USAGE)
     kit.require_new()
     machine = _word(platform.node().partition(".")[0], "machine")
+    default_node = f"{_word(_user(), 'owner')}@{machine}"
+    wishes = Wishes(name or "", node or "", zone, addresses, overrides)
+    if sys.stdin.isatty() and not (yes or as_json):
+        wishes = ask(wishes, name=machine, node=default_node, home=home.path)
     made = initialise(
         home.path,
-        pool_name=name or machine,
-        name=node or f"{_word(_user(), 'owner')}@{machine}",
-        zone=zone,
-        addresses=addresses,
-        settings=overrides,
+        pool_name=wishes.name or machine,
+        name=wishes.node or default_node,
+        zone=wishes.zone,
+        addresses=wishes.addresses,
+        settings=wishes.settings,
         hand_over=kit.take,
     )
     record = made.record()
     if as_json:
         print_json({"home": str(made.path), "pool": record.pool, "node": record.node, "addresses": record.addresses})
         return
-    click.echo(f"made the pool {name or machine} in {made.path}; this node is {record.name}")
-    click.echo(f"others will reach it at {', '.join(record.addresses)}")
+    _explain(made, record, wishes.name or machine)
     kit.show()
-    click.echo("next: p2pfs coordinator start   (as a service: systemctl enable --now p2pfs-coordinator)")
-    click.echo("      p2pfs peer start          to offer this machine's disk too")
-    click.echo("      p2pfs invite OWNER@MACHINE  for every other machine")
+    _show_next(wishes)
+
+
+def _explain(home: NodeHome, record: NodeRecord, pool: str) -> None:
+    click.echo(f"Made the pool {pool} in {home.path}:")
+    click.echo(f"  this node     {record.name}, coordinator and administrator")
+    click.echo(f"  for others    {', '.join(record.addresses)}: let that port through firewall and router")
+    click.echo("  an authority  its key, below coordinator/, admits machines; whoever copies it can admit any")
+    if home.config_path.exists():
+        click.echo(f"  settings      in {home.config_path}")
+    click.echo("")
+
+
+def _show_next(wishes: Wishes) -> None:
+    steps = [
+        ("put the recovery kit where the loss of this disk does not reach it", ""),
+        ("p2pfs coordinator start", "as a service: systemctl enable --now p2pfs-coordinator"),
+        ("p2pfs peer start", "offers this machine's disk; as a service: p2pfs-peer"),
+        ("p2pfs invite OWNER@MACHINE", "for every other machine; there: p2pfs join"),
+        ("p2pfs volume create NAME", "then: p2pfs mount NAME DIRECTORY"),
+    ]
+    if not wishes.offers_disk:
+        del steps[2]
+    click.echo("Next:")
+    for number, (step, why) in enumerate(steps, 1):
+        click.echo(f"  {number}. {step:28} {why}".rstrip())
+    click.echo("p2pfs doctor says what is missing.")
 
 
 def _user() -> str:

@@ -1,5 +1,6 @@
 """`p2pfs join`: this machine becomes a node of the pool its invite names."""
 
+import functools
 import getpass
 import shutil
 import sys
@@ -9,12 +10,13 @@ from typing import BinaryIO
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli.config_file import write_settings
 from p2pfs.cli.options import home_option, json_option, set_option
-from p2pfs.cli.show import print_json
-from p2pfs.errors import Denied, Exists, Invalid, UserError
+from p2pfs.cli.show import print_json, say
+from p2pfs.cli.waiting import waiting
+from p2pfs.errors import Denied, Exists, Invalid, Unavailable, UserError
 from p2pfs.format.invites import PREFIX, Invite, decode_invite
 from p2pfs.runtime import process
+from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import NodeId, PeerNumber, PoolId, Role
 
@@ -30,7 +32,8 @@ def command(file: str | None, overrides: dict[str, str], home: NodeHome, as_json
     """Enter a pool with an invite made by `p2pfs invite`.
 
     The invite is asked for, or read from FILE, or from standard input when that is no terminal or FILE is -. The
-    coordinator is recognised by the keys in the invite. Settings given with --set are kept in the home's config.toml.
+    coordinator is recognised by the keys in the invite; where it is at none of the invite's addresses it is looked for
+    on the local network. Settings given with --set are kept in the home's config.toml.
 
     \b
     Examples:
@@ -66,7 +69,8 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
     home.require_vacant()
     home.settings(settings)  # a bad value is told before the invite is used
     try:
-        enrolled = trio.run(enrolment.join, invite)
+        with waiting("joining"):
+            enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite))
     except (enrolment.Refused, Exists) as error:
         raise UserError(str(error), exitcodes.BAD_INVITE) from None
     except Denied as error:
@@ -83,7 +87,7 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
         zone=answer.zone,
         roles=[Role(role) for role in answer.roles],
         coordinator=NodeId(answer.coordinator),
-        addresses=list(invite.addresses),
+        addresses=list(enrolled.addresses or invite.addresses),
         peer=PeerNumber(answer.peer),
     )
     was_there = home.path.exists()
@@ -96,6 +100,20 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
             shutil.rmtree(home.path, ignore_errors=True)
         raise
     return record
+
+
+async def _look_around(invite: Invite) -> list[str]:
+    """Where the coordinator may be on the local network; TLS finds out who answers there."""
+    from p2pfs.net import lan
+
+    say("The coordinator is at no address of the invite; looking for it on the local network …", err=True)
+    try:
+        found = await lan.look(invite.pool)
+    except Unavailable as error:
+        say(f"Cannot look there: {error}", err=True)
+        return []
+    say(f"Found: {', '.join(found)}" if found else "Nobody there says to be it.", err=True)
+    return found
 
 
 def _parse(text: str) -> Invite:

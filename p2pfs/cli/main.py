@@ -19,6 +19,7 @@ _GROUPS: Final = {
         "revoke": "Throw a machine out, for good",
         "coordinator": "Run the coordinator, or bring it back from its backup",
         "peer": "Offer this machine's spare disk, and take it back in peace",
+        "share": "Say how much of this machine the pool may use",
     },
     "Volumes": {
         "volume": "Make volumes and look into them",
@@ -30,6 +31,9 @@ _GROUPS: Final = {
     "Files": {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
+        "du": "Show what files take, stored once and with all copies",
+        "warmup": "Fetch files into the mount's cache",
+        "evict": "Drop files from the mount's cache",
         "lease": "Keep files for a time",
         "tag": "Say of files what they are found by",
         "search": "Find files by words or by content",
@@ -38,10 +42,16 @@ _GROUPS: Final = {
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
+        "stats": "Show what a mount is doing",
+        "accesslog": "Show every request to a mount",
+        "top": "Watch the pool live in the terminal",
+        "dashboard": "Open the pool's web pages",
         "doctor": "Find what keeps this machine from working",
+        "fsck": "Check a volume, and mend it",
         "usefulness": "Show who gives and who takes, and what that allows",
         "jobs": "Show and steer the pool's background work",
         "plan": "Say beforehand what losing peers would mean",
+        "debug": "Pack up logs and state for whoever looks for a fault",
     },
     "Trying and measuring": {
         "demo": "Run a whole pool on this machine",

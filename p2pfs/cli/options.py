@@ -46,6 +46,7 @@ def set_option(function: F) -> F:
         metavar="KEY=VALUE",
         multiple=True,
         callback=_parse_settings,
+        shell_complete=_settings_beginning,
         help="A setting by its configuration name, such as io_timeout=10s; may be repeated.",
     )(function)
 
@@ -78,6 +79,12 @@ def holding_pid_file(path: Path | None) -> contextlib.AbstractContextManager[Non
 def yes_option(function: F) -> F:
     """`--yes`; the command gets `yes: bool`."""
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(function)
+
+
+def _settings_beginning(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    from p2pfs.runtime.config import KINDS
+
+    return [f"{name}=" for name in KINDS if name.startswith(begun)]
 
 
 def _parse_settings(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

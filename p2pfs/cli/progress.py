@@ -1,12 +1,23 @@
 """Progress bars: for data on its way into the pool, and for a peer on its way out. Imported only when one is shown."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
+from p2pfs.cli.waiting import LATE_S, is_wanted
 from p2pfs.runtime.sizes import format_size
+from p2pfs.vfs.fsck.findings import Tally
 from p2pfs.wire.jobs import JobInfo, JobState
 
 
@@ -78,5 +89,52 @@ def counted_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
         def show(done: int, of: int, read_bytes: int) -> None:
             read = f"{format_size(read_bytes)} read" if read_bytes else ""
             progress.update(task, total=of, completed=done, visible=True, read=read)
+
+        yield show
+
+
+class CheckedBar:
+    """How far a check is; see `checked_bar`."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def show(self, tally: Tally, inodes: int) -> None:
+        """`inodes` are those of the whole volume."""
+        read = f"{tally.copies} copies, {format_size(tally.bytes_read)} read" if tally.copies else ""
+        self._progress.update(self._task, total=max(inodes, tally.inodes), completed=tally.inodes, read=read)
+
+    def pause(self) -> None:
+        """Make way for a question."""
+        self._progress.stop()
+
+
+@contextmanager
+def checked_bar() -> Iterator[CheckedBar]:
+    """A bar on standard error that is told what was looked at. See `waiting.is_wanted`."""
+    columns = (
+        TextColumn("checking"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} files"),
+        TextColumn("{task.fields[read]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
+        yield CheckedBar(progress, progress.add_task("checking", total=None, read=""))
+
+
+@contextmanager
+def late_bar(what: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error, once it has taken LATE_S; the function is told how many are done, and of how many (None:
+    nobody knows). See `waiting.is_wanted`."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[counted]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
+        task = progress.add_task(what, total=None, visible=False, counted="")
+        began_s = time.monotonic()
+
+        def show(done: int, of: int | None) -> None:
+            counted = f"{done} {unit}" if of is None else f"{done}/{of} {unit}"
+            is_late = time.monotonic() - began_s >= LATE_S
+            progress.update(task, total=of, completed=done, counted=counted, visible=is_late)
 
         yield show

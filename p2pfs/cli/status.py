@@ -86,6 +86,6 @@ def _empty() -> dict[str, Any]:
         "coordinator": None,
         "peers": [],
         "volumes": [],
-        "chunks": {"total": 0, "under_replicated": 0, "lost": 0, "by_copies": {}},
+        "chunks": {"total": 0, "under_replicated": 0, "lost": 0, "by_copies": {}, "away": 0},
         "jobs": [],
     }

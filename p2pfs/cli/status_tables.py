@@ -10,8 +10,10 @@ from p2pfs.cli.job_tables import job_table
 from p2pfs.cli.show import console_for_output, print_table, say
 from p2pfs.coordinator.report import BackupReport, OwnerReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
+from p2pfs.runtime.offers.units import shown
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.runtime.terminal import printable
+from p2pfs.wire.offers import PooledOffer
 
 _COLOURS: Final = {
     "healthy": "green",
@@ -48,8 +50,8 @@ def print_report(report: dict[str, Any]) -> None:
             (
                 volume.name,
                 volume.owner,
-                f"{volume.files}",
-                format_size(volume.bytes),
+                f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
+                format_size(volume.bytes) + (f" of {format_size(volume.quota_bytes)}" if volume.quota_bytes else ""),
                 format_size(volume.trash_bytes),
                 volume.delegated_to or "—",
             )
@@ -61,10 +63,25 @@ def print_report(report: dict[str, Any]) -> None:
     shares = [f"{one.owner} {_share(one)}" for one in known.owners if one.left is not None]
     if shares:
         say("fair shares: " + ", ".join(shares))
+    if known.offers:
+        say("offered: " + "; ".join(_offer(one) for one in known.offers if one.is_on))
     if known.backup is not None:
         say(_backup_line(known.backup))
     if known.jobs:
         console_for_output().print(job_table(known.jobs))
+
+
+def _offer(one: PooledOffer) -> str:
+    """As "upload 40 Mbit/s and 2 of 3 peers without limit (1.2 Mbit/s used, 38.8 Mbit/s free)"."""
+    amount = shown(one.offered, one.unit) if one.peers > one.unlimited else ""
+    if not one.unlimited:
+        limited = amount or "none"
+    elif amount:
+        limited = f"{amount} and {one.unlimited} of {one.peers} peers without limit"
+    else:
+        limited = "no limit"
+    free = f", {shown(one.free, one.unit)} free" if amount else ""
+    return f"{one.kind} {limited} ({shown(one.used, one.unit)} used{free})"
 
 
 def _share(owner: OwnerReport) -> str:

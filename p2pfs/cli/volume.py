@@ -1,4 +1,4 @@
-"""`p2pfs volume create|list|show|set|ls`."""
+"""`p2pfs volume create|list|show|set|ls`; the commands of `volume_care` are added to the group."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli import passphrases
+from p2pfs.cli import passphrases, volume_care, volume_sharing
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, print_table, say
@@ -95,23 +95,36 @@ def create(
 
 
 @command.command("list")
+@click.option("--deleted", is_flag=True, help="Those that were deleted and can be brought back.")
 @home_option
 @json_option
-def list_volumes(home: NodeHome, as_json: bool) -> None:
+def list_volumes(deleted: bool, home: NodeHome, as_json: bool) -> None:
     """List the volumes this node may use.
 
     \b
-    Example:
+    Examples:
       p2pfs volume list --json
+      p2pfs volume list --deleted
     """
+    if deleted:
+        return volume_care.show_deleted(home, as_json=as_json)
     volumes = _volumes(home)
     if as_json:
         print_json([_as_json(volume) for volume in volumes])
     elif not volumes:
         click.echo("no volumes yet; make one with: p2pfs volume create NAME")
     else:
-        rows = [(volume.name, volume.owner, f"{volume.files}", format_size(volume.bytes)) for volume in volumes]
+        rows = [
+            (
+                f"{volume.owner}/{volume.name}" if volume.access else volume.name,
+                volume.owner + (f" ({volume.access})" if volume.access else ""),
+                f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
+                format_size(volume.bytes) + (f" of {format_size(volume.quota_bytes)}" if volume.quota_bytes else ""),
+            )
+            for volume in volumes
+        ]
         print_table(("volume", "owner", "files", "content"), rows, right=("files", "content"))
+    return None
 
 
 @command.command("show")
@@ -197,6 +210,8 @@ def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _shown(key: str, value: str | int | float | bool) -> str:
+    if key.startswith("quota_") and not value:
+        return "none"
     if key.endswith("bytes"):
         return format_size(int(value))
     if key.startswith("trash_") and key.endswith("_s"):
@@ -268,4 +283,14 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
         "index_names": volume.index_names,
         "index_prefixes": volume.index_prefixes,
         "distribution": volume.distribution,
+        "quota_bytes": volume.quota_bytes,
+        "quota_files": volume.quota_files,
+        "members": volume.members,
+        "access": volume.access or "owner",
     }
+
+
+for _more in (volume_care.rename, volume_care.quota, volume_care.delete, volume_care.undelete):
+    command.add_command(_more)
+for _more in (volume_sharing.share, volume_sharing.unshare, volume_sharing.members, volume_sharing.accept):
+    command.add_command(_more)

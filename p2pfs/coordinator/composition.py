@@ -14,6 +14,7 @@ from p2pfs.coordinator.booked import Booked
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn, Tally
 from p2pfs.coordinator.delegations import Delegations
+from p2pfs.coordinator.deletion import Deletion
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.handlers import Services
@@ -30,11 +31,13 @@ from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
+from p2pfs.coordinator.sharing import Sharing
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.coordinator.traffic import Traffic
 from p2pfs.coordinator.upkeep.audits import Audits
 from p2pfs.coordinator.upkeep.care import Care
+from p2pfs.coordinator.upkeep.deleted_volumes import DeletedVolumes
 from p2pfs.coordinator.upkeep.deletions import Deletions
 from p2pfs.coordinator.upkeep.inventory import Inventory
 from p2pfs.coordinator.upkeep.jobs import Jobs
@@ -277,6 +280,21 @@ async def compose(
         reap=mounts.wake_reaper,
         clock=clock,
     )
+    volumes = Volumes(database=database, roster=roster, clock=clock)
+
+    def sessions_alive() -> float:
+        return clock.time() + settings.session_lifetime * (GRACE - _MISSED)
+
+    deletion = Deletion(
+        database=database,
+        roster=roster,
+        volumes=volumes,
+        over=mounts.over,
+        alive_s=sessions_alive,
+        kept_s=settings.volume_trash,
+        clock=clock,
+    )
+    deleted = DeletedVolumes(database=database, pool_clock=pool_clock, reap=mounts.wake_reaper, clock=clock)
     status = Status(
         record.node,
         found.pool_name,
@@ -295,7 +313,7 @@ async def compose(
         churn=churn,
         flow=flow,
         judged=judged,
-        sessions_alive=lambda: clock.time() + settings.session_lifetime * (GRACE - _MISSED),
+        sessions_alive=sessions_alive,
     )
     observer = Observer(
         status.overall,
@@ -339,7 +357,9 @@ async def compose(
         ),
         dialability=dialability,
         relay=Relay(roster),
-        volumes=Volumes(database=database, roster=roster, clock=clock),
+        volumes=volumes,
+        deletion=deletion,
+        sharing=Sharing(record.pool, database=database, roster=roster, over=mounts.over, clock=clock),
         sessions=mounts,
         delegations=delegations,
         reservations=promised,
@@ -356,7 +376,7 @@ async def compose(
         history=History(rounds or Rounds(), observer, clock),
         flow=flow,
         copied=lambda: care.copied,
-        workers=(care, leaving, audits, bookings, leases, trash, purge, jobs, judged),
+        workers=(care, leaving, audits, bookings, leases, trash, deleted, purge, jobs, judged),
     )
 
 

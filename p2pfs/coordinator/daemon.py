@@ -21,6 +21,7 @@ from p2pfs.coordinator.backup.peers import BackupPeers
 from p2pfs.coordinator.backup.recovery import signing_key
 from p2pfs.coordinator.backup.worker import Backup
 from p2pfs.coordinator.composition import compose
+from p2pfs.coordinator.dashboard.service import Dashboard, is_wanted
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
@@ -31,6 +32,7 @@ from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
+from p2pfs.net import lan
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
@@ -66,6 +68,7 @@ class Running:
     database: Database
     metrics: Sequence[str] = ()
     """Where Prometheus may ask."""
+    dashboard: Dashboard | None = None
 
 
 def run(home: NodeHome, settings: Settings) -> int:
@@ -138,10 +141,13 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         await certificate.look()
         serving = server_context(credentials, client_certificate="optional")
         certificate.contexts.append(serving)
+        dashboard = None
+        if is_wanted(settings):
+            dashboard = Dashboard(home, settings, services, revocations=revocations, clock=clock)
         accepting = Accepting(record.node, lambda stream: server.accept(stream))
         server = Server(
             COORDINATOR_ROUTES,
-            services.handlers(accepting),
+            services.handlers(accepting, dashboard.link if dashboard else None),
             context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),
@@ -168,12 +174,19 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
             for one, report in zip(workers, reports, strict=True):
                 nursery.start_soon(worker.run, one, report)
             nursery.start_soon(_drop_revoked, services.membership, server)
+            if settings.announce:
+                nursery.start_soon(lan.announce, record.pool, bound_addresses(listeners))
             await nursery.start(server.serve, listeners)
             told = metrics.figures(home, services, server, database, reports)
             exposed = await nursery.start(expose, settings.metrics_listen, told)
-            yield Running(record, services, server, database, exposed)
+            if dashboard is not None:
+                nursery.start_soon(_drop_revoked, services.membership, dashboard.server)
+                await nursery.start(dashboard.serve)
+            yield Running(record, services, server, database, exposed, dashboard)
             services.sessions.stop()
             services.relay.stop()
+            if dashboard is not None:
+                await dashboard.stop(settings.stop_timeout)
             await server.stop(settings.stop_timeout)
             nursery.cancel_scope.cancel()
 

@@ -4,7 +4,7 @@ Who may call what was checked by the server from `wire.routes` before; membershi
 `authorise`. Made once by `daemon`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from p2pfs.coordinator import history, status
 from p2pfs.coordinator.backup.state import Backups
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.delegations import Delegations
+from p2pfs.coordinator.deletion import Deletion
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.membership import Membership
@@ -21,21 +22,23 @@ from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
+from p2pfs.coordinator.sharing import Sharing
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.orders import OrderBook
 from p2pfs.coordinator.upkeep.pool_clock import PoolClock
 from p2pfs.coordinator.usefulness import Usefulness
 from p2pfs.coordinator.volumes import Volumes, parse_volume
-from p2pfs.errors import NotFound
+from p2pfs.errors import Invalid, NotFound
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Identity
 from p2pfs.net.server import Handler, Request, Response
 from p2pfs.runtime.worker import Worker
-from p2pfs.types import Role, SessionId
+from p2pfs.types import NodeId, Role, SessionId
 from p2pfs.wire import codec
 from p2pfs.wire.backups import Confirm
 from p2pfs.wire.bookings import Book
+from p2pfs.wire.dashboard import LoginLink
 from p2pfs.wire.delegations import AskDelegation, ReturnDelegation
 from p2pfs.wire.events import WaitEvents
 from p2pfs.wire.jobs import JobAction
@@ -44,15 +47,21 @@ from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.orders import Report
 from p2pfs.wire.plans import PlanRequest
 from p2pfs.wire.routes import Route
+from p2pfs.wire.sharing import ChangeMembers, PublishKey
 from p2pfs.wire.volumes import (
     ChangeSlots,
     CreateVolume,
+    DeleteVolume,
     GrantIds,
     OpenSession,
     RenewSession,
     Reserve,
+    UndeleteVolume,
     VolumeSettings,
 )
+
+NewLink = Callable[[NodeId], Awaitable[LoginLink]]
+"""A way into the dashboard for an admin's node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class Services:
     dialability: Dialability
     relay: Relay
     volumes: Volumes
+    deletion: Deletion
+    sharing: Sharing
     sessions: Sessions
     delegations: Delegations
     reservations: Reservations
@@ -86,9 +97,9 @@ class Services:
     workers: Sequence[Worker]
     """Background work beside `pulse`, for `daemon` to run."""
 
-    def handlers(self, accepting: Accepting | None = None) -> Mapping[str, Handler]:
+    def handlers(self, accepting: Accepting | None = None, new_link: NewLink | None = None) -> Mapping[str, Handler]:
         """Route name → handler, for every route of `wire.routes.COORDINATOR_ROUTES`. `accepting` takes what peers pass
-        on to the coordinator itself."""
+        on to the coordinator itself; without `new_link` there is no dashboard."""
         return {
             "join": self._join,
             "renew": self._renew,
@@ -108,6 +119,13 @@ class Services:
             "volume_slots": self._volume_slots,
             "change_slots": self._change_slots,
             "configure_volume": self._configure_volume,
+            "delete_volume": self._delete_volume,
+            "undelete_volume": self._undelete_volume,
+            "deleted_volumes": self._deleted_volumes,
+            "publish_key": self._publish_key,
+            "node_keys": self._node_keys,
+            "members": self._members,
+            "change_members": self._change_members,
             "open_session": self._open_session,
             "questions": self._questions,
             "renew_session": self._renew_session,
@@ -130,6 +148,7 @@ class Services:
             "plan": self._plan,
             "jobs": self._jobs,
             "job": self._job,
+            "dashboard_login": partial(self._dashboard_login, new_link),
             "relay_listen": self._relay_listen,
             "relay_dial": partial(self._relay_dial, accepting),
         }
@@ -138,9 +157,13 @@ class Services:
         """Whether the volume or session in the path is the caller's to use.
 
         Raises:
-            NotFound, Denied, Fenced: See `Volumes.require_member` and `Sessions.require_holder`.
+            NotFound, Denied, Fenced: See `Volumes.require_owner`, `Volumes.require_member`,
+                `Sessions.require_holder`.
         """
-        if "volume" in parameters:
+        if route.owned:
+            volume = parse_volume(parameters["volume"])
+            self.volumes.require_owner(identity, volume, or_admin=Role.ADMIN in route.roles)
+        elif "volume" in parameters:
             self.volumes.require_member(identity, parse_volume(parameters["volume"]))
         else:
             self.sessions.require_holder(identity, SessionId(parameters["session"]))
@@ -209,7 +232,24 @@ class Services:
         return Response.of(self.volumes.visible(request.caller))
 
     async def _volume_slots(self, request: Request) -> Response:
-        return Response.of(self.volumes.slots(parse_volume(request.parameters["volume"])))
+        volume = parse_volume(request.parameters["volume"])
+        if self.volumes.is_owners(request.caller, volume):
+            return Response.of(self.volumes.slots(volume))
+        return Response.of(self.sharing.slots(request.caller.node, volume))
+
+    async def _publish_key(self, request: Request) -> Response:
+        await self.sharing.publish(request.caller, await request.message(PublishKey))
+        return Response()
+
+    async def _node_keys(self, request: Request) -> Response:
+        return Response.of(self.sharing.keys(request.caller, request.parameters["fingerprint"]))
+
+    async def _members(self, request: Request) -> Response:
+        return Response.of(self.sharing.members(parse_volume(request.parameters["volume"])))
+
+    async def _change_members(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.sharing.change(request.caller, volume, await request.message(ChangeMembers)))
 
     async def _change_slots(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
@@ -217,7 +257,21 @@ class Services:
 
     async def _configure_volume(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
-        return Response.of(await self.volumes.configure(volume, await request.message(VolumeSettings)))
+        is_admin = Role.ADMIN in request.caller.roles
+        return Response.of(
+            await self.volumes.configure(volume, await request.message(VolumeSettings), is_admin=is_admin)
+        )
+
+    async def _delete_volume(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.deletion.delete(request.caller, volume, await request.message(DeleteVolume)))
+
+    async def _undelete_volume(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.deletion.undelete(request.caller, volume, await request.message(UndeleteVolume)))
+
+    async def _deleted_volumes(self, request: Request) -> Response:
+        return Response.of(self.deletion.deleted(request.caller))
 
     async def _book(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
@@ -231,7 +285,10 @@ class Services:
 
     async def _open_session(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
-        return Response.of(await self.sessions.open(request.caller, volume, await request.message(OpenSession)))
+        message = await request.message(OpenSession)
+        if not self.volumes.is_owners(request.caller, volume):
+            self.sharing.check_session(request.caller.node, volume, message)
+        return Response.of(await self.sessions.open(request.caller, volume, message))
 
     async def _questions(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
@@ -304,6 +361,12 @@ class Services:
         if not number.isdecimal() or len(number) > 18 or action not in set(JobAction):
             raise NotFound("there is no such job or action")
         return Response.of(await self.jobs.act(int(number), JobAction(action), self.roster.name_of))
+
+    async def _dashboard_login(self, new_link: NewLink | None, request: Request) -> Response:
+        node = self.roster.member(request.caller.node).id
+        if new_link is None:
+            raise Invalid("this coordinator has no dashboard: see its setting dashboard_listen")
+        return Response.of(await new_link(node))
 
     # ---- the relay --------------------------------------------------------------------------------------------------
 

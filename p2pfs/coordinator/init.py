@@ -71,7 +71,7 @@ def initialise(
         dialled = advertised((loaded.listen or f":{DEFAULT_PORT}").split(","), loaded.advertise)
         owner, _ = parse_name(name)
         parse_zone(zone)
-        _check_pool_name(pool_name)
+        check_pool_name(pool_name)
     except (Invalid, Unavailable) as error:
         raise UserError(str(error), exitcodes.BAD_CONFIGURATION) from None
     pool, node_id = PoolId(secrets.token_hex(16)), NodeId(secrets.token_hex(16))
@@ -155,7 +155,8 @@ def write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
     write_durably(path, "".join(lines).encode())
 
 
-def _check_pool_name(name: str) -> None:
+def check_pool_name(name: str) -> None:
+    """Raises Invalid."""
     if _POOL_NAME.fullmatch(name) is None:
         raise Invalid(f"“{name}” is no name for a pool: use up to 64 letters, digits, dots, dashes or spaces")
 

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator import offers
 from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.dialability import Dialability
 from p2pfs.coordinator.flow import Flow
@@ -220,6 +221,7 @@ def check(heartbeat: Heartbeat) -> None:
         raise Misuse(f"a heartbeat names at most {MAX_DRAINING} reservations that are under way")
     check_reads(heartbeat.served, len(heartbeat.served))
     _check_figures(heartbeat.resources)
+    offers.check(heartbeat.offers)
     if heartbeat.scrub is not None:
         _check_figures(heartbeat.scrub)
     if len(heartbeat.version) > MAX_VERSION_LETTERS or not heartbeat.version.isprintable():

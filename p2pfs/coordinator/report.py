@@ -13,6 +13,7 @@ from p2pfs.runtime.sizes import format_size
 from p2pfs.types import GONE_STATES, Health, PeerState
 from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
 from p2pfs.wire.membership import Resources
+from p2pfs.wire.offers import Offered, PooledOffer
 
 NEARLY_FULL: Final = 0.10
 """Free share of the pool below which it counts as nearly full."""
@@ -86,6 +87,7 @@ class PeerReport(msgspec.Struct, frozen=True):
     drift: int = 0  # bytes that it counted beyond the index then; what is written meanwhile is among them
     receiving: float = 0.0  # bytes a second through its connections, between its last heartbeats
     sending: float = 0.0
+    offers: list[Offered] = []  # of every kind; of an earlier version only its storage
 
 
 class VolumeReport(msgspec.Struct, frozen=True):
@@ -103,6 +105,9 @@ class VolumeReport(msgspec.Struct, frozen=True):
     expiring: int = 0  # inodes whose lease ends within LEASE_WARNING_S
     reserved: int = 0  # bytes of content, by name and not stored yet
     reserved_short: int = 0  # of those, what there is no room for any more
+    quota_bytes: int = 0  # most content bytes; 0: no limit
+    quota_files: int = 0  # most inodes
+    members: int = 0  # keys it is shared with
 
 
 class ChunksReport(msgspec.Struct, frozen=True):
@@ -176,6 +181,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     restored: RestoredReport | None = None  # None: it never was
     churn: ChurnReport | None = None
     owners: list[OwnerReport] = []
+    offers: list[PooledOffer] = []  # every kind, over the peers that answer
 
 
 def count_chunks(
@@ -254,6 +260,12 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: fl
         elif peer.state == PeerState.AWAY:
             left_s = max(0.0, peer.away_until_s - now_s)
             yield _note("PEER_AWAY", f"peer {peer.name} is away, as it said, for {_age(left_s)} more")
+        if peer.used > peer.capacity and not peer.leaving:
+            yield _note(
+                "PEER_OVER_OFFER",
+                f"peer {peer.name} holds {format_size(peer.used)} and offers {format_size(peer.capacity)}: it takes"
+                " nothing new, and what others have room for is being moved there",
+            )
         if peer.leaving:
             yield _note("PEER_DRAINING", f"peer {peer.name} is leaving: what depends on it is being copied elsewhere")
     staying = [peer for peer in members if not peer.leaving]

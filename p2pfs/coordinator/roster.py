@@ -19,6 +19,7 @@ from p2pfs.meta import members
 from p2pfs.meta.members import Node
 from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, PoolId
 from p2pfs.wire.membership import Heartbeat, NodeInfo, PeerInfo, PoolMap, Resources, Revocations
+from p2pfs.wire.offers import Offered
 
 CAPACITY_STEP: Final = 0.1
 """Relative change of a peer's offer below which the map keeps the old figure: placement must not follow every breath of
@@ -45,6 +46,7 @@ class Peer:
     trash: int = 0
     chunks: int = 0
     resources: Resources | None = None
+    offers: tuple[Offered, ...] = ()  # as it says
     clock_ahead_s: float | None = None  # of the coordinator's, when last heard
     version: str = ""
     is_leaving: bool = False  # being drained, whether it is up or not
@@ -53,6 +55,7 @@ class Peer:
     has_appeared: bool = False  # once more, and the database does not know yet
     run: int = 0  # the daemon's, as its last heartbeat said
     former: tuple[int, ...] = ()  # the last few runs before it
+    is_over: bool = False  # it holds more than it offers
     is_deaf: bool = False  # told of orders, it does not come for them: an older version, or it hangs
     kept_s: float = -math.inf  # monotonic; when the database last took over what is here
 
@@ -225,13 +228,15 @@ class Roster:
         peer.has_appeared = peer.has_appeared or is_anew or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
+        peer.offers = tuple(heartbeat.offers)
         peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run
         peer.clock_ahead_s = round(heartbeat.clock_s - time_s, 3)
         addresses = tuple(heartbeat.addresses)
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        if moved or before is not peer.state:
+        was_over, peer.is_over = peer.is_over, peer.used > peer.offered
+        if moved or before is not peer.state or was_over is not peer.is_over:
             self._touch()
         if not peer.is_heard:
             peer.is_heard = True

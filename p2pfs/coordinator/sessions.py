@@ -35,6 +35,7 @@ from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeI
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
+from p2pfs.wire.fsck import ReadDangling, ReadInodes
 from p2pfs.wire.leases import ReadExpiring, ReadTrash
 from p2pfs.wire.namespace import (
     Batch,
@@ -48,6 +49,7 @@ from p2pfs.wire.namespace import (
     ReadExtents,
 )
 from p2pfs.wire.search import Find, FindContent, ReadLabels
+from p2pfs.wire.usage import ReadFileUsage, ReadUsage
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
@@ -232,8 +234,10 @@ class Sessions:
         return await self._database.write(lambda connection: rows.grant_ids(connection, session, count=count))
 
     async def reserve(self, session: SessionId, request: Reserve) -> Reserved:
-        """Room on peers; see `Reservations.reserve`."""
+        """Room on peers; see `Reservations.reserve`. Raises Denied: the session is read-only."""
         row = self._row(session)
+        if row.read_only and request.room_bytes:
+            raise Denied("the volume is mounted read-only")
         return await self._reservations.reserve(session, row.node, row.volume, request=request)
 
     async def apply(self, session: SessionId, batch: Batch) -> bytes:
@@ -254,7 +258,7 @@ class Sessions:
         arrivals: list[Arrival] = []
         row = self._known(session)
         brings = any(isinstance(operation, Commit) and operation.chunks for operation in batch.operations)
-        growth = self._usefulness.growth(row.node) if brings else None
+        growth = self._usefulness.growth(row.volume) if brings else None
 
         def verify(connection: sqlite3.Connection, volume: VolumeId, chunk: NewChunk) -> None:
             self._receipts.verify(volume, chunk)
@@ -271,7 +275,7 @@ class Sessions:
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
 
-        frugal = self._usefulness.frugal_of(row.node)
+        frugal = self._usefulness.frugal_of(row.volume)
 
         def change(fences: int, connection: sqlite3.Connection) -> Outcome:
             return rows.apply_batch(
@@ -417,12 +421,13 @@ def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 _PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring
+_SURVEYS = ReadInodes | ReadDangling | ReadUsage | ReadFileUsage
 _SEARCHES = Find | FindContent | ReadLabels
 """About 10 ms each at worst."""
 
 
 def _cost(question: Question) -> int:
-    if isinstance(question, _SEARCHES):
+    if isinstance(question, _SEARCHES | _SURVEYS):
         return SLICE
     if isinstance(question, _PAGES):
         return PAGE_COST

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfs.coordinator import offers
 from p2pfs.coordinator.backup.state import Backups, indexed
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn
@@ -45,6 +46,7 @@ from p2pfs.placement.usefulness import Stock
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import GONE_STATES, NodeId, PeerNumber, PeerState, Role, VolumeId, volume_name
 from p2pfs.wire.jobs import ENDED, JobInfo
+from p2pfs.wire.offers import PooledOffer
 from p2pfs.wire.volumes import VolumeInfo
 
 FRESH_S: Final = 1.0
@@ -100,7 +102,7 @@ class Status:
         self._coordinator = coordinator
         self._sessions_alive = sessions_alive
         self._is_pressed = is_pressed
-        self._pool_name = pool_name
+        self.pool_name = pool_name
         self._database = database
         self._roster = roster
         self._reservations = reservations
@@ -163,6 +165,15 @@ class Status:
             restored=restored,
             churn=self._churn.report(),
             owners=self._owners(counts),
+            offers=self._offers(peers),
+        )
+
+    def _offers(self, peers: Sequence[PeerReport]) -> list[PooledOffer]:
+        reachable = self._roster.reachable()
+        answering = [peer for peer in peers if peer.number in reachable]
+        return offers.pooled(
+            {PeerNumber(peer.number): peer.offers for peer in answering},
+            {PeerNumber(peer.number): peer.free for peer in answering},
         )
 
     def _restored(self, peers: Sequence[PeerReport], counts: Counts) -> RestoredReport | None:
@@ -196,6 +207,9 @@ class Status:
                 expiring=counts.leases[VolumeId(volume.volume)].count,
                 reserved=booked.get(VolumeId(volume.volume), (0, 0))[0],
                 reserved_short=booked.get(VolumeId(volume.volume), (0, 0))[1],
+                quota_bytes=volume.quota_bytes,
+                quota_files=volume.quota_files,
+                members=volume.members,
             )
             for volume in counts.volumes
             if owner in (None, volume.owner)
@@ -238,7 +252,7 @@ class Status:
         counted = [peer for peer in peers if peer.state not in GONE_STATES]
         return PoolReport(
             self._roster.pool,
-            self._pool_name,
+            self.pool_name,
             replicas=self._copies.replicas,
             min_replicas=self._copies.min_replicas,
             capacity=sum(peer.capacity for peer in counted),
@@ -290,6 +304,7 @@ class Status:
             drift=recount.drift_bytes if recount else 0,
             receiving=round(receiving, 1),
             sending=round(sending, 1),
+            offers=offers.of_peer(peer.offers, capacity=peer.offered, used=peer.used),
         )
 
 

@@ -1,18 +1,22 @@
 """Volumes: making, listing, handing out key slots; and who may use which.
 
-A volume belongs to its owner; every client node of that owner may use it, nobody else. Key slots are opaque here.
+A volume belongs to its owner; every client node of that owner may use it, and those that it is shared with
+(`sharing`). Key slots are opaque here.
 Called by `handlers`; `require_member` also by the server before each request for a volume or session.
 """
 
 import logging
 import re
+import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from p2pfs.coordinator.roster import Roster
-from p2pfs.errors import Invalid, NotFound
+from p2pfs.errors import Denied, Invalid, NotFound
 from p2pfs.format.indexing import SEAL_BYTES
-from p2pfs.meta import key_slots
+from p2pfs.meta import key_slots, volume_members
 from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
@@ -33,6 +37,8 @@ MAX_SLOTS: Final = 64
 MAX_CHECK_BYTES: Final = 64
 MAX_WRAPPED_BYTES: Final = 4 * KIB
 MAX_DELAY_S: Final = 36_500 * 86400.0
+_FOR_ADMINS: Final = frozenset({"name", "quota_bytes", "quota_files", "guard"})
+"""Settings that an admin may change without the key; `guard` is none."""
 _ADDRESS: Final = re.compile(r"[0-7][0-9a-f]{15}")
 
 _log = logging.getLogger(__name__)
@@ -50,7 +56,7 @@ def parse_volume(text: str) -> VolumeId:
 
 
 class Volumes:
-    """The pool's volumes. Owners never change, so they are remembered here once looked up."""
+    """The pool's volumes. Owners never change, so those of volumes in use are remembered here once looked up."""
 
     def __init__(self, *, database: Database, roster: Roster, clock: Clock) -> None:
         self._database = database
@@ -75,10 +81,23 @@ class Volumes:
         return info
 
     def visible(self, identity: Identity) -> list[VolumeInfo]:
-        """What the asker may use; an admin sees all."""
+        """What the asker may use, with its rights on what is shared with it; an admin sees all."""
         node = self._roster.member(identity.node)
         owner = None if Role.ADMIN in identity.roles else node.owner
-        return self._database.read(lambda connection: rows.volumes(connection, owner))
+
+        def ask(connection: sqlite3.Connection) -> list[VolumeInfo]:
+            found = rows.volumes(connection, owner)
+            shared = volume_members.shared_with(connection, node.id)
+            missing = shared.keys() - {VolumeId(volume.volume) for volume in found}
+            found += [rows.volume(connection, volume) for volume in sorted(missing)]
+            return [
+                replace(volume, access="ro" if shared[VolumeId(volume.volume)] else "rw")
+                if volume.volume in shared and volume.owner != node.owner
+                else volume
+                for volume in found
+            ]
+
+        return self._database.read(ask)
 
     def slots(self, volume: VolumeId) -> VolumeSlots:
         """The wrapped keys, for a member."""
@@ -97,32 +116,68 @@ class Volumes:
             raise Invalid("so many key slots no volume has")
         return VolumeSlots(await self._database.write(lambda connection: key_slots.change(connection, volume, message)))
 
-    async def configure(self, volume: VolumeId, settings: VolumeSettings) -> VolumeInfo:
-        """Change what who has a volume's key can change.
+    async def configure(self, volume: VolumeId, settings: VolumeSettings, *, is_admin: bool = False) -> VolumeInfo:
+        """Change what who has a volume's key can change; its name and quota an admin can, too.
 
         Raises:
             Denied: The sender has not got the key.
             Invalid: A setting cannot be meant.
+            Exists: The owner has another volume of that name.
         """
+        given = {field for field in settings.__struct_fields__ if getattr(settings, field) is not None}
+        is_admin = is_admin and given <= _FOR_ADMINS
+        now_s = self._clock.time()
+        if settings.name is not None:
+            check_name(settings.name)
+        check_quota(settings.quota_bytes, settings.quota_files)
         check_delays(settings.trash_removed_s, settings.trash_expired_s)
         check_distribution(settings.distribution)
         check_index(settings)
-        return await self._database.write(lambda connection: rows.configure(connection, volume, settings))
+        return await self._database.write(
+            lambda connection: rows.configure(connection, volume, settings, now_s=now_s, is_admin=is_admin)
+        )
 
     def require_member(self, identity: Identity, volume: VolumeId) -> None:
-        """Whether the node's owner may use the volume.
+        """Whether the node's owner may use the volume, or it is shared with the node.
 
         Raises:
             NotFound: There is none, or it is somebody else's: whose volumes exist is nobody's business.
             Denied: The node is no member of the pool.
         """
-        if self._roster.member(identity.node).owner != self._owner(volume):
+        node = self._roster.member(identity.node)
+        if node.owner == self._owner(volume):
+            return
+        if self._database.read(lambda connection: volume_members.access(connection, volume, node.id)) is None:
             raise NotFound("there is no such volume")
+
+    def is_owners(self, identity: Identity, volume: VolumeId) -> bool:
+        """Whether a member of the volume is its owner's node, not one it is shared with."""
+        return self._roster.member(identity.node).owner == self._owner(volume)
+
+    def require_owner(self, identity: Identity, volume: VolumeId, *, or_admin: bool) -> None:
+        """Whether the volume, deleted or not, is the node's owner's; or the node is an admin, if that will do.
+
+        Raises:
+            NotFound: There is none, or it is somebody else's.
+            Denied: It is shared with the node, which is not enough; or the node is no member of the pool.
+        """
+        node = self._roster.member(identity.node)
+        if or_admin and Role.ADMIN in identity.roles:
+            return
+        if node.owner == self._database.read(lambda connection: rows.owner_of(connection, volume)):
+            return
+        if self._database.read(lambda connection: volume_members.access(connection, volume, node.id)) is not None:
+            raise Denied("the volume is shared with you: only its owner may do that")
+        raise NotFound("there is no such volume")
+
+    def forget(self, volume: VolumeId) -> None:
+        """It is not in use any more."""
+        self._owners.pop(volume, None)
 
     def _owner(self, volume: VolumeId) -> str:
         owner = self._owners.get(volume)
         if owner is None:
-            owner = self._database.read(lambda connection: rows.owner_of(connection, volume))
+            owner = self._database.read(lambda connection: rows.volume_in_use(connection, volume).owner)
             self._owners[volume] = owner
         return owner
 
@@ -133,11 +188,7 @@ def check(message: CreateVolume) -> None:
     Raises:
         Invalid: It cannot.
     """
-    if not is_name(message.name):
-        raise Invalid(
-            f"“{message.name[:MAX_NAME_LETTERS]}” is no name for a volume: "
-            f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes"
-        )
+    check_name(message.name)
     if not 0 < message.volume < 1 << 63:
         raise Invalid("a volume number has 63 bits and is not 0")
     if not 1 <= len(message.slots) <= MAX_SLOTS or not 0 < len(message.check) <= MAX_CHECK_BYTES:
@@ -151,6 +202,21 @@ def check(message: CreateVolume) -> None:
     check_distribution(message.distribution)
     if message.index_seal:  # an earlier version makes none
         check_seal(message.index_seal)
+
+
+def check_name(name: str) -> None:
+    """Raises Invalid."""
+    if not is_name(name):
+        raise Invalid(
+            f"“{name[:MAX_NAME_LETTERS]}” is no name for a volume: "
+            f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes"
+        )
+
+
+def check_quota(*limits: int | None) -> None:
+    """Raises Invalid."""
+    if not all(limit is None or 0 <= limit < 1 << 63 for limit in limits):
+        raise Invalid("a quota is less than 8 EiB, and 0 is none")
 
 
 def check_slots(slots: Sequence[KeySlot]) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from p2pfs.errors import Misuse, PoolError
-from p2pfs.meta import content, leases, questions, search, trash, tree, xattrs
+from p2pfs.meta import content, fsck, leases, questions, search, trash, tree, usage, xattrs
 from p2pfs.meta.work import MAX_ANSWER_BYTES, Work
 from p2pfs.types import VolumeId
 from p2pfs.wire import answers
 from p2pfs.wire.answers import Answer
+from p2pfs.wire.fsck import Adopt, DropDangling, ReadDangling, ReadInodes, Recount, Reseal
 from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.namespace import (
     Accessed,
@@ -41,6 +42,7 @@ from p2pfs.wire.namespace import (
     Unlink,
 )
 from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel, rows
+from p2pfs.wire.usage import ReadFileUsage, ReadUsage
 
 MAX_OPERATIONS: Final = 1000
 MAX_ROWS: Final = 50_000
@@ -68,6 +70,10 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     SetLease: leases.set_lease,
     SetLabel: search.set_label,
     IndexName: search.index_name,
+    Recount: fsck.recount,
+    Adopt: fsck.adopt,
+    DropDangling: fsck.drop_dangling,
+    Reseal: fsck.reseal,
 }
 
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
@@ -83,6 +89,10 @@ _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]
     Find: search.find,
     FindContent: search.find_content,
     ReadLabels: search.labels,
+    ReadInodes: fsck.inode_page,
+    ReadDangling: fsck.dangling,
+    ReadUsage: usage.directory,
+    ReadFileUsage: usage.file,
 }
 
 _OUT_OF_RANGE: Final = "a number does not fit into 63 bits"

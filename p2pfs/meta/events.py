@@ -18,6 +18,7 @@ import trio
 from p2pfs.errors import Fenced, Misuse, Unavailable
 from p2pfs.types import SessionId, VolumeId
 from p2pfs.wire.events import REMOVED, ChangedInode, ChangedName, Events, WaitEvents
+from p2pfs.wire.fsck import Adopt
 from p2pfs.wire.leases import Restore
 from p2pfs.wire.namespace import Accessed, AddReplicas, Applied, Link, Make, Opened, Operation, Released, Rename, Unlink
 
@@ -313,7 +314,7 @@ class Listeners:
 
 def _names(operations: Iterable[Operation]) -> Iterator[ChangedName]:
     for operation in operations:
-        if isinstance(operation, Make | Link | Unlink | Rename | Restore):
+        if isinstance(operation, Make | Link | Unlink | Rename | Restore | Adopt):
             yield ChangedName(operation.parent, operation.name)
         if isinstance(operation, Rename):
             yield ChangedName(operation.new_parent, operation.new_name)

@@ -92,7 +92,8 @@ def expected(connection: sqlite3.Connection, *, before_s: int) -> dict[VolumeId,
 def overdue_volumes(connection: sqlite3.Connection, *, now_s: float) -> list[VolumeId]:
     """Volumes that may have something to let go."""
     rows = connection.execute(
-        "SELECT v.id FROM volume v WHERE EXISTS (SELECT 1 FROM inode i INDEXED BY inode_expiry WHERE i.volume = v.id"
+        "SELECT v.id FROM volume v WHERE v.deleted_s IS NULL AND EXISTS"
+        " (SELECT 1 FROM inode i INDEXED BY inode_expiry WHERE i.volume = v.id"
         " AND i.expires_s > 0 AND i.expires_s <= ? AND i.links > 0 AND i.inode != ?)",
         (now_s, ROOT_INODE),
     )

@@ -184,7 +184,7 @@ class MemoryState:
 
     def space(self) -> Space:
         """See Namespace."""
-        return Space(*self.room, len(self._inodes), self.trash_bytes)
+        return Space(*self.room, len(self._inodes), self.trash_bytes, sum(row.size for row in self._inodes.values()))
 
     @property
     def trash_bytes(self) -> int:

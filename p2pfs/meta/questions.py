@@ -114,7 +114,9 @@ def locate(connection: sqlite3.Connection, volume: VolumeId, question: Locate) -
 
 def space(connection: sqlite3.Connection, volume: VolumeId, room: tuple[int, int] | None) -> Space:
     """See Namespace.space. `room` is (total, free) where the caller knows better than the peers' rows."""
-    row = connection.execute("SELECT inodes, trash_bytes FROM volume WHERE id = ?", (volume,)).fetchone()
+    row = connection.execute(
+        "SELECT inodes, trash_bytes, bytes, quota_bytes, quota_files FROM volume WHERE id = ?", (volume,)
+    ).fetchone()
     if row is None:
         raise NotFound("there is no such volume")
     total, free = rooms.room(connection) if room is None else room

@@ -14,6 +14,7 @@ from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import INDEX_SEAL, SEARCH
 from p2pfs.meta.schema_swarm import SWARM
 from p2pfs.meta.schema_usefulness import USEFULNESS
+from p2pfs.meta.schema_volumes import VOLUME_CARE
 from p2pfs.meta.schema_withdrawn import WITHDRAWN
 
 APPLICATION_ID: Final = 0x70327066
@@ -363,6 +364,7 @@ MIGRATIONS: Final = (
     USEFULNESS,
     INDEX_SEAL,
     WITHDRAWN,
+    VOLUME_CARE,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -18,6 +18,7 @@ from p2pfs.meta import delegations, engine, inodes, open_inodes, settings, volum
 from p2pfs.meta.chunks_index import Added
 from p2pfs.meta.events import Publication
 from p2pfs.meta.protocol import MAX_HELD
+from p2pfs.meta.quotas import Quota
 from p2pfs.meta.work import Rules, Stored, Verify, Work, untold
 from p2pfs.types import InodeId, NodeId, SessionId, VolumeId
 from p2pfs.wire import answers, codec
@@ -192,6 +193,11 @@ def close_sessions_of(connection: sqlite3.Connection, node: NodeId) -> list[Sess
     return _end_all(connection, "node = ?", node)
 
 
+def close_sessions_on(connection: sqlite3.Connection, volume: VolumeId) -> list[SessionId]:
+    """End every session of a volume; returns which."""
+    return _end_all(connection, "volume = ?", volume)
+
+
 def expire_sessions(connection: sqlite3.Connection, *, now_s: float) -> list[SessionId]:
     """End every session that was not renewed in time; returns which."""
     return _end_all(connection, "expires_s < ?", now_s)
@@ -234,7 +240,8 @@ def apply_batch(
         Misuse: The batch breaks the protocol; nothing is changed or remembered.
     """
     row = connection.execute(
-        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, v.trash_removed_s, r.answer, d.epoch, d.session"
+        "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, v.trash_removed_s, r.answer, d.epoch, d.session,"
+        " v.quota_bytes, v.quota_files, v.quota_s, v.bytes, v.inodes"
         " FROM session s JOIN volume v ON v.id = s.volume LEFT JOIN delegation d ON d.volume = s.volume"
         " LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
         " WHERE s.id = ?",
@@ -242,7 +249,7 @@ def apply_batch(
     ).fetchone()
     if row is None:
         raise _over()
-    number, volume, acked, read_only, next_id, trash_s, old, epoch, holder = row
+    number, volume, acked, read_only, next_id, trash_s, old, epoch, holder, *quota = row
     if old is not None:
         return Outcome(_recalled(connection, volume, codec.decode(old, Answer)))
     if read_only and not all(isinstance(operation, _HARMLESS) for operation in batch.operations):
@@ -252,7 +259,14 @@ def apply_batch(
         delegations.require(connection, volume, batch, session=number, held=(epoch, holder), fences=fences)
     rules = Rules(verify, wanted_min, now_s, now_s + grace_s, hold_s, frugal, added, grown, stored)
     work = Work(
-        connection, volume=volume, session=number, next_id=next_id, rules=rules, echoes=not batch.epoch, trash_s=trash_s
+        connection,
+        volume=volume,
+        session=number,
+        next_id=next_id,
+        rules=rules,
+        echoes=not batch.epoch,
+        trash_s=trash_s,
+        quota=Quota(*quota),
     )
     outcome, kept = _outcome(work, batch)
     connection.execute("INSERT INTO session_result VALUES (?, ?, ?)", (number, batch.seq, codec.encode(kept)))

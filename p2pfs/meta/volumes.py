@@ -20,7 +20,8 @@ MAX_GRANTED_IDS: Final = 1_000_000
 
 _INFO = (
     "SELECT id, name, owner, key_check, small_file_bytes, dedup, created_s, inodes, bytes, trash_removed_s,"
-    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes, distribution, index_seal"
+    " trash_expired_s, trash_inodes, trash_bytes, index_names, index_prefixes, distribution, index_seal,"
+    " quota_bytes, quota_files, (SELECT count(*) FROM volume_member m WHERE m.volume = volume.id)"
     " FROM volume"
 )
 
@@ -84,28 +85,50 @@ def volume(connection: sqlite3.Connection, volume_id: VolumeId) -> VolumeInfo:
     return _info(row)
 
 
+def volume_in_use(connection: sqlite3.Connection, volume_id: VolumeId) -> VolumeInfo:
+    """Raises NotFound, also of one that is deleted."""
+    row = connection.execute(f"{_INFO} WHERE id = ? AND deleted_s IS NULL", (volume_id,)).fetchone()
+    if row is None:
+        raise NotFound("there is no such volume")
+    return _info(row)
+
+
 def volumes(connection: sqlite3.Connection, owner: str | None = None) -> list[VolumeInfo]:
-    """All volumes, or those of one owner, by name."""
+    """All volumes, or those of one owner, by name; not those that are deleted."""
     if owner is None:
-        rows = connection.execute(f"{_INFO} ORDER BY name, owner")
+        rows = connection.execute(f"{_INFO} WHERE deleted_s IS NULL ORDER BY name, owner")
     else:
-        rows = connection.execute(f"{_INFO} WHERE owner = ? ORDER BY name", (owner,))
+        rows = connection.execute(f"{_INFO} WHERE owner = ? AND deleted_s IS NULL ORDER BY name", (owner,))
     return [_info(row) for row in rows]
 
 
-def configure(connection: sqlite3.Connection, volume_id: VolumeId, settings: VolumeSettings) -> VolumeInfo:
-    """Change what is not None, each a column of its name; what is in the trash keeps its time.
+def configure(
+    connection: sqlite3.Connection,
+    volume_id: VolumeId,
+    settings: VolumeSettings,
+    *,
+    now_s: float = 0.0,
+    is_admin: bool = False,
+) -> VolumeInfo:
+    """Change what is not None, each a column of its name; what is in the trash keeps its time. An admin needs no key.
 
     Raises:
         NotFound: No such volume.
         Denied: The sender has not got the volume's key.
+        Exists: The owner has another volume of that name.
     """
-    key_slots.require_key(connection, volume_id, settings.guard)
+    if not is_admin:
+        key_slots.require_key(connection, volume_id, settings.guard)
     given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
     del given["guard"]
     if given:
+        if settings.quota_bytes is not None or settings.quota_files is not None:
+            given["quota_s"] = now_s
         columns = ", ".join(f"{key} = ?" for key in given)
-        connection.execute(f"UPDATE volume SET {columns} WHERE id = ?", (*given.values(), volume_id))
+        try:
+            connection.execute(f"UPDATE volume SET {columns} WHERE id = ?", (*given.values(), volume_id))
+        except sqlite3.IntegrityError:
+            raise Exists(f"there is a volume named {settings.name} already") from None
     return volume(connection, volume_id)
 
 
@@ -148,4 +171,7 @@ def _info(row: Sequence[Any]) -> VolumeInfo:
         index_prefixes=bool(row[14]),
         distribution=row[15],
         index_seal=row[16],
+        quota_bytes=row[17],
+        quota_files=row[18],
+        members=row[19],
     )

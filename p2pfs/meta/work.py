@@ -14,6 +14,7 @@ from p2pfs.errors import Misuse, NoSpace, NotDirectory, NotFound
 from p2pfs.meta import inodes, keywords, open_inodes, protocol, trash
 from p2pfs.meta.chunks_index import Added
 from p2pfs.meta.inodes import InodeRow
+from p2pfs.meta.quotas import Quota
 from p2pfs.meta.trash import Lost
 from p2pfs.types import MIB, ROOT_INODE, SessionId, VolumeId
 from p2pfs.wire.leases import Reason
@@ -63,14 +64,17 @@ class Work:
         rules: Rules,
         echoes: bool = True,
         trash_s: float = 0.0,
+        quota: Quota | None = None,
     ) -> None:
-        """`echoes`: whether `finish` gives contents too. What loses its last name is kept for `trash_s` more."""
+        """`echoes`: whether `finish` gives contents too; not so in a delegated batch. What loses its last name is kept
+        for `trash_s` more."""
         self.connection = connection
         self.volume = volume
         self.session = session
         self.rules = rules
         self._echoes = echoes
         self.trash_s = trash_s
+        self._quota = quota
         self._next_id = next_id
         self._rows: dict[int, InodeRow] = {}
         self._named: set[int] = set()
@@ -249,7 +253,14 @@ class Work:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def finish(self) -> Applied:
-        """Write what was held back and say what the batch did."""
+        """Write what was held back and say what the batch did. Raises OverQuota."""
+        if self._quota is not None:
+            self._quota.check(
+                more_bytes=self._bytes,
+                more_files=self._inodes,
+                is_delegated=not self._echoes,
+                now_s=self.rules.now_s,
+            )
         told: list[Attributes] = []
         removed: list[int] = []
         self._room = MAX_ANSWER_BYTES

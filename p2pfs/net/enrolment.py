@@ -4,9 +4,10 @@ The coordinator's side is `p2pfs.coordinator.membership`. Called by `p2pfs join`
 whatever runs for months.
 """
 
+import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +49,7 @@ class Enrolled:
     ca: bytes
     certificate: bytes
     key: bytes = field(repr=False)
+    addresses: tuple[str, ...] = ()  # the coordinator's; where it answered comes first
 
 
 def certificate_request(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -56,10 +58,11 @@ def certificate_request(key: ec.EllipticCurvePrivateKey) -> bytes:
     return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-async def join(invite: Invite) -> Enrolled:
+async def join(invite: Invite, elsewhere: Callable[[], Awaitable[Sequence[str]]] | None = None) -> Enrolled:
     """Make a key and get it certified.
 
-    An answer that got lost is asked for again with the same key: the invite is bound to it by then.
+    An answer that got lost is asked for again with the same key: the invite is bound to it by then. Where the
+    coordinator is at none of the invite's addresses, `elsewhere` is asked for others.
 
     Raises:
         Refused: The invite is spent.
@@ -70,9 +73,13 @@ async def join(invite: Invite) -> Enrolled:
     """
     key = ec.generate_private_key(ec.SECP256R1())
     request = JoinRequest(invite.secret, certificate_request(key))
-    endpoint = Endpoint(invite.coordinator, Role.COORDINATOR, invite.addresses)
     async with joining_client(invite.ca_key, invite.pool) as client:
-        answer = await _persistently(lambda: _ask(client, endpoint, request))
+        there = await _first_that_answers(client, invite, invite.addresses)
+        if there is None and elsewhere is not None:
+            there = await _first_that_answers(client, invite, await elsewhere())
+        # If nobody does, the last attempt says why.
+        endpoint = there or Endpoint(invite.coordinator, Role.COORDINATOR, invite.addresses)
+        answer = await _persistently(lambda: _ask(client, endpoint, request), tries=_TRIES if there else 1)
     if (answer.pool, answer.coordinator) != (invite.pool, invite.coordinator):
         raise Misuse("the coordinator answered for another pool than the invite's")
     return Enrolled(
@@ -82,6 +89,7 @@ async def join(invite: Invite) -> Enrolled:
         key=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
+        addresses=tuple(dict.fromkeys((*endpoint.addresses, *invite.addresses))),
     )
 
 
@@ -128,6 +136,16 @@ async def keep_renewed(
             await trio.sleep(_LONGEST_SLEEP_S)
 
 
+async def _first_that_answers(client: Client, invite: Invite, addresses: Sequence[str]) -> Endpoint | None:
+    """Where the coordinator itself is; None: nowhere. Nothing secret is sent to find out."""
+    for address in addresses:
+        endpoint = Endpoint(invite.coordinator, Role.COORDINATOR, (address,))
+        with contextlib.suppress(Unavailable, Denied):
+            await client.request(endpoint, "GET", "/status", timeout_s=_ANSWER_S, raw=True)
+            return endpoint
+    return None
+
+
 async def _ask(client: Client, endpoint: Endpoint, request: JoinRequest) -> JoinAnswer:
     reply = await client.request(
         endpoint, "POST", "/join", parts=(codec.encode(request),), timeout_s=_ANSWER_S, raw=True
@@ -138,8 +156,8 @@ async def _ask(client: Client, endpoint: Endpoint, request: JoinRequest) -> Join
     return codec.decode(reply.body, JoinAnswer)
 
 
-async def _persistently(ask: Callable[[], Awaitable[JoinAnswer]]) -> JoinAnswer:
-    for _ in range(_TRIES - 1):
+async def _persistently(ask: Callable[[], Awaitable[JoinAnswer]], *, tries: int) -> JoinAnswer:
+    for _ in range(tries - 1):
         try:
             return await ask()
         except Unavailable:

@@ -9,6 +9,8 @@ The rules, in this order (P5: copy, verify, commit the location, and only later 
 3. More than `wanted` readable copies → take the worst-placed one away, but only while `wanted` others were proved
    to exist since their peers last appeared; those that have not are audited first.
 4. As many as wanted, but elsewhere than rendezvous hashing has them → copy it where it belongs; rule 3 does the rest.
+5. As many as wanted, one of them on a peer that holds more than it offers → copy it to the best peer with room, where
+   that brings no two copies to one owner; rule 3 does the rest.
 
 Called by `p2pfs.coordinator.upkeep.care`, by plans and by simulations.
 """
@@ -41,6 +43,7 @@ class Keeper:
     takes: bool  # it can be asked to take a copy, if it has room
     appearances: int  # a copy is proved while it was shown since the last of them
     is_away: bool = False  # silent as it said it would be
+    is_over: bool = False  # it holds more than it offers
 
     @property
     def number(self) -> PeerNumber:
@@ -155,7 +158,12 @@ def _move(
     if len(present) != wanted or len(known) != wanted:  # somebody is silent or leaves: nothing else is moved meanwhile
         return None
     holding = {copy.peer for copy in known}
-    belongs = [peer for peer in placed[:wanted] if peer not in holding and keepers[peer].takes and room(peer)]
+    first = placed if any(keepers[peer].is_over for peer in holding) else placed[:wanted]
+    belongs = [
+        peer
+        for peer in first
+        if peer not in holding and keepers[peer].takes and not keepers[peer].is_over and room(peer)
+    ]
     # Not where rule 3 would take it away again: with a full peer among the first, others may be the better ones.
     targets = tuple(peer for peer in belongs if peer in _ranked({*holding, peer}, keepers, placed)[:wanted])[:1]
     if not targets:
@@ -166,8 +174,9 @@ def _move(
 def _ranked(
     holding: Collection[PeerNumber], keepers: Mapping[PeerNumber, Keeper], placed: Sequence[PeerNumber]
 ) -> list[PeerNumber]:
-    """Holders, best-placed first."""
-    return _spread([peer for peer in placed if peer in holding], [], keepers, len(holding))
+    """Holders, best-placed first; those that hold more than they offer come after all others of as many owners."""
+    ranked = sorted((peer for peer in placed if peer in holding), key=lambda peer: keepers[peer].is_over)
+    return _spread(ranked, [], keepers, len(holding))
 
 
 def _spread(

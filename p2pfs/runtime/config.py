@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, get_type_hints
 import msgspec
 
 from p2pfs.errors import Invalid, Unavailable
+from p2pfs.runtime.offers import registry
 from p2pfs.runtime.sizes import format_duration, format_size, parse_duration, parse_size
 from p2pfs.types import GIB, KIB, MIB, Distribution
 
@@ -53,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     purge_latest: Duration = 24 * 3600.0  # after so much more they are purged even if it is never quiet
     quiet_load: Share = 0.5  # per processor; below it is quiet
     trash_pressure: Share = 0.05  # with less of the pool free, the oldest trash goes before its time
+    volume_trash: Duration = 7 * 86400.0  # a deleted volume can be brought back for so long; 0: not at all
     replicas: Count = 3
     min_replicas: Count = 2
     policy: Policy = "open"  # or "fair": who gives little may take little
@@ -100,10 +102,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Any server.
     listen: Text = ""  # host:port[,host:port]; empty: every address, a port of the kind's own or any
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
+    announce: Switch = True  # on the local network, where the coordinator listens beyond loopback
+    dashboard_listen: Text = "127.0.0.1:9472"  # host:port[,host:port] of the dashboard; empty: nowhere
+    dashboard_names: Text = ""  # host names under which browsers reach it, with commas between
+    dashboard_session: Duration = 12 * 3600.0  # a browser is logged in for so long
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
     log_format: LogFormat = "text"  # or "json": an object a line
     metrics_listen: Text = ""  # host:port[,host:port] where Prometheus may read /metrics, in the clear; empty: nowhere
+    # What a peer offers beside `capacity`, by the names of p2pfs.runtime.offers: what was written, checked.
+    offers: Mapping[str, str] = {}
 
 
 def _parse_switch(text: str) -> bool:
@@ -187,13 +195,15 @@ _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "switch": lambda on: "on" if on else "off",
 }
 KINDS: Final[dict[str, str]] = {
-    name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Settings, include_extras=True).items()
+    if name != "offers"
 }
 """Setting name → how its value is written."""
 
 
 def _nearest(name: str) -> str:
-    return (difflib.get_close_matches(name, KINDS, 1, 0.0) or ["replicas"])[0]
+    return (difflib.get_close_matches(name, [*KINDS, *registry.by_key()], 1, 0.0) or ["replicas"])[0]
 
 
 def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
@@ -202,19 +212,27 @@ def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setti
     Raises:
         Invalid: Unknown name, or no such value.
     """
-    kind = KINDS.get(name)
-    if kind is None:
-        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
+    parse, usual = _reading(name)
     if isinstance(value, bool):
         text = "on" if value else "off"
     elif isinstance(value, str | int | float):
         text = str(value).strip()
     else:
-        raise Invalid(f"the setting {name} needs one value, such as {format_setting(name, getattr(Settings(), name))}")
+        raise Invalid(f"the setting {name} needs one value, such as {usual}")
     try:
-        return _PARSERS[kind](text)
+        return parse(text)
     except Invalid as error:
         raise Invalid(f"setting {name}: {error}") from None
+
+
+def _reading(name: str) -> tuple[Callable[[str], Any], str]:
+    """How a value is read, and how its default is written. Raises Invalid: there is no such setting."""
+    if name in KINDS:
+        return _PARSERS[KINDS[name]], format_setting(name, getattr(Settings(), name))
+    offer = registry.by_key().get(name)
+    if offer is None:
+        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
+    return lambda text: str(offer.parse(text)), offer.default
 
 
 def format_setting(name: str, value: object) -> str:
@@ -231,7 +249,8 @@ def load(home: Path, overrides: Mapping[str, str] | None = None) -> Settings:
     """
     values = {name: parse_setting(name, value) for name, value in _read(home / CONFIG_FILE).items()}
     values |= {name: parse_setting(name, value) for name, value in (overrides or {}).items()}
-    settings = Settings(**values)
+    offers = {name: values.pop(name) for name in values.keys() - KINDS.keys()}
+    settings = Settings(**values, offers=offers)
     _check(settings)
     return settings
 
@@ -262,6 +281,7 @@ def _check(settings: Settings) -> None:
         "reservation_lifetime",
         "certificate_lifetime",
         "stop_timeout",
+        "dashboard_session",
         "backup_interval",
         "backup_image",
         "scrub_period",

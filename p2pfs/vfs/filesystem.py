@@ -36,6 +36,7 @@ from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
+from p2pfs.vfs.quota import VolumeQuota
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.refused import given_up
 from p2pfs.vfs.search import Search
@@ -44,6 +45,7 @@ from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
+from p2pfs.vfs.warming import Warming
 from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
@@ -105,6 +107,7 @@ class Filesystem:
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
+        self.warming = Warming(volume, namespace, store, self._reader, inode=self.inode)
         copies = copies or LateCopies(namespace, nursery)
         uploader = Uploader(
             sealer, store, places, space, copies,
@@ -122,6 +125,7 @@ class Filesystem:
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
             moved_s=moved_s,
         )  # fmt: skip
+        self.quota = VolumeQuota(namespace, self._unsaved_growth, hurry)
         self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
     @classmethod
@@ -160,8 +164,12 @@ class Filesystem:
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
             nursery.start_soon(filesystem._keeper.tell)
+            nursery.start_soon(filesystem.quota.follow)
             yield filesystem
             nursery.cancel_scope.cancel()
+
+    def _unsaved_growth(self) -> int:
+        return sum(max(0, inode.size - inode.head.size) for inode in self._table.all() if inode.is_dirty)
 
     def _discard(self, inode: Inode) -> None:
         self.writer.discard(inode)
@@ -174,6 +182,15 @@ class Filesystem:
     def _moved(self, inode: Inode) -> None:
         inode.cached_change = -1
         self._kernel.stale_inode(inode.id, content=True)
+
+    def may_drop_pages(self, number: InodeId) -> bool:
+        """Whether the kernel can be told to drop the pages of a file without losing what a program writes to memory it
+        shares; whoever opens it next then reads it anew."""
+        known = self._table.get(number)
+        if known is None:
+            return True
+        known.cached_change = -1
+        return not known.handles and not known.is_dirty
 
     async def follow(self, kernel: KernelCache) -> None:
         """Take in what other mounts change, and have `kernel` forget it; until cancelled or the session is over."""
@@ -314,7 +331,8 @@ class Filesystem:
             raise errors[0]
 
     async def _truncate(self, inode: Inode, size: int) -> None:
-        """Times move also when the size is the same."""
+        """Times move also when the size is the same. Raises OverQuota when the file would be larger than it may."""
+        await self.quota.grow(size - inode.size)
         is_new = await self.promises.lasting(lambda: self.writer.truncate(inode, size))
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
         if not is_new:
@@ -393,7 +411,7 @@ class Filesystem:
         inherit: bool = False,
     ) -> Inode:
         """A new inode that is no symbolic link. With `inherit` the directory's default access list, if it has one,
-        counts instead of the umask. Raises Exists, NotFound, NotDirectory."""
+        counts instead of the umask. Raises Exists, NotFound, NotDirectory, OverQuota."""
         inode = await self._make(parent, name, kind, mode, owner, rdev=rdev, umask=umask, inherit=inherit)
         await self.promises.changed(inode)
         return inode
@@ -401,6 +419,7 @@ class Filesystem:
     async def _make(
         self, parent: InodeId, name: bytes, kind: Kind, mode: int, owner: Owner, *, rdev: int, umask: int, inherit: bool
     ) -> Inode:
+        await self.quota.add_file()
         if not inherit:
             return await self.tree.make(parent, name, kind, mode & ~umask, owner, rdev=rdev)
         mode, xattrs = await self.xattrs.inherited(parent, kind, mode, umask)
@@ -409,7 +428,8 @@ class Filesystem:
         return inode
 
     async def make_link(self, parent: InodeId, name: bytes, target: bytes, owner: Owner) -> Inode:
-        """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target)."""
+        """A symbolic link. Raises Exists, NotFound, NotDirectory, NameTooLong (name or target), OverQuota."""
+        await self.quota.add_file()
         inode = await self.tree.make(parent, name, Kind.SYMLINK, 0o777, owner, target=target)
         await self.promises.changed(inode)
         return inode
@@ -494,13 +514,14 @@ class Filesystem:
         raise Unavailable("the file keeps changing while it is read")
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
-        """Returns how many bytes were taken: all."""
+        """Returns how many bytes were taken: all. Raises OverQuota, NoSpace: none, and nothing is lost by that."""
         inode = handle.inode
         if inode.kind is not Kind.FILE:
             raise Invalid("only files are written")
         now, end = trio.current_time(), offset + len(data)
         appends = handle.append and not inode.kernel_size.is_page(offset, len(data), now)
         with given_up(inode) if self._limits.write.by_kernel else nullcontext():
+            await self.quota.grow(len(data) if appends else end - inode.size)
             placed = await self.writer.write(inode, None if appends else offset, data)
         inode.kernel_size.wrote(end, now, is_end=appends)
         if placed != offset:  # the kernel keeps these bytes where it thought they go

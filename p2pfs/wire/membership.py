@@ -4,6 +4,8 @@ import enum
 
 import msgspec
 
+from p2pfs.wire.offers import Offered
+
 
 class PeerInfo(msgspec.Struct, frozen=True):
     """One peer in the pool map. Placement uses `capacity` of all members; readers skip what is not reachable."""
@@ -143,6 +145,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     draining: list[int] = []  # of those tokens, where something begun before is still being stored, not yet in `used`
     received: int = 0  # bytes through this daemon's connections, in this run
     sent: int = 0
+    offers: list[Offered] = []  # what is offered of each kind, storage too
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):

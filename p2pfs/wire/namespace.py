@@ -13,8 +13,10 @@ from typing import Final
 import msgspec
 
 from p2pfs.wire.chunks import Receipt
+from p2pfs.wire.fsck import Adopt, DropDangling, ReadDangling, ReadInodes, Recount, Reseal
 from p2pfs.wire.leases import PurgeTrash, ReadExpiring, ReadNames, ReadTrash, Restore, SetLease
 from p2pfs.wire.search import Find, FindContent, IndexName, ReadLabels, SetLabel
+from p2pfs.wire.usage import ReadFileUsage, ReadUsage
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -110,6 +112,9 @@ class Space(msgspec.Struct, frozen=True, array_like=True):
     free: int  # bytes, after replication
     inodes: int  # inodes of the volume
     trash: int = 0  # content bytes that the volume's trash holds
+    used: int = 0  # content bytes of the volume
+    quota_bytes: int = 0  # most of those; 0: no limit
+    quota_files: int = 0  # most inodes
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True):
@@ -324,6 +329,10 @@ Operation = (
     | SetLease
     | SetLabel
     | IndexName
+    | Recount
+    | Adopt
+    | DropDangling
+    | Reseal
 )
 
 
@@ -407,4 +416,8 @@ Question = (
     | Find
     | FindContent
     | ReadLabels
+    | ReadInodes
+    | ReadDangling
+    | ReadUsage
+    | ReadFileUsage
 )

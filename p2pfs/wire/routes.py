@@ -19,9 +19,10 @@ ANYONE: Final = NODE_ROLES
 class Route(msgspec.Struct, frozen=True):
     """One thing a server does.
 
-    `members`: the {volume} or {session} in the path must belong to the caller's owner. `anonymous`: no certificate is
-    needed. `lapsed`: a certificate expired up to 90 days is accepted. Exactly these weaken the rule "valid certificate
-    with one of `roles`". `waits`: the answer comes late on purpose.
+    `members`: the {volume} must be the caller's owner's, or shared with the caller; the {session} the caller's own.
+    `owned`: the volume must be the owner's; for an admin any will do, if `roles` has that role. `anonymous`: no
+    certificate is needed. `lapsed`: a certificate expired up to 90 days is accepted. Exactly these weaken the rule
+    "valid certificate with one of `roles`". `waits`: the answer comes late on purpose.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Route(msgspec.Struct, frozen=True):
     roles: frozenset[Role]
     body_limit: int = 64 * KIB
     members: bool = False
+    owned: bool = False
     anonymous: bool = False
     lapsed: bool = False
     waits: bool = False
@@ -38,6 +40,7 @@ class Route(msgspec.Struct, frozen=True):
 _TRANSFER: Final = frozenset({Role.CLIENT, Role.PEER})
 _MOUNT: Final = frozenset({Role.CLIENT})
 _ADMIN: Final = frozenset({Role.ADMIN})
+_OWNER: Final = _MOUNT | _ADMIN
 _PEER: Final = frozenset({Role.PEER})
 
 COORDINATOR_ROUTES: Final = (
@@ -55,10 +58,17 @@ COORDINATOR_ROUTES: Final = (
     Route("revoke", "POST", "/nodes/{node}/revoke", _ADMIN),
     Route("confirm", "POST", "/confirmations", _ADMIN),
     Route("create_volume", "POST", "/volumes", _MOUNT),
-    Route("volumes", "GET", "/volumes", frozenset({Role.CLIENT, Role.ADMIN})),
+    Route("volumes", "GET", "/volumes", _OWNER),
+    Route("deleted_volumes", "GET", "/deleted-volumes", _OWNER),
     Route("volume_slots", "GET", "/volumes/{volume}/slots", _MOUNT, members=True),
-    Route("change_slots", "POST", "/volumes/{volume}/slots", _MOUNT, members=True),
-    Route("configure_volume", "POST", "/volumes/{volume}/settings", _MOUNT, members=True),
+    Route("change_slots", "POST", "/volumes/{volume}/slots", _MOUNT, members=True, owned=True),
+    Route("configure_volume", "POST", "/volumes/{volume}/settings", _OWNER, members=True, owned=True),
+    Route("delete_volume", "POST", "/volumes/{volume}/delete", _OWNER, body_limit=KIB, members=True, owned=True),
+    Route("undelete_volume", "POST", "/volumes/{volume}/undelete", _OWNER, body_limit=KIB, members=True, owned=True),
+    Route("members", "GET", "/volumes/{volume}/members", _OWNER, members=True, owned=True),
+    Route("change_members", "POST", "/volumes/{volume}/members", _MOUNT, members=True, owned=True),
+    Route("publish_key", "POST", "/keys", _MOUNT, body_limit=KIB),
+    Route("node_keys", "GET", "/keys/{fingerprint}", _MOUNT),
     Route("open_session", "POST", "/volumes/{volume}/sessions", _MOUNT, members=True),
     Route("questions", "POST", "/volumes/{volume}/questions", _MOUNT, body_limit=MIB, members=True),
     Route("renew_session", "POST", "/sessions/{session}/renew", _MOUNT, members=True),
@@ -66,9 +76,9 @@ COORDINATOR_ROUTES: Final = (
     Route("grant_ids", "POST", "/sessions/{session}/ids", _MOUNT, members=True),
     Route("batch", "POST", "/sessions/{session}/batches", _MOUNT, body_limit=16 * MIB, members=True),
     Route("reserve", "POST", "/sessions/{session}/reservations", _MOUNT, members=True),
-    Route("book", "POST", "/volumes/{volume}/bookings", _MOUNT, body_limit=KIB, members=True),
-    Route("bookings", "GET", "/bookings", frozenset({Role.CLIENT, Role.ADMIN})),
-    Route("release_booking", "DELETE", "/bookings/{booking}", frozenset({Role.CLIENT, Role.ADMIN})),
+    Route("book", "POST", "/volumes/{volume}/bookings", _MOUNT, body_limit=KIB, members=True, owned=True),
+    Route("bookings", "GET", "/bookings", _OWNER),
+    Route("release_booking", "DELETE", "/bookings/{booking}", _OWNER),
     Route("events", "POST", "/sessions/{session}/events", _MOUNT, members=True, waits=True),
     Route("held", "GET", "/sessions/{session}/held", _MOUNT, members=True),
     Route("delegate", "POST", "/sessions/{session}/delegation", _MOUNT, members=True),
@@ -81,6 +91,7 @@ COORDINATOR_ROUTES: Final = (
     Route("plan", "POST", "/plans", _PEER | _ADMIN),
     Route("jobs", "GET", "/jobs", ANYONE),
     Route("job", "POST", "/jobs/{job}/{action}", _ADMIN),
+    Route("dashboard_login", "POST", "/dashboard/logins", _ADMIN, body_limit=KIB),
     Route("relay_listen", "POST", "/relay/listen", _PEER, body_limit=KIB, waits=True),
     Route("relay_dial", "POST", "/relay/dial/{node}", _TRANSFER, body_limit=KIB),
 )
@@ -103,6 +114,32 @@ PEER_ROUTES: Final = (
     Route("fellow_inventory", "POST", "/fellows/inventory", _PEER),
     Route("fellow_copies", "POST", "/fellows/copies", _PEER),
 )
+
+
+def _page(name: str, method: str, path: str) -> Route:
+    """Of the dashboard, which asks a certificate or a session itself: without one there is nothing but the login."""
+    return Route(name, method, path, frozenset(), body_limit=8 * KIB, anonymous=True)
+
+
+DASHBOARD_ROUTES: Final = (
+    _page("overview", "GET", "/"),
+    _page("peers", "GET", "/peers"),
+    _page("data", "GET", "/data"),
+    _page("volumes", "GET", "/volumes"),
+    _page("jobs", "GET", "/jobs"),
+    _page("usefulness", "GET", "/usefulness"),
+    _page("members", "GET", "/members"),
+    _page("chart", "GET", "/charts/{chart}"),
+    _page("invite", "POST", "/invites"),
+    _page("ask_node", "GET", "/nodes/{node}/{action}"),
+    _page("act_node", "POST", "/nodes/{node}/{action}"),
+    _page("act_job", "POST", "/jobs/{job}/{action}"),
+    _page("login_form", "GET", "/login"),
+    _page("login", "POST", "/login"),
+    _page("logout", "POST", "/logout"),
+    _page("static", "GET", "/static/{file}"),
+)
+"""A listener of their own: the coordinator's answers nobody without a certificate."""
 
 
 def relay_path(node: NodeId) -> str:

@@ -43,6 +43,10 @@ class VolumeInfo(msgspec.Struct, frozen=True):
     index_names: bool = False  # mounts make the words of names searchable
     index_prefixes: bool = False  # and the beginnings of words
     distribution: str = "auto"  # types.Distribution; a mount takes a word it does not know for "auto"
+    quota_bytes: int = 0  # most content bytes; 0: no limit
+    quota_files: int = 0  # most inodes
+    access: str = ""  # "ro", "rw": shared with the asker so; "": the asker's own, or an admin asked
+    members: int = 0  # how many keys it is shared with
 
 
 class CreateVolume(msgspec.Struct, frozen=True):
@@ -78,11 +82,41 @@ class VolumeSettings(msgspec.Struct, frozen=True):
     index_prefixes: bool | None = None
     distribution: str | None = None
     index_seal: bytes | None = None
+    name: str | None = None
+    quota_bytes: int | None = None  # 0: no limit
+    quota_files: int | None = None
     guard: bytes = b""  # proves that the sender has the volume's key (format.keys)
 
     def __repr__(self) -> str:
         given = {name: getattr(self, name) for name in self.__struct_fields__ if name != "guard"}
         return f"VolumeSettings({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
+
+
+class DeleteVolume(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/delete` → DeletedVolume, for who has its key, or an admin; not while it is mounted."""
+
+    guard: bytes = b""
+
+    def __repr__(self) -> str:
+        return "DeleteVolume()"
+
+
+class UndeleteVolume(msgspec.Struct, frozen=True):
+    """`POST /volumes/{volume}/undelete` → VolumeInfo, as long as its delay lasts."""
+
+    name: str = ""  # another than it had; Exists when that is taken
+
+
+class DeletedVolume(msgspec.Struct, frozen=True):
+    """`GET /deleted-volumes`: what can be brought back until `purge_s` (UTC), by `undelete_volume`."""
+
+    volume: int
+    name: str
+    owner: str
+    files: int
+    bytes: int
+    deleted_s: float
+    purge_s: float
 
 
 class VolumeSlots(msgspec.Struct, frozen=True):

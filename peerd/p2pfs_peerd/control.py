@@ -2,13 +2,14 @@
 
 {"op": "status"} → what `Absence.state` says
 {"op": "trash"} → {"trash": BYTES}
+{"op": "share"} → what `Sharing.state` says; with {"set": {KIND: RULE, …}} it offers that from now on, or {"error": "…"}
 {"op": "empty_trash"} → {"removed": CHUNKS, "freed": BYTES} or {"error": "…"}
 """
 
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,11 @@ log = logging.getLogger(__name__)
 _REQUEST_BYTES: Final = 4096
 _REQUEST_S: Final = 10.0
 
+Share = Callable[[Mapping[str, object]], Awaitable[dict[str, object]]]
+"""Answers a request about what this peer offers."""
 
-async def serve(path: Path, store: DirectoryStore, state: Callable[[], dict[str, object]]) -> None:
+
+async def serve(path: Path, store: DirectoryStore, state: Callable[[], dict[str, object]], share: Share) -> None:
     """Answer until cancelled. Without the socket the peer does all the same."""
     try:
         listening = mounts.listen(path)
@@ -35,7 +39,7 @@ async def serve(path: Path, store: DirectoryStore, state: Callable[[], dict[str,
     async def answer(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async with stream:
-                reply = await _answer(await _request(stream), store, state)
+                reply = await _answer(await _request(stream), store, state, share)
                 await stream.send_all(json.dumps(reply).encode() + b"\n")
 
     try:
@@ -48,9 +52,14 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def _answer(request: str, store: DirectoryStore, state: Callable[[], dict[str, object]]) -> dict[str, object]:
+async def _answer(
+    asked: Mapping[str, object], store: DirectoryStore, state: Callable[[], dict[str, object]], share: Share
+) -> dict[str, object]:
+    request = asked.get("op")
     if request == "status":
         return state()
+    if request == "share":
+        return await share(asked)
     before = store.usage().trash
     if request == "trash":
         return {"trash": before}
@@ -64,7 +73,7 @@ async def _answer(request: str, store: DirectoryStore, state: Callable[[], dict[
     return {"removed": removed, "freed": before - store.usage().trash}
 
 
-async def _request(stream: trio.SocketStream) -> str:
+async def _request(stream: trio.SocketStream) -> Mapping[str, object]:
     data = b""
     with trio.move_on_after(_REQUEST_S):
         while b"\n" not in data and len(data) < _REQUEST_BYTES:
@@ -73,6 +82,7 @@ async def _request(stream: trio.SocketStream) -> str:
                 break
             data += part
     try:
-        return str(json.loads(data)["op"])
-    except (ValueError, TypeError, KeyError):
-        return ""
+        request = json.loads(data)
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}

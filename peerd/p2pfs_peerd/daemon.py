@@ -21,10 +21,12 @@ from p2pfs.errors import Corrupt, Misuse, NoSpace, PoolError, Unavailable, UserE
 from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.client import Client, Endpoint
+from p2pfs.net.dialled import connect_by_tcp
 from p2pfs.net.enrolment import keep_renewed
 from p2pfs.net.exposition import expose
 from p2pfs.net.forwarding import Accepting
 from p2pfs.net.identity import Credentials, Revocations, client_context, server_context
+from p2pfs.net.pace import BURST_S, Pace
 from p2pfs.net.server import Server
 from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
@@ -53,6 +55,7 @@ from p2pfs_peerd.pulling import Fellows, MapPuller
 from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.scrub import Scrubber
+from p2pfs_peerd.sharing import Sharing
 from p2pfs_peerd.tokens import TokenBook
 from p2pfs_peerd.whereabouts import Whereabouts
 
@@ -109,6 +112,8 @@ class Peerd:
         )
         self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home
+        self._pace = Pace.unlimited(clock)
+        self._sharing = Sharing(home, settings, self._offer, self._pace, clock)
         self._server_context = server_context(_credentials(home))
         self._client_context = client_context(_credentials(home))
         self._tokens = TokenBook(record.pool, record.peer, clock)
@@ -149,6 +154,7 @@ class Peerd:
             pool=record.pool,
             revocations=self._revocations,
             clock=clock,
+            pace=self._pace,
         )
         self._orders: OrderRunner | None = None
         self._farewell: Farewell | None = None
@@ -178,19 +184,21 @@ class Peerd:
             whereabouts = Whereabouts(addresses, relay)
             fellows = Fellows(client, self._coordinator())
             self._fetches.puller = MapPuller(client, fellows, self._store, timeout_s=FETCH_S, idle_s=IDLE_S)
-            rate = RateLimit(self._settings.repair_rate, self._clock)
+            rate = RateLimit(self._settings.repair_rate, self._clock, burst_s=BURST_S)
             self._orders = OrderRunner(
                 client, self._coordinator(), self._store, fellows=fellows, rate=rate, scrub=self.scrubber
             )
             self._farewell = Farewell(client, self._coordinator(), self._record.node)
             background.start_soon(self._orders.run)
-            background.start_soon(
-                control.serve, self._home.path / "run" / "peer.sock", self._store, self._absence.state
-            )
+            pulse = self._pulse(client, relay, whereabouts)
+            share = partial(self._sharing.answer, beat=pulse.hurry)
+            socket = self._home.path / "run" / "peer.sock"
+            background.start_soon(control.serve, socket, self._store, self._absence.state, share)
+            background.start_soon(self._sharing.run)
             background.start_soon(
                 partial(self._absence.run, client, self._coordinator(), rate=rate, addresses=whereabouts.last)
             )
-            background.start_soon(self._pulse(client, relay, whereabouts).run)
+            background.start_soon(pulse.run)
             background.start_soon(relay.run)
             background.start_soon(self._forwarder.run)
             background.start_soon(self._renew, client)
@@ -243,6 +251,7 @@ class Peerd:
             clock=self._clock,
             revocations=self._revocations,
             relay=self._coordinator(),
+            connect=self._pace.connecting(connect_by_tcp),
         )
 
     def _pulse(self, client: Client, relay: RelayListener, whereabouts: Whereabouts) -> Pulse:
@@ -261,6 +270,7 @@ class Peerd:
             scrub=self.scrubber.state,
             withdrawn=self._tokens.withdrawn,
             traffic=self._traffic,
+            offers=self._sharing.told,
             revocations=self._revocations,
             hear=hear,
             interval_s=self._settings.heartbeat,
@@ -287,6 +297,7 @@ class Peerd:
         self._tokens.trust(answer.token_key)
         self._tokens.withdraw(answer.withdrawn_seq, answer.withdrawn)
         self._absence.hear(answer)
+        self._offer.granted = answer.capacity
         # Never above what the owner offers: what the trash may lose a day is a share of this.
         self._store.limit(min(answer.capacity, await trio.to_thread.run_sync(self._offer.bytes)))
         if answer.revocations is not None:

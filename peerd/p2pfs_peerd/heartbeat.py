@@ -22,6 +22,7 @@ from p2pfs.net.identity import Revocations
 from p2pfs.net.wires import TOTAL
 from p2pfs.runtime.clocks import Clock
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Scrub
+from p2pfs.wire.offers import Offered
 from p2pfs_peerd.resources import resources
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Pulse:
         scrub: Callable[[], Scrub],
         withdrawn: Callable[[], tuple[int, list[int]]],
         traffic: Traffic[str],
+        offers: Callable[[], list[Offered]] = list,
         revocations: Revocations,
         hear: Hear,
         interval_s: float,
@@ -66,6 +68,7 @@ class Pulse:
         self._scrub = scrub
         self._withdrawn = withdrawn
         self._traffic = traffic
+        self._offers = offers
         self._revocations = revocations
         self._hear = hear
         self._interval_s = interval_s
@@ -73,12 +76,16 @@ class Pulse:
         self._map_version = 0
         self._failures = 0
         self._run = secrets.randbits(63)
+        self._hurried = trio.Event()
+        self._beaten = trio.Event()
         self.answered = trio.Event()
         """Set by the first answer."""
 
     async def run(self) -> None:
         while True:
             began_s = trio.current_time()
+            self._hurried = trio.Event()
+            beaten, self._beaten = self._beaten, trio.Event()
             pause_s = self._interval_s
             try:
                 await self._beat()
@@ -88,7 +95,14 @@ class Pulse:
                     log.warning("the coordinator does not take this peer's heartbeat: %s", error)
                 if not self.answered.is_set():
                     pause_s = min(_FIRST_PAUSE_S * self._failures, self._interval_s)
-            await trio.sleep(max(0.0, began_s + pause_s - trio.current_time()))
+            beaten.set()
+            with trio.move_on_after(max(0.0, began_s + pause_s - trio.current_time())):
+                await self._hurried.wait()
+
+    async def hurry(self) -> None:
+        """Beat now; ends when that was answered, or was not."""
+        self._hurried.set()
+        await self._beaten.wait()
 
     async def _beat(self) -> None:
         damaged = self._store.damaged()[:_MOST_DAMAGED]
@@ -99,7 +113,7 @@ class Pulse:
             "POST",
             "/heartbeat",
             await trio.to_thread.run_sync(
-                partial(self._report, damaged, addresses, self._scrub(), self._withdrawn(), served)
+                partial(self._report, damaged, addresses, self._scrub(), self._withdrawn(), served, self._offers())
             ),
             HeartbeatAnswer,
             timeout_s=max(2.0, self._interval_s),
@@ -121,6 +135,7 @@ class Pulse:
         scrub: Scrub,
         withdrawn: tuple[int, list[int]],
         served: list[tuple[int, str, int]],
+        offers: list[Offered],
     ) -> Heartbeat:
         """Blocking: psutil reads a dozen files. `withdrawn` was asked for before: the usage counts what came before."""
         settled = self._store.settled_seq()  # before the usage that counts it
@@ -145,6 +160,7 @@ class Pulse:
             served=served,
             received=TOTAL.received,
             sent=TOTAL.sent,
+            offers=offers,
         )
 
 

@@ -39,6 +39,7 @@ FILLED = {
     "{chunk}": "ef" * 32,
     "{job}": "7",
     "{booking}": "7",
+    "{fingerprint}": "A" * 32,
     "{action}": "pause",
     "{generation}": "00" * 8,
     "{number}": "0",
@@ -283,7 +284,7 @@ def route_table() -> str:
     for kind, route in ALL:
         roles = "everyone" if route.roles == ANYONE else ", ".join(sorted(route.roles)) or "—"
         limit = f"{route.body_limit >> 20} MiB" if route.body_limit % MIB == 0 else f"{route.body_limit / KIB:g} KiB"
-        notes = ", ".join(word for word in ("members", "anonymous", "lapsed") if getattr(route, word))
+        notes = ", ".join(word for word in ("members", "owned", "anonymous", "lapsed") if getattr(route, word))
         lines.append(f"| {kind} | {route.name} | `{route.method} {route.path}` | {roles} | {limit} | {notes} |")
     return "\n".join(lines)
 

@@ -21,13 +21,16 @@ from p2pfs.wire import (
     delegations,
     events,
     found,
+    fsck,
     jobs,
     leases,
     membership,
     namespace,
+    offers,
     orders,
     plans,
     search,
+    usage,
     usefulness,
     volumes,
 )
@@ -91,6 +94,15 @@ SEARCH_QUESTIONS = [
 HITS = search.Hits([search.Hit(10, [search.TAG, 11])], [3, 10_000], (1, 0, 10), False)
 LABEL_PAGE = found.LabelPage([found.Labelled(UNLEASED, 4, b"sealed", [found.Place(1, 11, b"name", b"tag")], 2)], 3)
 
+MENDS: list[Any] = [
+    fsck.Recount(10), fsck.Adopt(10, 1, b"name", 11, b"tag", 10**18), fsck.DropDangling(1, 11),
+    fsck.Reseal(10, b"head"),
+]  # fmt: skip
+CHECKS = [fsck.ReadInodes(9, 500), fsck.ReadDangling((1, 11)), usage.ReadUsage(1, 11), usage.ReadFileUsage(10, 3)]
+INODE_PAGE = fsck.InodePage([fsck.InodeFacts(10, 1, 1, 77, 0, 1, 1, fsck.OPEN, True, b"head")], False)
+DANGLING_PAGE = fsck.DanglingPage([fsck.Dangling(1, 11, 10, b"name")], (1, 11))
+USAGE_PAGE = usage.UsagePage([usage.FileUsage(10, 1, 2, 77, 99, [usage.ChunkUsage(5, 76_820, 2)], -1)], 11, True)
+
 ORDERS = orders.Orders(
     [
         orders.Transfer(1, VOLUME, CHUNK, 76_820, [7, 9]), orders.Delete(2, VOLUME, CHUNK, 42),
@@ -112,8 +124,9 @@ HEARTBEAT = membership.Heartbeat(
     ["192.0.2.7:9471", "relay"], 1 << 40, 1 << 30, 4096, 1000, 1.8e9, RESOURCES, 3, 2, [(VOLUME, CHUNK)], "0.1.0", 42,
     run=1 << 62, scrub=membership.Scrub("running", 1, 2, 3, 4, 1.8e9, 0.0, 1), served=[(20_000, NODE, 1 << 30)],
     withdrawn_seq=1 << 33, draining=[5], received=1 << 40, sent=1 << 41,
+    offers=[offers.Offered("storage", "bytes", 1 << 40, 4, "1 TiB"), offers.Offered("upload", "bytes/s", None, 5)],
 )  # fmt: skip
-UNMETERED = msgspec.structs.replace(HEARTBEAT, received=0, sent=0)
+UNMETERED = msgspec.structs.replace(HEARTBEAT, received=0, sent=0, offers=[])
 GAVE = usefulness.Gave(1, 2, 3, 4)
 USEFULNESS = usefulness.UsefulnessReport(
     usefulness.Rules("fair", 1.0, 2.0, grant=1 << 30, replicas=3, min_replicas=2, windows=30, half_life=7.0),
@@ -162,6 +175,7 @@ BATCHES = {
     "xattr_batch": namespace.Batch(9, 8, XATTR_OPERATIONS),
     "lease_batch": namespace.Batch(11, 10, LEASES),
     "search_batch": namespace.Batch(12, 11, SEARCHES),
+    "mending_batch": namespace.Batch(13, 12, MENDS),
     "delegated_batch": namespace.Batch(9, 8, [namespace.Opened(10)], 1 << 40),
 }
 BEFORE = {
@@ -211,8 +225,12 @@ def made() -> dict[str, str]:
         "expiring_page": codec.encode(EXPIRING_PAGE).hex(),
         "search_questions": codec.encode(SEARCH_QUESTIONS).hex(),
         "hits": codec.encode(HITS).hex(),
+        "checks": codec.encode(CHECKS).hex(),
+        "inode_page": codec.encode(INODE_PAGE).hex(),
+        "dangling_page": codec.encode(DANGLING_PAGE).hex(),
+        "usage_page": codec.encode(USAGE_PAGE).hex(),
         "label_page": codec.encode(LABEL_PAGE).hex(),
-        "space": codec.encode(namespace.Space(1, 2, 3, 4)).hex(),
+        "space": codec.encode(namespace.Space(1, 2, 3, 4, 5, 6, 7)).hex(),
         "wait_events": codec.encode(WAIT).hex(),
         "events": codec.encode(EVENTS).hex(),
         "recall": codec.encode(events.Events(1, 2, recall=1 << 40)).hex(),
@@ -256,8 +274,12 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("trash_page", TRASH_PAGE),
         ("expiring_page", EXPIRING_PAGE),
         ("hits", HITS),
+        ("inode_page", INODE_PAGE),
+        ("dangling_page", DANGLING_PAGE),
+        ("usage_page", USAGE_PAGE),
         ("label_page", LABEL_PAGE),
-        ("space", namespace.Space(1, 2, 3, 4)),
+        ("space", namespace.Space(1, 2, 3, 4, 5, 6, 7)),
+        ("space_without_quota", namespace.Space(1, 2, 3, 4)),
         ("applied_without_lease", namespace.Applied([UNLEASED], [3])),
         ("xattr_page_without_lease", namespace.XattrPage(UNLEASED, [namespace.Xattr(b"name", b"value")])),
         ("wait_events", WAIT),

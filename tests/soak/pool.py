@@ -14,16 +14,18 @@ from typing import Any, Final
 
 from pools import drop_kernel_caches
 from soak.launcher import Launcher
-from soak.parts import Commands, Failed, Part, Version, running
+from soak.parts import Commands, Failed, Part, Version, running, users_of
 from soak.schedule import Fault, Step
 from soak.warnings import Past
 from soak.worker import Gate, Worker
+
+from p2pfs.exitcodes import BUSY, OK
 
 PEERS: Final = 5
 SETTINGS: Final = {
     "heartbeat": "1s", "suspect": "4s", "down": "8s", "repair_delay": "4s", "audit_interval": "5s",
     "inventory_interval": "60s", "scrub_period": "10min", "capacity": "3G", "reserve": "64M",
-    "memory_cache": "16M", "cache_size": "64M", "backup_interval": "2s", "backup_image": "5min",
+    "memory_cache": "16M", "cache_size": "64M", "write_buffer": "16M", "backup_interval": "2s", "backup_image": "5min",
     "trash_removed": "60s", "trash_keep": "30s", "purge_grace": "10s", "purge_latest": "5s", "orphan_grace": "60s",
 }  # fmt: skip
 """What takes hours and days elsewhere takes seconds here; caches are small, so that they are full soon."""
@@ -64,7 +66,7 @@ class Pool:
         phrase = self.root / "anna.passphrase"
         phrase.write_text("a long and winding phrase\n")
         words = ("--passphrase-file", str(phrase), "--recovery-file", str(self.root / "anna.recovery"))
-        self.commands.run("volume", "create", "hers", *words, home=self.root / "anna")
+        self.commands.run("volume", "create", "hers", *words, *self._settings(), home=self.root / "anna")
         self._add_mount("second", "demo", self.root / "passphrase", ())
         self._add_mount("anna", "hers", phrase, ("--set=durability=fsync",))
 
@@ -224,7 +226,9 @@ class Pool:
 
     def _unmount(self, part: Part) -> None:
         assert part.mount is not None
-        self.commands.run("umount", "-q", str(part.mount), home=part.home)
+        code = self.commands.exit_code("umount", "-q", str(part.mount), home=part.home, expect=(OK, BUSY))
+        if code == BUSY:  # somebody searches the disk, perhaps, or the machine is busy: it ends all the same
+            self._say(f"{part.name} is in use by {', '.join(users_of(part.mount)) or 'nobody any more'}")
         if not part.await_end(STEP_S):
             raise Failed(f"{part.name} is unmounted, and its process still there")
         if part.is_ours and (code := self.launcher.poll(part.pid)):

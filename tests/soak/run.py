@@ -8,6 +8,7 @@ left behind. A failure says which step it was and the seed, and leaves the pool'
 """
 
 import argparse
+import math
 import random
 import shutil
 import sys
@@ -41,6 +42,7 @@ class Run:
         self.samples: list[Sample] = []
         self.figures: dict[str, object] = {"seed": self.seed, "minutes": options.minutes}
         self._begun_s = time.monotonic()
+        self._loaded_until_s = math.inf
         self._over = threading.Event()
         new = Version("newer", SOURCES)
         if options.previous:
@@ -86,6 +88,7 @@ class Run:
             while time.monotonic() < min(limit, start_s + length_s):
                 self.pool.require_workers()
                 time.sleep(0.2)
+        self._loaded_until_s = time.monotonic() - self._begun_s
         if self.schedule.old or not self.schedule.is_restored:
             raise Failed("the run was too short for upgrades and a restore")
 
@@ -162,7 +165,8 @@ class Run:
 
     def _judge(self) -> None:
         if not self.problems:
-            self.problems += memory.wrong(self.samples)
+            # Of the time under load: what a process takes when nobody asks it for anything is less.
+            self.problems += memory.wrong([sample for sample in self.samples if sample.at_s <= self._loaded_until_s])
         warned = []
         for path in sorted((self.pool.root / "log").glob("*.log*")):
             warned += warnings.records(path.name.partition(".")[0], path.read_text(encoding="utf-8"))

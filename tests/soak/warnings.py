@@ -66,11 +66,10 @@ _ENDS: Final = _STOPS | {Fault.LOSE}
 CLAIMS: Final = (
     Claim(r"membership: revoked |is forgotten: its copies", frozenset({Fault.LOSE}), "its disk is gone for good",
           whose="coordinator", of="peer-.*"),
+    Claim(r"pulse: peer .* is down", _ENDS, "it is not heard", whose="coordinator"),
     Claim(r"does not take this peer's heartbeat", _STOPS, "the coordinator does not answer", whose="peer-.*",
           of="coordinator"),
     Claim(r"care: peer \d+: ", _ENDS, "an order to a peer that does not answer", whose="coordinator", of="peer-.*"),
-    Claim(r"the inventory of peer .* differed: 0 chunks lost", frozenset({Fault.KILL, Fault.RESTORE}),
-          "a mount died between putting a chunk and committing it", whose="coordinator"),
     Claim(r"the volume cannot be delegated", _STOPS, "the coordinator does not answer", whose="mount|anna",
           of="coordinator"),
 )  # fmt: skip

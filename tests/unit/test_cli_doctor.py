@@ -10,8 +10,10 @@ from pki import make_ca
 
 from p2pfs.cli import checks
 from p2pfs.cli.checks import Finding
+from p2pfs.cli.clock import machine_clock_error
 from p2pfs.errors import Unavailable
 from p2pfs.runtime.home import NodeHome, NodeRecord
+from p2pfs.runtime.mounts import MountRecord
 from p2pfs.types import Health, NodeId, PoolId, Role
 
 pytestmark = pytest.mark.l0
@@ -193,3 +195,34 @@ def test_a_machine_without_fuse_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_few_open_files_are_a_warning() -> None:
     assert only(checks.open_files(256)).health is Health.WARNING
     assert only(checks.open_files(1 << 20)).health is Health.HEALTHY
+
+
+def test_a_silent_coordinator_is_mended_where_it_is() -> None:
+    assert "p2pfs coordinator start" in checks.silent(record(Role.COORDINATOR), "no answer", "").mend
+    assert "192.0.2.1:9470" in checks.silent(record(Role.CLIENT), "no answer", "").mend
+    moved = checks.silent(record(Role.CLIENT), "no answer", "192.0.2.9:9470")
+    assert "192.0.2.9:9470" in moved.found
+    assert moved.mend.startswith("p2pfs coordinator find")
+
+
+def test_a_peer_that_nobody_can_dial_is_told_though_it_works() -> None:
+    well, told = checks.own_peer(report(peer("d" * 32, "up", "10.0.0.2:9471", "relay")), record(Role.PEER))
+    assert (well.health, told.health) == (Health.HEALTHY, Health.WARNING)
+    assert "10.0.0.2:9471" in told.found
+    assert "router" in told.mend
+
+
+@pytest.mark.parametrize(("is_wrong", "health"), [(True, Health.WARNING), (False, Health.HEALTHY)])
+def test_the_coordinators_own_clock_must_be_set_by_somebody(is_wrong: bool, health: Health) -> None:
+    assert only(checks.set_clock(is_wrong)).health is health
+    assert list(checks.set_clock(None)) == []
+    assert machine_clock_error() in (True, False, None)
+
+
+def test_a_mount_that_died_is_told_with_how_to_clear_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = MountRecord(2**22 + 1, "/home", "/socket", "/mnt/photos", "photos")
+    monkeypatch.setattr(checks, "known", lambda: [gone])
+    monkeypatch.setattr(checks, "mounted_type", lambda path: "fuse.p2pfs" if str(path) == "/mnt/photos" else None)
+    assert "p2pfs umount --if-dead /mnt/photos" in only(checks.mounts()).mend
+    monkeypatch.setattr(checks, "mounted_type", lambda _path: None)
+    assert only(checks.mounts()).health is Health.HEALTHY

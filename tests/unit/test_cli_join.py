@@ -41,7 +41,7 @@ def home(tmp_path: Path) -> NodeHome:
 def _joining(monkeypatch: pytest.MonkeyPatch, outcome: enrolment.Enrolled | PoolError) -> list[Invite]:
     used: list[Invite] = []
 
-    async def enrol(invite: Invite) -> enrolment.Enrolled:
+    async def enrol(invite: Invite, _elsewhere: object = None) -> enrolment.Enrolled:
         await trio.lowlevel.checkpoint()
         used.append(invite)
         if isinstance(outcome, PoolError):

@@ -25,9 +25,10 @@ from p2pfs.format.invites import decode_invite, encode_invite
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import dentry_tag, seal_name
 from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.net import lan
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
+from p2pfs.types import ROOT_INODE, InodeId, Kind, PoolId, VolumeId
 from p2pfs.vfs.volume_settings import vouched
 from p2pfs.wire.namespace import FIRST_CHANGE, Make
 from p2pfs.wire.volumes import ChangeSlots, KeySlot, OpenSession, VolumeInfo, VolumeSettings, VolumeSlots
@@ -169,8 +170,12 @@ def test_a_revoked_node_is_out_at_once(
 
 
 def test_a_foreign_coordinator_is_recognised_before_anything_is_sent(
-    pool: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pool: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nobody_else(_pool: PoolId) -> list[str]:
+        return []
+
+    monkeypatch.setattr(lan, "look", nobody_else)
     other = _start(tmp_path, "elsewhere")
     try:
         home = pool.join("mallory@laptop", capsys)
@@ -198,7 +203,7 @@ def test_a_second_init_changes_nothing(pool: Pool) -> None:
 
 def test_a_second_coordinator_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("log.setup", "process.harden", "process.raise_file_limit"):
-        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments: None)
+        monkeypatch.setattr(f"p2pfs.cli.daemon_start.{name}", lambda *_arguments, **_options: None)
     assert pool.p2pfs("coordinator", "start") == exitcodes.BUSY
 
 
@@ -222,8 +227,12 @@ def test_status_of_a_pool_without_peers_is_an_error_with_a_reason(
 
 
 def test_a_doctor_finds_the_coordinator_or_says_that_it_does_not(
-    pool: Pool, capsys: pytest.CaptureFixture[str]
+    pool: Pool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nobody(_pool: PoolId) -> list[str]:
+        return []
+
+    monkeypatch.setattr(lan, "look", nobody)
     home = NodeHome(pool.join("holly@laptop", capsys))
     capsys.readouterr()
     pool.p2pfs("doctor", "--json", home=home.path)

@@ -60,7 +60,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(connect, "call", lambda *_arguments: [PHOTOS])
     monkeypatch.setattr(life, "require_fuse", lambda: None)
     for module, name in ((log, "setup"), (process, "harden"), (process, "raise_file_limit")):
-        monkeypatch.setattr(module, name, lambda *_arguments: None)
+        monkeypatch.setattr(module, name, lambda *_arguments, **_options: None)
     return calls
 
 

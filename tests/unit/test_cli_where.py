@@ -12,9 +12,9 @@ import trio
 
 from p2pfs import exitcodes
 from p2pfs.cli import connect, main
-from p2pfs.cli.config_file import write_settings
 from p2pfs.errors import Invalid
 from p2pfs.runtime import mounts
+from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import MIB
 from p2pfs.wire.membership import PeerInfo, PoolMap

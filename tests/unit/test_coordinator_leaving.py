@@ -218,7 +218,6 @@ async def test_who_stays_after_all_has_no_job_any_more(tmp_path: Path) -> None:
 async def test_forgotten_and_back_again(tmp_path: Path, claim_logs: Claims) -> None:
     claim_logs("is down", count=1)
     claim_logs("is forgotten", count=1)
-    claim_logs("the inventory of peer", count=1)
     async with pool(tmp_path, repair_delay="1h") as p:
         c = await careful(p, 4)
         chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]

@@ -616,7 +616,7 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         assert report["volumes"] == [
             {"id": "0000000000000007", "name": "photos", "owner": "anna", "files": 1, "bytes": 0}
             | {"delegated_to": "host:/mnt", "trash_files": 0, "trash_bytes": 0, "expires_s": 0, "expiring": 0}
-            | {"reserved": 0, "reserved_short": 0}
+            | {"reserved": 0, "reserved_short": 0, "quota_bytes": 0, "quota_files": 0, "members": 0}
         ]
         assert {"state", "used", "free", "zone"} <= set(report["peers"][0])
         assert report["pool"]["sessions"] == 1

@@ -1,6 +1,7 @@
 """What commands ask the peer daemon on its socket, and what it answers."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,23 @@ async def test_the_trash_is_told_and_emptied_and_nonsense_refused(tmp_path: Path
     store = await DirectoryStore.open(tmp_path / "chunks", sign=key.sign, capacity=1 << 30, reserve=0)
     chunk, path = sealed(1, 50_000), tmp_path / "run" / "peer.sock"
     (receipt,) = await store.put(VOLUME, chunk.id, [chunk.data])
+
+    async def share(request: Mapping[str, object]) -> dict[str, object]:
+        return {"asked": request.get("set")}
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(control.serve, path, store, lambda: {"leader": 7})
+        nursery.start_soon(control.serve, path, store, lambda: {"leader": 7}, share)
         with trio.fail_after(20):
             while not path.exists():
                 await trio.lowlevel.checkpoint()
         assert await _ask(path, b'{"op": "status"}') == {"leader": 7}
         assert await _ask(path, b'{"op": "trash"}') == {"trash": 0}
+        assert await _ask(path, b'{"op": "share", "set": {"storage": "1G"}}') == {"asked": {"storage": "1G"}}
         await store.delete(VOLUME, chunk.id, receipt.put_seq)
         size = store.usage().trash
         assert size >= chunk.size
         assert await _ask(path, b'{"op": "trash"}') == {"trash": size}
-        for nonsense in (b"", b"[]", b'{"op": "rm"}', b"\xff"):
+        for nonsense in (b"", b"[]", b'{"op": ["share"]}', b'{"op": "rm"}', b"\xff"):
             assert "error" in await _ask(path, nonsense)
         assert store.usage().trash == size
         assert await _ask(path, b'{"op": "empty_trash"}') == {"removed": 1, "freed": size}

@@ -20,14 +20,15 @@ GROUP = GroupId(4711)
 
 
 def keeper(number: int, state: str = "up", *, owner: str = "", zone: str = "", appearances: int = 0) -> Keeper:
-    """`state`: up, suspect, silent (for a short while), down or leaving."""
+    """`state`: up, over (up, and holding more than it offers), suspect, silent (for a short while), down or leaving."""
     return Keeper(
         Candidate(PeerNumber(number), owner or f"owner{number}", zone, GIB),
-        is_readable=state in ("up", "suspect", "leaving"),
+        is_readable=state in ("up", "over", "suspect", "leaving"),
         is_expected=state != "down",
         is_leaving=state == "leaving",
-        takes=state == "up",
+        takes=state in ("up", "over"),
         appearances=appearances,
+        is_over=state == "over",
     )
 
 
@@ -77,6 +78,14 @@ def up(*numbers: int) -> list[Keeper]:
         ),
         ([1], [*up(1, 2)], {"wanted": 1}, None),
         ([1], [keeper(1, "silent"), *up(2)], {"wanted": 1}, None),  # one copy wanted: silence is not loss
+        # One holds more than it offers: a peer with room takes over, and its copy is the one that goes.
+        ([1, 2, 3], [keeper(1, "over"), *up(2, 3, 4)], {}, Need(Urgency.REBALANCE, 3, (1, 2, 3), (4,))),
+        ([1, 2, 3, 4], [keeper(1, "over"), *up(2, 3, 4)], {}, Need(Urgency.REBALANCE, 4, drop=PeerNumber(1))),
+        ([1, 2, 3], [keeper(1, "over"), *up(2, 3, 4)], {"full": [4]}, None),
+        ([1, 2, 3], [keeper(1, "over"), *up(2, 3), keeper(4, "over")], {}, None),
+        ([1, 2, 3], [keeper(1, "over"), *up(2, 3)], {}, None),
+        # Not where two copies would be with one owner then.
+        ([1, 2, 3], [keeper(1, "over"), *up(2, 3), keeper(4, owner="owner2")], {}, None),
         # A peer that leaves: its copy is a source, and does not count.
         ([1, 2, 3], [*up(1, 2, 4), keeper(3, "leaving")], {}, Need(Urgency.DRAIN, 3, (1, 2, 3), (4,))),
         ([1, 3], [*up(1, 2, 4), keeper(3, "leaving")], {}, Need(Urgency.REPAIR, 2, (1, 3), (2, 4))),

@@ -200,8 +200,13 @@ def test_what_warms_up_and_stays_is_flat_and_a_leak_is_found() -> None:
 
 
 def test_descriptors_and_threads_that_are_never_closed_are_found() -> None:
-    leaky = [replace(one, descriptors=20 + int(one.at_s) // 10, threads=5 + int(one.at_s) // 20) for one in life()]
+    leaky = [replace(one, descriptors=20 + int(one.at_s) // 5, threads=5 + int(one.at_s) // 10) for one in life()]
     assert [wrong.partition(": ")[2].split()[0] for wrong in memory.wrong(WELL + leaky)] == ["descriptors", "threads"]
+
+
+def test_connections_may_come_and_go() -> None:
+    busy = [replace(one, descriptors=20 + 30 * (one.at_s > 150) * (int(one.at_s) % 40 > 10)) for one in life()]
+    assert memory.wrong(WELL + busy) == []
 
 
 def test_a_ceiling_holds_at_every_moment() -> None:

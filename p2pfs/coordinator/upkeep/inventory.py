@@ -216,7 +216,10 @@ class Inventory:
         if job is not None:
             self._jobs.end(job, JobState.FAILED if error else JobState.DONE, error)
         if going.lost or going.adopted or going.orphans:
-            _log.warning(
+            # Copies that nobody names are left wherever a write was given up, and those whose receipt got lost are
+            # found: no cause for alarm. What is missing is.
+            _log.log(
+                logging.WARNING if going.lost else logging.INFO,
                 "the inventory of peer %s differed: %d chunks lost, %d found, %d orphans",
                 self._roster.peers[peer].node.name,
                 going.lost,

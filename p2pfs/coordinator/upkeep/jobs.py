@@ -192,6 +192,10 @@ class Jobs:
             await handler(job)
         return _info(job, name)
 
+    def allows(self, kind: str, action: JobAction) -> bool:
+        """Whether this can be done to a job of this kind while it goes on."""
+        return action in (JobAction.PAUSE, JobAction.RESUME) or (JobKind(kind), action) in self._acts
+
     def _move(self, job: Job, action: JobAction) -> None:
         if action is JobAction.CANCEL:
             self.end(job, JobState.CANCELLED)

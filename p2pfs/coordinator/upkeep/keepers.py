@@ -23,6 +23,7 @@ def keeper(peer: Peer, now_s: float, time_s: float, patience_s: float) -> Keeper
         # Nothing is proved yet while the database does not know; nor while nobody knows how the peer has fared since
         # the coordinator was last there, which may have been long ago.
         appearances=peer.appearances + (peer.has_appeared or not peer.is_heard),
+        is_over=peer.is_over,
         is_away=peer.state is PeerState.AWAY and now_s - peer.heard_s < LONGEST_ALONE_S,
     )
 

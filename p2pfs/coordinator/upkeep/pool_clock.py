@@ -12,7 +12,7 @@ import statistics
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
-from p2pfs.meta import chunks_index, settings, trash
+from p2pfs.meta import chunks_index, deleted_volumes, settings, trash
 from p2pfs.meta.database import Database
 from p2pfs.runtime.clocks import Clock
 
@@ -73,6 +73,7 @@ class PoolClock:
             settings.write(connection, CONFIRMED, value=ahead_s)
             chunks_index.restart_grace(connection, now_s=now_s)
             trash.restart(connection, now_s=now_s)
+            deleted_volumes.restart(connection, now_s=now_s)
 
         await self._database.write(confirm)
         self._confirmed_s = ahead_s

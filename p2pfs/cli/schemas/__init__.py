@@ -1,0 +1,69 @@
+"""What `--json` prints: one type for each command, from which docs/reference/json.md and schemas.json are made.
+
+Where a message of the pool is printed as it is, its own type stands here. Keys are only ever added: a program that
+reads them passes over what it does not know. Not used when commands run; a test holds every command to its type. The
+meaning of a key is the comment beside it.
+"""
+
+from typing import Any, Final
+
+from p2pfs.cli.schemas import measuring, pool, volumes
+from p2pfs.wire.jobs import JobInfo
+from p2pfs.wire.usefulness import UsefulnessDetail, UsefulnessReport
+
+OUTPUTS: Final[dict[str, Any]] = {
+    "bench": measuring.Bench,
+    "coordinator find": pool.FoundCoordinator,
+    "debug bundle": pool.Bundle,
+    "demo status": list[pool.Part],
+    "doctor": list[pool.Finding],
+    "du": list[volumes.Usage],
+    "fsck": volumes.Fsck,
+    "init": pool.NewPool,
+    "invite": pool.NewInvite,
+    "jobs": list[JobInfo],
+    "join": pool.Joined,
+    "key add": volumes.NewRecovery | list[volumes.Slot],
+    "key list": list[volumes.Slot],
+    "key passwd": list[volumes.Slot],
+    "key remove": list[volumes.Slot],
+    "lease extend": volumes.Lease,
+    "lease list": list[volumes.Expiring],
+    "lease set": volumes.Lease,
+    "lease show": volumes.Lease,
+    "peer safe-to-stop": pool.Plan,
+    "peer status": pool.PeerStatus,
+    "peer trash": pool.PeerTrash,
+    "plan drain": pool.Plan,
+    "plan lose": pool.Plan,
+    "reserve": volumes.Reservation,
+    "reserve list": list[volumes.Reservation],
+    "reserve release": volumes.Reservation,
+    "search": list[volumes.Found],
+    "share": pool.Share,
+    "simulate": measuring.Simulation,
+    "simulate --paper": measuring.Paper,
+    "status": pool.Status,
+    "tag": volumes.Tags,
+    "trash list": list[volumes.Trashed],
+    "trash purge": volumes.Purged,
+    "trash restore": list[volumes.Restored],
+    "undelete": list[volumes.Restored],
+    "usefulness": UsefulnessReport,
+    "usefulness NODE": UsefulnessDetail,
+    "version": pool.Versions,
+    "volume create": volumes.Volume,
+    "volume delete": volumes.DeletedVolume,
+    "volume list": list[volumes.Volume],
+    "volume list --deleted": list[volumes.DeletedVolume],
+    "volume ls": volumes.Listed,
+    "volume quota": volumes.Quota,
+    "volume rename": volumes.NamedVolume,
+    "volume set": volumes.Volume,
+    "volume show": volumes.Volume,
+    "volume undelete": volumes.NamedVolume,
+    "where": volumes.Where,
+    "why": volumes.Why,
+}
+"""Command, with what makes it print something else → type. Those of LINES print one such value a line."""
+LINES: Final = frozenset({"volume ls"})

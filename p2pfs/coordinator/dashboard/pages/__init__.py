@@ -1,0 +1,1 @@
+"""One module a page: reports in, markup out, nothing else."""

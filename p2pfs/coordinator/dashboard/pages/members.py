@@ -1,0 +1,148 @@
+"""Who belongs to the pool: inviting, draining, revoking."""
+
+from collections.abc import Sequence
+
+from p2pfs.coordinator.dashboard.figures import data_table, rate, size, span_of, state
+from p2pfs.coordinator.dashboard.layout import Frame, hidden_token
+from p2pfs.coordinator.dashboard.markup import (
+    Child,
+    Html,
+    a,
+    button,
+    code,
+    div,
+    element,
+    form,
+    h2,
+    input_,
+    join,
+    label,
+    li,
+    option,
+    p,
+    section,
+    select,
+    small,
+    ul,
+)
+from p2pfs.wire.membership import NodeInfo
+from p2pfs.wire.plans import PlanAnswer
+
+LIFETIMES = (("1 hour", 3600), ("1 day", 86400), ("7 days", 7 * 86400))
+ROLES = (
+    ("client", "may mount volumes", True),
+    ("peer", "stores chunks of others", True),
+    ("admin", "may do all that this page can", False),
+)
+
+
+def content(nodes: Sequence[NodeInfo]) -> Html:
+    """Every node that ever joined."""
+    rows = [
+        (
+            node.name,
+            state("revoked") if node.revoked else state("member", kind="up"),
+            ", ".join(node.roles),
+            node.zone or "—",
+            code(node.node),
+            "—"
+            if node.revoked or "coordinator" in node.roles
+            else a(
+                "Revoke…", href=f"/nodes/{node.node}/revoke", id=f"revoke-{node.node}", aria_label=f"Revoke {node.name}"
+            ),
+        )
+        for node in nodes
+    ]
+    return section(h2("Nodes"), data_table("All nodes", ("node", "", "roles", "zone", "id", "actions"), rows))
+
+
+def invite_form(frame: Frame) -> Html:
+    """Asks what `p2pfs invite` asks."""
+    roles = element("fieldset")(
+        element("legend")("Roles"),
+        *(
+            label(
+                input_(type="checkbox", name="role", value=role, checked=is_set),
+                f" {role} ",
+                small(words),
+                class_="check",
+            )
+            for role, words, is_set in ROLES
+        ),
+    )
+    lifetimes = (option(words, value=seconds, selected=seconds == LIFETIMES[1][1]) for words, seconds in LIFETIMES)
+    fields: list[Child] = [
+        _field(
+            "name", "Owner and machine", "anna@laptop", "the owner decides who may use which volumes", required=True
+        ),
+        _field("zone", "Zone", "home", "where it stands: copies are spread over zones"),
+        _field("capacity", "At most", "200G", "what it may offer as a peer; empty: no limit"),
+        div(label("Valid for", for_="lifetime"), select(*lifetimes, id="lifetime", name="lifetime"), class_="field"),
+        roles,
+        button("Make an invite", type="submit", id="invite"),
+    ]
+    made = form(hidden_token(frame), *fields, method="post", action="/invites", autocomplete="off")
+    return section(h2("Invite a machine"), made)
+
+
+def _field(name: str, words: str, example: str, hint: str, *, required: bool = False) -> Html:
+    asked = input_(
+        id=name, name=name, type="text", placeholder=example, required=required, aria_describedby=f"{name}-hint",
+        autocapitalize="none", spellcheck="false", maxlength=130,
+    )  # fmt: skip
+    return div(label(words, for_=name), asked, small(hint, id=f"{name}-hint"), class_="field")
+
+
+def invited(name: str, invite: str, lifetime_s: float) -> Html:
+    """The invite, shown once."""
+    machine = name.rpartition("@")[2]
+    return section(
+        p(f"For {name}, good once within {span_of(lifetime_s)}. Hand it over like a password: it is not shown again."),
+        element("output")(code(invite, class_="secret", id="invite-text"), aria_label="Invite"),
+        p(f"On {machine}: run ", code("p2pfs join"), " and paste it."),
+        p(a("Back to members", href="/members")),
+    )
+
+
+def ask_drain(frame: Frame, node: NodeInfo, plan: PlanAnswer) -> Html:
+    """What draining a peer means, before it begins."""
+    seconds = plan.short_bytes / plan.rate if plan.rate else 0.0
+    facts: list[Child] = [
+        li(f"It holds {plan.held} chunks ({size(plan.held_bytes)})."),
+        li(f"{plan.short} of them ({size(plan.short_bytes)}) must be copied to the {plan.staying} peers that stay."),
+        li(f"Those have {size(plan.room_bytes)} free."),
+        li(f"At {rate(plan.rate)} that takes about {span_of(max(1.0, seconds))}.") if plan.short_bytes else None,
+    ]
+    words = "It keeps serving until everything is copied, then it is let go. It can be called off at any time."
+    return _confirm(frame, f"/nodes/{node.node}/drain", f"Drain {node.name}", p(words), ul(*facts))
+
+
+def ask_revoke(frame: Frame, node: NodeInfo) -> Html:
+    """What revoking a node means."""
+    facts = ul(
+        li("Its certificate stops working everywhere within a heartbeat, and its connections are closed."),
+        li("Copies on its disk no longer count: what has too few others is copied anew.") if node.peer else None,
+        li("Its mounts end, and what they have not stored stays with them."),
+        li("This is for good. It can only come back with a new invite, as a new node."),
+    )
+    advice = p("A peer that leaves in peace is drained first.") if node.peer else None
+    return _confirm(frame, f"/nodes/{node.node}/revoke", f"Revoke {node.name}", facts, advice, is_grave=True)
+
+
+def _confirm(frame: Frame, path: str, words: str, *text: Child, is_grave: bool = False) -> Html:
+    return section(
+        *text,
+        form(
+            hidden_token(frame),
+            button(words, type="submit", id="confirm", class_="grave" if is_grave else None),
+            a("Leave it", href="/members", class_="button"),
+            method="post",
+            action=path,
+            class_="actions",
+        ),
+    )
+
+
+def refused(message: str, back: str) -> Html:
+    """Why something was not done."""
+    return join(p(message, class_="notice", role="alert"), p(a("Back", href=back)))

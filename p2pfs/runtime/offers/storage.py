@@ -1,0 +1,21 @@
+"""Disk for chunks: `storage=200G`. The setting is `capacity`; the peer's store keeps the limit itself."""
+
+from p2pfs.runtime.offers.kinds import Always, Kind, Machine, Provider, Unit
+from p2pfs.runtime.sizes import format_size, parse_size
+
+AUTOMATIC = "auto"
+
+
+def _parse(text: str) -> Always:
+    """`auto`: what is free beyond `reserve`. Raises Invalid."""
+    if text.lower() in ("", AUTOMATIC):
+        return Always(None, AUTOMATIC)
+    size = parse_size(text)
+    return Always(size, format_size(size))
+
+
+def _provide(machine: Machine) -> Provider:
+    return machine.storage
+
+
+KIND = Kind("storage", Unit.BYTES, "disk for chunks", _parse, _provide, default=AUTOMATIC, setting="capacity")
