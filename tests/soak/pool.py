@@ -226,13 +226,9 @@ class Pool:
 
     def _unmount(self, part: Part) -> None:
         assert part.mount is not None
-        limit = time.monotonic() + STEP_S
-        while self.commands.exit_code("umount", "-q", str(part.mount), home=part.home, expect=(OK, BUSY)) == BUSY:
-            users = ", ".join(users_of(part.mount)) or "nobody any more"
-            self._say(f"{part.name} was in use by {users}")  # somebody who searches the disk, perhaps
-            if time.monotonic() > limit:
-                raise Failed(f"{part.name} is in use by {users}")
-            time.sleep(1)
+        code = self.commands.exit_code("umount", "-q", str(part.mount), home=part.home, expect=(OK, BUSY))
+        if code == BUSY:  # somebody searches the disk, perhaps, or the machine is busy: it ends all the same
+            self._say(f"{part.name} is in use by {', '.join(users_of(part.mount)) or 'nobody any more'}")
         if not part.await_end(STEP_S):
             raise Failed(f"{part.name} is unmounted, and its process still there")
         if part.is_ours and (code := self.launcher.poll(part.pid)):
