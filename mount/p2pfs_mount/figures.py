@@ -97,8 +97,8 @@ class MountFigures:
         for name, latency in {**others, "get": attached.replicated.getting}.items():
             found[f"{name}_count"], found[f"{name}_ns"] = latency.count, latency.total_ns
         for operation, latency in sorted(meter.latencies.items()):
-            found[f"{operation}_count"], found[f"{operation}_ns"] = latency.count, latency.total_ns
-            found[f"{operation}_errors"] = sum(
+            found[f"op_{operation}_count"], found[f"op_{operation}_ns"] = latency.count, latency.total_ns
+            found[f"op_{operation}_errors"] = sum(
                 count for (failed, _), count in meter.errors.items() if failed == operation
             )
         return found

@@ -33,11 +33,12 @@ _BY_HANDLE: Final = frozenset({"read", "write", "flush", "fsync", "release", "re
 class Meter:
     """Of one mount, since it began. `errors` is by operation and errno."""
 
-    def __init__(self) -> None:
+    def __init__(self, inode_of: Callable[[int], int | None]) -> None:
+        """`inode_of` knows what a handle is open on."""
         self.latencies: dict[str, Latency] = {}
         self.errors: Counter[tuple[str, int]] = Counter()
         self.read_bytes = self.written_bytes = 0
-        self.access = AccessLog()
+        self.access = AccessLog(inode_of)
 
     def note(self, operation: str, took_ns: int, number: int) -> None:
         """One request was answered, with errno `number` or 0."""
@@ -74,8 +75,8 @@ class _Reader:
 class AccessLog:
     """`is_read` is asked before a line is made."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._now = now
+    def __init__(self, inode_of: Callable[[int], int | None]) -> None:
+        self._inode_of = inode_of
         self._readers: list[_Reader] = []
 
     @property
@@ -84,7 +85,10 @@ class AccessLog:
 
     def note(self, operation: str, arguments: Sequence[Any], took_ns: int, number: int) -> None:
         """A line for everybody who reads."""
-        line = described(self._now(), operation, arguments, took_ns=took_ns, number=number)
+        if operation in _BY_HANDLE and arguments:
+            inode = self._inode_of(arguments[0])
+            arguments = (*([] if inode is None else [inode]), f"handle {arguments[0]}", *arguments[1:])
+        line = described(datetime.now(UTC), operation, arguments, took_ns=took_ns, number=number)
         for reader in self._readers:
             reader.add(line)
 
@@ -111,15 +115,15 @@ class AccessLog:
 def described(now: datetime, operation: str, arguments: Sequence[Any], *, took_ns: int, number: int) -> str:
     """`2026-11-22T20:15:03.123456Z uid=0 gid=0 pid=42 lookup (1, "bill.pdf"): OK <0.000123>`, on one line."""
     who, shown = "", []
-    for index, argument in enumerate(arguments):
+    for argument in arguments:
         if isinstance(argument, RequestContext):
             who = f"uid={argument.uid} gid={argument.gid} pid={argument.pid} "
         elif isinstance(argument, bool):
             continue
-        elif isinstance(argument, int):
-            shown.append(f"handle {argument}" if not index and operation in _BY_HANDLE else str(argument))
-        elif operation in ("write", "setxattr") and isinstance(argument, bytes | memoryview) and index == 2:
-            shown.append(f"{len(argument)} bytes")
+        elif isinstance(argument, int | str):
+            shown.append(str(argument))
+        elif operation == "write" or (operation == "setxattr" and argument is arguments[2]):
+            shown.append(f"{len(argument)} bytes")  # content is not for logs
         elif isinstance(argument, bytes):
             shown.append(json.dumps(printable(os.fsdecode(argument)), ensure_ascii=False))
     outcome = errno.errorcode.get(number, str(number)) if number else "OK"

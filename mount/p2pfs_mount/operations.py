@@ -129,11 +129,16 @@ class Operations(pyfuse3.Operations):
         # the layers below have deadlines by progress; this one only catches what they miss
         self.pending = Pending(math.inf if hard else 10 * io_timeout_s)
         self.unexpected = 0
-        self.meter = Meter()
+        self.meter = Meter(self._inode_of)
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._entries = Entries()
         self._last_handle = 0
+
+    def _inode_of(self, fh: int) -> int | None:
+        """What a handle is open on; None once it is closed."""
+        handle, directory = self._files.get(fh), self._directories.get(fh)
+        return handle.inode.id if handle is not None else directory.inode if directory is not None else None
 
     def _new_handle(self) -> FileHandleT:
         self._last_handle += 1

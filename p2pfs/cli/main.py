@@ -40,6 +40,8 @@ _GROUPS: Final = {
     },
     "How it is": {
         "status": "Show the pool's health, peers, volumes and chunks",
+        "stats": "Show what a mount is doing",
+        "accesslog": "Show every request to a mount",
         "dashboard": "Open the pool's web pages",
         "doctor": "Find what keeps this machine from working",
         "fsck": "Check a volume, and mend it",

@@ -103,6 +103,8 @@ async def _serve(text: Callable[[], bytes], places: trio.Semaphore, stream: trio
                 await stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 _log.debug("who asked for metrics went away")
+            except Exception:  # nobody loses a mount for want of figures
+                _log.exception("metrics could not be told")
     finally:
         places.release()
         await trio.aclose_forcefully(stream)

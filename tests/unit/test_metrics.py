@@ -210,6 +210,18 @@ async def test_who_says_nothing_is_hung_up_on_and_too_many_are_not_let_in(
     assert places.value == AT_ONCE
 
 
+async def test_a_bug_ends_one_connection_and_nothing_else(claim_logs: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_logs("metrics could not be told", count=2)
+
+    def text(_self: Exposition) -> bytes:
+        raise ImportError("no library")
+
+    monkeypatch.setattr(Exposition, "text", text)
+    async with exposed() as address:
+        assert await ask(address) == b""
+        assert await ask(address) == b""
+
+
 async def test_a_port_that_is_taken_is_a_warning(claim_logs: Claims) -> None:
     claim_logs("no metrics are served: cannot listen on", count=1)
     async with exposed() as (host, port), trio.open_nursery() as nursery:
