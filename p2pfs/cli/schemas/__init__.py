@@ -14,6 +14,7 @@ from p2pfs.wire.usefulness import UsefulnessDetail, UsefulnessReport
 OUTPUTS: Final[dict[str, Any]] = {
     "bench": measuring.Bench,
     "coordinator find": pool.FoundCoordinator,
+    "dashboard": pool.DashboardLink,
     "debug bundle": pool.Bundle,
     "demo status": list[pool.Part],
     "doctor": list[pool.Finding],
