@@ -111,7 +111,7 @@ def node(home: NodeHome) -> dict[str, Any]:
     differing = {name: getattr(settings, name) for name in KINDS if getattr(settings, name) != getattr(defaults, name)}
     return {
         "record": msgspec.to_builtins(home.record()),
-        "settings": {name: format_setting(name, value) for name, value in differing.items()},
+        "settings": {name: format_setting(name, value) for name, value in differing.items()} | dict(settings.offers),
         "certificates": [_certificate(path) for path in (home.ca_path, home.certificate_path)],
     }
 

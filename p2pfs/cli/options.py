@@ -83,8 +83,10 @@ def yes_option(function: F) -> F:
 
 def _settings_beginning(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     from p2pfs.runtime.config import KINDS
+    from p2pfs.runtime.offers import registry
 
-    return [f"{name}=" for name in KINDS if name.startswith(begun)]
+    names = dict.fromkeys([*KINDS, *registry.by_key()])
+    return [f"{name}=" for name in names if name.startswith(begun)]
 
 
 def _parse_settings(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

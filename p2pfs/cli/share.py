@@ -21,8 +21,12 @@ from p2pfs.types import Role
 _ANSWER_S: Final = 30.0
 
 
+def _kinds_beginning(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    return [f"{kind.name}=" for kind in registry.kinds() if kind.is_on and kind.name.startswith(begun)]
+
+
 @click.command("share")
-@click.argument("offers", metavar="[KIND=RULE]...", nargs=-1)
+@click.argument("offers", metavar="[KIND=RULE]...", nargs=-1, shell_complete=_kinds_beginning)
 @home_option
 @json_option
 def command(offers: tuple[str, ...], home: NodeHome, as_json: bool) -> int:

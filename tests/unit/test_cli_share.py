@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from peer_processes import lone_peer
 
 from p2pfs import exitcodes
-from p2pfs.cli import main
+from p2pfs.cli import main, peer
+from p2pfs.cli.share import command
 from p2pfs.runtime import mounts
 from p2pfs.types import GIB, Role
 
@@ -114,3 +116,12 @@ def test_what_the_daemon_refuses_is_said(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_who_is_no_peer_has_nothing_to_offer(tmp_path: Path) -> None:
     assert share(lone_peer(tmp_path, Role.CLIENT)) == exitcodes.DENIED
+
+
+def test_kinds_are_completed() -> None:
+    context = click.Context(command)
+    (offers,) = (one for one in command.params if one.name == "offers")
+    assert [item.value for item in offers.shell_complete(context, "")] == ["storage=", "upload=", "download="]
+    assert [item.value for item in offers.shell_complete(context, "up")] == ["upload="]
+    (overrides,) = (one for one in peer.start.params if one.name == "overrides")
+    assert [item.value for item in overrides.shell_complete(context, "upl")] == ["upload="]

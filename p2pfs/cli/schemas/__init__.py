@@ -46,6 +46,7 @@ OUTPUTS: Final[dict[str, Any]] = {
     "simulate --paper": measuring.Paper,
     "status": pool.Status,
     "tag": volumes.Tags,
+    "top": pool.Status,
     "trash list": list[volumes.Trashed],
     "trash purge": volumes.Purged,
     "trash restore": list[volumes.Restored],
