@@ -1,11 +1,16 @@
 """`p2pfs accesslog MNT`: each request of the kernel to a mount, as it is answered, while somebody reads."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
+from p2pfs.errors import PoolError, UserError
+
+_NOT_KNOWN: Final = "this request is not known"
+"""What `p2pfs_mount.life` says to whom it does not understand."""
 
 
 @click.command("accesslog")
@@ -27,8 +32,9 @@ def command(directory: Path, as_json: bool) -> int:
     from p2pfs.cli.asking import mounted
     from p2pfs.cli.show import say
 
+    mount = mounted(directory)
     try:
-        for told in mounted(directory).ask("access log"):
+        for told in mount.ask("access log"):
             if told["missed"]:
                 say(f"p2pfs: {told['missed']} lines were missed", err=True)
             if told["lines"]:
@@ -36,4 +42,8 @@ def command(directory: Path, as_json: bool) -> int:
                 click.echo("\n".join(lines or told["lines"]))
     except KeyboardInterrupt:  # how it is ended
         click.echo()
+    except PoolError as error:
+        if str(error) != _NOT_KNOWN:
+            raise
+        raise UserError(f"the mount at {mount.record.mount_point} is of an older version", exitcodes.FAILED) from None
     return exitcodes.OK

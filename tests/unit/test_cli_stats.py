@@ -1,5 +1,6 @@
 """`p2pfs stats` and `p2pfs accesslog`: what is made of a mount's counters, for people and for programs."""
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking, main, stats
+from p2pfs.errors import PoolError
 from p2pfs.runtime.mounts import MountRecord
+from p2pfs_mount import life
 
 pytestmark = pytest.mark.l0
 
@@ -121,3 +124,14 @@ def test_the_access_log_is_shown_line_by_line(
     assert "3 lines were missed" in shown.err
     assert run(monkeypatch, Mount(*told), "accesslog", "/mnt", "--json") == exitcodes.OK
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == {"line": "one"}
+
+
+def test_an_older_mount_is_called_that(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Older(Mount):
+        def ask(self, op: str) -> Iterator[dict[str, Any]]:
+            yield from ()
+            raise PoolError("this request is not known")
+
+    assert "this request is not known" in inspect.getsource(life)
+    assert run(monkeypatch, Older(), "accesslog", "/mnt") == exitcodes.FAILED
+    assert "older version" in capsys.readouterr().err

@@ -28,8 +28,7 @@ from p2pfs.types import MIB, NodeId, PoolId, Role
 from p2pfs.wire.dashboard import LoginLink
 from p2pfs.wire.routes import DASHBOARD_ROUTES
 
-DEFAULT_PORT: Final = 9472
-OFF: Final = "off"
+DEFAULT_LISTEN: Final = Settings().dashboard_listen
 _LOOPBACK: Final = "127.0.0.1"
 _ANSWER_BYTES: Final = 4 * MIB
 _LIMITS: Final = Limits(connections=96, strangers=64, handler_s=30.0)
@@ -39,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 def is_wanted(settings: Settings) -> bool:
     """Whether this coordinator has a dashboard: it is not turned off, and what it needs is installed."""
-    if settings.dashboard_listen == OFF:
+    if not settings.dashboard_listen:
         return False
     if importlib.util.find_spec("starlette") is None:
         _log.info("there is no dashboard: the extra `web` is not installed")
@@ -126,19 +125,18 @@ class Dashboard:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> list[trio.SocketListener]:
-        if self._settings.dashboard_listen:
-            return await open_listeners(self._settings.dashboard_listen)
+        told = self._settings.dashboard_listen
         try:
-            return await open_listeners(format_address(_LOOPBACK, DEFAULT_PORT))
+            return await open_listeners(told)
         except UserError as error:
-            if error.exit_code != exitcodes.BUSY:
+            if error.exit_code != exitcodes.BUSY or told != DEFAULT_LISTEN:
                 raise
             return await open_listeners(format_address(_LOOPBACK, 0))  # another coordinator's on this machine
 
     def _wanted_hosts(self) -> list[str]:
         """What its certificate is for."""
-        told = self._settings.dashboard_listen or format_address(_LOOPBACK, DEFAULT_PORT)
-        hosts = [parse_address(one)[0] for one in advertised([one.strip() for one in told.split(",")], "")]
+        told = [one.strip() for one in self._settings.dashboard_listen.split(",")]
+        hosts = [parse_address(one)[0] for one in advertised(told, "")]
         return ["localhost", _LOOPBACK, *hosts, *self._names]
 
     def _is_admin(self, node: NodeId) -> bool:
