@@ -99,8 +99,9 @@ class _Mount:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
         kind = ViewXattrOperations if self._options.xattr else ViewOperations
         operations = kind(
-            attached.filesystem, io_timeout_s=io_timeout, hard=hard, writeback_cache=self._options.writeback_cache
-        )
+            attached.filesystem, io_timeout_s=io_timeout, hard=hard,
+            writeback_cache=self._options.writeback_cache, owners=self._options.owners,
+        )  # fmt: skip
         self._mount(operations, attached)
         connection = Connection(self._path)
         cut = Cut(connection, operations.pending)

@@ -47,7 +47,7 @@ class Request:
     "options",
     metavar="OPTIONS",
     multiple=True,
-    help="ro, allow_other, xattr, writeback_cache, home=DIR, …; as in fstab.",
+    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …; as in fstab.",
 )
 @log_file_option
 @pid_file_option
