@@ -39,7 +39,7 @@ TESTS ?= tests
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help web demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
+.PHONY: help web screenshots demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -146,6 +146,9 @@ install: requirements.lock web ## the package under PREFIX, units, mount helpers
 
 uninstall: ## undo `make install`; pools and their data stay
 	@packaging/install --remove --prefix '$(PREFIX)' --units '$(UNIT_DIR)' --helpers '$(HELPER_DIR)' --destdir '$(DESTDIR)'
+
+screenshots: $(STAMPS)/dev web ## the pictures in docs/images, of a pool made for that (as root)
+	$(BIN)/python packaging/screenshots/dashboard.py docs/images
 
 lock: ## compile both lock files anew from pyproject.toml
 	@packaging/compile-locks $(BIN)
