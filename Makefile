@@ -35,11 +35,11 @@ DEB_VERSION ?=
 DEB_PACKAGES = debhelper dpkg-dev fakeroot po-debconf fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv
 TRY_PACKAGES = systemd-container debootstrap dpkg-dev util-linux
 TRY_DIR ?= build/package
-TESTS ?= tests
+TESTS ?=
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help web screenshots demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search deb test-package install uninstall lock clean system
+.PHONY: help web demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search screenshots deb test-package install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -56,7 +56,7 @@ $(STAMPS)/run: requirements.lock pyproject.toml
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
-	@packaging/system-packages dbus-daemon chromium
+	@packaging/system-packages dbus-daemon iproute2 util-linux chromium
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	@touch $@
 
@@ -70,9 +70,9 @@ demo: $(STAMPS)/run ## a pool of three peers on this machine, mounted at ./.demo
 demo-stop: ## end the demo pool; its data stays in ./.demo
 	@if [ -e '$(DEMO_ROOT)/demo.json' ]; then $(BIN)/p2pfs demo stop --root '$(DEMO_ROOT)'; fi
 
-test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet
+test: $(STAMPS)/dev ## all tests, also on a machine that has nothing yet (TESTS=tests/unit for some)
 	@packaging/vendor-web --optional
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/python $(if $(TESTS),-m pytest $(PYTEST_FLAGS) $(TESTS),tests/halves.py $(PYTEST_FLAGS))
 
 conformance: $(STAMPS)/run ## public programs on a mount, and what fails there on a pass-through (as root, half an hour)
 	@packaging/system-packages $(CONFORMANCE_PACKAGES)
@@ -82,8 +82,9 @@ conformance-sample: $(STAMPS)/run ## the short form of some of them, three minut
 	@packaging/system-packages $(SAMPLE_PACKAGES)
 	PYTHONPATH=tests $(BIN)/python -m conformance.run --sample $(CONFORMANCE_FLAGS)
 
+# In a mount namespace of its own: one that others make meanwhile would keep its mounts alive.
 soak: $(STAMPS)/run ## half an hour of load, faults and upgrades, then everything compared (root; SOAK_FLAGS="--minutes 5 --seed 7")
-	PYTHONPATH=tests $(BIN)/python -m soak.run --out '$(SOAK_OUT)' $(SOAK_FLAGS)
+	PYTHONPATH=tests unshare --mount $(BIN)/python -m soak.run --out '$(SOAK_OUT)' $(SOAK_FLAGS)
 
 check: $(STAMPS)/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check $(SOURCES)
@@ -132,6 +133,10 @@ bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files
 docs: $(STAMPS)/run ## the pages of docs/reference anew, from the code
 	$(BIN)/python packaging/reference.py docs/reference
 
+screenshots: $(STAMPS)/dev web ## the pictures in docs/images, of pools made for that (as root)
+	$(BIN)/python packaging/screenshots/terminal.py docs/images
+	$(BIN)/python packaging/screenshots/dashboard.py docs/images
+
 deb: web ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
 	@packaging/system-packages $(DEB_PACKAGES)
 	@packaging/build-deb '$(DEB_DIR)' $(DEB_VERSION)
@@ -146,9 +151,6 @@ install: requirements.lock web ## the package under PREFIX, units, mount helpers
 
 uninstall: ## undo `make install`; pools and their data stay
 	@packaging/install --remove --prefix '$(PREFIX)' --units '$(UNIT_DIR)' --helpers '$(HELPER_DIR)' --destdir '$(DESTDIR)'
-
-screenshots: $(STAMPS)/dev web ## the pictures in docs/images, of a pool made for that (as root)
-	$(BIN)/python packaging/screenshots/dashboard.py docs/images
 
 lock: ## compile both lock files anew from pyproject.toml
 	@packaging/compile-locks $(BIN)

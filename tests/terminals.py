@@ -25,10 +25,12 @@ class Typing:
         )
         os.close(theirs)
         self.shown = ""
+        self._answered = 0
 
     def answer(self, question: str, text: str, *, within_s: float = 30.0) -> None:
-        """Wait until `question` is the last thing asked, and type `text` and Enter."""
-        self._read(lambda: question in self.shown.rpartition("\r\n")[2], within_s)
+        """Wait until `question` is the last thing shown, since the last answer, and type `text` and Enter."""
+        self._read(lambda: question in self.shown[self._answered :].rpartition("\n")[2], within_s)
+        self._answered = len(self.shown)
         os.write(self._ours, text.encode() + b"\n")
 
     def end(self, *, within_s: float = 30.0) -> int:

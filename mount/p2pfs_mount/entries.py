@@ -9,6 +9,7 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT
 from p2pfs.errors import Corrupt
 from p2pfs.types import InodeId, Kind
 from p2pfs.vfs.inodes import Stat
+from p2pfs_mount.owners import Owners
 from p2pfs_mount.trust import KERNEL_CACHE_S
 
 DOTS: Final = 2
@@ -53,7 +54,8 @@ def nothing(seconds: float) -> EntryAttributes:
 class Entries:
     """What the kernel was told of inodes in listings, to tell it again as long as they are the same. Bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, owners: Owners) -> None:
+        self._owners, self._is_plain = owners, owners.are_plain
         self._told: dict[InodeId, tuple[Stat, EntryAttributes]] = {}
 
     def of(self, row: Stat) -> EntryAttributes:
@@ -61,10 +63,17 @@ class Entries:
         told = self._told.get(row.inode)
         if told is not None and told[0] is row:
             return told[1]
-        entry = entry_of(row)
+        entry = self.make(row)
         if len(self._told) >= MOST_TOLD:
             self._told.clear()
         self._told[row.inode] = row, entry
+        return entry
+
+    def make(self, row: Stat) -> EntryAttributes:
+        """Its attributes, whose it is as this machine knows people. Raises Corrupt."""
+        entry = entry_of(row)
+        if not self._is_plain:
+            entry.st_uid, entry.st_gid = self._owners.users.shown(row.uid), self._owners.groups.shown(row.gid)
         return entry
 
 

@@ -21,6 +21,7 @@ from p2pfs.runtime.watchdog import watched
 from p2pfs.types import VolumeId
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
+from p2pfs_mount.cache_commands import CacheCommands
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.figures import MountFigures
@@ -98,8 +99,9 @@ class _Mount:
         io_timeout, hard = self._settings.io_timeout, self._options.hard
         kind = ViewXattrOperations if self._options.xattr else ViewOperations
         operations = kind(
-            attached.filesystem, io_timeout_s=io_timeout, hard=hard, writeback_cache=self._options.writeback_cache
-        )
+            attached.filesystem, io_timeout_s=io_timeout, hard=hard,
+            writeback_cache=self._options.writeback_cache, owners=self._options.owners,
+        )  # fmt: skip
         self._mount(operations, attached)
         connection = Connection(self._path)
         cut = Cut(connection, operations.pending)
@@ -119,6 +121,7 @@ class _Mount:
             {
                 "access log": operations.meter.access.follow,
                 **Commands(attached.filesystem, kernel.idle).table(),
+                **CacheCommands(attached.filesystem, kernel).table(),
                 **VolumeCommands(VolumeId(attached.volume.volume), attached.configure).table(),
             },
         )

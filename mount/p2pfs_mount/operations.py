@@ -38,9 +38,10 @@ from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import Space
 from p2pfs_mount.directories import DirectoryHandle
-from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, entry_of, nothing
+from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, nothing
 from p2pfs_mount.errno import errno_of, errno_of_number
 from p2pfs_mount.meter import Meter
+from p2pfs_mount.owners import Fixed, Owners, Unmapped
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
@@ -87,6 +88,12 @@ def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handle
         began_ns, number = time.perf_counter_ns(), 0
         try:
             return await handler(self, *args, **kwargs)
+        except Unmapped:
+            number = errno.EOVERFLOW  # as a kernel that maps ids says it
+            raise pyfuse3.FUSEError(number) from None
+        except Fixed:
+            number = errno.EPERM  # as one that knows no owners
+            raise pyfuse3.FUSEError(number) from None
         except PoolError as error:
             log.debug("%s: %s", handler.__name__, error)
             number = code(error)
@@ -118,10 +125,17 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
 
     def __init__(
-        self, filesystem: Filesystem, *, io_timeout_s: float, hard: bool = False, writeback_cache: bool = False
+        self,
+        filesystem: Filesystem,
+        *,
+        io_timeout_s: float,
+        hard: bool = False,
+        writeback_cache: bool = False,
+        owners: Owners | None = None,
     ) -> None:
-        """With `writeback_cache` the kernel keeps written pages, and with them sizes and times of files, until it
-        likes, and knows them better than we do: nobody else may have the volume mounted."""
+        """`owners` translates numbers of users and groups. With `writeback_cache` the kernel keeps written pages, and
+        with them sizes and times of files, until it likes, and knows them better than we do: nobody else may have the
+        volume mounted."""
         super().__init__()
         self.enable_writeback_cache = writeback_cache
         self._fs = filesystem
@@ -132,7 +146,8 @@ class Operations(pyfuse3.Operations):
         self.meter = Meter(self._inode_of)
         self._files: dict[int, Handle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
-        self._entries = Entries()
+        self.owners = owners or Owners()
+        self._entries = Entries(self.owners)
         self._last_handle = 0
 
     def _inode_of(self, fh: int) -> int | None:
@@ -171,7 +186,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _attributes(self, row: Stat) -> EntryAttributes:
-        entry = entry_of(row)
+        entry = self._entries.make(row)
         entry.attr_timeout = self.trust.inode_s(row.inode)
         return entry
 
@@ -197,8 +212,8 @@ class Operations(pyfuse3.Operations):
         changed = await self._fs.set_attributes(
             InodeId(number),
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
+            uid=self.owners.users.given(attr.st_uid) if fields.update_uid else None,
+            gid=self.owners.groups.given(attr.st_gid) if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
@@ -218,7 +233,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
         inode = await self._fs.make(
-            InodeId(parent), name, kind, stat.S_IMODE(mode), _owner(ctx),
+            InodeId(parent), name, kind, stat.S_IMODE(mode), self._owner(ctx),
             rdev=rdev, umask=ctx.umask, inherit=self.enable_acl,
         )  # fmt: skip
         return self._reply(parent, name, inode)
@@ -226,14 +241,14 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         inode = await self._fs.make(
-            InodeId(parent), name, Kind.DIRECTORY, stat.S_IMODE(mode), _owner(ctx),
+            InodeId(parent), name, Kind.DIRECTORY, stat.S_IMODE(mode), self._owner(ctx),
             umask=ctx.umask, inherit=self.enable_acl,
         )  # fmt: skip
         return self._reply(parent, name, inode)
 
     @guarded
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        inode = await self._fs.make_link(InodeId(parent), name, target, _owner(ctx))
+        inode = await self._fs.make_link(InodeId(parent), name, target, self._owner(ctx))
         return self._reply(parent, name, inode)
 
     @guarded_number
@@ -336,7 +351,7 @@ class Operations(pyfuse3.Operations):
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         handle = await self._fs.create(
-            InodeId(parent), name, stat.S_IMODE(mode), _owner(ctx),
+            InodeId(parent), name, stat.S_IMODE(mode), self._owner(ctx),
             umask=ctx.umask, inherit=self.enable_acl, append=self._appends(flags),
         )  # fmt: skip
         return self._opened(handle), self._reply(parent, name, handle.inode)
@@ -388,6 +403,10 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         await self._fs.release(self._files.pop(fh))
 
+    def _owner(self, ctx: RequestContext) -> Owner:
+        """Who makes something, as the volume knows them. Raises Unmapped."""
+        return Owner(self.owners.users.stored(ctx.uid), self.owners.groups.stored(ctx.gid))
+
     def stacktrace(self) -> None:
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
 
@@ -413,7 +432,3 @@ def _behind(cookie: int) -> DentryId:
     """The dentry that a cookie stands behind; from the dots on, all are wanted: only then may a listing count as whole,
     and be known."""
     return DentryId(cookie - 1 if cookie > DOTS else 0)
-
-
-def _owner(ctx: RequestContext) -> Owner:
-    return Owner(ctx.uid, ctx.gid)

@@ -7,8 +7,9 @@ from typing import Final, Self
 
 from p2pfs.errors import Invalid
 from p2pfs.runtime.config import KINDS
-from p2pfs.types import VolumeId, volume_name
+from p2pfs.types import KIB, VolumeId, volume_name
 from p2pfs.wire.volumes import VolumeInfo
+from p2pfs_mount.owners import Owners, entries_of, is_entry, parse_id
 
 _PASSED_OVER: Final = frozenset(
     (
@@ -28,6 +29,7 @@ _PASSED_OVER: Final = frozenset(
     )
 ) | frozenset(("dev", "nodev", "relatime", "strictatime", "nodiratime", "async", "nofail", "_netdev"))
 """Words of fstab that are mount(8)'s or the kernel's business."""
+_MOST_ID_MAP: Final = 64 * KIB
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ .+-]{1,64}")
 
 
@@ -44,12 +46,15 @@ class MountOptions:
     passphrase_file: Path | None = None
     home: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    owners: Owners = field(default_factory=Owners)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Options separated by commas. Raises Invalid naming the one that is not known, or two that contradict."""
         values: dict[str, object] = {}
         settings: dict[str, str] = {}
+        owner: dict[str, int] = {}
+        id_map: list[str] = []
         for word in filter(None, (part.strip() for part in text.split(","))):
             name, given, value = word.partition("=")
             if name == "ro" and not given:
@@ -62,18 +67,36 @@ class MountOptions:
                 values["access_times"] = False
             elif name in ("passphrase_file", "home") and value:
                 values[name] = Path(value)
+            elif name in ("uid", "gid") and value:
+                owner[name] = parse_id(value)
+            elif name == "idmap" and value:
+                id_map += [value] if is_entry(value) else _entries_in(Path(value))
+            elif id_map and is_entry(word):  # idmap=u:1000:0,g:1000:0
+                id_map.append(word)
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 raise Invalid(
                     f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, sync, "
-                    "writeback_cache, home=, passphrase_file= and the settings of docs/commands.md"
+                    "writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of docs/commands.md"
                 )
         if values.keys() >= {"read_only", "writeback_cache"}:
             raise Invalid(
                 "mount options ro and writeback_cache contradict each other: nothing is written to a read-only mount"
             )
+        values["owners"] = Owners.parse(id_map, **owner)
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above
+
+
+def _entries_in(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="ascii") as file:
+            found = entries_of(file.read(_MOST_ID_MAP))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read the idmap {path}: {error}") from None
+    if not found:
+        raise Invalid(f"the idmap {path} is empty")
+    return found
 
 
 def source(volume: VolumeInfo) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyfuse3
 from pyfuse3 import InodeT, RequestContext, XAttrNameT
 
-from p2pfs.format.acl import ACCESS
+from p2pfs.format.acl import ACCESS, DEFAULT
 from p2pfs.types import InodeId
 from p2pfs.vfs.leases import EXPIRES, FOR_EVER, parsed, written
 from p2pfs_mount.operations import Operations, guarded_number
@@ -27,12 +27,15 @@ class XattrOperations(Operations):
     async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if name == EXPIRES:
             return written((await self._fs.inode(InodeId(number))).attributes.expires_s)
-        return await self._fs.xattrs.get(InodeId(number), name)
+        value = await self._fs.xattrs.get(InodeId(number), name)
+        return self.owners.shown_acl(value) if self._is_translated(name) else value
 
     @guarded_number
     async def setxattr(self, number: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         if name == EXPIRES:
             return await self._fs.leases.set_one(InodeId(number), parsed(value, time.time()))
+        if self._is_translated(name):
+            value = self.owners.stored_acl(value)
         # XATTR_CREATE and XATTR_REPLACE are pyfuse3's: it asks for the attribute first and does not pass them on
         keeps = name != ACCESS or await self._keeps_set_gid(InodeId(number), ctx)
         return await self._fs.xattrs.set(InodeId(number), name, value, keeps_set_gid=keeps)
@@ -40,9 +43,13 @@ class XattrOperations(Operations):
     async def _keeps_set_gid(self, number: InodeId, ctx: RequestContext) -> bool:
         """chmod's rule, which the kernel leaves to us here: who is not of the group clears the bit."""
         row = await self._fs.stat(number)
-        if not row.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == row.gid:
+        group = self.owners.groups.shown(row.gid)
+        if not row.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == group:
             return True
-        return row.gid in pyfuse3.get_sup_groups(ctx.pid)
+        return group in pyfuse3.get_sup_groups(ctx.pid)
+
+    def _is_translated(self, name: bytes) -> bool:
+        return name in (ACCESS, DEFAULT) and not self.owners.are_plain
 
     @guarded_number
     async def listxattr(self, number: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:

@@ -17,6 +17,7 @@ from p2pfs.chunks.cachefiles import CacheFiles, Run
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.protocol import Blocks, Check, ChunkStore, Released
 from p2pfs.errors import Corrupt, Unavailable
+from p2pfs.format.chunk import verify
 from p2pfs.types import MIB, Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
 
@@ -103,8 +104,37 @@ class CachedStore:
 
     async def delete(self, volume: VolumeId, chunk: ChunkId, put_seq: int) -> None:
         await self._inner.delete(volume, chunk, put_seq)
+        await self.drop(volume, chunk)
+
+    # ---- filled and emptied on somebody's word
+
+    @property
+    def budget(self) -> int:
+        """Bytes that may be cached."""
+        return self._files.budget
+
+    def holds(self, volume: VolumeId, chunk: ChunkId, size: int) -> bool:
+        """Whether a whole chunk of `size` is cached. Raises Misuse: no chunk has that size."""
+        return self._files.find(volume, chunk, runs.whole(size)) is not None
+
+    async def warm(self, volume: VolumeId, chunk: ChunkId, size: int) -> bool:
+        """Have a whole chunk in the cache, whatever else it is filled with; whether it is. Raises as `get`."""
+        if self.holds(volume, chunk, size):
+            return True
+        blocks = runs.whole(size)
+        view = await self._inner.get(volume, chunk, size, blocks, check=lambda sealed: verify(chunk, sealed))
+        self.bytes_fetched += len(view)
+        run = Run(volume, chunk, blocks.first, blocks.count)
+        self._filling.add(run)
+        await self._fill(run, view)
+        return self.holds(volume, chunk, size)
+
+    async def drop(self, volume: VolumeId, chunk: ChunkId) -> int:
+        """Have nothing of a chunk in the cache; how many bytes that were."""
+        before = self._files.used_by(volume, chunk)
         self._filling = {run for run in self._filling if (run.volume, run.chunk) != (volume, chunk)}
         await self._drop(volume, chunk)
+        return before
 
     async def _drop(self, volume: VolumeId, chunk: ChunkId) -> None:
         await trio.to_thread.run_sync(self._files.drop, volume, chunk, abandon_on_cancel=True, limiter=self._threads)

@@ -65,6 +65,15 @@ class CacheFiles:
     def used(self) -> int:
         return self._used
 
+    @property
+    def budget(self) -> int:
+        return self._budget
+
+    def used_by(self, volume: VolumeId, chunk: ChunkId) -> int:
+        """Bytes of the files of one chunk."""
+        with self._lock:
+            return sum(self._sizes[run] for run in self._by_chunk.get((volume, chunk), ()))
+
     def scan(self) -> None:
         """Take in what an earlier process left, oldest first."""
         with mapped("opening the cache"):

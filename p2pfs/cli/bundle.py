@@ -239,9 +239,10 @@ def _disk(home: Path) -> str:
 
 
 def _run(words: tuple[str, ...]) -> str:
-    """What a program of the system says; "" where there is none."""
+    """What a program of the system says, of this user's services where that is not root; "" where there is none."""
     if shutil.which(words[0]) is None:
         return ""
+    words = words if os.geteuid() == 0 else (words[0], "--user", *words[1:])
     result = subprocess.run(
         words,
         capture_output=True,

@@ -13,6 +13,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import UserError
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_size
 from p2pfs.types import Role
@@ -53,6 +54,7 @@ def bundle(out: Path | None, anonymous: bool, tasks: bool, home: NodeHome, as_js
     """
     from p2pfs.cli import bundle as contents
 
+    process.harden()  # it looks for secrets, to leave them out
     home.record()  # without a node there is nothing to pack
     top = contents.name_now()
     file = out or Path(f"{top}.tar.gz")
@@ -84,7 +86,8 @@ def _entries(home: NodeHome, *, anonymous: bool) -> tuple[dict[str, tuple[bytes,
     entries, left_out = {}, []
     for source, value in made.items():
         data = contents.encode(redactor.text(value) if isinstance(value, str) else redactor.value(value))
-        if secrets.are_in(data):
+        # Before too: what is taken out may be the middle of a secret, whose rest nobody would know again.
+        if secrets.are_in(data) or secrets.are_in(contents.encode(value)):
             left_out.append(source.name)
         elif data:
             entries[source.name] = (data, source.about)

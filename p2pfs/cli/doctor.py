@@ -16,6 +16,7 @@ from p2pfs.cli.find import look_around, shake_hands
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.cli.status import EXIT_CODES, parse
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import Health, Role
@@ -38,7 +39,8 @@ def command(home: NodeHome, as_json: bool) -> int:
       p2pfs doctor
       p2pfs doctor --json | jq '.[] | select(.health != "healthy")'
     """
-    found = findings(home)
+    with waiting("examining this machine"):
+        found = findings(home)
     if as_json:
         print_json(found)
     else:

@@ -49,7 +49,7 @@ def command(
     from p2pfs.cli.progress import late_bar
 
     depth = 0 if summarize else _EVERY if max_depth is None else max_depth
-    with late_bar("looking", "files", quiet=quiet or as_json) as show:
+    with late_bar("looking", "files") as show:
         found = du_walk.measure(paths or (Path(),), depth, show)
     if as_json:
         print_json([{"path": one.path, **_figures(one)} for one in found])

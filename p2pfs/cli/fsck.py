@@ -48,7 +48,7 @@ def command(
 
     volume, path, found_home = _meant(target, home)
     source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
-    findings = fsck_run.run(found_home, volume, path, source, data=data, repair=repair, yes=yes, quiet=quiet or as_json)
+    findings = fsck_run.run(found_home, volume, path, source, data=data, repair=repair, yes=yes)
     return fsck_show.show(findings, volume, path, repair=repair, as_json=as_json)
 
 

@@ -32,7 +32,6 @@ def run(
     data: bool,
     repair: bool,
     yes: bool,
-    quiet: bool,
 ) -> Findings:
     """Check, and mend if that is wanted.
 
@@ -41,10 +40,11 @@ def run(
         PoolError: The coordinator does not answer or refuses.
     """
     process.harden()
+    given = passphrase()  # before there is a bar
 
     async def talk() -> Findings:
         wanted = Wanted(volume, path, data=data, repair=repair)
-        with checked_bar(quiet=quiet) as bar:
+        with checked_bar() as bar:
 
             async def consent(asking: list[Finding]) -> bool:
                 bar.pause()
@@ -52,7 +52,7 @@ def run(
 
             try:
                 return await check(
-                    home, home.settings({}), wanted, passphrase=passphrase, consent=consent, progress=bar.show
+                    home, home.settings({}), wanted, passphrase=lambda: given, consent=consent, progress=bar.show
                 )
             except NotFound as error:
                 raise UserError(f"{path.decode(errors='replace')}: {error}", exitcodes.NOT_FOUND) from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfs import exitcodes
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
@@ -50,7 +51,8 @@ def find(path: Path) -> Held:
     """
     record, found = _locate(path)
     home = NodeHome(Path(record.home))
-    volume, inline, places = _places(home, record.volume, found)
+    with waiting("asking where it is"):
+        volume, inline, places = _places(home, record.volume, found)
     return Held(home, volume, found.st_ino, found.st_size, inline, places)
 
 

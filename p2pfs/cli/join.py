@@ -12,6 +12,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, say
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Denied, Exists, Invalid, Unavailable, UserError
 from p2pfs.format.invites import PREFIX, Invite, decode_invite
 from p2pfs.runtime import process
@@ -68,7 +69,8 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
     home.require_vacant()
     home.settings(settings)  # a bad value is told before the invite is used
     try:
-        enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite))
+        with waiting("joining"):
+            enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite))
     except (enrolment.Refused, Exists) as error:
         raise UserError(str(error), exitcodes.BAD_INVITE) from None
     except Denied as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli import passphrases
+from p2pfs.cli import passphrases, volume_sharing
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, yes_option
 from p2pfs.cli.show import print_json, print_table
@@ -157,6 +157,9 @@ def remove(
     kept = passphrases.source(passphrase_file, passphrase_fd, prompt=f"A passphrase of {volume} that stays")
     _show(key_changes.remove(home, found, chosen, kept), as_json)
     return exitcodes.OK
+
+
+command.add_command(volume_sharing.fingerprint)
 
 
 def _find(home: NodeHome, volume: str) -> VolumeInfo:

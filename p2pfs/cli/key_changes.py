@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from p2pfs import exitcodes
 from p2pfs.cli import connect
 from p2pfs.cli.passphrases import Passphrase
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Corrupt, UserError
 from p2pfs.format import keys
 from p2pfs.format.keys import VolumeKeys, WrongKey
@@ -43,36 +44,43 @@ def choose(known: Sequence[Slot], text: str) -> Slot:
 
 def add_passphrase(home: NodeHome, volume: VolumeInfo, old: Passphrase, new: Passphrase) -> list[Slot]:
     """Raises UserError (WRONG_PASSPHRASE)."""
-    _, master = _open(home, volume, _fetch(home, volume), old())
-    return _change(home, volume, master, add=[keys.wrap_passphrase(master, new())])
+    _, master = open_master(home, volume, old())
+    return _change(home, volume, master, add=[_wrapped(master, new())])
 
 
 def add_recovery(home: NodeHome, volume: VolumeInfo, old: Passphrase) -> tuple[list[Slot], str]:
     """The slots then, and the phrase. Raises UserError (WRONG_PASSPHRASE)."""
-    _, master = _open(home, volume, _fetch(home, volume), old())
+    _, master = open_master(home, volume, old())
     slot, phrase = keys.wrap_recovery(master)
     return _change(home, volume, master, add=[slot]), phrase
 
 
 def replace_passphrase(home: NodeHome, volume: VolumeInfo, old: Passphrase, new: Passphrase) -> list[Slot]:
     """The old one's slot goes in the same transaction, unless it is a recovery phrase's. Raises UserError."""
-    opened, master = _open(home, volume, _fetch(home, volume), old())
+    opened, master = open_master(home, volume, old())
     gone = [keys.slot_id(opened)] if opened.kind == keys.PASSPHRASE else []
-    return _change(home, volume, master, add=[keys.wrap_passphrase(master, new())], remove=gone)
+    return _change(home, volume, master, add=[_wrapped(master, new())], remove=gone)
 
 
 def remove(home: NodeHome, volume: VolumeInfo, slot: Slot, kept: Passphrase) -> list[Slot]:
     """Remove a slot, having opened another. Raises UserError (WRONG_PASSPHRASE)."""
     others = [one for one in _fetch(home, volume) if keys.slot_id(one) != slot.id]
-    _, master = _open(home, volume, others, kept())
+    _, master = open_master(home, volume, kept(), others)
     return _change(home, volume, master, remove=[slot.id])
 
 
-def _open(home: NodeHome, volume: VolumeInfo, known: Sequence[KeySlot], secret: str) -> tuple[KeySlot, bytes]:
-    """The slot that a passphrase or recovery phrase opens, and the master key in it."""
+def open_master(
+    home: NodeHome, volume: VolumeInfo, secret: str, known: Sequence[KeySlot] | None = None
+) -> tuple[KeySlot, bytes]:
+    """The slot that a passphrase or recovery phrase opens (of those `known`, or of all) and the master key in it.
+
+    Raises:
+        UserError: WRONG_PASSPHRASE.
+    """
     process.harden()
-    for slot in known[: keys.MOST_SLOTS]:
-        master = _attempt(slot, secret)
+    for slot in (_fetch(home, volume) if known is None else known)[: keys.MOST_SLOTS]:
+        with waiting("opening the key"):
+            master = _attempt(slot, secret)
         if master is not None:
             check = VolumeKeys.derive(master).check
             pin(home.path, VolumeId(volume.volume), check)
@@ -80,6 +88,11 @@ def _open(home: NodeHome, volume: VolumeInfo, known: Sequence[KeySlot], secret: 
                 raise Corrupt(f"the coordinator names another key than the one that opens “{volume.name}”")
             return slot, master
     raise UserError(f"that does not open “{volume.name}”", exitcodes.WRONG_PASSPHRASE)
+
+
+def _wrapped(master: bytes, passphrase: str) -> KeySlot:
+    with waiting("wrapping the key"):
+        return keys.wrap_passphrase(master, passphrase)
 
 
 def _attempt(slot: KeySlot, secret: str) -> bytes | None:

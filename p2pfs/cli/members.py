@@ -24,7 +24,8 @@ def find_node(nodes: Iterable[NodeInfo], text: str) -> NodeInfo:
 
 
 def find_volume(volumes: Iterable[VolumeInfo], text: str) -> VolumeInfo:
-    """The volume meant by `text`: its name, `owner/name`, or its id.
+    """The volume meant by `text`: its name, `owner/name`, or its id. What others share is not meant by its name alone:
+    they chose it.
 
     Raises:
         UserError: NOT_FOUND, none or several.
@@ -33,7 +34,11 @@ def find_volume(volumes: Iterable[VolumeInfo], text: str) -> VolumeInfo:
         list(volumes),
         text,
         what="volume",
-        keys=lambda volume: (volume.name, f"{volume.owner}/{volume.name}", volume_name(VolumeId(volume.volume))),
+        keys=lambda volume: (
+            *(() if volume.access else (volume.name,)),
+            f"{volume.owner}/{volume.name}",
+            volume_name(VolumeId(volume.volume)),
+        ),
         prefixes=False,
     )
 

@@ -47,7 +47,7 @@ class Request:
     "options",
     metavar="OPTIONS",
     multiple=True,
-    help="ro, allow_other, xattr, writeback_cache, home=DIR, …; as in fstab.",
+    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …; as in fstab.",
 )
 @log_file_option
 @pid_file_option
@@ -140,6 +140,7 @@ def prepare(
 def serve(request: Request, ready: Callable[[], None]) -> int:
     """Serve the mount until it ends; the exit code."""
     from p2pfs.cli import connect
+    from p2pfs.vfs.shared_keys import READ_ONLY
     from p2pfs_mount.main import run
 
     log.setup(request.settings.log_level, request.log_file, form=request.settings.log_format, part="mount")
@@ -149,6 +150,11 @@ def serve(request: Request, ready: Callable[[], None]) -> int:
     # asked for in the foreground.
     volumes = connect.call(request.home, "GET", "/volumes", None, list[VolumeInfo])
     found = find_volume(volumes, request.volume)
+
+    options = request.options
+    if found.access == READ_ONLY and not options.read_only:
+        click.echo(f"{request.volume} is shared with you to read only, and mounted so", err=True)
+        options = dataclasses.replace(options, read_only=True)
 
     def tell() -> None:
         notify("READY=1")
@@ -161,7 +167,7 @@ def serve(request: Request, ready: Callable[[], None]) -> int:
             volume=volume_name(VolumeId(found.volume)),
             mount_point=request.mount_point,
             passphrase=request.passphrase,
-            options=request.options,
+            options=options,
             ready=tell,
         )
 
@@ -170,8 +176,10 @@ def serve_behind(request: Request) -> int:
     """Serve the mount in a background process. The parent exits once it is usable, or with what went wrong; only the
     child returns, when the mount has ended."""
     assert request.log_file is not None, "prepare chose one"
+    from p2pfs.vfs.shared_keys import is_accepted
+
     # The terminal is the parent's: what must be asked is asked before.
-    secret = request.passphrase()
+    secret = "" if is_accepted(request.home, request.volume) else request.passphrase()
     request.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Where systemd mounts on demand, the kernel lets nobody follow the path before it is done but systemd's own process
     # group, in which it starts mount(8).

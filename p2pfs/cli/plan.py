@@ -4,6 +4,7 @@ import click
 
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json
+from p2pfs.cli.waiting import waiting
 from p2pfs.runtime.home import NodeHome
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import PlanAnswer, PlanKind
@@ -63,8 +64,9 @@ def _plan(home: NodeHome, kind: PlanKind, names: tuple[str, ...], as_json: bool)
         nodes = await plans.nodes_named(coordinator, names)
         return nodes, await plans.ask(coordinator, kind, nodes)
 
-    nodes, answer = connect.converse(home, talk)
-    paths = plans.find_paths(home, answer.files)
+    with waiting("planning"):
+        nodes, answer = connect.converse(home, talk)
+        paths = plans.find_paths(home, answer.files)
     if as_json:
         print_json(plans.as_json(answer, kind, nodes, paths))
     else:

@@ -15,6 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from p2pfs.cli.waiting import LATE_S, is_wanted
 from p2pfs.runtime.sizes import format_size
 from p2pfs.vfs.fsck.findings import Tally
 from p2pfs.wire.jobs import JobInfo, JobState
@@ -109,8 +110,8 @@ class CheckedBar:
 
 
 @contextmanager
-def checked_bar(*, quiet: bool) -> Iterator[CheckedBar]:
-    """A bar on standard error that is told what was looked at."""
+def checked_bar() -> Iterator[CheckedBar]:
+    """A bar on standard error that is told what was looked at. See `waiting.is_wanted`."""
     columns = (
         TextColumn("checking"),
         BarColumn(),
@@ -118,22 +119,16 @@ def checked_bar(*, quiet: bool) -> Iterator[CheckedBar]:
         TextColumn("{task.fields[read]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
         yield CheckedBar(progress, progress.add_task("checking", total=None, read=""))
 
 
-LATE_S = 2.0
-"""What is over before that has no bar."""
-
-
 @contextmanager
-def late_bar(what: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+def late_bar(what: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on standard error, once it has taken LATE_S; the function is told how many are done, and of how many (None:
-    nobody knows). Nothing without a terminal."""
+    nobody knows). See `waiting.is_wanted`."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[counted]}"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
         task = progress.add_task(what, total=None, visible=False, counted="")
         began_s = time.monotonic()
 

@@ -1,6 +1,7 @@
 """`p2pfs coordinator restore`, `confirm` and `kit`: what to do when the coordinator's disk is gone, and before."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.kits import HandOver, kit_file_option, read_kit
 from p2pfs.cli.options import home_option, set_option, yes_option
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Denied, NotFound, PoolError, Unavailable, UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
@@ -68,7 +70,8 @@ def _restore(home: NodeHome, kit: "Kit", peers: tuple[str, ...], overrides: dict
     if not yes and not click.confirm("Make this machine the coordinator, from this backup?"):
         return exitcodes.FAILED
     now_s = time.time()
-    made = restored_home.establish(home, found, kit, settings=overrides, now_s=now_s)
+    with waiting("making this machine the coordinator"):
+        made = restored_home.establish(home, found, kit, settings=overrides, now_s=now_s)
     click.echo(
         f"this machine is the coordinator {made.name} now; others will look for it at {', '.join(made.addresses)}"
     )
@@ -89,17 +92,15 @@ def _find(kit: "Kit", directory: Path, peers: tuple[str, ...]) -> "Found":
     from p2pfs.coordinator.backup.restored_home import record_of
     from p2pfs.runtime.clocks import SystemClock
 
-    def say(text: str) -> None:
-        click.echo(f"  {text}", err=True)
-
-    async def find() -> "Found":
-        attempt = Restore(kit, directory, clock=SystemClock(), say=say)
+    async def find(say: Callable[[str], None]) -> "Found":
+        attempt = Restore(kit, directory, clock=SystemClock(), say=lambda text: say(f"  {text}"))
         found = await attempt.find(peers)
         await attempt.expect_no_coordinator(record_of(found, kit).addresses)
         return found
 
     try:
-        return trio.run(find)
+        with waiting("looking for the newest backup") as say:
+            return trio.run(find, say)
     except Unavailable as error:
         raise UserError(str(error), exitcodes.UNREACHABLE) from None
 

@@ -10,6 +10,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.runtime.terminal import printable
@@ -46,10 +47,12 @@ def command(
     if bool(words) == (file is not None):
         raise UserError("say what to look for: words, or --hash FILE", exitcodes.USAGE)
     if file is not None:
-        op, request = "search hash", {"blake3": _digest(file)}
+        with waiting(f"reading {file}"):
+            op, request = "search hash", {"blake3": _digest(file)}
     else:
         op, request = "search", _query(" ".join(words), is_any)
-    found = _found(where, op, {**request, "limit": limit})[:limit]
+    with waiting("searching"):
+        found = _found(where, op, {**request, "limit": limit})[:limit]
     if as_json:
         print_json(found)
     elif found:

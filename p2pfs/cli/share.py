@@ -118,7 +118,7 @@ def _print(told: Mapping[str, Any]) -> None:
         say(f"The pool takes at most {format_size(told['granted'])} of it: so the invite of this machine says.")
     disk = next(one for one in told["offers"] if one["kind"] == storage.KIND.name)
     surplus = disk["used"] - disk["offered"]
-    if surplus > 0:
+    if surplus > 0 and disk["rule"] != storage.AUTOMATIC:
         say(
             f"It holds {format_size(surplus)} more than it offers. Nothing of that is deleted: it takes nothing new,"
             " and what other peers have room for is moved there (see p2pfs jobs: rebalance, trim)."

@@ -10,6 +10,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.asking import Mounted
 from p2pfs.cli.options import json_option, yes_option
+from p2pfs.cli.progress import late_bar
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import UserError
 from p2pfs.runtime.sizes import format_duration, format_size
@@ -107,9 +108,11 @@ def purge(path: Path, numbers: tuple[int, ...], everything: bool, yes: bool, as_
         if not click.confirm(f"Destroy {len(found)} files and directories, {size}, for good?", err=True):
             return exitcodes.FAILED
     purged = 0
-    for first in range(0, len(found), AT_ONCE):
-        inodes = [item["inode"] for item in found[first : first + AT_ONCE]]
-        purged += sum(line["purged"] for line in mounted.ask("trash purge", inodes=inodes))
+    with late_bar("letting go", "files") as show:
+        for first in range(0, len(found), AT_ONCE):
+            inodes = [item["inode"] for item in found[first : first + AT_ONCE]]
+            purged += sum(line["purged"] for line in mounted.ask("trash purge", inodes=inodes))
+            show(purged, len(found))
     if as_json:
         print_json({"purged": purged})
     else:
@@ -132,4 +135,9 @@ def show_restored(mounted: Mounted, lines: Any, as_json: bool) -> None:  # noqa:
 
 def _listed(mounted: Mounted) -> list[dict[str, Any]]:
     """The newest first."""
-    return sorted(mounted.ask("trash list", below=mounted.path), key=lambda item: -item["removed_s"])
+    found = []
+    with late_bar("looking", "files") as show:
+        for item in mounted.ask("trash list", below=mounted.path):
+            found.append(item)
+            show(len(found), None)
+    return sorted(found, key=lambda item: -item["removed_s"])

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli import passphrases, volume_care
+from p2pfs.cli import passphrases, volume_care, volume_sharing
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, print_table, say
@@ -116,8 +116,8 @@ def list_volumes(deleted: bool, home: NodeHome, as_json: bool) -> None:
     else:
         rows = [
             (
-                volume.name,
-                volume.owner,
+                f"{volume.owner}/{volume.name}" if volume.access else volume.name,
+                volume.owner + (f" ({volume.access})" if volume.access else ""),
                 f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
                 format_size(volume.bytes) + (f" of {format_size(volume.quota_bytes)}" if volume.quota_bytes else ""),
             )
@@ -286,8 +286,11 @@ def _as_json(volume: VolumeInfo) -> dict[str, str | int | float | bool]:
         "quota_bytes": volume.quota_bytes,
         "quota_files": volume.quota_files,
         "members": volume.members,
+        "access": volume.access or "owner",
     }
 
 
 for _more in (volume_care.rename, volume_care.quota, volume_care.delete, volume_care.undelete):
+    command.add_command(_more)
+for _more in (volume_sharing.share, volume_sharing.unshare, volume_sharing.members, volume_sharing.accept):
     command.add_command(_more)

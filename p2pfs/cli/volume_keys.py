@@ -8,6 +8,7 @@ from pathlib import Path
 from p2pfs import exitcodes
 from p2pfs.cli import connect
 from p2pfs.cli.passphrases import Passphrase
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
@@ -18,6 +19,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs import volume_settings
 from p2pfs.vfs.attach import Pool, pin
+from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.wire.namespace import FIRST_CHANGE
 from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSettings
 
@@ -59,11 +61,14 @@ def create(
     volume = VolumeId(1 + secrets.randbelow((1 << 63) - 1))
     sub_keys = keys.VolumeKeys.derive(master)
     seal = seal_indexing(sub_keys, volume, Indexing(settings.index_names, settings.index_prefixes, counter=1))
+    given = passphrase()
+    with waiting("wrapping the key"):
+        slot = keys.wrap_passphrase(master, given)
     message = CreateVolume(
         volume=volume,
         name=name,
         check=sub_keys.check,
-        slots=[keys.wrap_passphrase(master, passphrase()), recovery_slot],
+        slots=[slot, recovery_slot],
         root_head=seal_head(sub_keys, volume, ROOT_INODE, Head(FIRST_CHANGE, 0, Kind.DIRECTORY)),
         root_mode=_ROOT_MODE,
         root_uid=owner[0],
@@ -105,7 +110,11 @@ async def open_keys(
     """
     process.harden()
     pool = Pool(coordinator.client, coordinator.endpoint, _ANSWER_S)
-    return await pool.keys(home, volume, passphrase())
+    if volume.access:
+        return await shared_keys(home, pool, volume, read_only=True)
+    given = passphrase()
+    with waiting("opening the key"):
+        return await pool.keys(home, volume, given)
 
 
 def configure(home: NodeHome, volume: VolumeInfo, passphrase: Passphrase, settings: VolumeSettings) -> None:

@@ -31,6 +31,7 @@ from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
+from p2pfs.coordinator.sharing import Sharing
 from p2pfs.coordinator.status import Status
 from p2pfs.coordinator.tokens import TokenSigner
 from p2pfs.coordinator.traffic import Traffic
@@ -358,6 +359,7 @@ async def compose(
         relay=Relay(roster),
         volumes=volumes,
         deletion=deletion,
+        sharing=Sharing(record.pool, database=database, roster=roster, over=mounts.over, clock=clock),
         sessions=mounts,
         delegations=delegations,
         reservations=promised,

@@ -22,6 +22,7 @@ from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.sessions import Sessions
+from p2pfs.coordinator.sharing import Sharing
 from p2pfs.coordinator.upkeep.jobs import Jobs
 from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.orders import OrderBook
@@ -46,6 +47,7 @@ from p2pfs.wire.namespace import Batch, Question
 from p2pfs.wire.orders import Report
 from p2pfs.wire.plans import PlanRequest
 from p2pfs.wire.routes import Route
+from p2pfs.wire.sharing import ChangeMembers, PublishKey
 from p2pfs.wire.volumes import (
     ChangeSlots,
     CreateVolume,
@@ -73,6 +75,7 @@ class Services:
     relay: Relay
     volumes: Volumes
     deletion: Deletion
+    sharing: Sharing
     sessions: Sessions
     delegations: Delegations
     reservations: Reservations
@@ -119,6 +122,10 @@ class Services:
             "delete_volume": self._delete_volume,
             "undelete_volume": self._undelete_volume,
             "deleted_volumes": self._deleted_volumes,
+            "publish_key": self._publish_key,
+            "node_keys": self._node_keys,
+            "members": self._members,
+            "change_members": self._change_members,
             "open_session": self._open_session,
             "questions": self._questions,
             "renew_session": self._renew_session,
@@ -225,7 +232,24 @@ class Services:
         return Response.of(self.volumes.visible(request.caller))
 
     async def _volume_slots(self, request: Request) -> Response:
-        return Response.of(self.volumes.slots(parse_volume(request.parameters["volume"])))
+        volume = parse_volume(request.parameters["volume"])
+        if self.volumes.is_owners(request.caller, volume):
+            return Response.of(self.volumes.slots(volume))
+        return Response.of(self.sharing.slots(request.caller.node, volume))
+
+    async def _publish_key(self, request: Request) -> Response:
+        await self.sharing.publish(request.caller, await request.message(PublishKey))
+        return Response()
+
+    async def _node_keys(self, request: Request) -> Response:
+        return Response.of(self.sharing.keys(request.caller, request.parameters["fingerprint"]))
+
+    async def _members(self, request: Request) -> Response:
+        return Response.of(self.sharing.members(parse_volume(request.parameters["volume"])))
+
+    async def _change_members(self, request: Request) -> Response:
+        volume = parse_volume(request.parameters["volume"])
+        return Response.of(await self.sharing.change(request.caller, volume, await request.message(ChangeMembers)))
 
     async def _change_slots(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
@@ -261,7 +285,10 @@ class Services:
 
     async def _open_session(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
-        return Response.of(await self.sessions.open(request.caller, volume, await request.message(OpenSession)))
+        message = await request.message(OpenSession)
+        if not self.volumes.is_owners(request.caller, volume):
+            self.sharing.check_session(request.caller.node, volume, message)
+        return Response.of(await self.sessions.open(request.caller, volume, message))
 
     async def _questions(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])

@@ -10,12 +10,11 @@ from typing import Final
 
 from p2pfs.errors import Misuse
 from p2pfs.runtime.offers import registry, storage
-from p2pfs.runtime.offers.kinds import Kind
+from p2pfs.runtime.offers.kinds import LONGEST_RULE, Kind
 from p2pfs.types import PeerNumber
 from p2pfs.wire.offers import Offered, PooledOffer
 
 MOST_KINDS: Final = 16
-MOST_RULE_LETTERS: Final = 256
 _WORD: Final = re.compile(r"[a-z][a-z0-9_/-]{0,31}", re.ASCII)
 _MOST: Final = 1 << 62
 
@@ -29,8 +28,8 @@ def check(offers: Sequence[Offered]) -> None:
             raise Misuse("a heartbeat names an impossible kind of resource")
         if not 0 <= one.used <= _MOST or not (one.offered is None or 0 <= one.offered <= _MOST):
             raise Misuse("a heartbeat offers an impossible amount")
-        if len(one.rule) > MOST_RULE_LETTERS or not one.rule.isprintable():
-            raise Misuse(f"a rule has at most {MOST_RULE_LETTERS} printable letters")
+        if len(one.rule) > LONGEST_RULE or not one.rule.isprintable():
+            raise Misuse(f"a rule has at most {LONGEST_RULE} printable letters")
 
 
 def of_peer(told: Sequence[Offered], *, capacity: int, used: int) -> list[Offered]:
@@ -38,6 +37,13 @@ def of_peer(told: Sequence[Offered], *, capacity: int, used: int) -> list[Offere
     rules = {one.kind: one.rule for one in told}
     disk = Offered(storage.KIND.name, storage.KIND.unit.value, capacity, used, rules.get(storage.KIND.name, ""))
     return [disk, *(one for one in told if one.kind != disk.kind)]
+
+
+def is_over(told: Sequence[Offered], *, capacity: int, used: int) -> bool:
+    """Whether a peer holds more than its owner said. Where that follows the free disk (`auto`), a full peer keeps what
+    it holds: somebody who fills a disk for an hour must not set the pool in motion."""
+    rule = next((one.rule for one in told if one.kind == storage.KIND.name), storage.AUTOMATIC)
+    return used > capacity and rule != storage.AUTOMATIC
 
 
 def pooled(peers: Mapping[PeerNumber, Sequence[Offered]], storage_free: Mapping[PeerNumber, int]) -> list[PooledOffer]:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from p2pfs.coordinator.offers import is_over
 from p2pfs.runtime.sizes import format_size
 from p2pfs.types import GONE_STATES, Health, PeerState
 from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
@@ -260,7 +261,7 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: fl
         elif peer.state == PeerState.AWAY:
             left_s = max(0.0, peer.away_until_s - now_s)
             yield _note("PEER_AWAY", f"peer {peer.name} is away, as it said, for {_age(left_s)} more")
-        if peer.used > peer.capacity and not peer.leaving:
+        if is_over(peer.offers, capacity=peer.capacity, used=peer.used) and not peer.leaving:
             yield _note(
                 "PEER_OVER_OFFER",
                 f"peer {peer.name} holds {format_size(peer.used)} and offers {format_size(peer.capacity)}: it takes"

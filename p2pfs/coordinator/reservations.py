@@ -27,7 +27,7 @@ from p2pfs.wire.volumes import Reserve, Reserved
 _log = logging.getLogger(__name__)
 
 
-Require = Callable[[SessionId, NodeId, int], None]
+Require = Callable[[SessionId, VolumeId, int], None]
 """Raises OverQuota when the owner of this node may not be promised so many bytes for this session."""
 
 
@@ -54,7 +54,7 @@ class Reservations:
         lifetime_s: float,
         early_purge: float,
         clock: Clock,
-        require: Require = lambda _session, _node, _room_bytes: None,
+        require: Require = lambda _session, _volume, _room_bytes: None,
     ) -> None:
         """`require` says whether the owner's share allows it."""
         self._require = require
@@ -128,7 +128,7 @@ class Reservations:
         """
         if request.room_bytes:
             check_amount(request.room_bytes)
-        self._require(session, node, request.room_bytes)
+        self._require(session, volume, request.room_bytes)
         replaced = self._ledger.tokens_of(session)  # if it is refused, they stay
         granted = self._grant(session, node, volume, room_bytes=request.room_bytes) if request.room_bytes else []
         await self._keep(session, granted, replaced)

@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from p2pfs.coordinator.liveness import REACHABLE, Patience, state_after
+from p2pfs.coordinator.offers import is_over
 from p2pfs.coordinator.receipts import receipt_key
 from p2pfs.errors import Denied, NotFound
 from p2pfs.meta import members
@@ -235,7 +236,7 @@ class Roster:
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
-        was_over, peer.is_over = peer.is_over, peer.used > peer.offered
+        was_over, peer.is_over = peer.is_over, is_over(peer.offers, capacity=peer.offered, used=peer.used)
         if moved or before is not peer.state or was_over is not peer.is_over:
             self._touch()
         if not peer.is_heard:

@@ -234,8 +234,10 @@ class Sessions:
         return await self._database.write(lambda connection: rows.grant_ids(connection, session, count=count))
 
     async def reserve(self, session: SessionId, request: Reserve) -> Reserved:
-        """Room on peers; see `Reservations.reserve`."""
+        """Room on peers; see `Reservations.reserve`. Raises Denied: the session is read-only."""
         row = self._row(session)
+        if row.read_only and request.room_bytes:
+            raise Denied("the volume is mounted read-only")
         return await self._reservations.reserve(session, row.node, row.volume, request=request)
 
     async def apply(self, session: SessionId, batch: Batch) -> bytes:
@@ -256,7 +258,7 @@ class Sessions:
         arrivals: list[Arrival] = []
         row = self._known(session)
         brings = any(isinstance(operation, Commit) and operation.chunks for operation in batch.operations)
-        growth = self._usefulness.growth(row.node) if brings else None
+        growth = self._usefulness.growth(row.volume) if brings else None
 
         def verify(connection: sqlite3.Connection, volume: VolumeId, chunk: NewChunk) -> None:
             self._receipts.verify(volume, chunk)
@@ -273,7 +275,7 @@ class Sessions:
         _, wanted_min = self._reservations.copies_wanted()
         now_s = self._clock.time()
 
-        frugal = self._usefulness.frugal_of(row.node)
+        frugal = self._usefulness.frugal_of(row.volume)
 
         def change(fences: int, connection: sqlite3.Connection) -> Outcome:
             return rows.apply_batch(

@@ -148,24 +148,25 @@ class Usefulness:
         copies = self.copies(owner)
         return copies if copies < self._terms.replicas else 0
 
-    def frugal_of(self, node: NodeId) -> int:
-        """The same by a node of the owner's."""
-        return self.frugal(self._roster.node(node).owner) if self.is_fair else 0
+    def frugal_of(self, volume: VolumeId) -> int:
+        """The same in a volume of the owner's."""
+        return self.frugal(self._owner_of(volume)) if self.is_fair else 0
 
     def precedence(self, volume: VolumeId) -> int:
         """Whose chunks are copied first among equally urgent ones: lower is sooner."""
         given = self._given.get(self._owner_of(volume)) if self.is_fair else None
         return given.priority if given is not None else 0
 
-    def require(self, session: SessionId, node: NodeId, room_bytes: int) -> None:
-        """Whether a session may be promised room for so much, instead of what it was promised.
+    def require(self, session: SessionId, volume: VolumeId, room_bytes: int) -> None:
+        """Whether a session may be promised room for so much, instead of what it was promised. What is stored counts
+        on the volume's owner, whoever it is shared with.
 
         Raises:
             OverQuota: With it the owner would have more on others' peers than it is allowed.
         """
         if not self.is_fair or not room_bytes:
             return
-        owner = self._roster.node(node).owner
+        owner = self._owner_of(volume)
         copies = self._foreign_copies(owner)
         if not copies:
             return
@@ -201,10 +202,12 @@ class Usefulness:
             self._shares[owner] = max(0, self._left(owner)) // copies if copies else None
         return self._shares[owner]
 
-    def growth(self, node: NodeId) -> Growth | None:
-        """What a batch of this node is judged by; None: it may add what it likes."""
-        owner = self._roster.node(node).owner
-        copies = self._foreign_copies(owner) if self.is_fair else 0
+    def growth(self, volume: VolumeId) -> Growth | None:
+        """What a batch in this volume is judged by; None: it may add what it likes."""
+        if not self.is_fair:
+            return None
+        owner = self._owner_of(volume)
+        copies = self._foreign_copies(owner)
         if not copies:
             return None
         counts = self.traffic.owner_counts(owner)

@@ -1,18 +1,22 @@
 """Volumes: making, listing, handing out key slots; and who may use which.
 
-A volume belongs to its owner; every client node of that owner may use it, nobody else. Key slots are opaque here.
+A volume belongs to its owner; every client node of that owner may use it, and those that it is shared with
+(`sharing`). Key slots are opaque here.
 Called by `handlers`; `require_member` also by the server before each request for a volume or session.
 """
 
 import logging
 import re
+import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from p2pfs.coordinator.roster import Roster
-from p2pfs.errors import Invalid, NotFound
+from p2pfs.errors import Denied, Invalid, NotFound
 from p2pfs.format.indexing import SEAL_BYTES
-from p2pfs.meta import key_slots
+from p2pfs.meta import key_slots, volume_members
 from p2pfs.meta import volumes as rows
 from p2pfs.meta.database import Database
 from p2pfs.net.identity import Identity
@@ -77,10 +81,23 @@ class Volumes:
         return info
 
     def visible(self, identity: Identity) -> list[VolumeInfo]:
-        """What the asker may use; an admin sees all."""
+        """What the asker may use, with its rights on what is shared with it; an admin sees all."""
         node = self._roster.member(identity.node)
         owner = None if Role.ADMIN in identity.roles else node.owner
-        return self._database.read(lambda connection: rows.volumes(connection, owner))
+
+        def ask(connection: sqlite3.Connection) -> list[VolumeInfo]:
+            found = rows.volumes(connection, owner)
+            shared = volume_members.shared_with(connection, node.id)
+            missing = shared.keys() - {VolumeId(volume.volume) for volume in found}
+            found += [rows.volume(connection, volume) for volume in sorted(missing)]
+            return [
+                replace(volume, access="ro" if shared[VolumeId(volume.volume)] else "rw")
+                if volume.volume in shared and volume.owner != node.owner
+                else volume
+                for volume in found
+            ]
+
+        return self._database.read(ask)
 
     def slots(self, volume: VolumeId) -> VolumeSlots:
         """The wrapped keys, for a member."""
@@ -121,27 +138,37 @@ class Volumes:
         )
 
     def require_member(self, identity: Identity, volume: VolumeId) -> None:
-        """Whether the node's owner may use the volume.
+        """Whether the node's owner may use the volume, or it is shared with the node.
 
         Raises:
             NotFound: There is none, or it is somebody else's: whose volumes exist is nobody's business.
             Denied: The node is no member of the pool.
         """
-        if self._roster.member(identity.node).owner != self._owner(volume):
+        node = self._roster.member(identity.node)
+        if node.owner == self._owner(volume):
+            return
+        if self._database.read(lambda connection: volume_members.access(connection, volume, node.id)) is None:
             raise NotFound("there is no such volume")
+
+    def is_owners(self, identity: Identity, volume: VolumeId) -> bool:
+        """Whether a member of the volume is its owner's node, not one it is shared with."""
+        return self._roster.member(identity.node).owner == self._owner(volume)
 
     def require_owner(self, identity: Identity, volume: VolumeId, *, or_admin: bool) -> None:
         """Whether the volume, deleted or not, is the node's owner's; or the node is an admin, if that will do.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
-            Denied: The node is no member of the pool.
+            Denied: It is shared with the node, which is not enough; or the node is no member of the pool.
         """
         node = self._roster.member(identity.node)
         if or_admin and Role.ADMIN in identity.roles:
             return
-        if node.owner != self._database.read(lambda connection: rows.owner_of(connection, volume)):
-            raise NotFound("there is no such volume")
+        if node.owner == self._database.read(lambda connection: rows.owner_of(connection, volume)):
+            return
+        if self._database.read(lambda connection: volume_members.access(connection, volume, node.id)) is not None:
+            raise Denied("the volume is shared with you: only its owner may do that")
+        raise NotFound("there is no such volume")
 
     def forget(self, volume: VolumeId) -> None:
         """It is not in use any more."""

@@ -232,7 +232,7 @@ def _reading(name: str) -> tuple[Callable[[str], Any], str]:
     offer = registry.by_key().get(name)
     if offer is None:
         raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
-    return lambda text: str(offer.parse(text)), offer.default
+    return lambda text: str(offer.read(text)), offer.default
 
 
 def format_setting(name: str, value: object) -> str:

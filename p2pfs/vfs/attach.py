@@ -49,6 +49,7 @@ from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.journal.recovery import Recovery, recovering
 from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
+from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
 from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies, seals_slowly
@@ -129,7 +130,7 @@ class Pool:
             self.coordinator, "GET", "/volumes", None, list[VolumeInfo], timeout_s=self.io_timeout_s
         )
         for volume in volumes:
-            if name in (volume.name, volume_name(VolumeId(volume.volume))):
+            if name == volume_name(VolumeId(volume.volume)) or (name == volume.name and not volume.access):
                 if not is_name(volume.name):
                     raise Corrupt(f"the coordinator gives a volume a name that none can have: {volume.name[:99]!a}")
                 return volume
@@ -229,7 +230,10 @@ async def attach(
         pool = await stack.enter_async_context(connect(home, settings))
         info = await pool.volume(volume)
         number = VolumeId(info.volume)
-        keys = await pool.keys(home, info, passphrase())
+        if info.access:
+            keys = await shared_keys(home, pool, info, read_only=read_only)
+        else:
+            keys = await pool.keys(home, info, passphrase())
         indexing = vouched(home.path, keys, info)
         durability = Durability(settings.durability)
         recovery = Recovery(NoJournal())

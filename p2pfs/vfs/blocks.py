@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from p2pfs.types import BLOCK_BYTES, ChunkId
+from p2pfs.types import BLOCK_BYTES, BLOCKS_PER_CHUNK, ChunkId
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,13 @@ class BlockCache:
         self.bytes += len(run.data)
         while self.bytes > self._budget and len(self._runs) > 1:
             self._remove(next(iter(self._runs)))
+
+    def drop(self, chunk: ChunkId) -> None:
+        """Let go of all of a chunk."""
+        for block in range(BLOCKS_PER_CHUNK):
+            first = self._first.get((chunk, block))
+            if first is not None:
+                self._remove((chunk, first))
 
     def _remove(self, key: tuple[ChunkId, int]) -> None:
         run = self._runs.pop(key)

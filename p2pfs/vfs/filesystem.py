@@ -45,6 +45,7 @@ from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
 from p2pfs.vfs.uploads import LateCopies, Uploader
+from p2pfs.vfs.warming import Warming
 from p2pfs.vfs.writer import Writer
 from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
@@ -106,6 +107,7 @@ class Filesystem:
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
+        self.warming = Warming(volume, namespace, store, self._reader, inode=self.inode)
         copies = copies or LateCopies(namespace, nursery)
         uploader = Uploader(
             sealer, store, places, space, copies,
@@ -180,6 +182,15 @@ class Filesystem:
     def _moved(self, inode: Inode) -> None:
         inode.cached_change = -1
         self._kernel.stale_inode(inode.id, content=True)
+
+    def may_drop_pages(self, number: InodeId) -> bool:
+        """Whether the kernel can be told to drop the pages of a file without losing what a program writes to memory it
+        shares; whoever opens it next then reads it anew."""
+        known = self._table.get(number)
+        if known is None:
+            return True
+        known.cached_change = -1
+        return not known.handles and not known.is_dirty
 
     async def follow(self, kernel: KernelCache) -> None:
         """Take in what other mounts change, and have `kernel` forget it; until cancelled or the session is over."""

@@ -113,6 +113,10 @@ class Reader:
         extents = page.layers(self._sealer.keys, self._sealer.volume, inode.id, index)
         return [Layer(extent, row) for extent, row in zip(extents, page.rows.get(index, ()), strict=True)]
 
+    def drop(self, chunk: ChunkId) -> None:
+        """Let go of the opened blocks of a chunk."""
+        self.blocks.drop(chunk)
+
     async def fetch_inline(self, inode: Inode) -> None:
         """Ask again for inline data that was let go to save memory."""
         if not inode.inline_is_known:

@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
     exitcodes.DATA_NOT_STORED: "tests/cluster/test_delegated_mounts.py",
     exitcodes.ABORTED: "tests/fuse/test_invalidation.py",
+    exitcodes.FSCK_MENDED: "tests/cluster/test_fsck.py",
+    exitcodes.FSCK_LEFT: "tests/cluster/test_fsck.py",
 }
 """Exit statuses that take more than a command to be reached, and where a real one does."""
 
@@ -112,6 +114,7 @@ def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path) -> None:
     hand.read("debug bundle", "debug", "bundle", "--out", tmp_path / "bundle.tar.gz", home=coordinator)
     hand.read("peer status", "peer", "status", home=peer)
     hand.read("peer trash", "peer", "trash", home=peer)
+    hand.read("share", "share", home=peer)
     hand.read("usefulness", "usefulness")
     hand.read("usefulness NODE", "usefulness", name)
     hand.read("plan drain", "plan", "drain", name)
@@ -139,6 +142,13 @@ def _read_volumes(hand: Hand, tmp_path: Path) -> None:
     slots = hand.read("key add", "key", "add", "photos", "--new-passphrase-file", new, *with_old)
     hand.read("key remove", "key", "remove", "photos", slots[-1]["id"], "--yes", *with_old)
     hand.read("key passwd", "key", "passwd", "photos", "--new-passphrase-file", new, *with_old)
+    with_new = ("--passphrase-file", new)
+    assert hand.read("fsck", "fsck", "photos", *with_new)["findings"] == []
+    hand.read("volume quota", "volume", "quota", "photos", "1G", *with_new)
+    hand.read("volume rename", "volume", "rename", "photos", "pictures", *with_new)
+    hand.read("volume delete", "volume", "delete", "pictures", "--yes", *with_new)
+    assert hand.read("volume list --deleted", "volume", "list", "--deleted")
+    hand.read("volume undelete", "volume", "undelete", "pictures")
     booked = hand.read("reserve", "reserve", "10M", "--for", "1h", "--volume", "demo")
     hand.read("reserve list", "reserve", "list")
     hand.read("reserve release", "reserve", "release", booked["id"])
@@ -157,6 +167,7 @@ def _read_files(pool: DemoPool, hand: Hand) -> None:
     assert at_risk["files"][0]["paths"]
     sentence = hand.read("peer safe-to-stop", "peer", "safe-to-stop", "demo@peer-1", expect=None)["sentence"]
     assert sentence
+    assert hand.read("du", "du", "-s", file.parent)[0]["files"] == 2
     hand.read("lease show", "lease", "show", file)
     hand.read("lease set", "lease", "set", file, "2d")
     hand.read("lease extend", "lease", "extend", file, "1d")

@@ -177,6 +177,33 @@ def test_what_files_take_counts_equal_content_once(pool: DemoPool) -> None:
     pool.p2pfs("du", "/proc", expect=exitcodes.NOT_MOUNTED)
 
 
+def test_what_is_warmed_up_is_read_without_the_network_and_what_is_evicted_is_not(pool: DemoPool) -> None:
+    top = pool.mount / "warm"
+    top.mkdir()
+    contents = {name: os.urandom(LARGE) for name in ("one", "two")}
+    for name, data in contents.items():
+        (top / name).write_bytes(data)
+
+    def read() -> int:
+        """How many bytes came from peers for reading all of it."""
+        before = pool.stats()["fetched_bytes"]
+        for name, data in contents.items():
+            assert (top / name).read_bytes() == data
+        return pool.stats()["fetched_bytes"] - before
+
+    dropped = json.loads(pool.p2pfs("evict", "--json", str(top)).stdout)
+    assert dropped["files"] == 2
+    assert read() >= 2 * LARGE  # of the kernel's pages and of memory nothing is left either
+    pool.p2pfs("evict", str(top))
+    warmed = json.loads(pool.p2pfs("warmup", "--json", str(top)).stdout)
+    assert (warmed["files"], warmed["of_files"], warmed["failed"], warmed["cached_bytes"]) == (2, 2, 0, 0)
+    assert warmed["fetched_bytes"] >= 2 * LARGE
+    assert read() == 0
+    again = json.loads(pool.p2pfs("warmup", "--json", str(top / "one"), str(top / "two")).stdout)
+    assert (again["fetched_bytes"], again["cached_bytes"]) == (0, warmed["fetched_bytes"])
+    pool.p2pfs("warmup", "/proc", expect=exitcodes.NOT_MOUNTED)
+
+
 def test_what_is_no_volume_and_no_path_is_refused(pool: DemoPool) -> None:
     passphrase = str(pool.root / "passphrase")
     pool.p2pfs("fsck", "nothing", "--passphrase-file", passphrase, expect=exitcodes.NOT_FOUND)

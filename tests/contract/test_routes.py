@@ -39,6 +39,7 @@ FILLED = {
     "{chunk}": "ef" * 32,
     "{job}": "7",
     "{booking}": "7",
+    "{fingerprint}": "A" * 32,
     "{action}": "pause",
     "{generation}": "00" * 8,
     "{number}": "0",

@@ -20,8 +20,8 @@ LEAST_S: Final = 120.0
 """A shorter life shows nothing but warm-up."""
 MARGIN: Final = 0.08
 LEAST_MARGIN_BYTES: Final = 8 * MIB
-MORE_DESCRIPTORS: Final = 12
-MORE_THREADS: Final = 6
+MORE_DESCRIPTORS: Final = 6
+MORE_THREADS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What one process took early, after its warm-up, and late in its life: medians."""
+    """What one process took early, after its warm-up, and late in its life: resident memory by its medians, the others
+    as the most early and the least late."""
 
     part: str
     pid: int
@@ -90,14 +91,14 @@ def growth(life: Sequence[Sample]) -> Growth | None:
         early=int(median(sample.resident for sample in first)),
         late=int(median(sample.resident for sample in last)),
         most=max(sample.resident for sample in life),
-        descriptors=_middles(first, last, "descriptors"),
-        threads=_middles(first, last, "threads"),
+        descriptors=_apart(first, last, "descriptors"),
+        threads=_apart(first, last, "threads"),
     )
 
 
-def _middles(first: Sequence[Sample], last: Sequence[Sample], name: str) -> tuple[int, int]:
-    early, late = (int(median(getattr(sample, name) for sample in some)) for some in (first, last))
-    return early, late
+def _apart(first: Sequence[Sample], last: Sequence[Sample], name: str) -> tuple[int, int]:
+    """The most early and the least late: connections come and go, and only what never goes parts the two."""
+    return max(getattr(sample, name) for sample in first), min(getattr(sample, name) for sample in last)
 
 
 def wrong(samples: Sequence[Sample]) -> list[str]:

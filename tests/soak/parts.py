@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,14 +128,21 @@ class Commands:
         Raises:
             Failed: Another exit status than expected.
         """
+        return self._run(words, home, () if expect is None else (expect,)).stdout
+
+    def exit_code(self, *words: str, home: Path, expect: Sequence[int]) -> int:
+        """Raises Failed: it is none of those expected."""
+        return self._run(words, home, expect).returncode
+
+    def _run(self, words: Sequence[str], home: Path, expect: Sequence[int]) -> subprocess.CompletedProcess[str]:
         environment = self.version.environment() | {"P2PFS_HOME": str(home)}
         result = subprocess.run(
             [sys.executable, "-m", MAIN, *words],
             capture_output=True, text=True, timeout=COMMAND_S, env=environment, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        if expect is not None and result.returncode != expect:
+        if expect and result.returncode not in expect:
             raise Failed(f"p2pfs {' '.join(words)} gave {result.returncode}: {result.stderr or result.stdout}")
-        return result.stdout
+        return result
 
     def json(self, *words: str, home: Path, expect: int | None = 0) -> Any:  # noqa: ANN401 - what JSON holds
         answer = self.run(*words, "--json", home=home, expect=expect)
@@ -150,6 +158,16 @@ def running(root: Path, name: str, version: Version, launcher: Launcher, mount: 
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     words = words[words.index(MAIN) + 1 :]
     return Part(name, root / name, words, root / "log" / f"{name}.log", version, launcher, pid, mount)
+
+
+def users_of(mount: Path) -> list[str]:
+    """Processes that have a file or a directory in it open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(link)).is_relative_to(mount):
+                found.add(f"{(link.parents[1] / 'comm').read_text().strip()} ({link.parents[1].name})")
+    return sorted(found)
 
 
 def copied(sources: Path, to: Path, version: str) -> Version:

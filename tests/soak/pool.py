@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from pools import drop_kernel_caches
 from soak.launcher import Launcher
-from soak.parts import Commands, Failed, Part, Version, running
+from soak.parts import Commands, Failed, Part, Version, running, users_of
 from soak.schedule import Fault, Step
 from soak.warnings import Past
 from soak.worker import Gate, Worker
+
+from p2pfs.exitcodes import BUSY, OK
 
 PEERS: Final = 5
 SETTINGS: Final = {
@@ -224,7 +226,9 @@ class Pool:
 
     def _unmount(self, part: Part) -> None:
         assert part.mount is not None
-        self.commands.run("umount", "-q", str(part.mount), home=part.home)
+        code = self.commands.exit_code("umount", "-q", str(part.mount), home=part.home, expect=(OK, BUSY))
+        if code == BUSY:  # somebody searches the disk, perhaps, or the machine is busy: it ends all the same
+            self._say(f"{part.name} is in use by {', '.join(users_of(part.mount)) or 'nobody any more'}")
         if not part.await_end(STEP_S):
             raise Failed(f"{part.name} is unmounted, and its process still there")
         if part.is_ours and (code := self.launcher.poll(part.pid)):

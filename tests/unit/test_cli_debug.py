@@ -18,6 +18,7 @@ from p2pfs.cli import main
 from p2pfs.cli.bundle import TAIL_BYTES
 from p2pfs.cli.redaction import Redactor, Secrets
 from p2pfs.format.invites import Invite, encode_invite
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import NodeId, PoolId
 
@@ -29,6 +30,7 @@ INVITE = Invite(PoolId("a" * 32), ("192.0.2.1:9470",), b"\2" + b"k" * 32, NodeId
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
     """As of a demo, with programs of the system that say what they are told to."""
+    monkeypatch.setattr(process, "harden", lambda: None)  # a test process stays dumpable
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("journalctl", "systemctl"):
@@ -128,7 +130,7 @@ def test_a_secret_that_got_into_a_log_leaves_that_log_out(
 
 
 def test_what_looks_secret_and_what_is_private_is_taken_out(home: NodeHome) -> None:
-    key = home.key_path.read_text()
+    key = "-----BEGIN PRIVATE KEY-----\nc29tZWJvZHkgZWxzZSdz\n-----END PRIVATE KEY-----"
     (home.path / "log" / "mount.log").write_text(
         f"join with {encode_invite(INVITE)} failed\n{key}\nmounted at /home/anna/letters to bert\n"
         f"opened {home.path}/cache/x at /usr/lib/python3/trio.py, GET /volumes/1/chunks/2\npassphrase=staple please\n"
@@ -182,3 +184,10 @@ def test_a_search_for_secrets_finds_some(home: NodeHome) -> None:
     """The last look would be worth nothing if it read nothing."""
     assert "(0 " not in repr(Secrets([home.key_path]))
     assert "(0 " in repr(Secrets([home.path / "none"]))
+
+
+def test_a_secret_that_looks_like_a_path_in_its_middle_is_found(home: NodeHome) -> None:
+    """What is taken out of a text must not hide from the last look what is left of a secret."""
+    (home.path.parent / "passphrase").write_text("correct horse+/battery+staple\n")
+    (home.path / "log" / "mount.log").write_text("who wrote correct horse+/battery+staple here?\n")
+    assert "log/mount.log" not in bundle(home)

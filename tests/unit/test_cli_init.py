@@ -46,7 +46,7 @@ def test_a_person_at_a_terminal_is_asked_and_told(tmp_path: Path) -> None:
     typing.answer("pool be called?", "my club")
     typing.answer("OWNER@MACHINE", "Anna")
     typing.answer("OWNER@MACHINE", "anna@server")
-    typing.answer("Where does it stand?", "home")
+    typing.answer("Where does it stand", "home")
     typing.answer("HOST:PORT, the best first", "pool.example.org")
     typing.answer("A size;", "2G")
     assert typing.end() == exitcodes.OK, typing.shown

@@ -17,6 +17,7 @@ from p2pfs.wire.orders import Transfer
 
 pytestmark = [pytest.mark.l0, pytest.mark.trio]
 
+DISK = Offered("storage", "bytes", 0, 0, "2 GiB")
 UPLOAD = Offered("upload", "bytes/s", 1000, 300, "8kbit")
 
 
@@ -28,7 +29,9 @@ async def test_the_pool_offers_what_its_peers_offer_together(tmp_path: Path) -> 
     async with pool(tmp_path) as p:
         one, two, three = await p.peers(3)
         await p.beat(one.node, capacity=4 * GIB, used=GIB, offers=[UPLOAD, Offered("download", "bytes/s", None, 7)])
-        await p.beat(two.node, capacity=2 * GIB, used=3 * GIB, offers=[msgspec.structs.replace(UPLOAD, used=2000)])
+        await p.beat(
+            two.node, capacity=2 * GIB, used=3 * GIB, offers=[msgspec.structs.replace(UPLOAD, used=2000), DISK]
+        )
         await p.beat(three.node, capacity=GIB, offers=[Offered("upload", "bytes/s", None, 50)])
         report = await p.services.status.report(p.identity())
         found = _by_kind(report)
@@ -93,7 +96,7 @@ async def test_a_peer_of_the_version_before_offers_its_storage(tmp_path: Path) -
         [Offered("upload", "bytes/s", 1 << 63, 0)],
         [Offered("upload", "bytes/s", None, -1)],
         [Offered("upload", "bytes/s", None, 1, "\x1b[2J")],
-        [Offered("upload", "bytes/s", None, 1, "5" * 300)],
+        [Offered("upload", "bytes/s", None, 1, "5" * 600)],
     ],
 )
 async def test_impossible_offers_are_refused(offered: list[Offered], tmp_path: Path) -> None:
@@ -113,11 +116,14 @@ async def test_what_a_peer_holds_beyond_its_offer_is_moved_where_there_is_room(t
         await c.settle()
         mine = [chunk for chunk in stored if 1 in c.holders(chunk)]
         assert mine
-        fewest = 2
+        fewest, told = 2, msgspec.structs.replace(DISK, rule="auto")
+        await p.beat(c.peers[1].node, capacity=10 * GIB, used=11 * GIB, offers=[told])
+        assert await c.settle() == 0  # a disk that somebody else has filled
+        told = DISK
 
         async def beat(used: int) -> None:
             nonlocal fewest
-            await p.beat(c.peers[1].node, capacity=10 * GIB, used=used, chunks=len(c.peers[1].chunks))
+            await p.beat(c.peers[1].node, capacity=10 * GIB, used=used, chunks=len(c.peers[1].chunks), offers=[told])
             await c.settle()
             fewest = min(fewest, *(len(c.having(chunk)) for chunk in stored))
 

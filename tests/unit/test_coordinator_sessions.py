@@ -610,7 +610,7 @@ async def test_the_status_document_has_the_promised_keys(tmp_path: Path) -> None
         assert (await p.services.delegations.ask(mount.session, 0)).epoch
         report = json.loads(status.encode(await p.services.status.report(p.identity())))
         first = {"health", "reasons", "pool", "coordinator", "peers", "volumes", "chunks", "jobs"}
-        assert set(report) == first | {"backup", "restored", "churn", "owners"}
+        assert set(report) == first | {"backup", "restored", "churn", "owners", "offers"}
         assert set(report["chunks"]) == {"total", "under_replicated", "lost", "by_copies", "away"}
         assert set(report["reasons"][0]) == {"code", "message", "severity"}
         assert report["volumes"] == [

@@ -3,13 +3,13 @@
 import errno
 import os
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from docs_blocks import PAGES, ROOT, blocks
 
 from p2pfs import errors, exitcodes
 from p2pfs.cli.main import cli
@@ -18,8 +18,6 @@ from p2pfs_mount.errno import errno_of
 
 pytestmark = pytest.mark.l0
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FOLDERS = ("p2pfs", "mount", "peerd", "tests", "benchmarks", "packaging", "docs", ".ci")
 AT_THE_TOP = re.compile(r"[\w.-]+\.(?:md|toml|lock)|Makefile|LICENSE")
 
@@ -43,11 +41,6 @@ def named(page: Path) -> Iterator[tuple[str, Path]]:
         is_below = path.partition("/")[0] in FOLDERS and re.fullmatch(r"[\w./@*-]+", path) and "/" in path
         if is_below or (AT_THE_TOP.fullmatch(path) and path != "config.toml"):
             yield code, ROOT / path
-
-
-def blocks(text: str) -> list[str]:
-    """What stands in fenced blocks, drawings too."""
-    return re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def table(page: str, name: str) -> list[list[str]]:
@@ -87,32 +80,10 @@ def test_no_promise_test_is_forgotten() -> None:
 
 def test_the_readme_shows_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make demo\n" in blocks(text)
-    assert "make test\n" in blocks(text)
+    shown = {block.text for block in blocks(ROOT / "README.md")}
+    assert {"make demo\n", "make test\n"} <= shown
     first = re.search(r"^\s*make test\s*(#.*)?$", text, flags=re.MULTILINE)  # as .ci/run looks for it
     assert first is not None
-
-
-def test_commands_in_the_readme_are_commands() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in "".join(blocks(text)).splitlines() if line.startswith("p2pfs ")]
-    assert len(lines) > 8
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        command, rest = find(words)
-        # An option that is none, or too few arguments, is a UsageError.
-        command.make_context(" ".join(words), rest)
-
-
-def find(words: list[str]) -> tuple[click.Command, list[str]]:
-    command: click.Command = cli
-    while isinstance(command, click.Group):
-        if command.invoke_without_command and (not words or words[0].startswith("-")):
-            break
-        found = command.get_command(click.Context(command), words[0])
-        assert found is not None, words
-        command, words = found, words[1:]
-    return command, words
 
 
 def leaves(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:

@@ -76,6 +76,7 @@ def test_a_rule_says_how_much_when(rule: str, expected: dict[str, int | None]) -
         "20Mbit@24:00-06:00",
         "20Mbit@08:00-08:00", "20Mbit@monday", "20Mbit@mon/", "20Mbit@/08:00-18:00", "20Mbit@mon08:00-18:00",
         "20Mbit@08:00-18:00@mon", "20Mbit,5Mbit@08:00-18:00", "20Mbit@mon fri", ",".join(["20Mbit@mon"] * 17),
+        "20Mbit\t,5Mbit", "20Mbit\x1b", "2" * 600 + "kbit",
     ],
 )  # fmt: skip
 def test_nonsense_is_refused(rule: str) -> None:
@@ -98,6 +99,8 @@ def test_rates_are_written_in_bits_or_bytes() -> None:
 def test_storage_is_a_size_and_compute_is_switched_off() -> None:
     storage = registry.named("storage")
     assert storage.rule("200G").at(at("mon 08:00")) == 200 * GIB
+    with pytest.raises(Invalid, match="more than any machine has"):
+        storage.rule("7E")
     assert storage.rule("auto").at(at("mon 08:00")) is None
     compute = registry.named("compute")
     assert not compute.is_on

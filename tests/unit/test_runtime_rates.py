@@ -7,8 +7,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2pfs.errors import Misuse
+from p2pfs.net.pace import BURST_S
 from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.runtime.rates import RateLimit
+from p2pfs.types import MIB
 
 pytestmark = pytest.mark.l0
 
@@ -110,3 +112,22 @@ async def test_no_rate_is_zero(rate: float) -> None:
     limit = RateLimit(1, SimulatedClock())
     with pytest.raises(Misuse):
         limit.rate = rate
+
+
+@pytest.mark.parametrize("rate", [MIB, 8 * MIB, 64 * MIB])
+async def test_repair_keeps_its_limit_within_five_percent(rate: int, autojump_clock: MockClock) -> None:
+    """As a peer copies: whole chunks, four at once, as fast as it is let; from a pause on, and over a minute."""
+    limit, copied = RateLimit(rate, SimulatedClock(), burst_s=BURST_S), 0
+    await trio.sleep(3600)
+
+    async def copy() -> None:
+        nonlocal copied
+        while True:
+            await limit.take(MIB)
+            copied += MIB
+
+    with trio.move_on_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(copy)
+    assert copied / 60 == pytest.approx(rate, rel=0.05)

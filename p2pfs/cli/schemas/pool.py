@@ -14,6 +14,7 @@ from p2pfs.coordinator.report import (
     VolumeReport,
 )
 from p2pfs.wire.jobs import JobInfo
+from p2pfs.wire.offers import PooledOffer
 
 
 class NewPool(Struct):
@@ -87,6 +88,7 @@ class Status(Struct):
     restored: RestoredReport | UnsetType | None = UNSET  # null: it never was
     churn: ChurnReport | UnsetType | None = UNSET
     owners: list[OwnerReport] | UnsetType = UNSET
+    offers: list[PooledOffer] | UnsetType = UNSET  # every kind, over the peers that answer
 
 
 class Finding(Struct):
@@ -156,6 +158,27 @@ class PeerTrash(Struct):
     """Of this home's own peer."""
 
     trash: int  # bytes
+
+
+class OfferedKind(Struct):
+    """One kind of resource that a peer may offer."""
+
+    kind: str  # storage, upload, download…
+    rule: str  # what its owner said, as p2pfs share takes it
+    unit: str  # bytes, bytes/s or count
+    offered: int | None  # now; null: without a limit, or the peer does not run
+    used: int | None  # null: the peer does not run
+    about: str
+    is_on: bool  # false: described, and not there yet
+
+
+class Share(Struct):
+    """What this machine's peer offers."""
+
+    running: bool
+    offers: list[OfferedKind]
+    wished: int | None  # bytes of storage it would offer; null: the peer does not run
+    granted: int | None  # what the pool takes of it; null: not known
 
 
 class NamedNode(Struct):

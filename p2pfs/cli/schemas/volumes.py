@@ -23,6 +23,9 @@ class Volume(Struct):
     index_names: bool
     index_prefixes: bool
     distribution: str  # auto, direct, relay or swarm
+    quota_bytes: int  # 0: as much as it likes
+    quota_files: int  # 0: as many as it likes
+    members: int  # how many keys it is shared with
     recovery_phrase: str | UnsetType = UNSET  # of volume create without --recovery-file: a secret, shown once
 
 
@@ -38,6 +41,76 @@ class Listed(Struct):
     links: int
     size: int
     mtime_ns: int  # UTC
+
+
+class NamedVolume(Struct):
+    """A volume that has another name now, or is back."""
+
+    id: str
+    name: str
+
+
+class Quota(Struct):
+    """What a volume holds, and how much it may."""
+
+    id: str
+    name: str
+    bytes: int
+    quota_bytes: int | None  # null: as much as it likes
+    files: int  # and directories
+    quota_files: int | None
+
+
+class DeletedVolume(Struct):
+    """A volume that can be brought back."""
+
+    id: str
+    name: str
+    owner: str
+    files: int
+    bytes: int
+    deleted_s: float  # UTC
+    purge_s: float  # UTC: then its keys are destroyed
+
+
+class Checked(Struct):
+    """How much was looked at."""
+
+    inodes: int
+    directories: int
+    chunks: int
+    copies: int  # with --data
+    bytes_read: int
+
+
+class FsckFinding(Struct):
+    """Something that is wrong. Codes are in docs/fsck.md."""
+
+    code: str
+    path: str  # the first of paths; empty: the volume
+    paths: list[str]
+    inode: int | None
+    chunk: str | None
+    peer: int | None
+    message: str
+    state: str  # found, mended or left
+    why: str  # not mended
+    mend: str  # what --repair does about it
+    asks: bool  # that asks first
+
+
+class Fsck(Struct):
+    """What is wrong with a volume."""
+
+    volume: str
+    path: str  # what was looked at
+    checked: Checked
+    findings: list[FsckFinding]
+    not_listed: dict[str, int]  # code: how many more
+    notes: list[str]
+    mended: int
+    left: int
+    exit_code: int  # this command's
 
 
 class Slot(Struct):
@@ -128,6 +201,18 @@ class Why(Struct):
     survives: Survives | None  # null without chunks
     holders: list[Holder]
     backup: BackupReport | None
+
+
+class Usage(Struct):
+    """What the files below a path take. Each chunk, and a file with several names, counts where it is met first."""
+
+    path: str
+    size: int  # of the files
+    stored: int  # what different chunks take, each once
+    with_copies: int
+    inline: int  # bytes that live in the coordinator's metadata
+    files: int
+    directories: int
 
 
 class Lease(Struct):

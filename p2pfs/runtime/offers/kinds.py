@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from p2pfs.errors import Invalid
 from p2pfs.runtime.rates import RateLimit
+
+LONGEST_RULE: Final = 512
 
 
 class Unit(StrEnum):
@@ -88,9 +90,15 @@ class Kind:
         """Its name in the configuration."""
         return self.setting or self.name
 
-    def rule(self, text: str) -> Rule:
+    def read(self, text: str) -> Rule:
         """What somebody wrote. Raises Invalid."""
+        if len(text) > LONGEST_RULE or not text.isprintable():
+            raise Invalid(f"a rule has at most {LONGEST_RULE} printable letters")
+        return self.parse(text.strip())
+
+    def rule(self, text: str) -> Rule:
+        """The same, and the error says of which kind. Raises Invalid."""
         try:
-            return self.parse(text.strip())
+            return self.read(text)
         except Invalid as error:
             raise Invalid(f"{self.name}: {error}") from None

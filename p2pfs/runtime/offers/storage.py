@@ -1,9 +1,13 @@
 """Disk for chunks: `storage=200G`. The setting is `capacity`; the peer's store keeps the limit itself."""
 
+from typing import Final
+
+from p2pfs.errors import Invalid
 from p2pfs.runtime.offers.kinds import Always, Kind, Machine, Provider, Unit
 from p2pfs.runtime.sizes import format_size, parse_size
 
-AUTOMATIC = "auto"
+_MOST_BYTES: Final = 1 << 60
+AUTOMATIC: Final = "auto"
 
 
 def _parse(text: str) -> Always:
@@ -11,6 +15,8 @@ def _parse(text: str) -> Always:
     if text.lower() in ("", AUTOMATIC):
         return Always(None, AUTOMATIC)
     size = parse_size(text)
+    if size > _MOST_BYTES:
+        raise Invalid(f"“{text}” is more than any machine has")
     return Always(size, format_size(size))
 
 

@@ -1,0 +1,179 @@
+"""Filling and emptying a mount's caches for the files below a directory, on somebody's word: `p2pfs warmup|evict`.
+
+What is filled is the disk cache of ciphertext, checked by hash like all that comes from peers. What is emptied are the
+disk cache and the opened blocks in memory, which hold nothing but what is stored; bytes not stored yet are in neither.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.protocol import ChunkStore
+from p2pfs.errors import Corrupt, NotFound, PoolError, TooLarge, Unavailable, Unsupported
+from p2pfs.meta.protocol import Namespace
+from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.reader import Reader
+
+PAGE: Final = 500
+MOST_BELOW: Final = 1_000_000
+"""Files and directories below one path."""
+AT_ONCE: Final = 8
+"""Chunks fetched at the same time, behind everybody who reads."""
+
+
+@dataclass(slots=True)
+class Warmth:
+    """How far it is. Bytes are sealed ones."""
+
+    files: int = 0
+    of_files: int = 0
+    fetched_bytes: int = 0
+    cached_bytes: int = 0  # were there already
+    dropped_bytes: int = 0
+    failed: int = 0  # chunks that nobody gave, or the disk did not take
+    is_full: bool = False  # the cache holds no more
+
+
+Told = Callable[[Warmth], Awaitable[None]]
+
+
+class Warming:
+    """See the module. Made by `Filesystem`."""
+
+    def __init__(
+        self,
+        volume: VolumeId,
+        namespace: Namespace,
+        store: ChunkStore,
+        reader: Reader,
+        *,
+        inode: Callable[[InodeId], Awaitable[Inode]],
+    ) -> None:
+        self._volume, self._namespace, self._reader, self._inode = volume, namespace, reader, inode
+        self._cache = store if isinstance(store, CachedStore) else None
+
+    async def warm(self, top: InodeId, told: Told, *, most: int | None = None) -> Warmth:
+        """Have everything below an inode in the disk cache, `most` bytes of it at most, and never more than the cache
+        holds. A chunk that cannot be had is counted and passed over.
+
+        Raises:
+            Unsupported: This mount has no disk cache.
+            NotFound, TooLarge: There is no such inode, or too much below it.
+        """
+        cache, warmth = self._required(), Warmth()
+        room = min(cache.budget, cache.budget if most is None else most)
+        files = await self._below(top)
+        warmth.of_files = len(files)
+        for number in files:
+            await self._each(number, lambda chunk, size: self._fetch(cache, chunk, size, warmth, room))
+            warmth.files += 1
+            await told(warmth)
+            if warmth.is_full:
+                break
+        return warmth
+
+    async def cool(self, top: InodeId, told: Told, forget: Callable[[InodeId], None]) -> Warmth:
+        """Drop what the disk cache and memory have of everything below an inode. `forget` is called for each file, to
+        have the kernel drop its pages."""
+        warmth = Warmth()
+        files = await self._below(top)
+        warmth.of_files = len(files)
+        for number in files:
+            await self._each(number, lambda chunk, _size: self._drop(chunk, warmth))
+            forget(number)
+            warmth.files += 1
+            await told(warmth)
+        return warmth
+
+    # ---- one chunk
+
+    async def _fetch(self, cache: CachedStore, chunk: ChunkId, size: int, warmth: Warmth, room: int) -> None:
+        if cache.holds(self._volume, chunk, size):
+            warmth.cached_bytes += size
+            return
+        if warmth.fetched_bytes + warmth.cached_bytes + size > room:
+            warmth.is_full = True
+            return
+        warmth.fetched_bytes += size  # before it is there: others count on the room that is left
+        try:
+            is_kept = await cache.warm(self._volume, chunk, size)
+        except (NotFound, Corrupt, Unavailable):
+            is_kept = False
+        if not is_kept:
+            warmth.fetched_bytes -= size
+            warmth.failed += 1
+
+    async def _drop(self, chunk: ChunkId, warmth: Warmth) -> None:
+        self._reader.drop(chunk)
+        if self._cache is not None:
+            dropped = await self._cache.drop(self._volume, chunk)  # awaited first: others add up meanwhile
+            warmth.dropped_bytes += dropped
+
+    def _required(self) -> CachedStore:
+        if self._cache is None:
+            raise Unsupported("this mount has no disk cache (cache_size=0)")
+        return self._cache
+
+    # ---- what is below
+
+    async def _each(self, number: InodeId, act: Callable[[ChunkId, int], Awaitable[None]]) -> None:
+        """Every chunk of a file, some at a time. What is gone by now is passed over, and who reads it is told what
+        does not authenticate."""
+        slots = trio.Semaphore(AT_ONCE)
+
+        async def one(chunk: ChunkId, size: int) -> None:
+            try:
+                await act(chunk, size)
+            finally:
+                slots.release()
+
+        async with trio.open_nursery() as nursery:
+            async for chunk, size in self._chunks(number):
+                await slots.acquire()
+                nursery.start_soon(one, chunk, size)
+
+    async def _chunks(self, number: InodeId) -> AsyncIterator[tuple[ChunkId, int]]:
+        try:
+            inode = await self._inode(number)
+        except PoolError:
+            return
+        for at in range(-(-inode.head.size // DIGEST_RANGE_BYTES)):
+            if inode.has_inline:
+                return
+            try:
+                page = await self._reader.page(inode, at)
+            except PoolError:
+                return
+            for chunk, size in list(page.sizes.items()):
+                yield chunk, size
+
+    async def _below(self, top: InodeId) -> list[InodeId]:
+        """The files below an inode, or that file itself."""
+        inode = await self._inode(top)
+        if inode.kind is Kind.FILE:
+            return [top]
+        waiting = [top] if inode.kind is Kind.DIRECTORY else []
+        files: dict[InodeId, None] = {}
+        seen = {top}
+        while waiting:
+            directory, after, complete = waiting.pop(), DentryId(0), False
+            while not complete:
+                try:
+                    page = await self._namespace.directory(directory, after, PAGE)
+                except NotFound:
+                    break
+                for entry in page.entries:
+                    after, number = DentryId(entry.dentry), InodeId(entry.attributes.inode)
+                    if entry.attributes.kind == Kind.DIRECTORY and number not in seen:
+                        seen.add(number)
+                        waiting.append(number)
+                    elif entry.attributes.kind == Kind.FILE:
+                        files[number] = None
+                if len(files) + len(seen) > MOST_BELOW:
+                    raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")
+                complete = page.complete or not page.entries
+        return list(files)

@@ -1,0 +1,97 @@
+"""Bars and signs of life: late, on a terminal only, and gone when it is over."""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from p2pfs.cli import progress, waiting
+
+pytestmark = pytest.mark.l0
+
+
+class Screen:
+    """What a sign of life writes, and an event for the first frame."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.shown = threading.Event()
+
+    def write(self, text: str) -> None:
+        self.written.append(text)
+        if text.startswith("\r⠋"):
+            self.shown.set()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    found = Screen()
+    monkeypatch.setattr(waiting, "is_wanted", lambda: True)
+    monkeypatch.setattr(waiting._Sign, "_write", staticmethod(found.write))
+    yield found
+    assert not [thread for thread in threading.enumerate() if thread.name == "waiting"]
+
+
+def test_it_says_what_goes_on_and_clears_the_line_for_others(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(waiting, "LATE_S", 0.0)
+    with waiting.waiting("working") as say:
+        assert screen.shown.wait(30)
+        say("a line")
+    assert screen.written[0] == "\r⠋ working, 0 s"
+    assert screen.written[-1] == "\r\033[K"
+    assert capsys.readouterr().err == "a line\n"
+
+
+def test_what_is_quick_shows_nothing(screen: Screen) -> None:
+    with pytest.raises(KeyError), waiting.waiting("working"):
+        raise KeyError
+    assert screen.written == []
+
+
+def asked(*words: str) -> bool:
+    """Whether a command run with these words would show anything."""
+    found: list[bool] = []
+
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    @click.option("--quiet", is_flag=True)
+    def command(as_json: bool, quiet: bool) -> None:
+        found.append(waiting.is_wanted())
+
+    assert CliRunner().invoke(command, words).exit_code == 0
+    return found[0]
+
+
+def test_only_who_watches_is_shown_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 2)
+    assert [asked(), asked("--json"), asked("--quiet"), waiting.is_wanted()] == [True, False, False, True]
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    assert not asked()
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_a_bar_comes_late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    clock = itertools.chain((0.0,), itertools.repeat(seconds))
+    updates: list[dict[str, object]] = []
+    monkeypatch.setattr(progress, "is_wanted", lambda: False)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.Progress, "update", recording(updates))
+    with progress.late_bar("looking", "files") as show:
+        show(3, 7)
+        show(4, None)
+    assert [(one["visible"], one["counted"]) for one in updates] == [
+        (seconds > waiting.LATE_S, "3/7 files"), (seconds > waiting.LATE_S, "4 files"),
+    ]  # fmt: skip
+
+
+def recording(updates: list[dict[str, object]]) -> Callable[..., None]:
+    def update(_self: object, _task: object, **fields: object) -> None:
+        updates.append(fields)
+
+    return update

@@ -1,0 +1,136 @@
+"""Filling and emptying a mount's caches on somebody's word: what is there, what is fetched, and what never goes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from volumes import ROOT_HEAD, VOLUME, filesystem
+
+from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import NotFound, Unsupported
+from p2pfs.meta.memory import MemoryVolume
+from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.tree import Owner
+from p2pfs.vfs.warming import Warmth
+
+pytestmark = pytest.mark.l0
+
+
+async def nobody(_: Warmth) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class World:
+    """A file system behind a disk cache, and what it took from the store behind that."""
+
+    def __init__(self, served: Filesystem, cache: CachedStore, inner: MemoryStore, volume: MemoryVolume) -> None:
+        self.fs, self.cache, self.inner, self.volume = served, cache, inner, volume
+
+    async def write(self, name: bytes, data: bytes, parent: InodeId = ROOT_INODE, *, settle: bool = True) -> Handle:
+        handle = await self.fs.create(parent, name, 0o644, Owner(0, 0))
+        await self.fs.write(handle, 0, data)
+        if settle:
+            await self.fs.fsync(handle)
+        return handle
+
+    async def warm(self, top: InodeId = ROOT_INODE, most: int | None = None) -> Warmth:
+        return await self.fs.warming.warm(top, nobody, most=most)
+
+    async def cool(self, top: InodeId = ROOT_INODE) -> tuple[Warmth, list[InodeId]]:
+        forgotten: list[InodeId] = []
+        return await self.fs.warming.cool(top, nobody, forgotten.append), forgotten
+
+
+@asynccontextmanager
+async def world(root: Path, *, budget: int = 64 * MIB) -> AsyncIterator[World]:
+    volume, inner = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
+    async with trio.open_nursery() as nursery:
+        cache = await CachedStore.open(inner, root, budget=budget, nursery=nursery, keep_free=0)
+        async with filesystem(volume.session(), cache) as served:
+            yield World(served, cache, inner, volume)
+
+
+def content(mib: int, seed: int = 1) -> bytes:
+    return b"".join(bytes([seed, at]) * (MIB // 2) for at in range(mib))
+
+
+async def test_what_is_below_is_fetched_once_and_then_read_from_the_disk(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        below = await at.fs.make(ROOT_INODE, b"below", Kind.DIRECTORY, 0o755, Owner(0, 0))
+        handle = await at.write(b"file", content(3), below.id)
+        await at.write(b"same", content(3))
+        await at.write(b"small", b"inline")
+        await at.cool()  # the memory that writing filled
+        warmth = await at.warm(below.id)
+        assert (warmth.files, warmth.of_files, warmth.cached_bytes, warmth.failed) == (1, 1, 0, 0)
+        assert 3 * MIB < warmth.fetched_bytes < 3 * MIB + 4096
+        fetched = at.cache.bytes_fetched
+        again = await at.warm()
+        assert (again.files, again.fetched_bytes, again.cached_bytes) == (3, 0, 2 * warmth.fetched_bytes)
+        assert bytes(await at.fs.read(handle, 0, 3 * MIB)) == content(3)
+        assert at.cache.bytes_fetched == fetched
+
+
+async def test_no_more_is_fetched_than_asked_for_and_than_the_cache_holds(tmp_path: Path) -> None:
+    async with world(tmp_path, budget=5 * MIB) as at:
+        await at.write(b"file", content(9))
+        await at.cool()
+        some = await at.warm(most=2 * MIB)
+        assert (some.is_full, some.fetched_bytes // MIB, at.cache.used // MIB) == (True, 1, 1)
+        full = await at.warm()
+        assert full.is_full
+        assert full.fetched_bytes + full.cached_bytes <= 5 * MIB
+
+
+async def test_a_chunk_that_cannot_be_had_keeps_no_other_from_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        handle = await at.write(b"file", content(3))
+        await at.cool()
+        page = await at.fs._reader.page(handle.inode, 0)
+        chunk = next(iter(page.sizes))
+        await at.inner.delete(VOLUME, chunk, 1 << 60)
+        warmth = await at.warm()
+        assert (warmth.failed, warmth.fetched_bytes // MIB) == (1, 2)
+
+
+async def test_what_goes_is_only_what_is_stored(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        stored = await at.write(b"stored", content(2))
+        unsaved = await at.write(b"unsaved", b"u" * 100_000, settle=False)  # a full chunk would be on its way
+        await at.warm()
+        cooled, forgotten = await at.cool()
+        assert (cooled.files, at.cache.used) == (2, 0)
+        assert cooled.dropped_bytes > 2 * MIB
+        assert set(forgotten) == {stored.inode.id, unsaved.inode.id}
+        assert not at.fs.may_drop_pages(unsaved.inode.id)  # a program has it open
+        before = at.cache.bytes_fetched
+        assert bytes(await at.fs.read(unsaved, 0, 2 * MIB)) == b"u" * 100_000
+        assert at.cache.bytes_fetched == before
+        assert bytes(await at.fs.read(stored, 0, 2 * MIB)) == content(2)
+        assert at.cache.bytes_fetched > before
+        await at.fs.fsync(unsaved)
+        await at.fs.release(unsaved)
+        assert at.fs.may_drop_pages(unsaved.inode.id)
+
+
+async def test_one_file_may_be_named_and_nothing_must_not(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        one = await at.write(b"one", content(1))
+        await at.write(b"other", content(1, seed=3))
+        await at.cool()
+        assert (await at.warm(one.inode.id)).files == 1
+        with pytest.raises(NotFound):
+            await at.warm(InodeId(4711))
+
+
+async def test_without_a_disk_cache_there_is_nothing_to_warm() -> None:
+    volume, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
+    async with filesystem(volume.session(), store) as served:
+        with pytest.raises(Unsupported, match="disk cache"):
+            await served.warming.warm(ROOT_INODE, nobody)
+        assert (await served.warming.cool(ROOT_INODE, nobody, lambda _: None)).files == 0
