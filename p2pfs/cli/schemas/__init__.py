@@ -12,6 +12,7 @@ from p2pfs.wire.jobs import JobInfo
 from p2pfs.wire.usefulness import UsefulnessDetail, UsefulnessReport
 
 OUTPUTS: Final[dict[str, Any]] = {
+    "accesslog": volumes.Request,
     "bench": measuring.Bench,
     "coordinator find": pool.FoundCoordinator,
     "dashboard": pool.DashboardLink,
@@ -19,12 +20,14 @@ OUTPUTS: Final[dict[str, Any]] = {
     "demo status": list[pool.Part],
     "doctor": list[pool.Finding],
     "du": list[volumes.Usage],
+    "evict": volumes.Evicted,
     "fsck": volumes.Fsck,
     "init": pool.NewPool,
     "invite": pool.NewInvite,
     "jobs": list[JobInfo],
     "join": pool.Joined,
     "key add": volumes.NewRecovery | list[volumes.Slot],
+    "key fingerprint": volumes.Fingerprint,
     "key list": list[volumes.Slot],
     "key passwd": list[volumes.Slot],
     "key remove": list[volumes.Slot],
@@ -44,6 +47,8 @@ OUTPUTS: Final[dict[str, Any]] = {
     "share": pool.Share,
     "simulate": measuring.Simulation,
     "simulate --paper": measuring.Paper,
+    "stats": volumes.Stats,
+    "stats --interval": volumes.Stats,
     "status": pool.Status,
     "tag": volumes.Tags,
     "top": pool.Status,
@@ -54,18 +59,23 @@ OUTPUTS: Final[dict[str, Any]] = {
     "usefulness": UsefulnessReport,
     "usefulness NODE": UsefulnessDetail,
     "version": pool.Versions,
+    "volume accept": volumes.Accepted,
     "volume create": volumes.Volume,
     "volume delete": volumes.DeletedVolume,
     "volume list": list[volumes.Volume],
     "volume list --deleted": list[volumes.DeletedVolume],
     "volume ls": volumes.Listed,
+    "volume members": list[volumes.Member],
     "volume quota": volumes.Quota,
     "volume rename": volumes.NamedVolume,
     "volume set": volumes.Volume,
+    "volume share": list[volumes.Member],
     "volume show": volumes.Volume,
     "volume undelete": volumes.NamedVolume,
+    "volume unshare": list[volumes.Member],
+    "warmup": volumes.Warmth,
     "where": volumes.Where,
     "why": volumes.Why,
 }
 """Command, with what makes it print something else → type. Those of LINES print one such value a line."""
-LINES: Final = frozenset({"volume ls"})
+LINES: Final = frozenset({"accesslog", "stats --interval", "volume ls"})

@@ -125,18 +125,18 @@ class Dashboard:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> list[trio.SocketListener]:
-        told = self._settings.dashboard_listen
+        wanted = self._settings.dashboard_listen
         try:
-            return await open_listeners(told)
+            return await open_listeners(wanted)
         except UserError as error:
-            if error.exit_code != exitcodes.BUSY or told != DEFAULT_LISTEN:
+            if error.exit_code != exitcodes.BUSY or wanted != DEFAULT_LISTEN:
                 raise
             return await open_listeners(format_address(_LOOPBACK, 0))  # another coordinator's on this machine
 
     def _wanted_hosts(self) -> list[str]:
         """What its certificate is for."""
-        told = [one.strip() for one in self._settings.dashboard_listen.split(",")]
-        hosts = [parse_address(one)[0] for one in advertised(told, "")]
+        told = self._settings.dashboard_listen
+        hosts = [parse_address(one)[0] for one in advertised([one.strip() for one in told.split(",")], "")]
         return ["localhost", _LOOPBACK, *hosts, *self._names]
 
     def _is_admin(self, node: NodeId) -> bool:
