@@ -37,7 +37,7 @@ def fingerprint(home: NodeHome, as_json: bool) -> None:
     """
     from p2pfs.cli import sharing_changes
 
-    shown = sharing_changes.publish(home)
+    shown = _asked(lambda: sharing_changes.publish(home))
     if as_json:
         print_json({"fingerprint": shown, "name": home.record().name})
     else:
