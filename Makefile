@@ -133,8 +133,9 @@ bench-search: $(STAMPS)/run ## how long a search takes with 100 000 tagged files
 docs: $(STAMPS)/run ## the pages of docs/reference anew, from the code
 	$(BIN)/python packaging/reference.py docs/reference
 
-screenshots: $(STAMPS)/dev ## the pictures in docs/images, of a pool made for that
+screenshots: $(STAMPS)/dev web ## the pictures in docs/images, of pools made for that (as root)
 	$(BIN)/python packaging/screenshots/terminal.py docs/images
+	$(BIN)/python packaging/screenshots/dashboard.py docs/images
 
 deb: web ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for another version)
 	@packaging/system-packages $(DEB_PACKAGES)

@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What one process took early, after its warm-up, and late in its life: resident memory by its median, the others
+    """What one process took early, after its warm-up, and late in its life: resident memory by its medians, the others
     as the most early and the least late."""
 
     part: str

@@ -198,7 +198,7 @@ def test_a_chart_says_the_same_drawn_and_as_a_table() -> None:
         "stacked": True,
         "times": [60.0, 120.0],
         "lines": [
-            {"words": "1 copy", "kind": "short", "values": [None, 2.0]},
+            {"words": "1 copy", "kind": "last", "values": [None, 2.0]},
             {"words": "2 copies", "kind": "enough", "values": [5.0, 7.0]},
         ],
     }

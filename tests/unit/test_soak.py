@@ -1,5 +1,6 @@
 """The soak's own judgement: what it plans; and that a lost byte, a leak and an unexplained warning are found."""
 
+import os
 import random
 import shutil
 from collections import Counter
@@ -125,6 +126,12 @@ def test_what_was_promised_must_be_there_and_what_was_under_way_may(
     assert (Tree(before, doubt).wrong(found) == []) is is_right
 
 
+@pytest.fixture
+def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain directory needs no fsync to be judged, and a busy disk takes long for hundreds."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+
+
 def worker(directory: Path) -> Worker:
     def bring_back(*words: str) -> None:
         if words[0] == "undelete":
@@ -143,6 +150,7 @@ def worked(directory: Path, count: int) -> Worker:
     return one
 
 
+@pytest.mark.usefixtures("_no_disk")
 def test_a_worker_finds_what_it_left_and_a_byte_that_is_lost(tmp_path: Path) -> None:
     one = worked(tmp_path, 300)
     assert one.check() == []
@@ -159,6 +167,7 @@ def test_a_worker_finds_what_it_left_and_a_byte_that_is_lost(tmp_path: Path) -> 
         one._compare(one.directory / path, one.tree.names[path])
 
 
+@pytest.mark.usefixtures("_no_disk")
 def test_a_file_that_is_gone_is_missed_after_a_crash(tmp_path: Path) -> None:
     one = worked(tmp_path, 100)
     one.tree.begin(one.tree.choose(random.Random(3)))
@@ -172,6 +181,7 @@ def test_a_file_that_is_gone_is_missed_after_a_crash(tmp_path: Path) -> None:
         one.settle()
 
 
+@pytest.mark.usefixtures("_no_disk")
 def test_an_error_that_no_fault_explains_ends_a_worker(tmp_path: Path) -> None:
     one = worked(tmp_path, 20)
     one.gate.expects_death = False

@@ -34,6 +34,15 @@ class NewInvite(Struct):
     lifetime_s: int
 
 
+class DashboardLink(Struct):
+    """A secret: whoever opens it first is this admin, once."""
+
+    url: str  # to open in a browser
+    urls: list[str]  # one for each address of the dashboard, best first
+    fingerprint: str  # SHA-256 of the certificate that the browser will see, hexadecimal
+    lifetime_s: int
+
+
 class Joined(Struct):
     """This machine as a node."""
 

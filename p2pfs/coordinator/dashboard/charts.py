@@ -41,7 +41,7 @@ class Chart:
 def charts(replicas: int) -> dict[str, Chart]:
     """All charts of a pool that wants so many copies of each chunk."""
     copies = [
-        Line(f"chunks.copies.{count}", _copies(count), _kind(count, replicas)) for count in range(MOST_COPIES + 1)
+        Line(f"chunks.copies.{count}", _copies(count), copies_kind(count, replicas)) for count in range(MOST_COPIES + 1)
     ]
     copies.append(Line("chunks.copies.more", f"more than {MOST_COPIES}", "more"))
     known = (
@@ -76,12 +76,15 @@ def _copies(count: int) -> str:
     return "no copy" if not count else f"{count} {'copy' if count == 1 else 'copies'}"
 
 
-def _kind(count: int, replicas: int) -> str:
+def copies_kind(count: int, replicas: int) -> str:
+    """The colour of so many copies where `replicas` are wanted."""
     if not count:
         return "lost"
     if count == replicas:
         return "enough"
-    return "short" if count < replicas else "more"
+    if count > replicas:
+        return "more"
+    return "last" if count == 1 else "short"
 
 
 def chart_data(chart: Chart, found: Series, since_s: float, until_s: float) -> dict[str, object]:

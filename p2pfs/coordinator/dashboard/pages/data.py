@@ -1,5 +1,6 @@
 """Chunks by number of copies, space and traffic: now, and over time in charts below."""
 
+from p2pfs.coordinator.dashboard.charts import copies_kind
 from p2pfs.coordinator.dashboard.figures import bar, data_table, share, size, tiles
 from p2pfs.coordinator.dashboard.markup import Html, h2, join, section
 from p2pfs.coordinator.report import StatusReport
@@ -13,7 +14,7 @@ def content(report: StatusReport) -> Html:
             _copies(int(copies)),
             f"{count}",
             share(count, chunks.total),
-            bar(f"{count} of {chunks.total}", chunks.total, (_kind(int(copies), pool.replicas), count)),
+            bar(f"{count} of {chunks.total}", chunks.total, (copies_kind(int(copies), pool.replicas), count)),
         )
         for copies, count in chunks.by_copies.items()
     ]
@@ -35,9 +36,3 @@ def content(report: StatusReport) -> Html:
 
 def _copies(count: int) -> str:
     return "none" if not count else f"{count}"
-
-
-def _kind(count: int, replicas: int) -> str:
-    if not count:
-        return "lost"
-    return "enough" if count >= replicas else "short"

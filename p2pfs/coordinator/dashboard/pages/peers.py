@@ -5,9 +5,28 @@ from itertools import groupby
 
 from p2pfs.coordinator.dashboard.figures import ago, bar, data_table, rate, share, size, state
 from p2pfs.coordinator.dashboard.layout import Frame, action
-from p2pfs.coordinator.dashboard.markup import Html, a, div, h2, h3, join, li, p, section, small, span, ul
+from p2pfs.coordinator.dashboard.markup import (
+    Html,
+    a,
+    details,
+    div,
+    h2,
+    h3,
+    join,
+    li,
+    p,
+    section,
+    small,
+    span,
+    summary,
+    ul,
+)
 from p2pfs.coordinator.report import PeerReport, StatusReport
-from p2pfs.types import GONE_STATES, PeerState
+from p2pfs.runtime.offers.units import shown
+from p2pfs.types import GONE_STATES, KIB, PeerState
+from p2pfs.wire.offers import PooledOffer
+
+_QUIET = 16 * KIB
 
 
 def content(frame: Frame, report: StatusReport) -> Html:
@@ -18,6 +37,7 @@ def content(frame: Frame, report: StatusReport) -> Html:
     return join(
         section(h2("Map of zones"), _map(peers), _legend(), aria_label="Map of zones"),
         section(h2("Peers"), _table(frame, peers)),
+        section(h2("Offers"), _pooled(report.offers), _offered(peers)) if report.offers else None,
     )
 
 
@@ -63,7 +83,6 @@ def _table(frame: Frame, peers: Sequence[PeerReport]) -> Html:
         "trash",
         "free",
         "chunks",
-        "load",
         "network",
         "seen",
         "version",
@@ -74,7 +93,6 @@ def _table(frame: Frame, peers: Sequence[PeerReport]) -> Html:
 
 
 def _row(frame: Frame, peer: PeerReport) -> tuple[str | Html, ...]:
-    known = peer.resources
     return (
         peer.name,
         state(_word(peer), kind=peer.state),
@@ -83,12 +101,18 @@ def _row(frame: Frame, peer: PeerReport) -> tuple[str | Html, ...]:
         size(peer.trash),
         size(peer.free),
         f"{peer.chunks}",
-        f"{known.cpu_load:.2f}" if known else "—",
-        f"↓ {rate(peer.receiving)} ↑ {rate(peer.sending)}",
+        _network(peer),
         ago(peer.silent_s),
         peer.version,
         _actions(frame, peer),
     )
+
+
+def _network(peer: PeerReport) -> Html:
+    """Heartbeats alone are nothing worth a look."""
+    if max(peer.receiving, peer.sending) < _QUIET:
+        return span("idle")
+    return join(div(f"↓ {rate(peer.receiving)}", class_="line"), div(f"↑ {rate(peer.sending)}", class_="line"))
 
 
 def _actions(frame: Frame, peer: PeerReport) -> Html:
@@ -102,6 +126,32 @@ def _actions(frame: Frame, peer: PeerReport) -> Html:
         drain = action(frame, f"/nodes/{peer.node}/undrain", "Undrain", id=f"undrain-{peer.node}", hint=words)
     revoke = a("Revoke…", href=f"/nodes/{peer.node}/revoke", id=f"revoke-{peer.node}", aria_label=f"Revoke {peer.name}")
     return div(drain, revoke, class_="actions")
+
+
+def _pooled(offers: Sequence[PooledOffer]) -> Html:
+    rows = [
+        (
+            join(one.kind, " ", small(one.about)),
+            shown(one.offered, one.unit) if one.peers > one.unlimited else "—",
+            shown(one.used, one.unit),
+            shown(one.free, one.unit) if one.peers > one.unlimited else "—",
+            f"{one.peers}" + (f", {one.unlimited} of them without a limit" if one.unlimited else ""),
+        )
+        for one in offers
+        if one.is_on
+    ]
+    return data_table("What all peers offer", ("kind", "offered", "used", "free", "peers"), rows)
+
+
+def _offered(peers: Sequence[PeerReport]) -> Html:
+    rows = [
+        (peer.name, one.kind, shown(one.offered, one.unit), shown(one.used, one.unit), one.rule or "—")
+        for peer in peers
+        if peer.state not in GONE_STATES
+        for one in peer.offers
+    ]
+    made = data_table("What each peer offers", ("peer", "kind", "offers now", "used", "rule of its owner"), rows)
+    return details(summary("Of each peer"), made, id="offers-of-peers")
 
 
 def _word(peer: PeerReport) -> str:

@@ -2,9 +2,11 @@
 "use strict";
 const RENEW_MS = 10000;
 const HEIGHT = 220;
+const POWERS = Array.from({ length: 60 }, (_, power) => 2 ** power);
+const COUNTS = Array.from({ length: 14 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 const KINDS = {
-  lost: "--bad", short: "--warn", enough: "--good", more: "--more",
-  used: "--used", room: "--faint", read: "--used", written: "--trash",
+  lost: "--bad", last: "--last", short: "--warn", enough: "--good", more: "--more",
+  used: "--used", room: "--faint", trash: "--trash",
 };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -39,7 +41,7 @@ const plot = (place, data) => {
     width: place.clientWidth,
     height: HEIGHT,
     scales: { x: { range: () => data.span }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
-    axes: [axis, { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => written(data.unit, tick)) }],
+    axes: [axis, { ...axis, size: 84, incrs: data.unit === "count" ? COUNTS : POWERS, values: (_, ticks) => ticks.map((tick) => written(data.unit, tick)) }],
     series: [{ label: "time" }, ...series],
     cursor: { drag: { setScale: false } },
   };
