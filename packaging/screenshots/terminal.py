@@ -59,7 +59,6 @@ class Picture:
 PICTURES: Final = (
     Picture("status", "p2pfs status", columns=128),
     Picture("doctor", "p2pfs doctor", columns=96),
-    Picture("why", "p2pfs why photos/harbour.raw", columns=118),
     Picture("top", "p2pfs top", columns=120, rows=36, live_s=6.0, needs="top"),
 )
 """`needs`: a command without which there is no such picture."""
