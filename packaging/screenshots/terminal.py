@@ -39,6 +39,8 @@ THEME: Final = TerminalTheme(
      (121, 192, 255), (210, 168, 255), (118, 227, 234), (255, 255, 255)],
 )  # fmt: skip
 """Readable on light and dark pages."""
+LOAD: Final = "while cat harbour.raw > copy; do rm copy; done"
+"""What somebody does meanwhile, while a command that goes on is watched."""
 FONTS: Final = "ui-monospace, 'SFMono-Regular', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
@@ -57,7 +59,6 @@ class Picture:
 PICTURES: Final = (
     Picture("status", "p2pfs status", columns=128),
     Picture("doctor", "p2pfs doctor", columns=96),
-    Picture("why", "p2pfs why photos/harbour.raw", columns=118),
     Picture("top", "p2pfs top", columns=120, rows=36, live_s=6.0, needs="top"),
 )
 """`needs`: a command without which there is no such picture."""
@@ -72,7 +73,7 @@ def pool(root: Path) -> Iterator[dict[str, str]]:
     subprocess.run(
         [*P2PFS, "demo", "start", "-q", "--root", str(root / "pool"), "--mount", str(mount), "--peers", "4",
          "--replicas", "3", "--set", "suspect=3s", "--set", "down=6s", "--set", "heartbeat=1s",
-         "--set", "elect_after=0", "--set", "capacity=40G"],
+         "--set", "elect_after=0", "--set", "capacity=320M"],
         check=True,
     )  # fmt: skip
     try:
@@ -102,6 +103,8 @@ def watch(picture: Picture, environment: dict[str, str], folder: Path) -> str:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", picture.rows, picture.columns, 0, 0))
     words = [*P2PFS, *picture.line.split()[1:]]
+    seconds = f"{max(picture.live_s, 0.01)}"
+    load = subprocess.Popen(["timeout", seconds, "sh", "-c", LOAD], cwd=folder / "photos")
     process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, cwd=folder, env=environment)
     os.close(slave)
     written = b""
@@ -114,6 +117,7 @@ def watch(picture: Picture, environment: dict[str, str], folder: Path) -> str:
                 break
     process.send_signal(signal.SIGINT)
     process.wait(20)
+    load.wait(20)
     os.close(master)
     return written.decode(errors="replace")
 

@@ -52,6 +52,15 @@ def test_every_make_target_and_unit_is_there(page: Path) -> None:
     assert set(units) - UNITS == set()
 
 
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    listed = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", index.read_text(encoding="utf-8"))
+    }
+    pages = {page for page in PAGES if page.name != "README.md" and page.parent.name != "adr"}
+    assert {str(page.relative_to(ROOT)) for page in pages - listed} == set()
+
+
 def test_pages_show_enough_for_that_to_mean_something() -> None:
     found = [block for page in PAGES for block in blocks(page) if block.language in COMMANDS]
     shown = [words for block in found for command in block.commands() for words in calls(command.text)]
