@@ -85,7 +85,8 @@ class Redactor:
 
 def secret_files(home: Path) -> list[Path]:
     """The files of a home, and of the demo it may be part of, that hold a secret as a whole."""
-    found = [home / "tls" / "node.key", home / "coordinator" / "ca.key", home / "coordinator" / "secrets.json"]
+    found = [home / "tls" / "node.key", home / "identity.key"]
+    found += [home / "coordinator" / name for name in ("ca.key", "dashboard.key", "secrets.json")]
     if (home.parent / "demo.json").exists():
         found += [home.parent / name for name in ("passphrase", "recovery-phrase", "recovery-kit")]
     return found
@@ -112,6 +113,7 @@ def _secrets_in(file: Path) -> Iterator[bytes]:
         return
     yield data.strip()
     lines = [line for line in data.splitlines() if not line.startswith(b"-----")]
+    yield from itertools.chain(*([word, *_decoded(word)] for word in data.split()))
     if len(lines) < data.count(b"\n"):  # PEM, or a kit
         yield from _decoded(b"".join(lines))
         yield from _scalar(data)

@@ -158,7 +158,7 @@ class Services:
 
         Raises:
             NotFound, Denied, Fenced: See `Volumes.require_owner`, `Volumes.require_member`,
-                `Sessions.require_holder`.
+                `Sessions.require_holder`, `Sharing.require_rights`.
         """
         if route.owned:
             volume = parse_volume(parameters["volume"])
@@ -166,7 +166,9 @@ class Services:
         elif "volume" in parameters:
             self.volumes.require_member(identity, parse_volume(parameters["volume"]))
         else:
-            self.sessions.require_holder(identity, SessionId(parameters["session"]))
+            session = self.sessions.require_holder(identity, SessionId(parameters["session"]))
+            if not self.volumes.is_owners(identity, session.volume):
+                self.sharing.require_rights(session)
 
     # ---- membership -------------------------------------------------------------------------------------------------
 

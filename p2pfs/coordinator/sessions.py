@@ -215,8 +215,8 @@ class Sessions:
 
     # ---- work -------------------------------------------------------------------------------------------------------
 
-    def require_holder(self, identity: Identity, session: SessionId) -> None:
-        """Whether the session is the asking node's; then it was heard.
+    def require_holder(self, identity: Identity, session: SessionId) -> Session:
+        """Its row, when the session is the asking node's; then it was heard.
 
         Raises:
             Denied: It is another node's.
@@ -228,6 +228,7 @@ class Sessions:
         if row.node != identity.node:
             raise Denied("this session is another node's")
         self._delegations.heard(row)
+        return row
 
     async def grant_ids(self, session: SessionId, count: int) -> IdBlock:
         """Numbers for new inodes and dentries. Raises Fenced, Misuse."""

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfs.coordinator.roster import Roster
-from p2pfs.errors import Corrupt, Denied, Invalid, NotFound
+from p2pfs.errors import Corrupt, Denied, Fenced, Invalid, NotFound
 from p2pfs.format import sharing as format
 from p2pfs.meta import volume_members as rows
 from p2pfs.meta.database import Database
+from p2pfs.meta.sessions import Session
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.types import NodeId, PoolId, SessionId, VolumeId
@@ -115,6 +116,13 @@ class Sharing:
             raise Denied(READ_ONLY)
         if found is None or request.exclusive:
             raise Denied("only its owner has a volume alone: leave writeback_cache")
+
+    def require_rights(self, session: Session) -> None:
+        """Whether a session of a node that the volume is shared with may go on: it may have begun while its rights
+        went. Raises Fenced."""
+        found = self._database.read(lambda connection: rows.access(connection, session.volume, session.node))
+        if found is None or (found[0] and not session.read_only):
+            raise Fenced("the volume is not shared with this node any more, or with other rights: mount it again")
 
     def _all_over(self, ended: list[SessionId]) -> None:
         for session in ended:

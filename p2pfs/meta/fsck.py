@@ -46,7 +46,7 @@ _IN_DIRECTORY: Final = (
 _FACTS: Final = (
     "SELECT i.inode, i.kind, i.links, i.size, i.parent,"
     " (SELECT count(*) FROM (SELECT 1 FROM dentry d INDEXED BY dentry_inode"
-    f" WHERE d.volume = i.volume AND d.inode = i.inode LIMIT {MOST_NAMES})),"
+    f" WHERE d.volume = i.volume AND d.inode = i.inode AND {_IN_DIRECTORY} LIMIT {MOST_NAMES})),"
     " (SELECT min(d.parent) FROM dentry d INDEXED BY dentry_inode"
     f" WHERE d.volume = i.volume AND d.inode = i.inode AND {_IN_DIRECTORY}),"
     f" {TRASHED} * EXISTS (SELECT 1 FROM trash t WHERE t.volume = i.volume AND t.inode = i.inode)"
@@ -81,14 +81,14 @@ def dangling(connection: sqlite3.Connection, volume: VolumeId, question: ReadDan
     parent, dentry = question.after
     seen, last, found = 0, (0, 0), []
     for row in connection.execute(
-        "SELECT d.parent, d.dentry, d.inode, d.name, i.inode IS NULL FROM dentry d"
+        f"SELECT d.parent, d.dentry, d.inode, d.name, i.inode IS NOT NULL, {_IN_DIRECTORY} FROM dentry d"
         " LEFT JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
         " WHERE d.volume = ? AND (d.parent, d.dentry) > (?, ?) ORDER BY d.parent, d.dentry LIMIT ?",
         (volume, parent, dentry, SCANNED),
     ):
         seen, last = seen + 1, (row[0], row[1])
-        if row[4]:
-            found.append(Dangling(row[0], row[1], row[2], bytes(row[3])))
+        if not (row[4] and row[5]):
+            found.append(Dangling(row[0], row[1], row[2], bytes(row[3]), bool(row[4])))
     return DanglingPage(found, last if seen == SCANNED else (0, 0))
 
 
@@ -190,14 +190,14 @@ def reseal(work: Work, operation: Reseal) -> None:
 def drop_dangling(work: Work, operation: DropDangling) -> None:
     """See DropDangling."""
     row = work.connection.execute(
-        "SELECT d.inode, i.inode FROM dentry d LEFT JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
-        " WHERE d.volume = ? AND d.parent = ? AND d.dentry = ?",
+        f"SELECT d.inode, {_IN_DIRECTORY} FROM dentry d WHERE d.volume = ? AND d.parent = ? AND d.dentry = ?",
         (work.volume, operation.parent, operation.dentry),
     ).fetchone()
     if row is None:
         return
-    if row[1] is not None:
-        raise Conflict("the name leads to an inode")
+    inode = inodes.load(work.connection, work.volume, row[0])
+    if inode is not None and (row[1] or _place(work, inode) is None):
+        raise Conflict("the name leads to an inode, which has no other")
     work.drop_name(operation.parent, operation.dentry)
     if inodes.load(work.connection, work.volume, operation.parent) is not None:
         work.kept(operation.parent).changed(0)

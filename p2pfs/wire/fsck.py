@@ -22,7 +22,7 @@ class ReadInodes(msgspec.Struct, frozen=True, array_like=True, tag=40):
 
 
 class ReadDangling(msgspec.Struct, frozen=True, array_like=True, tag=41):
-    """→ DanglingPage: dentries whose inode is not there, behind `after` (parent, dentry)."""
+    """→ DanglingPage: dentries whose inode or directory is not there, behind `after` (parent, dentry)."""
 
     after: tuple[int, int]
 
@@ -35,8 +35,8 @@ class InodeFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     links: int
     size: int
     parent: int  # of a directory, as its row says
-    names: int  # dentries that lead to it, counted up to MOST_NAMES
-    named_in: int  # the first directory with one of them; 0: there is none
+    names: int  # dentries that lead to it, in directories that are there; counted up to MOST_NAMES
+    named_in: int  # the first of these directories; 0: there is none
     kept: int  # by what beside names: TRASHED, OPEN
     lacks_data: bool  # it should have inline data, or a target, and has none
     head: bytes
@@ -54,12 +54,13 @@ class InodePage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Dangling(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A name that leads nowhere."""
+    """A name that leads nowhere, or is nowhere."""
 
     parent: int
     dentry: int
     inode: int
     name: bytes  # sealed
+    leads: bool  # to an inode that is there; the directory is not
 
 
 class DanglingPage(msgspec.Struct, frozen=True, array_like=True):
@@ -100,8 +101,8 @@ class Reseal(msgspec.Struct, frozen=True, array_like=True, tag=43):
 
 
 class DropDangling(msgspec.Struct, frozen=True, array_like=True, tag=42):
-    """Remove a dentry whose inode is not there. One that is gone is passed over; raises Conflict if it leads to an
-    inode."""
+    """Remove a dentry whose inode is not there, or whose directory is not while the inode has another name. One that is
+    gone is passed over; Conflict otherwise."""
 
     parent: int
     dentry: int

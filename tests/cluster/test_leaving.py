@@ -21,6 +21,8 @@ pytestmark = pytest.mark.l5
 MIB = 1 << 20
 COPIES = 2
 LIMIT_S = 90
+PAUSE_S = 0.25
+"""Between two files: what is written has to be copied when peers go, at `repair_rate`."""
 SETTINGS = {
     "heartbeat": "500ms", "suspect": "3s", "down": "5s", "repair_delay": "1s",  # more than a busy machine makes of one
     "repair_rate": "4M",  # so slow that a drain can be watched
@@ -54,6 +56,7 @@ class Load(threading.Thread):
                 path.write_bytes(content)
                 self.written[path] = hashlib.sha256(content).hexdigest()
                 number += 1
+                self.enough.wait(PAUSE_S)
         except OSError as error:
             self.error = error
 

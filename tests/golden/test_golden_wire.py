@@ -100,7 +100,7 @@ MENDS: list[Any] = [
 ]  # fmt: skip
 CHECKS = [fsck.ReadInodes(9, 500), fsck.ReadDangling((1, 11)), usage.ReadUsage(1, 11), usage.ReadFileUsage(10, 3)]
 INODE_PAGE = fsck.InodePage([fsck.InodeFacts(10, 1, 1, 77, 0, 1, 1, fsck.OPEN, True, b"head")], False)
-DANGLING_PAGE = fsck.DanglingPage([fsck.Dangling(1, 11, 10, b"name")], (1, 11))
+DANGLING_PAGE = fsck.DanglingPage([fsck.Dangling(1, 11, 10, b"name", True)], (1, 11))
 USAGE_PAGE = usage.UsagePage([usage.FileUsage(10, 1, 2, 77, 99, [usage.ChunkUsage(5, 76_820, 2)], -1)], 11, True)
 
 ORDERS = orders.Orders(

@@ -212,3 +212,25 @@ async def test_a_deleted_volume_is_shared_with_nobody(tmp_path: Path) -> None:
             p.services.sessions.require_holder(bob, session)
         with pytest.raises(NotFound):
             p.services.sharing.slots(bob.node, VOLUME)
+
+
+async def test_a_session_that_began_while_its_rights_went_is_over(tmp_path: Path) -> None:
+    """Between what was checked and the session's own transaction others' transactions fit in."""
+    async with pool(tmp_path) as p:
+        anna, bob, _ = await three(p)
+        await share(p, anna, BOB, read_only=True)
+        renew = next(route for route in COORDINATOR_ROUTES if route.name == "renew_session")
+        reading, writing = [
+            (await p.services.sessions.open(bob, VOLUME, OpenSession("host", "/mnt", read_only))).session
+            for read_only in (True, False)
+        ]
+        p.services.authorise(renew, bob, {"session": reading})
+        with pytest.raises(Fenced):
+            p.services.authorise(renew, bob, {"session": writing})
+        other = Keys(bytes((9,)) * 32)
+        proof = sharing.prove(other, p.record.pool, bob.node)
+        await p.services.sharing.publish(bob, PublishKey(other.public.encoded, proof))
+        with pytest.raises(Fenced):
+            p.services.authorise(renew, bob, {"session": reading})
+        own = (await p.services.sessions.open(anna, VOLUME, OpenSession("host", "/mnt"))).session
+        p.services.authorise(renew, anna, {"session": own})

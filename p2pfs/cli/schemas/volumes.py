@@ -26,6 +26,7 @@ class Volume(Struct):
     quota_bytes: int  # 0: as much as it likes
     quota_files: int  # 0: as many as it likes
     members: int  # how many keys it is shared with
+    access: str  # owner; ro or rw: shared with this owner so
     recovery_phrase: str | UnsetType = UNSET  # of volume create without --recovery-file: a secret, shown once
 
 
@@ -48,6 +49,30 @@ class NamedVolume(Struct):
 
     id: str
     name: str
+
+
+class Member(Struct):
+    """A key that a volume is shared with."""
+
+    fingerprint: str
+    nodes: list[str]  # that have it, by name
+    access: str  # ro or rw
+    since_s: float  # UTC
+
+
+class Accepted(Struct):
+    """A volume that somebody shares."""
+
+    id: str
+    signer: str  # the fingerprint of the key that signed it
+    access: str  # ro or rw
+
+
+class Fingerprint(Struct):
+    """Of this owner's own key, for others to share volumes with."""
+
+    fingerprint: str
+    name: str  # of this node
 
 
 class Quota(Struct):
@@ -213,6 +238,40 @@ class Usage(Struct):
     inline: int  # bytes that live in the coordinator's metadata
     files: int
     directories: int
+
+
+class Warmth(Struct):
+    """What was fetched into a mount's cache. Bytes are sealed ones."""
+
+    files: int
+    of_files: int
+    fetched_bytes: int
+    cached_bytes: int  # were there already
+    dropped_bytes: int
+    failed: int  # chunks that nobody gave, or the disk did not take
+    is_full: bool  # the cache holds no more
+
+
+class Evicted(Struct):
+    """What was dropped from a mount's cache."""
+
+    files: int
+    dropped_bytes: int
+
+
+class Stats(Struct):
+    """What a mount is doing. Counters are explained in docs/monitoring.md."""
+
+    volume: str
+    seconds: float  # between the two looks
+    counters: dict[str, int]  # since it was mounted
+    rates: dict[str, float]  # a second, between the two looks
+
+
+class Request(Struct):
+    """A request to a mount."""
+
+    line: str
 
 
 class Lease(Struct):

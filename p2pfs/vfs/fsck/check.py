@@ -107,7 +107,7 @@ class _Check:
     async def look(self) -> None:
         walk = Walk(self._asked, self.findings, self._chunks.page, self._relieve)
         await walk.run(self._wanted.path)
-        if self._wanted.is_whole:
+        if self._wanted.is_whole and walk.directories:  # without a root whatever there is would look lost
             try:
                 await Survey(self._asked, self.findings, walk, self._fresh_info).run()
             except Misuse as error:
@@ -115,7 +115,7 @@ class _Check:
                     "link counts, orphans and counters were not checked: the coordinator is of an older version"
                     f" ({error})"
                 )
-        else:
+        elif not self._wanted.is_whole:
             self.findings.notes.append(
                 "link counts of files, orphans and counters are checked with the whole volume only"
             )
@@ -153,18 +153,22 @@ class _Check:
             for finding in asking:
                 finding.leave("nobody agreed")
         if wanted:
-            await self._mend(wanted)
+            try:
+                await self._mend(wanted)
+            except PoolError as error:  # what was found is told all the same
+                for finding in wanted:
+                    if finding.state is State.FOUND:
+                        finding.leave(str(error))
         for finding in self.findings.kept:
             if finding.state is State.FOUND:
                 finding.leave(finding.why)
 
     async def _mend(self, wanted: list[Finding]) -> None:
-        request = OpenSession(platform.node(), "", False)
+        namespace = await RemoteNamespace.open(
+            self._pool.client, self._pool.coordinator, VolumeId(self._info.volume),
+            request=OpenSession(platform.node(), "", False), io_timeout_s=self._settings.io_timeout,
+        )  # fmt: skip
         async with trio.open_nursery() as nursery:
-            namespace = await RemoteNamespace.open(
-                self._pool.client, self._pool.coordinator, VolumeId(self._info.volume), request=request,
-                io_timeout_s=self._settings.io_timeout,
-            )  # fmt: skip
             nursery.start_soon(namespace.maintain)
             self._space = ReservedSpace(namespace.reserve, lambda: copies_wanted(self._pool.map)[1], time.time)
             owner = os.geteuid(), os.getegid()

@@ -8,7 +8,7 @@ from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.names import open_xattr_name
 from p2pfs.format.values import ValueKind, open_value
-from p2pfs.types import DIGEST_RANGE_BYTES, INDICES_PER_RANGE, MIB, InodeId, Kind, VolumeId
+from p2pfs.types import DIGEST_RANGE_BYTES, INDICES_PER_RANGE, MIB, ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.wire.namespace import Attributes, ExtentPage, XattrPage
 
 LATEST_LEASE_S = 1 << 62
@@ -22,6 +22,8 @@ class Inspector:
 
     def head(self, attributes: Attributes) -> Head | str:
         """The head, or why there is none."""
+        if attributes.inode < ROOT_INODE:
+            return "no inode has such a number"
         try:
             head = open_head(self._keys, self._volume, InodeId(attributes.inode), attributes.head)
         except Corrupt as error:

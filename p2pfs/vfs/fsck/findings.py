@@ -21,6 +21,7 @@ MOST_PATHS: Final = 20
 class Code(enum.StrEnum):
     """What is wrong. Told to programs: never rename."""
 
+    ROOT = "root"  # the volume's first directory is not there
     NAME = "name"  # a name, or what it leads to, is not what a member said
     HEAD = "head"  # an inode's sealed head does not authenticate, or contradicts its row
     SIZE = "size"  # the size that the coordinator counts with is another than the sealed one

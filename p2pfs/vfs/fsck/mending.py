@@ -5,6 +5,7 @@ for gets a name in `lost+found`, and the rest stays as it was. One finding that 
 from it.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from p2pfs.format.values import ValueKind, open_value
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import (
     DIGEST_RANGE_BYTES,
+    MAX_FILE_BYTES,
     MAX_NAME_BYTES,
     ROOT_INODE,
     ChunkId,
@@ -49,6 +51,7 @@ from p2pfs.wire.namespace import (
 
 LOST_FOUND: Final = b"lost+found"
 _MODE: Final = 0o700
+_MOST: Final = 1 << 63
 _ORDER: Final = (
     Remedy.RECOUNT, Remedy.RESEAL, Remedy.RESIZE, Remedy.COPY, Remedy.DROP, Remedy.SALVAGE, Remedy.MOVE, Remedy.ADOPT,
 )  # fmt: skip
@@ -75,7 +78,7 @@ class Mender:
         self._touched: set[InodeId] = set()  # directories whose links may have become wrong
 
     async def run(self, findings: Sequence[Finding]) -> None:
-        """Mend these, each with its remedy. Raises CoordinatorAway and Fenced only."""
+        """Mend these, each with its remedy. Whether that was possible is said in each."""
         acts: dict[Remedy, Callable[[Finding], Awaitable[None]]] = {
             Remedy.RECOUNT: self._recount, Remedy.RESEAL: self._reseal, Remedy.RESIZE: self._resize,
             Remedy.COPY: self._copy, Remedy.DROP: self._drop, Remedy.SALVAGE: self._salvage, Remedy.MOVE: self._move,
@@ -87,7 +90,8 @@ class Mender:
                 if finding.remedy is remedy and finding.code is not Code.COUNTERS:
                     await self._try(acts[remedy], finding)
         for directory in sorted(self._touched):
-            await self._namespace.apply([Recount(directory)])
+            with contextlib.suppress(PoolError):  # the next check finds what is left of it
+                await self._namespace.apply([Recount(directory)])
         for finding in counters:
             await self._try(self._recount, finding)
 
@@ -142,6 +146,8 @@ class Mender:
         await self._apply(Commit(inode, before.change, size, head, 0, drop=list(drop)))
 
     def _sealed(self, inode: InodeId, head: Head) -> bytes:
+        if not (0 <= head.change < _MOST and 0 <= head.size <= MAX_FILE_BYTES):
+            raise Corrupt("its row says a change or size that nothing has")
         return seal_head(self._asked.keys, self._asked.volume, inode, head)
 
     async def _salvage(self, finding: Finding) -> None:
@@ -213,6 +219,9 @@ class Mender:
         inode, kind = _inode(finding), finding.kind
         assert kind is not None
         place, name = await self._place(), b"#%d" % inode
+        if finding.spot is not None and finding.spot.name:  # in a directory that is gone
+            tail = b"-%d" % inode
+            name = finding.spot.name[: MAX_NAME_BYTES - len(tail)] + tail
         (dentry,) = await self._namespace.new_ids(1)
         sealed, tag = self._seal(place, name), self._tag(place, name, inode, kind)
         await self._apply(Adopt(inode, place, sealed, dentry, tag, self._now_ns()))

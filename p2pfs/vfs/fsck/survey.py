@@ -13,13 +13,15 @@ from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.fsck.asking import Asked
 from p2pfs.vfs.fsck.findings import Code, Finding, Findings, Remedy, Spot
 from p2pfs.vfs.fsck.walk import Walk
-from p2pfs.wire.fsck import TRASHED, DanglingPage, InodeFacts, InodePage, ReadDangling, ReadInodes
+from p2pfs.wire.fsck import TRASHED, Dangling, DanglingPage, InodeFacts, InodePage, ReadDangling, ReadInodes
 from p2pfs.wire.leases import ReadNames
 from p2pfs.wire.namespace import Named
 from p2pfs.wire.volumes import VolumeInfo
 
 PAGE: Final = 500
 _TRIES: Final = 3
+_FIRST: Final = -(1 << 63)
+"""Before every number that a row can have."""
 
 
 class Survey:
@@ -29,6 +31,7 @@ class Survey:
         self._asked, self._findings, self._walk, self._info = asked, findings, walk, info
         self._strays: list[InodeId] = []  # directories that the walk did not meet
         self._circles: set[InodeId] = set()
+        self._orphans: dict[InodeId, Finding] = {}
 
     async def run(self) -> None:
         """Raises Misuse where the coordinator is of a version that cannot tell."""
@@ -40,7 +43,7 @@ class Survey:
     # ---- inodes
 
     async def _inodes(self) -> AsyncIterator[InodeFacts]:
-        after, complete = 0, False
+        after, complete = _FIRST, False
         while not complete:
             page = await self._asked.ask(ReadInodes(after, PAGE), InodePage)
             for row in page.rows:
@@ -73,7 +76,7 @@ class Survey:
         inode, is_directory = InodeId(row.inode), row.kind == Kind.DIRECTORY
         if inode == ROOT_INODE:
             return
-        if not row.names or not row.named_in:
+        if not row.names:
             self._nameless(row)
         elif is_directory:
             if row.names > 1:
@@ -89,18 +92,19 @@ class Survey:
     def _nameless(self, row: InodeFacts) -> None:
         """In the trash, open somewhere, or an orphan."""
         inode, kind = InodeId(row.inode), None
+        if inode < ROOT_INODE:
+            self._find(Code.ORPHAN, inode, "no inode has such a number")
+            return
         try:
             kind = open_head(self._asked.keys, self._asked.volume, inode, row.head).kind
         except Corrupt as error:
             where = "in the trash" if row.kept & TRASHED else "without a name"
             self._find(Code.HEAD, inode, f"the head of an inode {where} does not authenticate ({error})")
-        if row.names:
-            why = "the directory that it was in is gone"
-        elif not row.kept:
-            why = "nothing leads to it, and neither the trash nor a mount keeps it"
-        else:
+        if row.kept:
             return
-        self._find(Code.ORPHAN, inode, why, Remedy.ADOPT if kind else Remedy.NONE, kind=kind)
+        why = "no name leads to it, or none in a directory that is there, and neither the trash nor a mount keeps it"
+        remedy = Remedy.ADOPT if kind else Remedy.NONE
+        self._orphans[inode] = self._find(Code.ORPHAN, inode, why, remedy, kind=kind)
 
     # ---- directories that are somewhere, but not below the root
 
@@ -147,20 +151,27 @@ class Survey:
         while True:
             page = await self._asked.ask(ReadDangling(after), DanglingPage)
             for row in page.rows:
-                parent = InodeId(row.parent)
-                try:
-                    name = open_name(self._asked.keys, self._asked.volume, parent, row.name)
-                except Corrupt:
-                    name = b""
-                directory = b"" if parent == ROOT_INODE else self._walk.paths.get(parent, b"#%d" % parent)
-                path = directory + b"/" + (name or b"?%d" % row.dentry)
-                message = f"the name leads to inode {row.inode}, which is not there"
-                finding = Finding(Code.DANGLING, path, message, Remedy.DROP, inode=InodeId(row.inode))
-                finding.spot = Spot(parent, row.dentry, row.name, name)
-                self._findings.add(finding)
+                self._look_at_name(row)
             after = page.after
             if after == (0, 0):
                 return
+
+    def _look_at_name(self, row: Dangling) -> None:
+        parent, inode = InodeId(row.parent), InodeId(row.inode)
+        try:
+            name = open_name(self._asked.keys, self._asked.volume, parent, row.name) if parent >= ROOT_INODE else b""
+        except Corrupt:
+            name = b""
+        spot = Spot(parent, row.dentry, row.name, name)
+        orphan = self._orphans.get(inode)
+        if orphan is not None:  # to be adopted, and then rid of this name
+            orphan.spot = spot
+            return
+        nowhere = "is in no directory that is there, and it has another"
+        message = f"a name of inode {inode} {nowhere if row.leads else 'is there, and the inode is not'}"
+        directory = b"" if parent == ROOT_INODE else self._walk.paths.get(parent, b"#%d" % parent)
+        path = directory + b"/" + (name or b"?%d" % row.dentry)
+        self._findings.add(Finding(Code.DANGLING, path, message, Remedy.DROP, inode=inode, spot=spot))
 
     def _find(
         self, code: Code, inode: InodeId, message: str, remedy: Remedy = Remedy.NONE, *, kind: Kind | None = None

@@ -73,7 +73,13 @@ class Walk:
 
     async def run(self, path: bytes) -> None:
         """Check `path` and what is below it. Raises NotFound, and Corrupt if a name on the way there is damaged."""
-        top = await self._start(path)
+        try:
+            root = await self._asked.ask(GetAttributes(ROOT_INODE), Attributes)
+        except NotFound:
+            message = "the volume's root directory is not there, or counts no link"
+            self._findings.add(Finding(Code.ROOT, b"/", message, Remedy.RECOUNT, inode=ROOT_INODE))
+            return
+        top = await self._start(root, path)
         self._judge(top, "")
         await self._check([top])
         waiting = [top] if self._enters(top, ROOT_INODE) else []
@@ -83,9 +89,8 @@ class Walk:
 
     # ---- where it begins
 
-    async def _start(self, path: bytes) -> Item:
-        attributes = await self._asked.ask(GetAttributes(ROOT_INODE), Attributes)
-        item = self._item(b"", attributes, None)
+    async def _start(self, root: Attributes, path: bytes) -> Item:
+        item = self._item(b"", root, None)
         for name in filter(None, path.split(b"/")):
             sealed = seal_name(self._asked.keys, self._asked.volume, item.inode, name)
             entry = await self._asked.ask(Lookup(item.inode, sealed), Entry)
@@ -176,7 +181,8 @@ class Walk:
         if wrong:
             self._find(Code.NAME, item, wrong, Remedy.MOVE if item.head else Remedy.NONE)
         if item.head is None:
-            other = Remedy.NONE if wrong else Remedy.RESEAL
+            is_told = item.spot is not None or item.attributes.kind == Kind.DIRECTORY
+            other = Remedy.RESEAL if is_told and not wrong else Remedy.NONE
             self._find(Code.HEAD, item, item.trouble, Remedy.SALVAGE if is_file else other)
 
     def _is_vouched(self, item: Item, name: bytes, tag: bytes) -> bool:
@@ -198,8 +204,9 @@ class Walk:
         """Everything that hangs on these inodes."""
         fresh = [item for item in items if self._is_fresh(item)]
         await self._check_content([item for item in fresh if item.head is not None])
-        await self._check_xattrs(fresh)
-        await self._check_labels(fresh)
+        numbered = [item for item in fresh if item.inode >= ROOT_INODE]
+        await self._check_xattrs(numbered)
+        await self._check_labels(numbered)
         self._findings.tally.inodes += len(fresh)
         await self._relief()
 
