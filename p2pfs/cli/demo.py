@@ -157,6 +157,7 @@ def _print_hints(pool: "DemoPool") -> None:
         (f"cp -r /usr/include {mount}/", "use it"),
         (f'eval "$({script} demo env --root {root})"', "point p2pfs at this pool, then:"),
         ("p2pfs status", "how the pool is"),
+        ("p2pfs dashboard", "the same in a browser"),
         (f"p2pfs where {mount}/include/stdio.h", "who holds a file"),
         (f"p2pfs volume ls demo --passphrase-file {passphrase}", "all files, without a mount"),
         (f"kill -9 $(cat {root}/run/peer-1.pid)", "lose a peer: everything stays readable"),

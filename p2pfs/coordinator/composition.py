@@ -373,7 +373,7 @@ async def compose(
         jobs=jobs,
         pool_clock=pool_clock,
         usefulness=judged,
-        history=History(rounds or Rounds(), observer, clock),
+        history=History(rounds or Rounds(), observer, clock, is_settled=lambda: roster.is_settled(clock.monotonic())),
         flow=flow,
         copied=lambda: care.copied,
         workers=(care, leaving, audits, bookings, leases, trash, deleted, purge, jobs, judged),

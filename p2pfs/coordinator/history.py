@@ -145,11 +145,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class History:
-    """The worker that looks, and who answers. `latest` is what the last look saw; empty before the first."""
+    """The worker that looks, and who answers. `latest` is what the last look saw; empty before the first. While it is
+    not `is_settled` nothing is kept: after a start peers that were not heard yet would seem gone, and chunks lost."""
 
     name = "history"
 
-    def __init__(self, rounds: Rounds, observer: Observer, clock: Clock) -> None:
+    def __init__(
+        self, rounds: Rounds, observer: Observer, clock: Clock, *, is_settled: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._is_settled = is_settled
         self._rounds = rounds
         self._observer = observer
         self._clock = clock
@@ -161,7 +165,8 @@ class History:
         """Look, and keep it."""
         self.latest = seen = await self._observer.look()
         self.looked_s = now_s = self._clock.time()
-        await trio.to_thread.run_sync(partial(self._rounds.add, now_s, seen), limiter=self._one)
+        if self._is_settled():
+            await trio.to_thread.run_sync(partial(self._rounds.add, now_s, seen), limiter=self._one)
         return Progress.IDLE
 
     async def wait(self) -> None:

@@ -308,6 +308,10 @@ class Roster:
             self._members = (self._changes, found)
         return found
 
+    def is_settled(self, now_s: float) -> bool:
+        """Whether who is silent is so for another reason than that this coordinator has just started."""
+        return now_s - self.started_s >= self.patience.suspect_s or all(peer.is_heard for peer in self.members())
+
     def reachable(self) -> frozenset[PeerNumber]:
         return frozenset(number for number, peer in self.peers.items() if peer.is_reachable)
 

@@ -59,12 +59,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoPool]:
 
 def remember(pool: DemoPool) -> None:
     """An hour in which every chunk had two copies: the coordinator looks once a minute."""
-    pool.kill("coordinator")
     rounds = Rounds(CoordinatorFiles(NodeHome(pool.root / "coordinator")).history)
     for minute in range(1, 60):
         rounds.add(time.time() - 60 * minute, {"chunks.copies.2": 3.0, "space.used": 6e6})
     rounds.close()
-    pool.start()
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +128,9 @@ def test_a_peer_that_stops_is_seen_without_loading_the_page_anew(pool: DemoPool,
     page = look.page
     page.goto(base(page.url) + "/peers")
     page.evaluate("window.isTheSamePage = true")
+    page.locator("#offers-of-peers summary").click()
+    page.locator(".map .peer.up", has_text="demo@peer-3").wait_for()
+    page.get_by_role("link", name="Drain demo@peer-1").focus()
     pool.signal("peer-3", signal.SIGSTOP)
     try:
         page.locator(".map .peer.suspect", has_text="demo@peer-3").wait_for()
@@ -137,6 +138,8 @@ def test_a_peer_that_stops_is_seen_without_loading_the_page_anew(pool: DemoPool,
         pool.signal("peer-3", signal.SIGCONT)
     page.locator(".map .peer.up", has_text="demo@peer-3").wait_for()
     assert page.evaluate("window.isTheSamePage") is True
+    assert page.evaluate("document.activeElement.id").startswith("drain-")
+    assert page.locator("#offers-of-peers[open]").count() == 1
 
 
 @pytest.mark.usefixtures("scripts")
@@ -162,6 +165,15 @@ def test_an_invite_made_here_lets_a_machine_in(pool: DemoPool, look: Look, tmp_p
     pool.p2pfs("join", str(tmp_path / "invite"), home=tmp_path / "laptop")
     page.get_by_role("link", name="Back to members").click()
     page.get_by_role("rowheader", name="anna@laptop").wait_for()
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_page_whose_session_ends_goes_to_the_login_by_itself(look: Look) -> None:
+    other = look.context.new_page()
+    other.goto(base(look.page.url) + "/jobs")
+    other.get_by_role("button", name="Log out").click()
+    look.page.wait_for_url("**/login")
+    look.complaints = [one for one in look.complaints if "401" not in one]  # Chromium's own words about that answer
 
 
 def test_intruders_stay_out(pool: DemoPool, chromium: Any) -> None:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """The dashboard's parts: markup that escapes, names that are ours, doors that close, a certificate that lasts."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from p2pfs.coordinator.dashboard import charts
 from p2pfs.coordinator.dashboard.assets import Assets, load
 from p2pfs.coordinator.dashboard.certificate import LIFETIME_S, RENEW_BEFORE_S, OwnFiles
 from p2pfs.coordinator.dashboard.doors import LINK_S, MAX_LINKS, MAX_SESSIONS, Doors
+from p2pfs.coordinator.dashboard.figures import MOST_ROWS, data_table
 from p2pfs.coordinator.dashboard.guard import is_ours, is_own_page
 from p2pfs.coordinator.dashboard.layout import Frame, document, live, mark
 from p2pfs.coordinator.dashboard.markup import Html, a, div, input_, join, p
@@ -206,6 +208,21 @@ def test_a_chart_says_the_same_drawn_and_as_a_table() -> None:
     for text in ("1 copy", "2 copies", ">5<", ">7<", ">—<"):
         assert text in table
     assert "no copy" not in table
+
+
+def test_a_large_pool_is_shown_in_part_and_not_even_drawn_beyond_that() -> None:
+    drawn: list[int] = []
+
+    def rows() -> Iterator[tuple[str, str]]:
+        for number in range(1_000_000):
+            drawn.append(number)
+            yield f"peer {number}", "up"
+
+    table = data_table("All peers", ("peer", "state"), rows())
+    assert table.count("<tr>") == MOST_ROWS + 1
+    assert "Commands show all" in table
+    assert len(drawn) == MOST_ROWS + 1
+    assert "Commands show all" not in data_table("All peers", ("peer", "state"), [("a", "b")] * MOST_ROWS)
 
 
 # ---- the adapter ----------------------------------------------------------------------------------------------------

@@ -219,3 +219,22 @@ async def test_members_ask_over_the_network(tmp_path: Path) -> None:
             assert [value for _, value in answer.series["health"]] == [2.0]  # no peers
             assert [value for _, value in answer.series["volumes.files"]] == files  # others' are an admin's to see
         assert p.home.path.joinpath("coordinator", "history.sqlite").exists()
+
+
+async def test_a_restart_leaves_no_moment_in_which_everything_was_gone(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with pool(tmp_path, clock=clock) as p:
+        c = await careful(p, 2)
+        node = [c.peers[number].node for number in (1, 2)]
+    async with pool(tmp_path, clock=clock) as p:
+        seen = p.services.history
+
+        async def kept() -> list[float]:
+            await seen.work()
+            now_s = clock.time()
+            return [value for _, value in (await seen.series(["peers.up"], now_s - HOUR, now_s))["peers.up"]]
+
+        await p.beat(node[0])
+        assert await kept() == []
+        await p.beat(node[1])
+        assert await kept() == [2.0]

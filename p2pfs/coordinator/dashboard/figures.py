@@ -5,6 +5,7 @@ Widths are attributes of SVG, never styles: the content security policy allows n
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from p2pfs.coordinator.dashboard.markup import (
@@ -15,6 +16,7 @@ from p2pfs.coordinator.dashboard.markup import (
     div,
     dl,
     dt,
+    join,
     p,
     rect,
     span,
@@ -28,29 +30,30 @@ from p2pfs.coordinator.dashboard.markup import (
 )
 from p2pfs.runtime.sizes import format_duration, format_size
 
+MOST_ROWS: Final = 200
 _SIGNS: Final = {"error": "✖", "warning": "▲", "info": "●", "healthy": "✔"}
 
 
 def data_table(
     words: str, titles: Sequence[str], rows: Iterable[Sequence[Child]], *, right: Iterable[str] = ()
 ) -> Html:
-    """A table with a caption; the first cell of a row is its heading. Columns named in `right` are numbers."""
-    numeric = {number for number, one in enumerate(titles) if one in set(right)}
-    head = tr(*(th(one, scope="col", class_="number" if at in numeric else None) for at, one in enumerate(titles)))
-    body = [
-        tr(
-            th(row[0], scope="row"),
-            *(
-                td(cell, data_title=titles[at], class_="number" if at in numeric else None)
-                for at, cell in enumerate(row[1:], 1)
-            ),
-        )
-        for row in rows
-    ]
+    """A table with a caption; the first cell of a row is its heading. Columns named in `right` are numbers. Of more
+    rows than MOST_ROWS the others are not even asked for: a large pool must not keep the coordinator drawing."""
+    numeric, left = set(right), iter(rows)
+    kinds = ["number" if one in numeric else None for one in titles]
+    body = [_row(row, titles, kinds) for row in islice(left, MOST_ROWS)]
     if not body:
         return p(f"{words}: none.", class_="empty")
+    head = tr(*(th(one, scope="col", class_=kind) for one, kind in zip(titles, kinds, strict=True)))
     made = table(caption(words), thead(head), tbody(*body))
-    return div(made, class_="scroll", tabindex="0", role="region", aria_label=words)
+    framed = div(made, class_="scroll", tabindex="0", role="region", aria_label=words)
+    is_cut = next(left, None) is not None
+    return join(framed, p(f"These are {MOST_ROWS}. Commands show all.", class_="remark") if is_cut else None)
+
+
+def _row(cells: Sequence[Child], titles: Sequence[str], kinds: Sequence[str | None]) -> Html:
+    others = zip(cells[1:], titles[1:], kinds[1:], strict=True)
+    return tr(th(cells[0], scope="row"), *(td(cell, data_title=one, class_=kind) for cell, one, kind in others))
 
 
 def tiles(*facts: tuple[str, Child, Child]) -> Html:

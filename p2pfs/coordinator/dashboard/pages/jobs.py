@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from p2pfs.coordinator.dashboard.figures import data_table, moment, rate, size, span_of, state
+from p2pfs.coordinator.dashboard.figures import MOST_ROWS, data_table, moment, rate, size, span_of, state
 from p2pfs.coordinator.dashboard.layout import Frame, action
 from p2pfs.coordinator.dashboard.markup import Html, div, h2, join, progress, section, small, span
 from p2pfs.wire.jobs import ENDED, JobAction, JobInfo, JobState
@@ -17,7 +17,7 @@ Allows = Callable[[str, JobAction], bool]
 
 def content(frame: Frame, jobs: Sequence[JobInfo], allows: Allows, now_s: float) -> Html:
     """What goes on, then what ended lately."""
-    going_on = [job for job in jobs if job.state not in ENDED]
+    going_on = [job for job in jobs if job.state not in ENDED][:MOST_ROWS]
     ended = [job for job in jobs if job.state in ENDED][:MOST_ENDED]
     rows = [(*row, _actions(frame, job, allows)) for row, job in zip(job_rows(frame, going_on), going_on, strict=True)]
     over = [

@@ -38,7 +38,7 @@ ROLES = (
 
 def content(nodes: Sequence[NodeInfo]) -> Html:
     """Every node that ever joined."""
-    rows = [
+    rows = (
         (
             node.name,
             state("revoked") if node.revoked else state("member", kind="up"),
@@ -52,7 +52,7 @@ def content(nodes: Sequence[NodeInfo]) -> Html:
             ),
         )
         for node in nodes
-    ]
+    )
     return section(h2("Nodes"), data_table("All nodes", ("node", "", "roles", "zone", "id", "actions"), rows))
 
 

@@ -1,12 +1,13 @@
 """The first page: how the pool is, and why."""
 
-from p2pfs.coordinator.dashboard.figures import ago, bar, data_table, share, sign, size, span_of, tiles
+from p2pfs.coordinator.dashboard.figures import MOST_ROWS, ago, bar, data_table, share, sign, size, span_of, tiles
 from p2pfs.coordinator.dashboard.layout import Frame
 from p2pfs.coordinator.dashboard.markup import Child, Html, code, div, h2, join, li, p, section, span, strong, ul
 from p2pfs.coordinator.dashboard.pages.jobs import job_rows
 from p2pfs.coordinator.report import BackupReport, Reason, StatusReport
 from p2pfs.types import GONE_STATES, PeerState
 
+MOST_REASONS = 50
 _WORDS = {
     "healthy": "Everything is as it should be.",
     "warning": "The pool works, and something wants to be looked at.",
@@ -16,7 +17,7 @@ _WORDS = {
 
 def content(frame: Frame, report: StatusReport) -> Html:
     """Health with its reasons, the figures that matter, and what is being done."""
-    going_on = job_rows(frame, report.jobs)
+    going_on = job_rows(frame, report.jobs[:MOST_ROWS])
     return join(
         _health(report),
         _figures(report),
@@ -43,7 +44,7 @@ def _health(report: StatusReport) -> Html:
             class_=f"health {report.health}",
             role="status",
         ),
-        ul(*map(_reason, report.reasons), class_="reasons") if report.reasons else None,
+        ul(*map(_reason, report.reasons[:MOST_REASONS]), class_="reasons") if report.reasons else None,
         aria_label="Health",
     )
 

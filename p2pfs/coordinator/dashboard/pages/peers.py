@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from p2pfs.coordinator.dashboard.figures import ago, bar, data_table, rate, share, size, state
+from p2pfs.coordinator.dashboard.figures import MOST_ROWS, ago, bar, data_table, rate, share, size, state
 from p2pfs.coordinator.dashboard.layout import Frame, action
 from p2pfs.coordinator.dashboard.markup import (
     Html,
@@ -31,7 +31,7 @@ _QUIET = 16 * KIB
 
 def content(frame: Frame, report: StatusReport) -> Html:
     """A map, then a table."""
-    peers = report.peers
+    peers = sorted(report.peers, key=lambda peer: peer.state == PeerState.UP)  # those that want to be looked at first
     if not peers:
         return p("No peer has joined yet. Invite one on the page Members.", class_="empty")
     return join(
@@ -42,7 +42,8 @@ def content(frame: Frame, report: StatusReport) -> Html:
 
 
 def _map(peers: Sequence[PeerReport]) -> Html:
-    ordered = sorted(peers, key=lambda peer: (peer.zone, peer.name))
+    shown_here = peers[:MOST_ROWS]
+    ordered = sorted(shown_here, key=lambda peer: (peer.zone, peer.name))
     zones = [(zone, list(inside)) for zone, inside in groupby(ordered, key=lambda peer: peer.zone)]
     return div(*(_zone(zone, inside) for zone, inside in zones), class_="map")
 
@@ -89,7 +90,7 @@ def _table(frame: Frame, peers: Sequence[PeerReport]) -> Html:
         "actions",
     )
     right = ("used", "trash", "free", "chunks", "load")
-    return data_table("All peers", titles, [_row(frame, peer) for peer in peers], right=right)
+    return data_table("All peers", titles, (_row(frame, peer) for peer in peers), right=right)
 
 
 def _row(frame: Frame, peer: PeerReport) -> tuple[str | Html, ...]:
@@ -144,12 +145,12 @@ def _pooled(offers: Sequence[PooledOffer]) -> Html:
 
 
 def _offered(peers: Sequence[PeerReport]) -> Html:
-    rows = [
+    rows = (
         (peer.name, one.kind, shown(one.offered, one.unit), shown(one.used, one.unit), one.rule or "—")
         for peer in peers
         if peer.state not in GONE_STATES
         for one in peer.offers
-    ]
+    )
     made = data_table("What each peer offers", ("peer", "kind", "offers now", "used", "rule of its owner"), rows)
     return details(summary("Of each peer"), made, id="offers-of-peers")
 

@@ -43,7 +43,7 @@ def _owners(owners: Sequence[OwnerUsefulness], *, is_fair: bool) -> Html:
 
 
 def _nodes(nodes: Sequence[NodeUsefulness]) -> Html:
-    rows = [
+    rows = (
         (
             one.name,
             one.owner,
@@ -51,7 +51,7 @@ def _nodes(nodes: Sequence[NodeUsefulness]) -> Html:
             *map(size, (one.counts.u_usual, one.counts.d_usual, one.counts.d_special, one.counts.u_special)),
         )
         for one in nodes
-    ]
+    )
     titles = ("node", "owner", "coefficient", *_GAVE)
     return data_table("Usefulness of nodes", titles, rows, right=titles[2:])
 

@@ -15,7 +15,7 @@ def content(report: StatusReport) -> Html:
 
 def _volumes(report: StatusReport) -> Html:
     titles = ("volume", "owner", "files", "content", "in trash", "reserved", "delegated to")
-    rows = [
+    rows = (
         (
             volume.name,
             volume.owner,
@@ -26,7 +26,7 @@ def _volumes(report: StatusReport) -> Html:
             volume.delegated_to or "—",
         )
         for volume in report.volumes
-    ]
+    )
     return data_table("All volumes", titles, rows, right=("files", "content"))
 
 
@@ -39,14 +39,14 @@ def _reserved(volume: VolumeReport) -> str:
 
 def _leases(report: StatusReport, now_s: float) -> Html:
     days = round(LEASE_WARNING_S / 86400)
-    rows = [
+    rows = (
         (
             volume.name,
             moment(volume.expires_s, now_s) if volume.expires_s else "never",
             f"{volume.expiring}" if volume.expiring else "none",
         )
         for volume in report.volumes
-    ]
+    )
     return data_table(
         "Leases of volumes, and of files in them",
         ("volume", "as a whole it expires", f"files that expire within {days} days"),

@@ -77,6 +77,15 @@ if (typeof uPlot === "function") {
     .observe(document.getElementById("content"));
 }
 
+// What a reader has opened stays open when the live part is renewed; htmx keeps the focus.
+let opened = [];
+document.addEventListener("htmx:beforeSwap", () => {
+  opened = [...document.querySelectorAll("#live details[open][id]")].map((one) => one.id);
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+});
+
 const lost = document.createElement("p");
 lost.className = "notice";
 lost.setAttribute("role", "status");
