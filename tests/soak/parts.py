@@ -137,7 +137,7 @@ class Commands:
     def _run(self, words: Sequence[str], home: Path, expect: Sequence[int]) -> subprocess.CompletedProcess[str]:
         environment = self.version.environment() | {"P2PFS_HOME": str(home)}
         result = subprocess.run(
-            [sys.executable, "-m", MAIN, *words],
+            [sys.executable, "-P", "-m", MAIN, *words],
             capture_output=True, text=True, timeout=COMMAND_S, env=environment, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if expect and result.returncode not in expect:

@@ -166,7 +166,8 @@ class Run:
     def _judge(self) -> None:
         if not self.problems:
             # Of the time under load: what a process takes when nobody asks it for anything is less.
-            self.problems += memory.wrong([sample for sample in self.samples if sample.at_s <= self._loaded_until_s])
+            loaded = [sample for sample in self.samples if sample.at_s <= self._loaded_until_s]
+            self.problems += memory.wrong(loaded, self.options.minutes)
         warned = []
         for path in sorted((self.pool.root / "log").glob("*.log*")):
             warned += warnings.records(path.name.partition(".")[0], path.read_text(encoding="utf-8"))
