@@ -98,6 +98,10 @@ async def test_nobody_there_is_unavailable(ca: TestAuthority) -> None:
                 await client.request(Endpoint(NodeId("a" * 32), Role.PEER, wrong), "GET", "/x", timeout_s=5)
 
 
+def test_any_node_of_an_address_is_named_by_the_address_alone() -> None:
+    assert str(Endpoint(NodeId(""), Role.PEER, ("192.0.2.10:9471",))) == "peer at 192.0.2.10:9471"
+
+
 async def test_a_later_address_serves_when_the_first_is_taken_by_another_node(ca: TestAuthority) -> None:
     async with serving(ca) as other, serving(ca) as served, client_of(ca) as client:
         both = Endpoint(served.endpoint.node, Role.PEER, (*other.endpoint.addresses, *served.endpoint.addresses))
