@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: "20G", "1.5 MiB", "30d", "500ms".
+"""Sizes, counts and times as people write them: "20G", "1.5 MiB", "3 copies", "30d", "500ms".
 
 Pure. Used by the configuration, the command line and everything that prints a number for a person. Units of size are
 powers of 1024 whatever their spelling (G = GB = GiB), as in JuiceFS and Ceph.
@@ -55,6 +55,13 @@ def format_size(size: int) -> str:
         power += 1
     number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
     return f"{number.removesuffix('.0')} {_SIZE_POWERS[power - 1].upper()}iB"
+
+
+def format_count(number: int, one: str, many: str = "") -> str:
+    """As "1 chunk", "3 chunks", "2 copies"; `many` where the plural is neither of these."""
+    if number == 1:
+        return f"1 {one}"
+    return f"{number} {many or (f'{one[:-1]}ies' if one.endswith('y') else f'{one}s')}"
 
 
 def parse_duration(text: str) -> float:
