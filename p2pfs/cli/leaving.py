@@ -11,7 +11,7 @@ from p2pfs.cli.options import home_option, json_option, yes_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size, parse_duration
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_duration
 from p2pfs.types import Role
 from p2pfs.wire.jobs import JobInfo, JobKind, JobState
 from p2pfs.wire.membership import AwayRequest, NodeInfo
@@ -186,16 +186,17 @@ def _verdict(nodes: Sequence[NodeInfo], plan: PlanAnswer) -> str:
     names, they = plans.names_of(nodes), "it" if len(nodes) == 1 else "they"
     if plan.unreadable:
         return (
-            f"do not stop {names}: {plan.unreadable} chunks ({format_size(plan.unreadable_bytes)}) could not be read "
-            f"until {they} {'is' if they == 'it' else 'are'} back"
+            f"do not stop {names}: {format_count(plan.unreadable, 'chunk')} ({format_size(plan.unreadable_bytes)}) "
+            f"could not be read until {they} {'is' if they == 'it' else 'are'} back"
         )
     if plan.short:
         return (
-            f"{names} can be stopped for a while: everything stays readable, but {plan.short} chunks "
-            f"({format_size(plan.held_bytes)}) have fewer than {plan.wanted} copies until {they} "
-            f"{'is' if they == 'it' else 'are'} back; to leave for good: p2pfs peer drain"
+            f"{names} can be stopped for a while: everything stays readable, but {format_count(plan.short, 'chunk')} "
+            f"({format_size(plan.held_bytes)}) {'has' if plan.short == 1 else 'have'} fewer than "
+            f"{format_count(plan.wanted, 'copy')} until {they} {'is' if they == 'it' else 'are'} back; "
+            "to leave for good: p2pfs peer drain"
         )
-    return f"{names} can be stopped: the others hold {plan.wanted} copies of everything"
+    return f"{names} can be stopped: the others hold {format_count(plan.wanted, 'copy')} of everything"
 
 
 def _await_left(home: NodeHome, node: NodeInfo) -> int:

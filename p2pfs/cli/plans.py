@@ -19,7 +19,7 @@ from p2pfs.cli.show import say
 from p2pfs.errors import PoolError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size
 from p2pfs.types import PoolId
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import FilesAtRisk, PlanAnswer, PlanKind, PlanRequest
@@ -92,14 +92,15 @@ def as_json(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: 
 def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: dict[str, list[str]]) -> None:
     """What would be copied, how long that takes, whether there is room, and what would be lost."""
     holds = "holds" if len(nodes) == 1 else "hold"
-    say(f"{names_of(nodes)} {holds} {plan.held} chunks, {format_size(plan.held_bytes)}")
+    say(f"{names_of(nodes)} {holds} {format_count(plan.held, 'chunk')}, {format_size(plan.held_bytes)}")
     size = to_copy(plan, kind)
     if size:
         about = "as measured lately" if plan.is_measured else "assumed"
         took = format_duration(max(1, round(seconds(plan, kind))))
         say(
             f"  to copy: {format_size(size)}, about {took} at {format_size(round(plan.rate))}/s ({about}), "
-            f"so that {plan.wanted} copies are on the {plan.staying} peers that stay"
+            f"to have {format_count(plan.wanted, 'copy')} on the "
+            f"{format_count(plan.staying, 'peer that stays', 'peers that stay')}"
         )
         room = format_size(plan.room_bytes)
         if plan.answering < plan.wanted:
@@ -107,7 +108,7 @@ def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], path
         else:
             say(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
     elif plan.held:
-        say(f"  nothing to copy: the others hold {plan.wanted} copies of all of it")
+        say(f"  nothing to copy: the others hold {format_count(plan.wanted, 'copy')} of all of it")
     print_risk(plan, kind, paths)
 
 
@@ -115,13 +116,13 @@ def print_risk(plan: PlanAnswer, kind: PlanKind, paths: dict[str, list[str]]) ->
     """Chunks and files that no other peer has."""
     if not plan.unreadable:
         return
-    what = f"{plan.unreadable} chunks, {format_size(plan.unreadable_bytes)},"
+    what = f"{format_count(plan.unreadable, 'chunk')}, {format_size(plan.unreadable_bytes)}"
     if kind is PlanKind.LOSE:
-        say(f"  lost: {what} have no copy on another peer that answers")
+        say(f"  lost: no other peer that answers has a copy of {what}")
     else:
-        say(f"  nowhere else now: {what} have no copy on another peer that answers")
+        say(f"  nowhere else now: no other peer that answers has a copy of {what}")
     for risk in plan.files:
-        say(f"  volume {risk.owner}/{risk.name}: {risk.files} files")
+        say(f"  volume {risk.owner}/{risk.name}: {format_count(risk.files, 'file')}")
         known = paths.get(risk.volume, [])
         for path in known[:_SHOWN]:
             say(f"    {path}")

@@ -15,7 +15,7 @@ from p2pfs.cli.passphrases import Passphrase
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, NotFound, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_size
 from p2pfs.types import Role, VolumeId, volume_name
 from p2pfs.wire.volumes import DeletedVolume, DeleteVolume, UndeleteVolume, VolumeInfo, VolumeSettings
 
@@ -106,7 +106,8 @@ def quota(
         )
         return
     say(f"{found.name} holds {format_size(found.bytes)} of {_shown_size(found.quota_bytes)}")
-    say(f"and {found.files} files and directories of {found.quota_files or 'as many as it likes'}")
+    entries = format_count(found.files, "file or directory", "files and directories")
+    say(f"and {entries} of {found.quota_files or 'as many as it likes'}")
 
 
 @click.command("delete")
@@ -254,10 +255,10 @@ def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase) -> DeletedVo
 
 def _show_loss(volume: VolumeInfo) -> None:
     say(f"The volume {volume.name} of {volume.owner}, made {time.strftime('%Y-%m-%d', time.gmtime(volume.created_s))}:")
-    say(f"  {volume.files} files and directories, {format_size(volume.bytes)}")
+    say(f"  {format_count(volume.files, 'file or directory', 'files and directories')}, {format_size(volume.bytes)}")
     say(f"  {volume.trash_files} more in its trash, {format_size(volume.trash_bytes)}")
     if volume.members:
-        say(f"  shared with {volume.members} others, who lose it too")
+        say(f"  shared with {format_count(volume.members, 'other')}: lost to them too")
     say("Once it is gone for good, no passphrase and no recovery phrase brings anything of it back.")
 
 

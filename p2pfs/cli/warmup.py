@@ -7,7 +7,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
-from p2pfs.runtime.sizes import format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_size, parse_size
 
 
 @click.command("warmup")
@@ -35,7 +35,7 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     else:
         tell(total)
         fetched, cached = format_size(total["fetched_bytes"]), format_size(total["cached_bytes"])
-        click.echo(f"{total['files']} files: {fetched} fetched, {cached} were there already")
+        click.echo(f"{format_count(total['files'], 'file')}: {fetched} fetched, {cached} were there already")
         if total["is_full"]:
             click.echo("that is all that may be cached: see --most and the setting cache_size", err=True)
     return exitcodes.UNREACHABLE if total["failed"] else exitcodes.OK

@@ -25,6 +25,7 @@ from p2pfs.coordinator.dashboard.markup import (
     small,
     ul,
 )
+from p2pfs.runtime.sizes import format_count
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import PlanAnswer
 
@@ -107,9 +108,10 @@ def invited(name: str, invite: str, lifetime_s: float) -> Html:
 def ask_drain(frame: Frame, node: NodeInfo, plan: PlanAnswer) -> Html:
     """What draining a peer means, before it begins."""
     seconds = plan.short_bytes / plan.rate if plan.rate else 0.0
+    staying = format_count(plan.staying, "peer that stays", "peers that stay")
     facts: list[Child] = [
-        li(f"It holds {plan.held} chunks ({size(plan.held_bytes)})."),
-        li(f"{plan.short} of them ({size(plan.short_bytes)}) must be copied to the {plan.staying} peers that stay."),
+        li(f"It holds {format_count(plan.held, 'chunk')} ({size(plan.held_bytes)})."),
+        li(f"{plan.short} of them ({size(plan.short_bytes)}) must be copied to the {staying}."),
         li(f"Those have {size(plan.room_bytes)} free."),
         li(f"At {rate(plan.rate)} that takes about {span_of(max(1.0, seconds))}.") if plan.short_bytes else None,
     ]
