@@ -21,6 +21,7 @@ STATE: Final = Path("/var/lib/p2pfs")
 CONFIGURATION: Final = Path("/etc/p2pfs")
 _FIRST: Final = f"""
 set -eu
+awk '$3 ~ /^fuse[.]/ {{ print $2 }}' /proc/self/mounts | while read -r mount; do umount -l "$(printf %b "$mount")"; done
 hostname "$1"
 mount --bind "$2/state" {STATE}
 mount --bind "$2/etc" {CONFIGURATION}
@@ -31,7 +32,8 @@ echo ready
 sleep infinity &
 wait
 """
-"""Bash as the first process takes care of orphans."""
+"""Bash as the first process takes care of orphans. Mounts that others have outside are let go of: they could not be
+unmounted for as long as this machine is on."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

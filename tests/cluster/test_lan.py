@@ -41,7 +41,7 @@ class Machine:
 
     def popen(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, *words],
+            ["nsenter", f"--net=/run/netns/{self.namespace}", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
