@@ -41,6 +41,7 @@ _HOW_WRITTEN: Final = {
     "weight": "a number: 1.0",
     "distribution": "auto, direct, relay or swarm",
 }
+_HELP: Final = ("-h, --help", "Show this message and exit.")
 _INTRODUCTION: Final = """\
 # Settings of one p2pfs node: every key with its default.
 #
@@ -120,15 +121,28 @@ def _inner(command: click.Command) -> Iterator[tuple[str, click.Command]]:
             yield word, found
 
 
+def usage(command: click.Command) -> str:
+    """What follows the command's name in its usage."""
+    return " ".join(command.collect_usage_pieces(_context(command)))
+
+
+def options(command: click.Command) -> list[tuple[str, str]]:
+    """Each option with its help."""
+    rows = [parameter.get_help_record(_context(command)) for parameter in command.params]
+    return [row for row in rows if row is not None and row[0].startswith("-")] + [_HELP]
+
+
+def _context(command: click.Command) -> click.Context:
+    """As below `p2pfs`. A command keeps the option for help of its first context, so they must be the same."""
+    return click.Context(command, help_option_names=cli.context_settings["help_option_names"])
+
+
 def _page(name: str, command: click.Command, section: int) -> str:
-    context = click.Context(command, info_name=name)
     description, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExample")
     lines = [_title(name, section), ".SH NAME", f"{_dashed(name)} \\- {_escaped(_summary(command))}"]
-    lines += [".SH SYNOPSIS", f"\\fB{_escaped(name)}\\fR {_escaped(' '.join(command.collect_usage_pieces(context)))}"]
+    lines += [".SH SYNOPSIS", f"\\fB{_escaped(name)}\\fR {_escaped(usage(command))}"]
     lines += [".SH DESCRIPTION", *_paragraphs(description)]
-    rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    options = [row for row in rows if row is not None and row[0].startswith("-")]
-    lines += [".SH OPTIONS", *(line for given, words in options for line in _entry(given, words))]
+    lines += [".SH OPTIONS", *(line for given, words in options(command) for line in _entry(given, words))]
     if inner := list(_inner(command)):
         lines.append(".SH COMMANDS")
         for word, below in inner:
