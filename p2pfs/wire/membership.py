@@ -89,15 +89,15 @@ class Revocations(msgspec.Struct, frozen=True):
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """What psutil says of a peer's machine; all bytes, shares 0…1, rates bytes a second."""
+    """What psutil says of a peer's machine; sizes are bytes."""
 
     disk_total: int
     disk_free: int
     memory_total: int
     memory_available: int
     cpu_count: int
-    cpu_load: float
-    net_sent: int
+    cpu_load: float  # of the last minute, a processor: 1.0 is busy
+    net_sent: int  # bytes since the machine started, all its interfaces together, whoever sent them
     net_received: int
 
 
