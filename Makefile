@@ -82,9 +82,10 @@ conformance-sample: $(STAMPS)/run ## the short form of some of them, three minut
 	@packaging/system-packages $(SAMPLE_PACKAGES)
 	PYTHONPATH=tests $(BIN)/python -m conformance.run --sample $(CONFORMANCE_FLAGS)
 
-# In a mount namespace of its own: one that others make meanwhile would keep its mounts alive.
+# In a mount namespace of its own, as one that others make meanwhile would keep its mounts alive; slave, so that it does
+# not keep theirs.
 soak: $(STAMPS)/run ## half an hour of load, faults and upgrades, then everything compared (root; SOAK_FLAGS="--minutes 5 --seed 7")
-	PYTHONPATH=tests unshare --mount $(BIN)/python -m soak.run --out '$(SOAK_OUT)' $(SOAK_FLAGS)
+	PYTHONPATH=tests unshare --mount --propagation slave $(BIN)/python -m soak.run --out '$(SOAK_OUT)' $(SOAK_FLAGS)
 
 check: $(STAMPS)/dev ## format, lint, types, layers
 	$(BIN)/ruff format --check $(SOURCES)

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 LINGER_S: Final = 5.0
 """How long a mount told to end waits for files that are still open."""
+LOOK_S: Final = 1.0
+"""How often a mount that was taken away looks whether files are open in what is left of it."""
 WRITE_BACK_S: Final = 20.0
 """How long a mount that leaves waits for the pages its kernel keeps."""
 CUT_MARGIN_S: Final = 5.0
@@ -81,6 +83,7 @@ class _Mount:
         self._home, self._settings, self._volume, self._path = home, settings, volume, path
         self._passphrase, self._options, self._ready = passphrase, options, ready
         self._exit_code = exitcodes.OK
+        self._unmounted = trio.Event()
 
     async def run(self) -> int:
         try:
@@ -130,6 +133,7 @@ class _Mount:
                 nursery.start_soon(control.serve, socket)
                 nursery.start_soon(expose, self._settings.metrics_listen, figures.figures(self._home))
                 nursery.start_soon(self._end_on_signal, attached, operations)
+                nursery.start_soon(self._end_unused, operations)
                 nursery.start_soon(self._announce, socket, attached)
                 nursery.start_soon(kernel.watch)
                 nursery.start_soon(attached.filesystem.follow, kernel)
@@ -190,6 +194,20 @@ class _Mount:
                 pyfuse3.terminate()
                 self._release(operations)
 
+    async def _end_unused(self, operations: Operations) -> None:
+        """End what `p2pfs umount` took away and the kernel keeps: for a copy in another mount namespace, which every
+        container and many a service makes of all mounts there are. Not while a program has a file open in it."""
+        await self._unmounted.wait()
+        is_told = False
+        while True:
+            await trio.sleep(LOOK_S)  # without such a copy it is over by then
+            if not operations.has_open_files:
+                pyfuse3.terminate()
+                return
+            if not is_told:
+                log.info("%s is unmounted; files are open in another mount namespace's copy of it", self._path)
+            is_told = True
+
     async def _settle(self, attached: Attached) -> None:
         try:
             await attached.filesystem.settle_all()
@@ -209,6 +227,7 @@ class _Mount:
         finally:
             self._release(operations)
         await trio.to_thread.run_sync(life.unmount, self._path)
+        self._unmounted.set()
         return attached.filesystem.promises.losses()
 
     async def _take_in_pages(self, operations: Operations) -> None:

@@ -150,6 +150,11 @@ class Operations(pyfuse3.Operations):
         self._entries = Entries(self.owners)
         self._last_handle = 0
 
+    @property
+    def has_open_files(self) -> bool:
+        """Whether a program has a file open or mapped, through any copy of the mount."""
+        return bool(self._files)
+
     def _inode_of(self, fh: int) -> int | None:
         """What a handle is open on; None once it is closed."""
         handle, directory = self._files.get(fh), self._directories.get(fh)

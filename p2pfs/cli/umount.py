@@ -177,10 +177,14 @@ def _await_gone(record: mounts.MountRecord, path: Path) -> None:
     deadline = time.monotonic() + _GONE_WITHIN_S
     while mounts.mounted_type(path) == mounts.KERNEL_TYPE or record.alive():
         if time.monotonic() > deadline:
-            raise UserError(
-                f"everything is stored, but {path} is still in use: close what has files open there",
-                exitcodes.BUSY,
-            )
+            if mounts.mounted_type(path) == mounts.KERNEL_TYPE:
+                still = f"{path} is still in use: close what has files open there"
+            else:
+                still = (
+                    f"a container or a service has files open in its own copy of {path}, which is unmounted:"
+                    f" its process, {record.pid}, ends once they are closed"
+                )
+            raise UserError(f"everything is stored, but {still}", exitcodes.BUSY)
         time.sleep(_POLL_S)
 
 

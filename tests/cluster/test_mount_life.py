@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from pools import DemoPool, demo_pool
 
 from p2pfs import exitcodes
 from p2pfs.runtime import mounts
+from p2pfs.runtime.process import is_alive
 
 pytestmark = pytest.mark.l5
 
@@ -49,6 +51,14 @@ def ended(pid: int) -> None:
             os.close(descriptor)
 
 
+def await_log(pool: DemoPool, words: str) -> None:
+    """Wait until the mount has written this."""
+    ends_s = time.monotonic() + LONGEST_S
+    while words not in pool.log("mount"):
+        assert time.monotonic() < ends_s, f"the mount did not say: {words}"
+        time.sleep(0.05)
+
+
 def mount(pool: DemoPool, *options: str) -> None:
     words = ["--set", f"io_timeout={IO_TIMEOUT_S}s", *options]
     pool.p2pfs(
@@ -76,6 +86,29 @@ def test_sigterm_stores_what_is_written_and_unmounts(pool: DemoPool) -> None:
     assert mounts.mounted_type(pool.mount) is None
     pool.start()
     assert path.read_bytes() == b"x" * 300_000
+
+
+def test_a_copy_in_another_mount_namespace_keeps_it_only_while_a_file_is_open_there(pool: DemoPool) -> None:
+    pid, late = pool.pid("mount"), pool.mount / "late"
+    words = f"exec 3>{late}; echo open; read; echo whole >&3; exec 3>&-; echo closed; read"
+    apart = ["unshare", "--mount", "--propagation", "private", "bash", "-c", words]
+    with (
+        subprocess.Popen(apart, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        unmounting = aside.submit(pool.p2pfs, "umount", str(pool.mount))
+        await_log(pool, "files are open in another mount namespace")
+        assert mounts.mounted_type(pool.mount) is None
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == "closed\n"
+        unmounting.result(LONGEST_S)
+        assert not is_alive(pid)
+        other.communicate("\n")
+    pool.start()
+    assert late.read_text() == "whole\n"
 
 
 def test_after_kill_9_the_volume_can_be_mounted_at_the_same_place(pool: DemoPool) -> None:

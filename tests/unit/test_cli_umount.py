@@ -90,6 +90,25 @@ def test_progress_is_told_and_the_mount_and_its_process_are_gone_on_return(
     assert world.detached == []
 
 
+@pytest.mark.parametrize(
+    ("is_mounted", "words"), [(True, "is still in use: close"), (False, "a container or a service has files open")]
+)
+def test_what_keeps_it_although_all_is_stored_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_mounted: bool, words: str
+) -> None:
+    monkeypatch.setattr(umount, "_GONE_WITHIN_S", 0.0)
+    world.register(os.getpid())
+
+    def leave(_pending: int) -> None:
+        world.mounted = mounts.KERNEL_TYPE if is_mounted else None
+
+    thread = _serve(world, b'{"pending_bytes": 0}\n{"done": true}\n')
+    with pytest.raises(UserError, match=words) as caught:
+        umount.unmount(world.path, leave)
+    thread.join()
+    assert caught.value.exit_code == exitcodes.BUSY
+
+
 def test_data_that_cannot_be_stored_leaves_it_mounted(world: World) -> None:
     world.register(os.getpid())
     thread = _serve(world, b'{"pending_bytes": 9}\n{"error": "too few peers answer"}\n')
