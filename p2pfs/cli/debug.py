@@ -89,11 +89,12 @@ def _entries(home: NodeHome, *, anonymous: bool) -> tuple[dict[str, tuple[bytes,
     entries, left_out = {}, []
     for source, value in made.items():
         data = contents.encode(redactor.text(value) if isinstance(value, str) else redactor.value(value))
+        name = redactor.text(source.name) if source.name.startswith("log/") else source.name
         # Before too: what is taken out may be the middle of a secret, whose rest nobody would know again.
         if secrets.are_in(data) or secrets.are_in(contents.encode(value)):
-            left_out.append(source.name)
+            left_out.append(name)
         elif data:
-            entries[source.name] = (data, source.about)
+            entries[name] = (data, source.about)
     lines = ["Made by p2pfs debug bundle. No keys, passphrases, invites, contents or names of files.", ""]
     lines += [f"{name}: {about}" for name, (_, about) in entries.items()]
     lines += [f"{name}: left out, as it held a secret of the home" for name in left_out]

@@ -36,6 +36,7 @@ _AFTER_VOLUME: Final = ("is", "was", "has", "of", "to", "in", "on", "at", "with"
 _MOUNTED: Final = re.compile(rf"({_NAME})(?= is mounted at)")
 _MOUNTING: Final = re.compile(rf"(?<= is delegated to )({_NAME})(?=:)")
 _DIALLED: Final = re.compile(r"(?<![\w.-])(?=[\w.-]*[a-z])([\w-]+(?:\.[\w-]+)+)(?<!\.py)(?=:\d)", re.IGNORECASE)
+_LOG: Final = re.compile(rf"(?<=\bmount-)({_NAME})(?=\.log)")  # called by where it is mounted
 _ID: Final = re.compile(r"(?<![0-9A-Za-z])((?:[A-Z2-7]{4}-){7}[A-Z2-7]{4}|[0-9a-f]{32})(?![0-9A-Za-z])")
 """A key's fingerprint; a node or a pool."""
 _ROUTES: Final = frozenset(f"/{route.path.split('/')[1]}" for route in (*COORDINATOR_ROUTES, *PEER_ROUTES))
@@ -77,7 +78,7 @@ class Redactor:
         if self._names is not None:
             text = self._names.sub(lambda found: self._pseudonym("name", found[0]), text)
         text = _VOLUME.sub(self._volume, _NODE.sub(self._node, text))
-        for pattern in (_MOUNTED, _MOUNTING, _DIALLED, _ID):
+        for pattern in (_MOUNTED, _MOUNTING, _DIALLED, _LOG, _ID):
             text = pattern.sub(lambda found: self._pseudonym("name", found[1]), text)
         return text
 

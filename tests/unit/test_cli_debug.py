@@ -205,6 +205,14 @@ def test_names_that_nobody_can_be_asked_for_are_known_by_what_logs_say_of_them()
         assert Redactor().text(sentence).count("geheim") == sentence.count("geheim"), sentence
 
 
+def test_an_anonymous_bundle_does_not_tell_where_something_is_mounted(home: NodeHome) -> None:
+    (home.path / "log" / "mount-letters.log").write_text("geheim is mounted at /home/anna/letters\n")
+    found = bundle(home, "--anonymous")
+    assert b"letters" not in b"".join([*found.values(), *map(str.encode, found)])
+    assert b"log/mount-name-" in found["files.txt"]
+    assert "log/mount-letters.log" in bundle(home)
+
+
 def test_pseudonyms_are_one_for_each_name_and_leave_the_rest_readable() -> None:
     redactor = Redactor((), ["anna", "photos"])
     shown = redactor.text("anna@oldbox made the volume photos\nanna@oldbox deleted the volume photos of anna").split()
