@@ -26,6 +26,7 @@ from p2pfs_mount import connection
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.entries import nothing
 from p2pfs_mount.invalidation import KernelCache
+from p2pfs_mount.meter import Meter
 from p2pfs_mount.operations import guarded
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KernelTrust
@@ -42,6 +43,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self) -> None:
         super().__init__()
         self.pending = Pending(60)
+        self.meter = Meter(lambda _handle: None)
         self.unexpected = 0
         self.hangs = False
         self.hanging = trio.Event()

@@ -7,6 +7,7 @@ made, while nobody reads; names in it go to the mount's own socket, which is its
 
 import errno
 import json
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from p2pfs.errors import Busy
 from p2pfs.runtime.latency import Latency
 from p2pfs.runtime.terminal import printable
 from p2pfs_mount.life import Say
+
+log = logging.getLogger(__name__)
 
 MOST_READERS: Final = 4
 MOST_LINES: Final = 4096
@@ -88,7 +91,11 @@ class AccessLog:
         if operation in _BY_HANDLE and arguments:
             inode = self._inode_of(arguments[0])
             arguments = (*([] if inode is None else [inode]), f"handle {arguments[0]}", *arguments[1:])
-        line = described(datetime.now(UTC), operation, arguments, took_ns=took_ns, number=number)
+        try:
+            line = described(datetime.now(UTC), operation, arguments, took_ns=took_ns, number=number)
+        except Exception:  # what leaves a handler ends the mount, and this line is worth none
+            log.exception("the access log cannot say what %s was", operation)
+            return
         for reader in self._readers:
             reader.add(line)
 

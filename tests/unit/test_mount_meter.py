@@ -149,3 +149,19 @@ async def test_over_the_socket_a_reader_that_hangs_up_is_forgotten(tmp_path: Pat
                 note(one.access)
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_request_that_cannot_be_told_costs_its_line_only(
+    autojump_clock: trio.testing.MockClock, claim_logs: Claims
+) -> None:
+    """What leaves a handler ends the mount."""
+    claim_logs("the access log cannot say", count=1)
+    log, listener = AccessLog(lambda _: None), Listener()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.follow, {}, listener.say)
+        await trio.testing.wait_all_tasks_blocked()
+        log.note("setxattr", (1, b"user.x", object()), 1000, 0)
+        note(log)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [line.split()[1] for line in listener.lines][-1] == "unlink"
