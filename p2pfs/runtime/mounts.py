@@ -29,7 +29,8 @@ _SUN_PATH_BYTES: Final = 107
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One mount. `socket` answers JSON lines such as {"op": "umount"}; `session` is the coordinator's name for it."""
+    """One mount. `socket` answers JSON lines such as {"op": "umount"}; `session` is the coordinator's name for it;
+    `volume` is what the volume was called when it was mounted."""
 
     pid: int
     home: str
@@ -37,6 +38,12 @@ class MountRecord(msgspec.Struct, frozen=True):
     mount_point: str
     volume: str
     session: str = ""  # earlier versions did not write it down
+    volume_id: str = ""  # nor this
+
+    @property
+    def wanted(self) -> str:
+        """What to look its volume up by: the number, as it may have been renamed."""
+        return self.volume_id or self.volume
 
     def alive(self) -> bool:
         """Whether the mount's process is still there."""

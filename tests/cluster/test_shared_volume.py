@@ -149,6 +149,8 @@ def test_a_volume_is_limited_renamed_deleted_and_brought_back(anna: Person, bob:
         anna.p2pfs("volume", "rename", "notes", "photos", *anna.secret(), expect=exitcodes.EXISTS)
         anna.p2pfs("volume", "rename", "notes", "words", *anna.secret())
         (anna.mount / "c").write_text("still here")
+        assert anna.asked("volume", "quota", "words", "4M")["quota_bytes"] == 4 * MIB  # asks the mount, no passphrase
+        anna.p2pfs("volume", "set", "words", "trash_removed=2d")
         anna.p2pfs("volume", "delete", "words", "--yes", *anna.secret(), expect=exitcodes.BUSY)
     finally:
         anna.p2pfs("umount", str(anna.mount))
