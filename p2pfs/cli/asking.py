@@ -100,9 +100,10 @@ def mounts_of(path: Path | None) -> list[Mounted]:
 
 
 def holding(home: Path, volume: VolumeInfo) -> Mounted | None:
-    """A mount of a volume from a home; None: this user has none."""
-    names = (volume_name(VolumeId(volume.volume)), volume.name)
-    records = (record for record in mounts.known() if record.wanted in names and record.alive())
+    """A mount of a volume from a home; None: this user has none. Only by its name is known what an earlier version
+    mounted: that refuses what is meant for another."""
+    meant = volume_name(VolumeId(volume.volume)), volume.name
+    records = (record for record in mounts.known() if record.identity in meant and record.alive())
     place = os.path.realpath(home)
     return next((Mounted(record, "") for record in records if os.path.realpath(record.home) == place), None)
 

@@ -9,7 +9,7 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Conflict, Exists, Invalid, Loop, Misuse, NotFound, TooLarge
-from p2pfs.meta import inodes, tree
+from p2pfs.meta import inodes, trash, tree
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
 from p2pfs.types import ROOT_INODE, Kind, VolumeId, head_limit
@@ -105,6 +105,8 @@ def recount(work: Work, operation: Recount) -> None:
     place = _place(work, row)
     if place is None:
         return
+    if trash.take(work.connection, work.volume, row.inode) is not None:  # or it would be purged in spite of its name
+        work.unsettle(row)
     names, parent = place
     links = 2 + _subdirectories(work, row.inode) if row.is_directory else names
     if (row.links, row.parent) != (links, parent):

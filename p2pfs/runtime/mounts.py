@@ -41,8 +41,9 @@ class MountRecord(msgspec.Struct, frozen=True):
     volume_id: str = ""  # nor this
 
     @property
-    def wanted(self) -> str:
-        """What to look its volume up by: the number, as it may have been renamed."""
+    def identity(self) -> str:
+        """What to ask for its volume by. The name is what it was called when it was mounted: it may be another's by
+        now, and of a volume that somebody shares an own one may have it too."""
         return self.volume_id or self.volume
 
     def alive(self) -> bool:

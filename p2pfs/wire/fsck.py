@@ -75,7 +75,7 @@ class DanglingPage(msgspec.Struct, frozen=True, array_like=True):
 
 class Recount(msgspec.Struct, frozen=True, array_like=True, tag=40):
     """Count the names of an inode again, and where a directory is; with inode 0 the inodes and bytes of the volume.
-    What is right stays as it is. Raises NotFound."""
+    What has a name is taken out of the trash. What is right stays as it is. Raises NotFound."""
 
     inode: int
 

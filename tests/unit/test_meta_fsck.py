@@ -122,6 +122,22 @@ async def test_what_is_counted_again_is_right(statement: str, which: str) -> Non
     assert facts(world)[inodes["below"]].parent == inodes["directory"]
 
 
+@pytest.mark.parametrize("kind", [Kind.FILE, Kind.DIRECTORY])
+@pytest.mark.parametrize("links", [0, 2])
+async def test_what_has_a_name_is_not_purged_once_it_is_counted_again(kind: Kind, links: int) -> None:
+    world, hand = await prepared(trash_s=3600.0)
+    inode = await hand.make(b"both", kind=kind)
+    directory = await hand.make(b"directory", kind=Kind.DIRECTORY)
+    await hand.unlink(b"both", inode, directory=kind is Kind.DIRECTORY)
+    await damage(world, "INSERT INTO dentry VALUES (?, 1, 999, ?, x'aa', x'bb')", VOLUME, inode)
+    await damage(world, "UPDATE inode SET links = ? WHERE inode = ?", links, inode)
+    assert (facts(world)[inode].names, facts(world)[inode].kept) == (1, TRASHED)
+    for counted in (inode, ROOT_INODE, directory):
+        await hand.namespace.apply([Recount(counted)])
+    assert facts(world)[inode].kept == 0
+    assert broken(world) == []
+
+
 async def test_only_what_nothing_keeps_is_adopted() -> None:
     world, hand = await prepared(trash_s=3600.0)
     named, trashed, orphan = [await hand.make(name) for name in (b"named", b"trashed", b"orphan")]
