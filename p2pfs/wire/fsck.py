@@ -70,7 +70,7 @@ class DanglingPage(msgspec.Struct, frozen=True, array_like=True):
     after: tuple[int, int]
 
 
-# ---- operations -----------------------------------------------------------------------------------------------------
+# ---- operations, each in a batch of its own --------------------------------------------------------------------------
 
 
 class Recount(msgspec.Struct, frozen=True, array_like=True, tag=40):
@@ -82,7 +82,7 @@ class Recount(msgspec.Struct, frozen=True, array_like=True, tag=40):
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=41):
     """A name for an inode that nothing keeps: no name, no trash, no session. Raises NotFound, Exists, and Conflict if
-    something does keep it."""
+    something does keep it, Loop if it is a directory and `parent` is below it."""
 
     inode: int
     parent: int
