@@ -12,7 +12,7 @@ from p2pfs.cli.options import home_option, json_option, yes_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Invalid, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_duration
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_duration
 from p2pfs.types import Role
 from p2pfs.wire.jobs import JobInfo, JobKind, JobState
 from p2pfs.wire.membership import AwayRequest, NodeInfo
@@ -39,7 +39,7 @@ def away(time: str, node: str | None, home: NodeHome) -> int:
       p2pfs peer away back
     """
     try:
-        for_s = 0.0 if time == _BACK else parse_duration(time)
+        for_s = 0.0 if time == _BACK else given_duration(time)
     except Invalid as error:
         raise UserError(str(error), exitcodes.USAGE) from None
     told = _tell(home, node, "away", AwayRequest(for_s))

@@ -179,6 +179,7 @@ class Share(Struct):
     offers: list[OfferedKind]
     wished: int | None  # bytes of storage it would offer; null: the peer does not run
     granted: int | None  # what the pool takes of it; null: not known
+    passing: list[str]  # kinds that the running peer was given with --set, which comes back when it is started anew
 
 
 class NamedNode(Struct):
