@@ -65,13 +65,23 @@ def seconds(plan: PlanAnswer, kind: PlanKind) -> float:
 
 
 def exit_code(plan: PlanAnswer, kind: PlanKind) -> int:
-    """OK: no chunk gets short (stop, lose), or it can be done (drain). HEALTH_WARNING: short for a while, or no room.
-    HEALTH_ERROR: something cannot be read any more, or there is nowhere to go."""
-    if kind is PlanKind.DRAIN:
-        return exitcodes.OK if has_room(plan, kind) else exitcodes.HEALTH_ERROR
-    if plan.unreadable:
+    """OK: no chunk gets short (stop, lose), or it can be done (drain). HEALTH_WARNING: short for a while, or for as
+    long as so few peers are there. HEALTH_ERROR: something cannot be read any more, or there is nowhere to go."""
+    if not has_room(plan, kind) if kind is PlanKind.DRAIN else plan.unreadable:
         return exitcodes.HEALTH_ERROR
-    return exitcodes.HEALTH_WARNING if plan.short else exitcodes.OK
+    short = plan.short if kind is not PlanKind.DRAIN else 0  # a drain makes up for it before it ends
+    return exitcodes.HEALTH_WARNING if short or plan.thinned else exitcodes.OK
+
+
+def thinning(plan: PlanAnswer) -> str:
+    """Which chunks will have fewer copies than the pool is to keep; empty: none."""
+    if not plan.thinned or not plan.staying:
+        return ""
+    return (
+        f"{format_count(plan.thinned, 'chunk')} will have {format_count(plan.wanted, 'copy')}, fewer than "
+        f"replicas={plan.replicas}: only {format_count(plan.staying, 'peer stays', 'peers stay')}, let another join"
+        " first"
+    )
 
 
 def as_json(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: dict[str, list[str]]) -> dict[str, Any]:
@@ -107,8 +117,10 @@ def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], path
             say(f"  only {plan.answering} of them answer now: too few")
         else:
             say(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
-    elif plan.held:
+    elif plan.held and not plan.short:
         say(f"  nothing to copy: the others hold {format_count(plan.wanted, 'copy')} of all of it")
+    if thin := thinning(plan):
+        say(f"  {thin}")
     print_risk(plan, kind, paths)
 
 

@@ -15,7 +15,7 @@ from p2pfs.cli.passphrases import Passphrase
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, NotFound, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_size
 from p2pfs.types import Role, VolumeId, volume_name
 from p2pfs.wire.volumes import DeletedVolume, DeleteVolume, UndeleteVolume, VolumeInfo, VolumeSettings
 
@@ -85,8 +85,8 @@ def quota(
       p2pfs volume quota photos none
       p2pfs volume quota photos
     """
-    found = _find(home, volume)
     settings = _limits(limit, files)
+    found = _find(home, volume)
     if settings is not None:
         source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
         found = change(home, found, settings, source, is_typed=_is_typed(passphrase_file, passphrase_fd))
@@ -264,7 +264,7 @@ def _show_loss(volume: VolumeInfo) -> None:
 
 def _limits(limit: str, files: str | None) -> VolumeSettings | None:
     """None: they are only to be shown. Raises UserError (USAGE)."""
-    size = None if limit == "show" else _number(limit, parse_size, "a size such as 100G")
+    size = None if limit == "show" else _number(limit, given_size, "a size such as 100G")
     count = None if files is None else _number(files, _count, "a number of files")
     return None if size is None and count is None else VolumeSettings(quota_bytes=size, quota_files=count)
 
@@ -274,8 +274,8 @@ def _number(text: str, parse: Callable[[str], int], what: str) -> int:
         return 0
     try:
         number = parse(text)
-    except (Invalid, ValueError):
-        number = 0
+    except Invalid as error:
+        raise UserError(f"{error}, or “none”", exitcodes.USAGE) from None
     if not 0 < number < 1 << 63:
         raise UserError(f"“{text}” is not {what}, nor “none”", exitcodes.USAGE)
     return number

@@ -7,7 +7,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
-from p2pfs.runtime.sizes import format_count, format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_size, given_size
 
 
 @click.command("warmup")
@@ -28,7 +28,7 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     """
     from p2pfs.cli.caches import add_up, tell
 
-    limit = None if most is None else parse_size(most)
+    limit = None if most is None else given_size(most)
     total = add_up("warmup", "warming up", paths, most=limit)
     if as_json:
         print_json(total)

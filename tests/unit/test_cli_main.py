@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+from peer_processes import lone_peer
 
 from p2pfs import errors, exitcodes
 from p2pfs.cli import failures, main, mount_helper
+from p2pfs.types import Role
 
 pytestmark = pytest.mark.l0
 
@@ -151,3 +154,32 @@ def test_every_error_class_has_an_exit_code() -> None:
     for kind in kinds:
         if kind is not errors.UserError:
             assert 0 < failures.exit_code_of(kind("x")) < 20
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("invite", "anna@nas", "--lifetime", "5"),
+        ("invite", "anna@nas", "--capacity", "200"),
+        ("volume", "quota", "demo", "80"),
+        ("volume", "set", "demo", "trash_removed=7"),
+        ("mount", "demo", "mnt", "-o", "io_timeout=5"),
+        ("mount", "demo", "mnt", "--set", "io_timeout=5"),
+        ("peer", "start", "--set", "capacity=200"),
+        ("peer", "away", "8"),
+        ("top", "--interval", "5"),
+        ("stats", "mnt", "--interval", "5"),
+        ("warmup", "mnt", "--most", "5"),
+        ("bench", "mnt", "--size", "5000000000"),
+        ("undelete", "mnt", "--at", "5"),
+    ],
+)
+def test_a_number_whose_unit_was_forgotten_is_refused(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnt").mkdir()
+    home = lone_peer(tmp_path, Role.CLIENT, Role.PEER)
+    monkeypatch.setenv("P2PFS_HOME", str(home))
+    assert main.run(words) in (exitcodes.USAGE, exitcodes.BAD_CONFIGURATION)
+    assert "no unit" in capsys.readouterr().err
