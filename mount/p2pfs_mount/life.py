@@ -21,6 +21,7 @@ import trio
 from p2pfs import exitcodes
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime import mounts
+from p2pfs.runtime.requests import answer_one, read_request
 
 log = logging.getLogger(__name__)
 
@@ -141,32 +142,30 @@ class Control:
         """Runs until cancelled; removes the socket then."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(mounts.listen(path)))
         try:
-            await trio.serve_listeners(self._answer, [listener])
+            await trio.serve_listeners(partial(answer_one, answer=self._answer), [listener])
         finally:
             _remove(path)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
-            async with stream:
-                request: dict[str, Any] = {}
-                with trio.move_on_after(10):
-                    request = await _request(stream)
-                    if request.get("op") == "stats":
-                        await _say(stream, dict(self._stats()))
-                        return
-                command = self._commands.get(str(request.get("op")))
-                if request.get("op") == "umount":
-                    self._leaving += 1
-                    try:
-                        await self._umount(stream)
-                    finally:
-                        self._leaving -= 1
-                        self._told.set()
-                        self._told = trio.Event()
-                elif command is not None:
-                    await self._run(stream, command, request)
-                else:
-                    await _say(stream, {"error": "this request is not known"})
+        request: dict[str, Any] = {}
+        with trio.move_on_after(10):
+            request = await read_request(stream, REQUEST_BYTES)
+            if request.get("op") == "stats":
+                await _say(stream, dict(self._stats()))
+                return
+        command = self._commands.get(str(request.get("op")))
+        if request.get("op") == "umount":
+            self._leaving += 1
+            try:
+                await self._umount(stream)
+            finally:
+                self._leaving -= 1
+                self._told.set()
+                self._told = trio.Event()
+        elif command is not None:
+            await self._run(stream, command, request)
+        else:
+            await _say(stream, {"error": "this request is not known"})
 
     async def _run(self, stream: trio.SocketStream, command: Command, request: dict[str, Any]) -> None:
         """Who hangs up ends it, between two lines."""
@@ -175,7 +174,7 @@ class Control:
             answer: dict[str, object] = {"done": True}
         except PoolError as error:
             answer = {"error": str(error), "code": type(error).__name__}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             log.warning("a command's request is not understood", exc_info=True)
             answer = {"error": "this request is not understood", "code": "Misuse"}
         await _say(stream, answer)
@@ -204,21 +203,6 @@ class Control:
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
-
-
-async def _request(stream: trio.SocketStream) -> dict[str, Any]:
-    """Empty for what is no request."""
-    data = b""
-    while b"\n" not in data and len(data) < REQUEST_BYTES:
-        part = await stream.receive_some(REQUEST_BYTES)
-        if not part:
-            break
-        data += part
-    try:
-        request = json.loads(data)
-    except ValueError:
-        return {}
-    return request if isinstance(request, dict) else {}
 
 
 async def _say(stream: trio.SocketStream, message: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.watchdog import watched
-from p2pfs.types import VolumeId
+from p2pfs.types import VolumeId, volume_name
 from p2pfs.vfs.attach import Attached, attach
 from p2pfs_mount import life, unmasked
 from p2pfs_mount.cache_commands import CacheCommands
@@ -171,7 +171,13 @@ class _Mount:
         await trio.to_thread.run_sync(life.raise_read_ahead, self._path, abandon_on_cancel=True)
         mounts.register(
             mounts.MountRecord(
-                os.getpid(), str(self._home.path), str(socket), str(self._path), attached.volume.name, attached.session
+                os.getpid(),
+                str(self._home.path),
+                str(socket),
+                str(self._path),
+                attached.volume.name,
+                attached.session,
+                volume_name(VolumeId(attached.volume.volume)),
             )
         )
         log.info("volume %s is mounted at %s", attached.volume.name, self._path)

@@ -12,6 +12,8 @@ from p2pfs import errors, exitcodes
 from p2pfs.errors import PoolError, Unavailable, UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.terminal import printable
+from p2pfs.types import VolumeId, volume_name
+from p2pfs.wire.volumes import VolumeInfo
 
 SILENCE_S: Final = 120.0
 """Longest time without a line: a change may have to wait for its turn."""
@@ -97,9 +99,11 @@ def mounts_of(path: Path | None) -> list[Mounted]:
     return found
 
 
-def holding(home: Path, volume: str) -> Mounted | None:
-    """A mount of a volume, by its name, from a home; None: this user has none."""
-    records = (record for record in mounts.known() if record.volume == volume and record.alive())
+def holding(home: Path, volume: VolumeInfo) -> Mounted | None:
+    """A mount of a volume from a home; None: this user has none. Only by its name is known what an earlier version
+    mounted: that refuses what is meant for another."""
+    meant = volume_name(VolumeId(volume.volume)), volume.name
+    records = (record for record in mounts.known() if record.identity in meant and record.alive())
     place = os.path.realpath(home)
     return next((Mounted(record, "") for record in records if os.path.realpath(record.home) == place), None)
 

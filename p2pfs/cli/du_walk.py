@@ -80,9 +80,9 @@ def measure(paths: Sequence[Path], depth: int, show: Show) -> list[Usage]:
     measures: dict[tuple[str, str], _Measure] = {}
     for path in paths:
         mounted, inode = asking.located(path)
-        key = mounted.record.home, mounted.record.volume
+        key = mounted.record.home, mounted.record.identity
         measure = measures.setdefault(key, _Measure(depth, show))
-        found += measure.run(NodeHome(Path(mounted.record.home)), mounted.record.volume, path, inode)
+        found += measure.run(NodeHome(Path(mounted.record.home)), mounted.record.identity, path, inode)
     return found
 
 

@@ -46,14 +46,14 @@ def command(
     """
     from p2pfs.cli import fsck_run, fsck_show
 
-    volume, path, found_home = _meant(target, home)
-    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
+    name, volume, path, found_home = _meant(target, home)
+    source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {name}")
     findings = fsck_run.run(found_home, volume, path, source, data=data, repair=repair, yes=yes)
-    return fsck_show.show(findings, volume, path, repair=repair, as_json=as_json)
+    return fsck_show.show(findings, name, path, repair=repair, as_json=as_json)
 
 
-def _meant(target: str, home: NodeHome) -> tuple[str, bytes, NodeHome]:
-    """(volume, path in it, the home it is mounted from or that was given).
+def _meant(target: str, home: NodeHome) -> tuple[str, str, bytes, NodeHome]:
+    """(what the volume is called, what to ask for it by, path in it, the home it is mounted from or that was given).
 
     Raises:
         UserError: NOT_MOUNTED, when it looks like a path and is in no mount.
@@ -62,9 +62,10 @@ def _meant(target: str, home: NodeHome) -> tuple[str, bytes, NodeHome]:
     record = mounts.find_above(path)
     if record is not None and record.alive():
         inside = path.relative_to(record.mount_point)
-        return record.volume, b"" if inside == Path() else os.fsencode(inside), NodeHome(Path(record.home))
+        below = b"" if inside == Path() else os.fsencode(inside)
+        return record.volume, record.identity, below, NodeHome(Path(record.home))
     if target.startswith((".", "~")) or "/" in target:
         raise UserError(
             f"{target} is not in a volume mounted by this user: name the volume instead", exitcodes.NOT_MOUNTED
         )
-    return target, b"", home
+    return target, target, b"", home

@@ -52,7 +52,7 @@ def find(path: Path) -> Held:
     record, found = _locate(path)
     home = NodeHome(Path(record.home))
     with waiting("asking where it is"):
-        volume, inline, places = _places(home, record.volume, found)
+        volume, inline, places = _places(home, record.identity, found)
     return Held(home, volume, found.st_ino, found.st_size, inline, places)
 
 

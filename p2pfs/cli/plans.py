@@ -137,7 +137,9 @@ def find_paths(home: NodeHome, files: Sequence[FilesAtRisk]) -> dict[str, list[s
     twenty seconds at most."""
     pool, found = home.record().pool, {}
     for record in mounts.known() if files else ():
-        risk = next((one for one in files if record.volume in (one.name, f"{one.owner}/{one.name}", one.volume)), None)
+        risk = next(
+            (one for one in files if record.identity in (one.name, f"{one.owner}/{one.name}", one.volume)), None
+        )
         if risk is None or risk.volume in found or not _is_of(record, pool):
             continue
         found[risk.volume] = _walk(Path(record.mount_point), frozenset(risk.inodes), time.monotonic() + _LOOK_S)

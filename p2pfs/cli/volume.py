@@ -183,7 +183,7 @@ def configure(
     source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
     found = find_volume(_volumes(home), volume)
     is_typed = passphrase_file is not None or passphrase_fd is not None
-    holder = None if is_typed else asking.holding(home.path, found.name)
+    holder = None if is_typed else asking.holding(home.path, found)
     if holder is None:
         volume_keys.configure(home, found, source, VolumeSettings(**given))
     else:

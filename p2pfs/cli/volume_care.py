@@ -224,7 +224,7 @@ def change(
     if is_admin(home) and not is_typed:
         path = f"/volumes/{volume_name(VolumeId(volume.volume))}/settings"
         return connect.call(home, "POST", path, settings, VolumeInfo)
-    holder = None if is_typed else asking.holding(home.path, volume.name)
+    holder = None if is_typed else asking.holding(home.path, volume)
     if holder is None:
         volume_keys.configure(home, volume, source, settings)
     else:

@@ -24,7 +24,7 @@ import trio
 
 from p2pfs.errors import Misuse, Recalling
 from p2pfs.meta import delegations as rows
-from p2pfs.meta import sessions
+from p2pfs.meta import quotas, sessions
 from p2pfs.meta.database import Database
 from p2pfs.meta.delegations import Held
 from p2pfs.meta.events import Listeners
@@ -66,6 +66,7 @@ class Wish:
     is_on: bool = True  # delegations are granted here at all
     others_heard_s: float = math.inf  # any other mount of the volume
     contested_s: float = math.inf  # a command had to wait for the return of one
+    is_exceeded: bool = False  # the volume holds more than its quota
     is_free: bool = True  # nobody holds it, or nobody who could still use it
     recalled_s: float = -math.inf  # this one, so long ago; negative: it was not
     is_ending: bool = False  # it was returned, or is being fenced
@@ -78,7 +79,8 @@ def decide(wish: Wish) -> Verdict:
     if wish.is_renewal:
         return Verdict.REFUSED if wish.is_ending or wish.recalled_s >= RETURN_S else Verdict.RENEWED
     is_alone = min(wish.others_heard_s, wish.contested_s) >= ALONE_S
-    return Verdict.GRANTED if wish.may_hold and wish.is_free and is_alone else Verdict.REFUSED
+    may_hold = wish.may_hold and not wish.is_exceeded
+    return Verdict.GRANTED if may_hold and wish.is_free and is_alone else Verdict.REFUSED
 
 
 @dataclass(slots=True)
@@ -233,6 +235,7 @@ class Delegations:
             is_on=self._lasts_s > 0,
             others_heard_s=self._hearing.others_heard_s(session, mounts, now_s),
             contested_s=now_s - self._contested_s.get(session.volume, -math.inf),
+            is_exceeded=self._database.read(lambda connection: quotas.find(connection, session.volume)).is_exceeded,
             is_free=is_mine or held.holder is None or self._is_over(held),
         )
 
@@ -296,6 +299,20 @@ class Delegations:
         if over is not None and self._held(volume) != over:
             self._freed(over)
         return done
+
+    async def withdraw(self, volume: VolumeId) -> None:
+        """Its holder has brought a volume far beyond its quota: it is asked to return the delegation, and from then on
+        each of its changes is refused by itself. That of one which goes on under it long after is ended."""
+        held = self._held(volume)
+        if held.holder is None:
+            return
+        term = self._term(held)
+        self._recall(held)
+        if self._clock.monotonic() - term.recalled_s >= RETURN_S and self._is_over(held):
+            term.is_ending = True
+            await self._database.write(
+                lambda connection: rows.end(connection, held), committed=lambda _: self._freed(held)
+            )
 
     def is_held(self, volume: VolumeId) -> bool:
         """Whether a session holds it, perhaps without being able to use it any more."""

@@ -303,6 +303,8 @@ class Sessions:
 
         outcome = await self._delegations.in_turn(session, attempt)
         self.batches += 1
+        if outcome.is_too_much:
+            await self._delegations.withdraw(row.volume)
         if not outcome.answer.code:  # a repeated batch gets its old answer without a receipt being looked at
             if accepted:
                 self._usefulness.arrived(arrivals, row.node)

@@ -107,6 +107,14 @@ def free(connection: sqlite3.Connection, volume: VolumeId, *, fences: int) -> No
     connection.execute("UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE volume = ?", (volume,))
 
 
+def end(connection: sqlite3.Connection, held: Held) -> None:
+    """It is over, with everything of it that has not arrived. Fine when it has ended otherwise."""
+    connection.execute(
+        "UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE volume = ? AND epoch = ?",
+        (held.volume, held.epoch),
+    )
+
+
 def void(connection: sqlite3.Connection, *, session: int) -> None:
     """What the session holds is over, with everything of it that has not arrived."""
     connection.execute("UPDATE delegation SET session = NULL, epoch = epoch + 1 WHERE session = ?", (session,))

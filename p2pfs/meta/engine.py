@@ -76,6 +76,9 @@ _OPERATIONS: Final[dict[type, Callable[[Work, Any], None]]] = {
     Reseal: fsck.reseal,
 }
 
+_MENDS: Final = (Recount, Adopt, DropDangling, Reseal)
+"""They count what is in the database, where the other operations of a batch are not yet; and counting takes long."""
+
 _QUESTIONS: Final[dict[type, Callable[[sqlite3.Connection, VolumeId, Any], Any]]] = {
     Lookup: questions.lookup,
     GetAttributes: questions.attributes,
@@ -104,6 +107,8 @@ def check(operations: Sequence[Operation]) -> None:
         raise Misuse(f"a batch has at most {MAX_OPERATIONS} operations")
     if sum(_rows(operation) for operation in operations) > MAX_ROWS:
         raise Misuse(f"a batch has at most {MAX_ROWS} extents, chunks, receipts and parts of attributes")
+    if len(operations) > 1 and any(isinstance(operation, _MENDS) for operation in operations):
+        raise Misuse("what mends a volume is a batch of its own")
 
 
 def _rows(operation: Operation) -> int:

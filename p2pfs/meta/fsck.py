@@ -1,14 +1,15 @@
 """What `p2pfs fsck` sees of a volume's rows that no mount sees, and counting again what does not agree with them.
 
 Nothing here is believed of a client: a mend derives what it writes from other rows, in the transaction that writes it.
+It is a batch of its own (`engine.check`), since of what others in the batch did those rows would not all tell yet.
 Pages look at a bounded number of rows each, whatever they find.
 """
 
 import sqlite3
 from typing import Final
 
-from p2pfs.errors import Conflict, Exists, Invalid, Misuse, TooLarge
-from p2pfs.meta import inodes
+from p2pfs.errors import Conflict, Exists, Invalid, Loop, Misuse, NotFound, TooLarge
+from p2pfs.meta import inodes, trash, tree
 from p2pfs.meta.inodes import InodeRow
 from p2pfs.meta.work import Work
 from p2pfs.types import ROOT_INODE, Kind, VolumeId, head_limit
@@ -104,6 +105,8 @@ def recount(work: Work, operation: Recount) -> None:
     place = _place(work, row)
     if place is None:
         return
+    if trash.take(work.connection, work.volume, row.inode) is not None:  # or it would be purged in spite of its name
+        work.unsettle(row)
     names, parent = place
     links = 2 + _subdirectories(work, row.inode) if row.is_directory else names
     if (row.links, row.parent) != (links, parent):
@@ -155,6 +158,8 @@ def adopt(work: Work, operation: Adopt) -> None:
         raise Misuse("this is no sealed name")
     parent = work.directory(operation.parent)
     row = work.kept(operation.inode)
+    if row.gone:
+        raise NotFound("there is no such inode")
     is_kept = (
         row.inode == ROOT_INODE
         or _place(work, row) is not None
@@ -163,6 +168,8 @@ def adopt(work: Work, operation: Adopt) -> None:
     )
     if is_kept:
         raise Conflict("something keeps this inode")
+    if row.is_directory and tree.is_below(work, parent, row.inode):
+        raise Loop("a directory cannot be adopted by itself, or by one below it")
     work.connection.execute("DELETE FROM dentry WHERE volume = ? AND inode = ?", (work.volume, row.inode))
     if not work.add_name(
         parent.inode, operation.name, dentry=operation.dentry, inode=row.inode, tag=operation.dentry_tag

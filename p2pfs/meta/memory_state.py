@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from p2pfs.errors import Conflict, Exists, Misuse, NoSpace, NotDirectory, NotFound
+from p2pfs.errors import Conflict, Exists, Loop, Misuse, NoSpace, NotDirectory, NotFound
 from p2pfs.meta import protocol
 from p2pfs.types import INDICES_PER_RANGE, ROOT_INODE, Kind, VolumeId
 from p2pfs.wire.namespace import (
@@ -346,6 +346,11 @@ class MemoryState:
         return self._inodes, self._up, self._names, self._extents, self._cuts, self._xattrs, self._labels, self._words
 
     def is_below(self, directory: int, ancestor: int) -> bool:
+        """Raises Loop: what was told goes round in a circle."""
+        seen = set[int]()
         while directory not in (ROOT_INODE, ancestor):
+            if directory in seen:
+                raise Loop("the directories above this one go round in a circle")
+            seen.add(directory)
             directory = self._up[directory]
         return directory == ancestor

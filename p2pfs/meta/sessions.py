@@ -56,10 +56,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: its answer, and what it changed unless it was refused or came again."""
+    """What became of a batch: its answer, and what it changed unless it was refused or came again. `is_too_much`: a
+    delegated one that brought the volume far beyond its quota."""
 
     answer: Answer
     news: Publication | None = None
+    is_too_much: bool = False
 
 
 def make_way(
@@ -241,7 +243,7 @@ def apply_batch(
     """
     row = connection.execute(
         "SELECT s.number, s.volume, s.acked, s.read_only, v.next_id, v.trash_removed_s, r.answer, d.epoch, d.session,"
-        " v.quota_bytes, v.quota_files, v.quota_s, v.bytes, v.inodes"
+        " v.quota_bytes, v.quota_files, v.bytes, v.inodes"
         " FROM session s JOIN volume v ON v.id = s.volume LEFT JOIN delegation d ON d.volume = s.volume"
         " LEFT JOIN session_result r ON r.session = s.number AND r.seq = ?"
         " WHERE s.id = ?",
@@ -297,7 +299,8 @@ def _outcome(work: Work, batch: Batch) -> tuple[Outcome, Answer]:
         applied = engine.apply(work, batch.operations)
         kept = answers.answer(Applied([], applied.removed) if batch.epoch else applied)
         keepers = [other for _, other in work.others] if work.held else []
-        outcome = Outcome(kept, Publication(VolumeId(work.volume), batch.operations, applied, work.held, keepers))
+        news = Publication(VolumeId(work.volume), batch.operations, applied, work.held, keepers)
+        outcome = Outcome(kept, news, work.is_too_much)
         if not batch.epoch and any(attributes.inline is not None for attributes in applied.attributes):
             kept = answers.answer(_without_inline(applied))
     except Semantic as error:

@@ -245,15 +245,22 @@ def _check_empty(work: Work, row: InodeRow) -> None:
         raise NotEmpty("the directory is not empty")
 
 
+def is_below(work: Work, directory: InodeRow, ancestor: int) -> bool:
+    """Whether a directory is `ancestor` or in it. Raises NotFound (one above it is gone), and Loop: they go round in a
+    circle, as after damage."""
+    seen = set[int]()
+    while directory.inode not in (ROOT_INODE, ancestor):
+        if directory.inode in seen:
+            raise Loop("the directories above this one go round in a circle: see `p2pfs fsck`")
+        seen.add(directory.inode)
+        directory = work.inode(directory.parent)
+    return directory.inode == ancestor
+
+
 def _check_loop(work: Work, moved: InodeRow, source: InodeRow, target: InodeRow) -> None:
     """A directory must not be moved below itself."""
-    if not moved.is_directory or source is target:
-        return
-    place = target
-    while place.inode != ROOT_INODE:
-        if place.inode == moved.inode:
-            raise Loop("a directory cannot be moved below itself")
-        place = work.inode(place.parent)
+    if moved.is_directory and source is not target and is_below(work, target, moved.inode):
+        raise Loop("a directory cannot be moved below itself")
 
 
 def _replace(work: Work, moved: InodeRow, new_parent: InodeRow, inode: int, lost: Lost, time_ns: int) -> None:

@@ -252,15 +252,19 @@ class Work:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_too_much(self) -> bool:
+        """Whether a delegated batch brings the volume far beyond its quota; it is taken all the same."""
+        return (
+            self._quota is not None
+            and not self._echoes
+            and self._quota.is_far_exceeded(more_bytes=self._bytes, more_files=self._inodes)
+        )
+
     def finish(self) -> Applied:
         """Write what was held back and say what the batch did. Raises OverQuota."""
-        if self._quota is not None:
-            self._quota.check(
-                more_bytes=self._bytes,
-                more_files=self._inodes,
-                is_delegated=not self._echoes,
-                now_s=self.rules.now_s,
-            )
+        if self._quota is not None and self._echoes:
+            self._quota.check(more_bytes=self._bytes, more_files=self._inodes)
         told: list[Attributes] = []
         removed: list[int] = []
         self._room = MAX_ANSWER_BYTES

@@ -37,6 +37,13 @@ class MountRecord(msgspec.Struct, frozen=True):
     mount_point: str
     volume: str
     session: str = ""  # earlier versions did not write it down
+    volume_id: str = ""  # nor this
+
+    @property
+    def identity(self) -> str:
+        """What to ask for its volume by. The name is what it was called when it was mounted: it may be another's by
+        now, and of a volume that somebody shares an own one may have it too."""
+        return self.volume_id or self.volume
 
     def alive(self) -> bool:
         """Whether the mount's process is still there."""

@@ -9,9 +9,9 @@ from typing import Final
 
 from p2pfs.errors import Invalid
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtpe]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_SIZE: Final = re.compile(r"(\d{1,40}(?:\.\d{1,40})?)\s*([kmgtpe]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _SIZE_POWERS: Final = "kmgtpe"
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|sec|s|min|m|h|d|w|y)\s*", re.IGNORECASE | re.ASCII)
+_PART: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(ms|sec|s|min|m|h|d|w|y)\s*", re.IGNORECASE | re.ASCII)
 _SECONDS: Final = {
     "ms": 0.001,
     "s": 1.0,

@@ -70,19 +70,19 @@ class DanglingPage(msgspec.Struct, frozen=True, array_like=True):
     after: tuple[int, int]
 
 
-# ---- operations -----------------------------------------------------------------------------------------------------
+# ---- operations, each in a batch of its own --------------------------------------------------------------------------
 
 
 class Recount(msgspec.Struct, frozen=True, array_like=True, tag=40):
     """Count the names of an inode again, and where a directory is; with inode 0 the inodes and bytes of the volume.
-    What is right stays as it is. Raises NotFound."""
+    What has a name is taken out of the trash. What is right stays as it is. Raises NotFound."""
 
     inode: int
 
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=41):
     """A name for an inode that nothing keeps: no name, no trash, no session. Raises NotFound, Exists, and Conflict if
-    something does keep it."""
+    something does keep it, Loop if it is a directory and `parent` is below it."""
 
     inode: int
     parent: int

@@ -6,10 +6,10 @@
 {"op": "empty_trash"} → {"removed": CHUNKS, "freed": BYTES} or {"error": "…"}
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ import trio
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.errors import PoolError
 from p2pfs.runtime import mounts
+from p2pfs.runtime.requests import answer_one, read_request
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,16 @@ async def serve(path: Path, store: DirectoryStore, state: Callable[[], dict[str,
         return
 
     async def answer(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
-            async with stream:
-                reply = await _answer(await _request(stream), store, state, share)
-                await stream.send_all(json.dumps(reply).encode() + b"\n")
+        asked: Mapping[str, object] = {}
+        with trio.move_on_after(_REQUEST_S):
+            asked = await read_request(stream, _REQUEST_BYTES)
+        reply = await _answer(asked, store, state, share)
+        await stream.send_all(json.dumps(reply).encode() + b"\n")
 
     try:
-        await trio.serve_listeners(answer, [trio.SocketListener(trio.socket.from_stdlib_socket(listening))])
+        await trio.serve_listeners(
+            partial(answer_one, answer=answer), [trio.SocketListener(trio.socket.from_stdlib_socket(listening))]
+        )
     finally:
         _remove(path)
 
@@ -71,18 +75,3 @@ async def _answer(
         return {"error": str(error)}
     log.info("emptied the trash of %d chunks by command", removed)
     return {"removed": removed, "freed": before - store.usage().trash}
-
-
-async def _request(stream: trio.SocketStream) -> Mapping[str, object]:
-    data = b""
-    with trio.move_on_after(_REQUEST_S):
-        while b"\n" not in data and len(data) < _REQUEST_BYTES:
-            part = await stream.receive_some(_REQUEST_BYTES)
-            if not part:
-                break
-            data += part
-    try:
-        request = json.loads(data)
-    except ValueError:
-        return {}
-    return request if isinstance(request, dict) else {}

@@ -149,13 +149,22 @@ def test_a_volume_is_limited_renamed_deleted_and_brought_back(anna: Person, bob:
         anna.p2pfs("volume", "rename", "notes", "photos", *anna.secret(), expect=exitcodes.EXISTS)
         anna.p2pfs("volume", "rename", "notes", "words", *anna.secret())
         (anna.mount / "c").write_text("still here")
+        kept = [*anna.secret(), "--recovery-file", str(anna.home / "phrase3")]
+        anna.p2pfs("volume", "create", "notes", *kept)  # of the name that the mounted one had
+        assert anna.asked("du", str(anna.mount))[0]["size"] == 2 * MIB + len("still here")
+        assert anna.asked("where", str(anna.mount / "b"))["volume"] == "words"
+        (anna.mount / "b").rename(anna.mount / "e")
+        anna.asked("fsck", str(anna.mount / "e"), *anna.secret())  # is there
+        anna.p2pfs("volume", "quota", "words", "4M")  # asks the mount, which has the key
+        (anna.mount / "e").rename(anna.mount / "b")
+        anna.p2pfs("volume", "delete", "notes", "--yes", *anna.secret())
         anna.p2pfs("volume", "delete", "words", "--yes", *anna.secret(), expect=exitcodes.BUSY)
     finally:
         anna.p2pfs("umount", str(anna.mount))
     bob.p2pfs("volume", "delete", "anna/words", "--yes", expect=exitcodes.NOT_FOUND)
     anna.p2pfs("volume", "delete", "words", "--yes", *anna.secret())
     assert [volume["name"] for volume in anna.asked("volume", "list")] == ["photos"]
-    (gone,) = anna.asked("volume", "list", "--deleted")
+    (gone,) = (volume for volume in anna.asked("volume", "list", "--deleted") if volume["name"] == "words")
     assert (gone["name"], gone["files"]) == ("words", 3)
     assert bob.asked("volume", "list", "--deleted") == []
     anna.p2pfs("mount", "words", str(anna.mount), "-d", *anna.secret(), expect=exitcodes.NOT_FOUND)

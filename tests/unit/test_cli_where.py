@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, main
+from p2pfs.cli import asking, connect, fsck, main
 from p2pfs.errors import Invalid
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config_file import write_settings
@@ -137,3 +138,35 @@ def test_a_setting_that_cannot_be_meant_is_not_kept(tmp_path: Path, settings: di
     with pytest.raises(Invalid):
         write_settings(NodeHome(tmp_path), settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_volume_is_asked_for_by_its_number_whatever_it_was_called_when_it_was_mounted(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was renamed since, and the name given to another; or it is shared, and an own one has that name."""
+    before = mounts.find(file.parent)
+    assert before is not None
+    record = msgspec.structs.replace(before, volume="films", volume_id=f"{0x42:016x}")
+    monkeypatch.setattr(mounts, "find", lambda path: record if path == file.parent else None)
+    _answering(monkeypatch, FakeCoordinator())
+    assert main.run(["where", "--json", str(file)]) == exitcodes.OK
+    assert json.loads(capsys.readouterr().out)["volume"] == "photos"
+
+
+def test_fsck_takes_the_volume_that_is_mounted_not_one_of_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mounts.find(file.parent)
+    assert before is not None
+    assert fsck._meant(str(file), NodeHome(Path(before.home)))[1] == "photos"  # of an earlier version
+    record = msgspec.structs.replace(before, volume_id=f"{0x42:016x}")
+    monkeypatch.setattr(mounts, "find", lambda path: record if path == file.parent else None)
+    assert fsck._meant(str(file), NodeHome(Path(record.home)))[:3] == ("photos", f"{0x42:016x}", b"file")
+
+
+def test_settings_go_through_the_mount_of_the_volume_whatever_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    meant = VolumeInfo(0x42, "words", "anna", b"", 0, True, 0)
+    other = mounts.MountRecord(os.getpid(), "/home", "", "/other", "words", "", f"{0x41:016x}")
+    renamed = mounts.MountRecord(os.getpid(), "/home", "", "/mnt", "notes", "", f"{0x42:016x}")
+    monkeypatch.setattr(mounts, "known", lambda: [other, renamed])
+    found = asking.holding(Path("/home"), meant)
+    assert found is not None
+    assert found.record == renamed

@@ -6,13 +6,15 @@ import msgspec
 import pytest
 from coordination import Pool, pool, volume_message
 
-from p2pfs.errors import Denied, Invalid, OverQuota
+from p2pfs.coordinator.delegations import ALONE_S, MARGIN_S, RETURN_S
+from p2pfs.errors import Denied, Invalid, OverQuota, Overruled
 from p2pfs.format.keys import guard_hash
-from p2pfs.meta.quotas import BEYOND_BYTES, BEYOND_FILES, HEARD_S, Quota
+from p2pfs.meta.quotas import BEYOND_BYTES, BEYOND_FILES, Quota
 from p2pfs.net.identity import Identity
 from p2pfs.types import ROOT_INODE, SessionId, VolumeId
 from p2pfs.wire import codec
 from p2pfs.wire.answers import unwrap
+from p2pfs.wire.delegations import ReturnDelegation
 from p2pfs.wire.namespace import Applied, Batch, Commit, GetSpace, Make, Operation, Space, Unlink
 from p2pfs.wire.volumes import OpenSession, VolumeSettings
 
@@ -80,7 +82,6 @@ async def test_what_is_beyond_it_already_can_shrink_and_be_changed(tmp_path: Pat
     async with pool(tmp_path) as p:
         mount = await limited(p)
         number = await mount.make(b"a", 100)
-        p.clock.advance(HEARD_S)
         await p.services.volumes.configure(VOLUME, VolumeSettings(quota_bytes=50, quota_files=1), is_admin=True)
         await mount.apply(Commit(number, 1, 100, b"head", 3, inline=b"other"))
         with pytest.raises(OverQuota):
@@ -100,37 +101,73 @@ async def test_only_the_key_or_an_admin_sets_it_and_only_to_what_can_be(tmp_path
         assert [volume.quota_bytes for volume in p.services.volumes.visible(p.identity())] == [10]
 
 
-async def test_a_mount_with_the_delegation_hears_of_it_first(tmp_path: Path) -> None:
-    """What it acknowledged before it could know is taken, and some more; then it is refused as everybody."""
+async def delegated(p: Pool) -> tuple[Mount, int]:
+    """A mount that holds the delegation of a volume with a quota of two inodes, and has brought it far beyond that."""
+    mount = await limited(p, most_files=2)
+    epoch = (await p.services.delegations.ask(mount.session, 0)).epoch
+    assert epoch
+    for _ in range(3):
+        await make_many(p, mount, 500, epoch)
+    assert (await mount.space()).inodes > 2 + BEYOND_FILES
+    return mount, epoch
+
+
+async def make_many(p: Pool, mount: Mount, count: int, epoch: int) -> None:
+    mount.seq += 1
+    ids = (await p.services.sessions.grant_ids(mount.session, 2 * count)).first_id
+    makes = [
+        Make(ROOT_INODE, b"%d" % n, n, b"tag", n + 1, 1, 0o644, 0, 0, 0, b"head", 1)
+        for n in range(ids, ids + 2 * count, 2)
+    ]
+    await p.services.sessions.apply(mount.session, Batch(mount.seq, 0, list(makes), epoch))
+
+
+async def test_what_a_mount_with_the_delegation_acknowledged_is_taken_and_it_has_to_return_it(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
-        mount = await limited(p, most_files=2)
-        epoch = (await p.services.delegations.ask(mount.session, 0)).epoch
-        assert epoch
-
-        async def make(count: int) -> None:
-            mount.seq += 1
-            ids = (await p.services.sessions.grant_ids(mount.session, 2 * count)).first_id
-            makes = [
-                Make(ROOT_INODE, b"%d" % n, n, b"tag", n + 1, 1, 0o644, 0, 0, 0, b"head", 1)
-                for n in range(ids, ids + 2 * count, 2)
-            ]
-            await p.services.sessions.apply(mount.session, Batch(mount.seq, 0, list(makes), epoch))
-
-        await make(500)
-        p.clock.advance(HEARD_S)
-        epoch = (await p.services.delegations.ask(mount.session, epoch)).epoch
-        await make(501)
+        mount, epoch = await delegated(p)
+        delegations = p.services.delegations
+        p.clock.advance(RETURN_S - 1)
+        assert (await delegations.ask(mount.session, epoch)).epoch == epoch  # it has time to send what is left
+        await make_many(p, mount, 10, epoch)
+        p.clock.advance(1)
+        assert not (await delegations.ask(mount.session, epoch)).epoch
+        await delegations.give_back(mount.session, ReturnDelegation(epoch, 0.0))
         with pytest.raises(OverQuota):
-            await make(1)
-        assert (await mount.space()).inodes == 2 + BEYOND_FILES
+            await mount.make(b"one more")
+        p.clock.advance(2 * ALONE_S)
+        assert not (await delegations.ask(mount.session, 0)).epoch  # as long as it holds too much
+        await p.services.volumes.configure(VOLUME, VolumeSettings(quota_files=0), is_admin=True)
+        assert (await delegations.ask(mount.session, 0)).epoch
+
+
+async def test_who_goes_on_long_after_it_was_to_return_it_is_fenced(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        mount, epoch = await delegated(p)
+        p.clock.advance(RETURN_S - 1)
+        lasts_s = (await p.services.delegations.ask(mount.session, epoch)).lasts_s
+        p.clock.advance(lasts_s + MARGIN_S)
+        await make_many(p, mount, 1, epoch)
+        with pytest.raises(Overruled):
+            await make_many(p, mount, 1, epoch)
+
+
+async def test_who_was_away_and_comes_back_with_too_much_is_not_fenced(tmp_path: Path) -> None:
+    """It could not hear of a new limit, nor renew."""
+    async with pool(tmp_path) as p:
+        mount = await limited(p)
+        epoch = (await p.services.delegations.ask(mount.session, 0)).epoch
+        await p.services.volumes.configure(VOLUME, VolumeSettings(quota_files=2), is_admin=True)
+        p.clock.advance(3600)
+        for _ in range(5):
+            await make_many(p, mount, 500, epoch)
 
 
 def test_the_room_beyond_is_for_delegated_batches_only() -> None:
-    quota = Quota(100, 0, 0.0, 100, 1)
-    quota.check(more_bytes=BEYOND_BYTES, more_files=1, is_delegated=True, now_s=HEARD_S)
+    quota = Quota(100, 0, 100, 1)
+    assert not quota.is_exceeded
+    assert not quota.is_far_exceeded(more_bytes=BEYOND_BYTES, more_files=1)
+    assert quota.is_far_exceeded(more_bytes=BEYOND_BYTES + 1, more_files=1)
     with pytest.raises(OverQuota):
-        quota.check(more_bytes=BEYOND_BYTES + 1, more_files=1, is_delegated=True, now_s=HEARD_S)
-    quota.check(more_bytes=1 << 40, more_files=1, is_delegated=True, now_s=HEARD_S - 1)
-    with pytest.raises(OverQuota):
-        quota.check(more_bytes=1, more_files=0, is_delegated=False, now_s=0.0)
-    quota.check(more_bytes=0, more_files=10, is_delegated=False, now_s=0.0)
+        quota.check(more_bytes=1, more_files=0)
+    quota.check(more_bytes=0, more_files=10)
+    assert Quota(0, 5, 1 << 40, 6).is_exceeded

@@ -5,10 +5,11 @@ import sqlite3
 import pytest
 from namespaces import VOLUME, Hand, SqlWorld, broken_invariants
 
-from p2pfs.errors import Conflict, Invalid, NotFound
+from p2pfs.errors import Conflict, Invalid, Loop, Misuse, NotFound
 from p2pfs.meta import engine, fsck
 from p2pfs.meta.database import InlineDatabase
-from p2pfs.types import ROOT_INODE, InodeId, Kind
+from p2pfs.meta.work import Rules, Work
+from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.wire.fsck import (
     OPEN,
     TRASHED,
@@ -23,7 +24,7 @@ from p2pfs.wire.fsck import (
     Recount,
     Reseal,
 )
-from p2pfs.wire.namespace import Opened, Question
+from p2pfs.wire.namespace import Opened, Operation, Question, Rename, Unlink
 
 pytestmark = pytest.mark.l0
 
@@ -121,6 +122,22 @@ async def test_what_is_counted_again_is_right(statement: str, which: str) -> Non
     assert facts(world)[inodes["below"]].parent == inodes["directory"]
 
 
+@pytest.mark.parametrize("kind", [Kind.FILE, Kind.DIRECTORY])
+@pytest.mark.parametrize("links", [0, 2])
+async def test_what_has_a_name_is_not_purged_once_it_is_counted_again(kind: Kind, links: int) -> None:
+    world, hand = await prepared(trash_s=3600.0)
+    inode = await hand.make(b"both", kind=kind)
+    directory = await hand.make(b"directory", kind=Kind.DIRECTORY)
+    await hand.unlink(b"both", inode, directory=kind is Kind.DIRECTORY)
+    await damage(world, "INSERT INTO dentry VALUES (?, 1, 999, ?, x'aa', x'bb')", VOLUME, inode)
+    await damage(world, "UPDATE inode SET links = ? WHERE inode = ?", links, inode)
+    assert (facts(world)[inode].names, facts(world)[inode].kept) == (1, TRASHED)
+    for counted in (inode, ROOT_INODE, directory):
+        await hand.namespace.apply([Recount(counted)])
+    assert facts(world)[inode].kept == 0
+    assert broken(world) == []
+
+
 async def test_only_what_nothing_keeps_is_adopted() -> None:
     world, hand = await prepared(trash_s=3600.0)
     named, trashed, orphan = [await hand.make(name) for name in (b"named", b"trashed", b"orphan")]
@@ -145,7 +162,8 @@ async def test_what_was_in_a_directory_that_is_gone_is_adopted_with_all_below_it
     (dentry,) = world.database.read(
         lambda c: c.execute("SELECT dentry FROM dentry WHERE inode = ?", (gone,)).fetchone()
     )
-    await hand.namespace.apply([DropDangling(ROOT_INODE, dentry), Recount(ROOT_INODE), Recount(0)])
+    for mend in (DropDangling(ROOT_INODE, dentry), Recount(ROOT_INODE), Recount(0)):
+        await hand.namespace.apply([mend])
     assert broken(world) == []
     assert (await hand.namespace.lookup(inside, b"below")).attributes.inode == below
 
@@ -173,3 +191,72 @@ async def test_a_files_head_comes_with_its_content_alone() -> None:
         await hand.namespace.apply([Reseal(file, b"other")])
     await hand.namespace.apply([Reseal(directory, b"other")])
     assert (await hand.namespace.attributes(directory)).head == b"other"
+
+
+@pytest.mark.parametrize("mend", ["recount", "volume", "adopt", "drop", "reseal"])
+async def test_a_mend_is_a_batch_of_its_own(mend: str) -> None:
+    """It counts what is stored, where what else is in the batch is not yet."""
+    world, hand = await prepared()
+    file = await hand.make(b"file")
+    make = await hand.make_operation(b"new", kind=Kind.DIRECTORY)
+    (number,) = await hand.namespace.new_ids(1)
+    mends: dict[str, Operation] = {
+        "recount": Recount(make.inode),
+        "volume": Recount(0),
+        "adopt": Adopt(file, ROOT_INODE, b"found", number, b"tag", 10**18),
+        "drop": DropDangling(ROOT_INODE, make.dentry),
+        "reseal": Reseal(make.inode, b"head"),
+    }
+    for batch in (
+        [make, mends[mend]],
+        [Unlink(ROOT_INODE, b"file", file, False, 10**18), mends[mend]],
+        [mends[mend], make],
+        [mends[mend], mends[mend]],
+    ):
+        with pytest.raises(Misuse):
+            await hand.namespace.apply(batch)
+    assert broken(world) == []
+    assert facts(world).keys() == {ROOT_INODE, file}
+
+
+async def test_a_directory_is_not_adopted_into_itself() -> None:
+    world, hand = await prepared()
+    orphan = await hand.directory(b"orphan")
+    middle = await hand.directory(b"middle", parent=orphan)
+    lowest = await hand.directory(b"lowest", parent=middle)
+    await damage(world, "DELETE FROM dentry WHERE inode = ?", orphan)
+    for parent in (orphan, middle, lowest):
+        with pytest.raises(Loop):
+            await adopt(hand, InodeId(orphan), parent=InodeId(parent))
+    await adopt(hand, InodeId(orphan))
+    await hand.namespace.apply([Recount(ROOT_INODE)])
+    assert broken(world) == []
+
+
+async def test_what_this_batch_let_go_is_not_adopted() -> None:
+    world, hand = await prepared()
+    file = await hand.make(b"file")
+    (number,) = await hand.namespace.new_ids(1)
+
+    def mend(connection: sqlite3.Connection) -> None:
+        rules = Rules(lambda _volume, _chunk: None, 0, 0.0)
+        work = Work(connection, volume=VolumeId(VOLUME), session=1, next_id=number + 1, rules=rules)
+        row = work.kept(file)
+        row.gone = True
+        row.links = 0
+        work.connection.execute("DELETE FROM dentry WHERE inode = ?", (file,))
+        fsck.adopt(work, Adopt(file, ROOT_INODE, b"found", number, b"tag", 10**18))
+
+    with pytest.raises(NotFound):
+        await world.database.write(mend)
+
+
+async def test_a_rename_into_directories_that_go_round_in_a_circle_ends() -> None:
+    world, hand = await prepared()
+    moved, outer = await hand.directory(b"moved"), await hand.directory(b"outer")
+    inner = await hand.directory(b"inner", parent=outer)
+    await damage(world, "UPDATE inode SET parent = ? WHERE inode = ?", inner, outer)
+    (number,) = await hand.namespace.new_ids(1)
+    with pytest.raises(Loop):
+        await hand.namespace.apply([Rename(ROOT_INODE, b"moved", moved, inner, b"moved", number, b"tag", 0, 0, 10**18)])
+    assert await hand.directory(b"more")  # the writer goes on

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio.testing
+from plugins.checklogs import Claims
 
 from p2pfs_mount import life
 
@@ -63,3 +65,39 @@ async def test_who_does_not_listen_keeps_nobody(tmp_path: Path, autojump_clock: 
             await control.everybody_told()
             assert trio.current_time() - started == life.TELL_S
         nursery.cancel_scope.cancel()
+
+
+async def test_a_command_that_fails_as_nobody_expects_ends_its_connection_and_no_mount(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is not understood", count=1)
+    claim_logs("a command's request failed unexpectedly", count=1)
+    path = tmp_path / "socket"
+
+    async def overflow(_request: dict[str, Any], _say: life.Say) -> None:
+        raise OverflowError
+
+    async def fail(_request: dict[str, Any], _say: life.Say) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(overflow, {}, _say)
+
+    async def leave(_report: Callable[[int], None]) -> str:
+        return ""
+
+    async def ask(text: bytes) -> bytes:
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(text + b"\n")
+            return b"".join([part async for part in stream])
+
+    control = life.Control(leave, dict, {"overflow": overflow, "fail": fail})
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.serve, path)
+            while not path.exists():
+                await trio.lowlevel.checkpoint()
+            assert json.loads(await ask(b'{"op":"overflow"}'))["code"] == "Misuse"
+            assert await ask(b'{"op":"fail"}') == b""
+            for odd in (b"[" * 60_000, b'{"op":"overflow","inode":1%s}' % (b"0" * 30), b'{"op":"overflow","n":1e400}'):
+                assert json.loads(await ask(odd)) == {"error": "this request is not known"}
+            assert await ask(b'{"op":"stats"}') == b"{}\n"
+            nursery.cancel_scope.cancel()

@@ -120,6 +120,20 @@ def test_named_users_and_groups_of_access_lists_are_translated() -> None:
         found.stored_acl(listed(1, 50))
 
 
+@pytest.mark.parametrize("local", [65534, 0, 1234, NOBODY])
+def test_nobody_here_can_be_who_owns_what_is_not_mapped(local: int) -> None:
+    """The kernel would give owners' and groups' rights to a service that runs as 65534."""
+    assert owners("idmap=b:0:0").users.shown(1234) == NOBODY
+    assert NOBODY >= 1 << 31  # which nobody is given, as systemd and shadow have it
+    if local != NOBODY:
+        assert owners(f"idmap=b:5:{local}").groups.shown(1234) not in (local, 65534)
+        return
+    with pytest.raises(Invalid):
+        owners(f"idmap=u:5:{local}")
+    with pytest.raises(Invalid):
+        owners(f"uid={local}")
+
+
 # ---- through the handlers -------------------------------------------------------------------------------------------
 
 ROOT = pyfuse3.InodeT(ROOT_INODE)

@@ -48,7 +48,7 @@ async def test_the_trash_is_told_and_emptied_and_nonsense_refused(tmp_path: Path
         size = store.usage().trash
         assert size >= chunk.size
         assert await _ask(path, b'{"op": "trash"}') == {"trash": size}
-        for nonsense in (b"", b"[]", b'{"op": ["share"]}', b'{"op": "rm"}', b"\xff"):
+        for nonsense in (b"", b"[]", b'{"op": ["share"]}', b'{"op": "rm"}', b"\xff", b"[" * 4090):
             assert "error" in await _ask(path, nonsense)
         assert store.usage().trash == size
         assert await _ask(path, b'{"op": "empty_trash"}') == {"removed": 1, "freed": size}

@@ -84,6 +84,12 @@ def test_nonsense_is_refused(rule: str) -> None:
         registry.named("upload").rule(rule)
 
 
+@pytest.mark.parametrize("rate", ["1" * 400 + "Mbit", "1" * 5000 + "Mbit", "1" * 400 + ".5M/s"])
+def test_digits_without_end_are_no_rate(rate: str) -> None:
+    with pytest.raises(Invalid):
+        units.parse_rate(rate)
+
+
 def test_rates_are_written_in_bits_or_bytes() -> None:
     assert [units.parse_rate(text) for text in ("20Mbit", "2.5mbit/s", "1Gbit", "512kbit")] == [
         20 * MBIT, 312_500, 125_000_000, 64_000,

@@ -36,6 +36,14 @@ def test_what_is_no_size_is_refused_with_a_sentence(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["1" * 5000, "1" * 400 + ".5T", "1." + "1" * 5000 + "T"])
+def test_digits_without_end_are_no_size_and_no_time_span(text: str) -> None:
+    with pytest.raises(Invalid):
+        parse_size(text)
+    with pytest.raises(Invalid):
+        parse_duration(text.removesuffix("T") + "y")
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [

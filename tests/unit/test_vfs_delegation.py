@@ -14,7 +14,7 @@ from namespaces import VOLUME, extent, new_chunk
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
-from p2pfs.errors import Denied, Fenced, NotFound, PoolError, Semantic
+from p2pfs.errors import Denied, Fenced, Loop, NotFound, PoolError, Semantic
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import ROOT_INODE, DentryId, Kind
@@ -389,3 +389,16 @@ async def test_a_page_that_was_given_is_not_given_again_after_a_change(change: s
 
 def _row(inode: int, kind: Kind) -> Attributes:
     return Attributes(inode, kind, 0o644, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, b"head")
+
+
+def test_directories_that_are_told_to_go_round_in_a_circle_are_for_the_coordinator() -> None:
+    known = KnownTree()
+    known.take_row(_row(ROOT_INODE, Kind.DIRECTORY), known.moment)
+    for number in (5, 6, 7):
+        known.take_row(_row(number, Kind.DIRECTORY), known.moment)
+    for parent, number in ((ROOT_INODE, 7), (5, 6), (6, 5)):
+        known.take_entry(parent, Entry(number + 10, b"%d" % number, b"tag", _row(number, Kind.DIRECTORY)), known.moment)
+    move = Rename(ROOT_INODE, b"7", 7, 6, b"7", 30, b"tag", 0, 0, 8)
+    assert not known.can_judge(move)
+    with pytest.raises(Loop):
+        known.apply([move])

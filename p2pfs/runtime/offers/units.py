@@ -12,7 +12,7 @@ from p2pfs.runtime.offers.kinds import Unit
 from p2pfs.runtime.sizes import format_size, parse_size
 
 UNLIMITED: Final = "none"
-_BITS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg])bit(?:/s)?", re.IGNORECASE | re.ASCII)
+_BITS: Final = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg])bit(?:/s)?", re.IGNORECASE | re.ASCII)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3}
 LEAST_RATE: Final = 32_000
 """Slower, and a chunk would not get through before the other end gives up."""

@@ -282,10 +282,12 @@ class KnownTree(KnownPages):
         return all(self._has_path(directory) for directory in ends)
 
     def _has_path(self, directory: int) -> bool:
+        seen = set[int]()
         while directory != ROOT_INODE:
             above = self._up.get(directory)
-            if above is None:
+            if above is None or above in seen:  # a circle is for the coordinator to judge
                 return False
+            seen.add(above)
             directory = above
         return True
 

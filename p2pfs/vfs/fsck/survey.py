@@ -57,7 +57,7 @@ class Survey:
         for _ in range(_TRIES):
             sums = [0, 0, 0, 0]
             async for row in self._inodes():
-                is_trash = not row.names and row.kept == TRASHED
+                is_trash = row.kept == TRASHED
                 sums[2 * is_trash] += 1
                 sums[2 * is_trash + 1] += row.size
                 look(row)
@@ -78,6 +78,8 @@ class Survey:
             return
         if not row.names:
             self._nameless(row)
+        elif row.kept & TRASHED:
+            self._find(Code.LINKS, inode, "it has a name and is in the trash, which would purge it", Remedy.RECOUNT)
         elif is_directory:
             if row.names > 1:
                 self._find(Code.PLACE, inode, f"this directory has {row.names} names, and can have one")
