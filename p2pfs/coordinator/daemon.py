@@ -21,7 +21,7 @@ from p2pfs.coordinator.backup.peers import BackupPeers
 from p2pfs.coordinator.backup.recovery import signing_key
 from p2pfs.coordinator.backup.worker import Backup
 from p2pfs.coordinator.composition import compose
-from p2pfs.coordinator.dashboard.service import Dashboard, is_wanted
+from p2pfs.coordinator.dashboard import service as dashboards
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
@@ -68,7 +68,7 @@ class Running:
     database: Database
     metrics: Sequence[str] = ()
     """Where Prometheus may ask."""
-    dashboard: Dashboard | None = None
+    dashboard: dashboards.Dashboard | None = None
 
 
 def run(home: NodeHome, settings: Settings) -> int:
@@ -141,9 +141,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         await certificate.look()
         serving = server_context(credentials, client_certificate="optional")
         certificate.contexts.append(serving)
-        dashboard = None
-        if is_wanted(settings):
-            dashboard = Dashboard(home, settings, services, revocations=revocations, clock=clock)
+        dashboard = dashboards.made(home, settings, services, revocations=revocations, clock=clock)
         accepting = Accepting(record.node, lambda stream: server.accept(stream))
         server = Server(
             COORDINATOR_ROUTES,

@@ -29,8 +29,11 @@ class Own:
 
 def own_addresses() -> list[Own]:
     """The first IPv4 address and every global IPv6 address of each interface but loopback, the one on the way to
-    everybody else first."""
-    found = [*_version_4(), *_version_6()]
+    everybody else first; none where the kernel does not say: a process without descriptors left, a container."""
+    try:
+        found = [*_version_4(), *_version_6()]
+    except OSError:
+        return []
     usual = [text.rpartition(":")[0].strip("[]") for text in advertised(["0.0.0.0:1", "[::]:1"], "")]
     return sorted(found, key=lambda own: usual.index(own.address) if own.address in usual else len(usual))
 

@@ -59,8 +59,7 @@ async def announce(pool: PoolId, bound: Sequence[str]) -> None:
     while True:
         addresses, responder = _announced(bound), None
         try:
-            if addresses:
-                responder = await trio.to_thread.run_sync(_announce, pool, addresses)
+            responder = await trio.to_thread.run_sync(_announce, pool, addresses)
         except Unavailable as error:
             if str(error) != said:
                 said = str(error)
@@ -70,7 +69,7 @@ async def announce(pool: PoolId, bound: Sequence[str]) -> None:
         finally:
             if responder is not None:
                 with trio.move_on_after(_FAREWELL_S, shield=True):
-                    await trio.to_thread.run_sync(responder.close, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(_close, responder, abandon_on_cancel=True)
 
 
 async def _until_moved(bound: Sequence[str], addresses: list[tuple[str, int]] | None) -> None:
@@ -99,6 +98,8 @@ def _announced(bound: Sequence[str]) -> list[tuple[str, int]]:
 
 def _announce(pool: PoolId, addresses: Sequence[tuple[str, int]]) -> "Zeroconf":
     """Blocking, a second or two. Raises Unavailable."""
+    if not addresses:
+        raise Unavailable("it has no address that other machines can dial")
     with _told_as_unavailable():
         from zeroconf import ServiceInfo, Zeroconf
 
@@ -118,6 +119,15 @@ def _announce(pool: PoolId, addresses: Sequence[tuple[str, int]]) -> "Zeroconf":
             responder.close()
             raise
         return responder
+
+
+def _close(responder: "Zeroconf") -> None:
+    """Blocking, a second."""
+    try:
+        with _told_as_unavailable():
+            responder.close()
+    except Unavailable as error:
+        _log.debug("the network was not told that nothing is announced any more: %s", error)
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """How fast a process may send and receive: one limit each way, shared by all its sockets.
 
 Only sockets count: what is spliced through somebody else goes over one. Bytes are counted as they are given to TCP, TLS
-included. `net.wires` does the waiting; the peer daemon makes one `Pace` and gives it to its server and its client.
+included. `net.paced` does the waiting; the peer daemon makes one `Pace` and gives it to its server and its client.
 """
 
 from collections.abc import Awaitable, Callable
@@ -50,7 +50,7 @@ class Pace:
 
 
 class PacedStream(trio.abc.Stream):
-    """A socket on its way to `net.wires`, which drives what is inside; used directly, it is not paced."""
+    """A socket on its way to `net.paced`, which drives what is inside; used directly, it is not paced."""
 
     def __init__(self, inner: trio.SocketStream, pace: Pace) -> None:
         self.inner = inner

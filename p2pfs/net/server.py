@@ -23,6 +23,7 @@ from p2pfs.net.identity import Identity, Revocations
 from p2pfs.net.inbox import Inbox
 from p2pfs.net.messages import Handler, Limits, Request, Response, TooSlow
 from p2pfs.net.pace import Pace
+from p2pfs.net.paced import keep_unread, kept_unread
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire.routes import Route, Table
@@ -74,6 +75,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._authorise = authorise
         self._pace = pace
+        self._listening: list[trio.socket.SocketType] = []
         self._bodies = BodyBudget(self.limits.bodies_bytes, self.limits.node_bodies_bytes, self.limits.small_body_bytes)
         self._anonymous = trio.Semaphore(self.limits.anonymous_requests)
         self._connections: dict[Connection, None] = {}  # in order of arrival
@@ -105,6 +107,8 @@ class Server:
     ) -> None:
         """Accept and serve until `stop`, then until the last connection is over. Closes the listeners."""
         async with trio.open_nursery() as connections:
+            self._listening = [listener.socket for listener in listeners]
+            self._keep_little()
             connections.start_soon(self._listen, list(listeners), connections)
             task_status.started()  # the sockets listen already; the kernel keeps who comes before the first accept
 
@@ -151,6 +155,12 @@ class Server:
                 dropped += 1
         return dropped
 
+    def _keep_little(self) -> None:
+        """Whoever connects from now on is told as small a window as the limit of now wants."""
+        if self._pace is not None:
+            for listening in self._listening:
+                keep_unread(listening, kept_unread(self._pace.down))
+
     # ---- connections ---------------------------------------------------------------------------------------------
 
     async def accept(self, transport: trio.abc.Stream) -> None:
@@ -160,6 +170,7 @@ class Server:
             await trio.aclose_forcefully(transport)
             return
         if self._pace is not None:
+            self._keep_little()
             transport = self._pace.over(transport)
         connection = Connection(transport, self._context, self)
         self._connections[connection] = None

@@ -13,7 +13,8 @@ from typing import Final
 import trio
 
 from p2pfs.errors import Denied, Misuse, Unavailable
-from p2pfs.net.wires import Stall, wire_of
+from p2pfs.net.paced import wire_of
+from p2pfs.net.wires import Stall
 from p2pfs.types import KIB, Buffer
 
 _SEND_BYTES: Final = 128 * KIB

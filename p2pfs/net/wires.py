@@ -20,7 +20,6 @@ from typing import Final, Protocol
 import trio
 
 from p2pfs.errors import Unavailable
-from p2pfs.net.pace import SMALL_BYTES, Pace, PacedStream, piece_of
 from p2pfs.types import KIB, Buffer
 
 RECEIVE_BYTES: Final = 128 * KIB
@@ -121,7 +120,7 @@ class _Buffer(threading.local):
         self.list: Sequence[memoryview] = (self.view,)
 
 
-_buffer = _Buffer()
+BUFFER: Final = _Buffer()
 
 
 class SocketWire:
@@ -187,7 +186,7 @@ class SocketWire:
             return True
 
     def _read(self) -> int:
-        return os.readv(self._fd(), _buffer.list)
+        return os.readv(self._fd(), BUFFER.list)
 
     def take(self, incoming: ssl.MemoryBIO) -> bool:
         try:
@@ -198,7 +197,7 @@ class SocketWire:
         return count > 0  # the end is met again by the next `fill`
 
     def _took(self, incoming: ssl.MemoryBIO, count: int) -> None:
-        incoming.write(_buffer.view[:count])
+        incoming.write(BUFFER.view[:count])
         self._received += count
         TOTAL.received += count
         if self.stall is not None:
@@ -349,63 +348,3 @@ class StreamWire:
 def _lost(error: Exception) -> Unavailable:
     reason = error.strerror if isinstance(error, OSError) else None
     return Unavailable(f"the connection was lost: {(reason or type(error).__name__).lower()}")
-
-
-class PacedWire(SocketWire):
-    """A socket whose bytes count towards the limits of this process, and wait for them: in pieces, so that many
-    connections share a thin limit evenly, and what is small does not wait behind what is large."""
-
-    __slots__ = ("_pace",)
-
-    def __init__(self, stream: trio.SocketStream, pace: Pace) -> None:
-        super().__init__(stream)
-        self._pace = pace
-
-    @property
-    def sends_now(self) -> bool:
-        return super().sends_now and self._pace.up.has_room()
-
-    def _read(self) -> int:
-        most = piece_of(self._pace.down, RECEIVE_BYTES)
-        views = _buffer.list if most == RECEIVE_BYTES else (_buffer.view[:most],)
-        count = os.readv(self._fd(), views)
-        self._pace.down.charge(count)
-        return count
-
-    async def fill(self, incoming: ssl.MemoryBIO, expected: int = 1) -> bool:
-        down = self._pace.down
-        if not down.has_room():
-            await down.settled()  # for what was received before; the kernel holds the sender back meanwhile
-        return await super().fill(incoming, min(expected, piece_of(down, expected)))
-
-    def take(self, incoming: ssl.MemoryBIO) -> bool:
-        return self._pace.down.has_room() and super().take(incoming)
-
-    async def write(self, data: Buffer) -> None:
-        up, rest = self._pace.up, memoryview(data)
-        if len(rest) <= SMALL_BYTES and up.spare(len(rest)):
-            await super().write(rest)
-            return
-        while rest:
-            piece = rest[: piece_of(up, len(rest))]
-            if up.rate is None:
-                up.charge(len(piece))
-            else:
-                await up.take(len(piece))
-            await super().write(piece)
-            rest = rest[len(piece) :]
-
-    def write_nowait(self, data: Buffer) -> int:
-        up = self._pace.up
-        if len(data) > piece_of(up, len(data)) or not up.spare(len(data)):
-            return 0
-        count = super().write_nowait(data)
-        up.charge(count - len(data))
-        return count
-
-
-def wire_of(stream: trio.abc.Stream) -> Wire:
-    """The fastest way to drive `stream`, which nobody else may use any more."""
-    if isinstance(stream, PacedStream):
-        return PacedWire(stream.inner, stream.pace)
-    return SocketWire(stream) if isinstance(stream, trio.SocketStream) else StreamWire(stream)

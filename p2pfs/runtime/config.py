@@ -6,6 +6,7 @@ Nothing else reads configuration: functions get the numbers they need.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from p2pfs.runtime.sizes import expect_unit, format_duration, format_size, parse
 from p2pfs.types import GIB, KIB, MIB, Distribution
 
 CONFIG_FILE: Final = "config.toml"
+_HOST_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_LONGEST_HOST_NAME: Final = 253  # RFC 1035, 2.3.4
 
 # How a value is written; the marker after the type picks the parser below.
 Duration = Annotated[float, "duration"]
@@ -29,6 +32,7 @@ Count = Annotated[int, "count"]
 Share = Annotated[float, "share"]
 Switch = Annotated[bool, "switch"]
 Text = Annotated[str, "text"]
+HostNames = Annotated[str, "host names"]
 RelayMode = Annotated[str, "relay"]
 Level = Annotated[str, "level"]
 LogFormat = Annotated[str, "log format"]
@@ -104,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     advertise: Text = ""  # what others dial; empty: worked out from `listen`
     announce: Switch = True  # on the local network, where the coordinator listens beyond loopback
     dashboard_listen: Text = "127.0.0.1:9472"  # host:port[,host:port] of the dashboard; empty: nowhere
-    dashboard_names: Text = ""  # host names under which browsers reach it, with commas between
+    dashboard_names: HostNames = ""  # host names under which browsers reach it, with commas between
     dashboard_session: Duration = 12 * 3600.0  # a browser is logged in for so long
     stop_timeout: Duration = 10.0  # how long a stopping server lets requests finish
     log_level: Level = "info"
@@ -162,6 +166,20 @@ def _parse_rate(text: str) -> int | None:
     return rate
 
 
+def _parse_host_names(text: str) -> str:
+    """As certificates and browsers write them: other letters than ASCII's in IDNA (RFC 3490)."""
+    found = []
+    for name in filter(None, (one.strip() for one in text.split(","))):
+        try:
+            written = name.encode("idna").decode("ascii").lower()
+        except UnicodeError:
+            written = ""
+        if not _HOST_NAME.fullmatch(written) or len(written) > _LONGEST_HOST_NAME:
+            raise Invalid(f"“{name}” is no host name: write names with commas between, such as nas.example")
+        found.append(written)
+    return ",".join(found)
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -180,6 +198,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "share": _parse_share,
     "switch": _parse_switch,
     "text": str,
+    "host names": _parse_host_names,
     "level": _one_of("debug", "info", "warning", "error"),
     "log format": _one_of("text", "json"),
     "durability": _one_of("close", "fsync", "sync"),

@@ -1,6 +1,7 @@
 """The dashboard's parts: markup that escapes, names that are ours, doors that close, a certificate that lasts."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +152,18 @@ def test_a_certificate_is_kept_until_it_ends_or_no_longer_fits(tmp_path: Path) -
     assert files.renew(hosts, 1e9 + LIFETIME_S - RENEW_BEFORE_S)
     files.certificate.write_bytes(b"damaged")
     assert files.renew(hosts, 1e9)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "another"])
+def test_a_key_that_is_not_the_certificates_is_made_anew(tmp_path: Path, damage: str) -> None:
+    files, other = OwnFiles(tmp_path), OwnFiles(tmp_path / "other")
+    other.directory.mkdir()
+    for one in (files, other):
+        assert one.renew(["localhost"], 1e9)
+    files.key.write_bytes(other.key.read_bytes() if damage == "another" else b"")
+    assert files.renew(["localhost"], 1e9)
+    assert not files.renew(["localhost"], 1e9)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
 
 
 def test_it_is_no_nodes_certificate(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is announced on the local network says little, and what is heard there is worth little."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pfs.errors import Unavailable
-from p2pfs.net import lan
+from p2pfs.net import interfaces, lan
 from p2pfs.net.interfaces import Own
 from p2pfs.types import PoolId
 
@@ -154,3 +155,35 @@ async def test_where_nothing_can_be_announced_that_is_said_once(
         await lan.announce(POOL, ["0.0.0.0:9470"])
     assert len(tries) > 10
     assert caplog.text.count("no such device") == 1
+
+
+async def test_a_machine_whose_kernel_names_no_addresses_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    no_threads: None,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(lan, "own_addresses", interfaces.own_addresses)
+    monkeypatch.setattr(interfaces.socket, "socket", no_descriptors)
+    caplog.set_level("INFO")
+    with trio.move_on_after(1000) as within:
+        await lan.announce(POOL, ["0.0.0.0:9470"])
+    assert within.cancelled_caught
+    assert caplog.text.count("not announced on the local network") == 1
+    assert interfaces.own_addresses() == []
+
+
+async def test_an_announcement_that_cannot_be_taken_back_is_left(
+    monkeypatch: pytest.MonkeyPatch, no_threads: None, autojump_clock: MockClock
+) -> None:
+    class Responder:
+        def close(self) -> None:
+            raise OSError(errno.ENETDOWN, "Network is down")
+
+    monkeypatch.setattr(lan, "_announce", lambda *_: Responder())
+    with trio.move_on_after(10) as within:
+        await lan.announce(POOL, ["0.0.0.0:9470"])
+    assert within.cancelled_caught

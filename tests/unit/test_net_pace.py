@@ -8,7 +8,8 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from p2pfs.net.pace import Pace
-from p2pfs.net.wires import PacedWire, SocketWire, StreamWire, Wire, wire_of
+from p2pfs.net.paced import PacedWire, wire_of
+from p2pfs.net.wires import SocketWire, StreamWire, Wire
 from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.runtime.rates import RateLimit
 from p2pfs.types import KIB, MIB

@@ -109,3 +109,24 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(Unavailable, match="cannot read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("", ""),
+        ("Nas.Example", "nas.example"),
+        (" nas.lan , bücher.example ,", "nas.lan,xn--bcher-kva.example"),
+        ("192.0.2.7", "192.0.2.7"),
+    ],
+)
+def test_host_names_are_read_as_certificates_write_them(written: str, read: str) -> None:
+    assert parse_setting("dashboard_names", written) == read
+
+
+@pytest.mark.parametrize(
+    "written", ["two words", "a..b", "x" * 64, "nas:9472", "/", ".".join(["x" * 60] * 5), "\udcff"]
+)
+def test_what_is_no_host_name_is_refused(written: str) -> None:
+    with pytest.raises(Invalid, match="host name"):
+        parse_setting("dashboard_names", written)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from p2pfs.coordinator.authority import key_pem, new_key
@@ -41,8 +42,8 @@ class OwnFiles:
         return self.directory / "dashboard.key"
 
     def renew(self, hosts: Collection[str], now_s: float) -> bool:
-        """Make key and certificate for these names and addresses unless they are there, fit and last; whether that was
-        done. Blocking: three small files.
+        """Make key and certificate for these names and addresses unless they are there, fit each other and last;
+        whether that was done. Blocking: three small files. For one thread at a time.
 
         Raises:
             NoSpace, Unavailable: They cannot be written.
@@ -62,9 +63,10 @@ class OwnFiles:
         try:
             found = x509.load_pem_x509_certificate(self.certificate.read_bytes())
             names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            if not self.key.exists():
+            key = load_pem_private_key(self.key.read_bytes(), None)
+            if key.public_key() != found.public_key():
                 return False
-        except (OSError, ValueError, x509.ExtensionNotFound):
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
             return False
         lasts = found.not_valid_after_utc.timestamp() - RENEW_BEFORE_S > now_s
         return lasts and set(names) == set(_names(hosts))

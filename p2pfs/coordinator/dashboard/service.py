@@ -5,6 +5,7 @@ Called by `daemon`, which runs `serve` in its nursery, and through `handlers` by
 
 import importlib.util
 import logging
+from functools import partial
 from typing import Final
 
 import trio
@@ -14,7 +15,7 @@ from p2pfs.coordinator.dashboard.certificate import OwnFiles
 from p2pfs.coordinator.dashboard.doors import LINK_S, Doors
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.coordinator.handlers import Services
-from p2pfs.errors import Denied, Invalid, UserError
+from p2pfs.errors import Denied, Invalid, PoolError, UserError
 from p2pfs.net.addresses import bound_addresses, close_listeners, format_address, open_listeners, parse_address
 from p2pfs.net.advertising import advertised
 from p2pfs.net.asgi import Application as AsgiApplication
@@ -46,6 +47,26 @@ def is_wanted(settings: Settings) -> bool:
     return True
 
 
+def made(
+    home: NodeHome, settings: Settings, services: Services, *, revocations: Revocations, clock: Clock
+) -> "Dashboard | None":
+    """This coordinator's dashboard, if it is wanted. What of it is damaged or cannot be written is a warning: a pool
+    does without.
+
+    Raises:
+        Invalid: It was told to listen at what is no address.
+    """
+    if not is_wanted(settings):
+        return None
+    for told in settings.dashboard_listen.split(","):
+        parse_address(told.strip())
+    try:
+        return Dashboard(home, settings, services, revocations=revocations, clock=clock)
+    except (PoolError, OSError) as error:
+        _log.warning("there is no dashboard: %s", error)
+        return None
+
+
 class Dashboard:
     """One coordinator's dashboard. `serve` opens it; until then, and after `stop`, nobody gets a link."""
 
@@ -63,8 +84,9 @@ class Dashboard:
         self._services = services
         self._clock = clock
         self._pool: PoolId = home.record().pool
-        self._names = tuple(name for one in settings.dashboard_names.split(",") if (name := one.strip().lower()))
+        self._names = tuple(filter(None, settings.dashboard_names.split(",")))
         self._files = OwnFiles(CoordinatorFiles(home).directory)
+        self._one = trio.CapacityLimiter(1)  # renews its files, and imports what makes pages
         self._addresses: list[str] = []
         self._application: AsgiApplication | None = None
         self.doors = Doors(session_s=settings.dashboard_session, is_admin=self._is_admin, now=clock.monotonic)
@@ -88,12 +110,19 @@ class Dashboard:
         return self._addresses
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until `stop`.
+        """Listen and serve until `stop`. Where it was not told to listen and cannot, that is a warning.
 
         Raises:
             UserError: It was told where to listen, and cannot.
         """
-        listeners = await self._listen()
+        try:
+            listeners = await self._listen()
+        except UserError as error:
+            if self._settings.dashboard_listen != DEFAULT_LISTEN:
+                raise
+            _log.warning("there is no dashboard: %s", error)
+            task_status.started()
+            return
         try:
             bound = bound_addresses(listeners)
             port = parse_address(bound[0])[1]
@@ -116,11 +145,10 @@ class Dashboard:
             NoSpace, Unavailable: Its certificate had to be renewed and cannot be written.
         """
         if not self._addresses:
-            raise Invalid("the dashboard is being closed")
-        hosts, now_s = self._wanted_hosts(), self._clock.time()
-        if await trio.to_thread.run_sync(self._files.renew, hosts, now_s):
-            load_credentials(self._context, self._credentials)
-        return LoginLink(self._addresses, self.doors.new_link(node), self._files.fingerprint(), LINK_S)
+            raise Invalid("the dashboard is not open")
+        renewed = partial(self._renewed, self._wanted_hosts(), self._clock.time())
+        fingerprint = await trio.to_thread.run_sync(renewed, limiter=self._one)
+        return LoginLink(self._addresses, self.doors.new_link(node), fingerprint, LINK_S)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -132,6 +160,12 @@ class Dashboard:
             if error.exit_code != exitcodes.BUSY or wanted != DEFAULT_LISTEN:
                 raise
             return await open_listeners(format_address(_LOOPBACK, 0))  # another coordinator's on this machine
+
+    def _renewed(self, hosts: list[str], now_s: float) -> str:
+        """Blocking. The fingerprint of a certificate that fits."""
+        if self._files.renew(hosts, now_s):
+            load_credentials(self._context, self._credentials)
+        return self._files.fingerprint()
 
     def _wanted_hosts(self) -> list[str]:
         """What its certificate is for."""
@@ -146,17 +180,19 @@ class Dashboard:
             return False
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Most coordinators are never looked at: what makes pages is imported when the first browser comes."""
+        """Most coordinators are never looked at: what makes pages is imported when the first browser comes, which takes
+        half a second."""
         if self._application is None:
-            from p2pfs.coordinator.dashboard.application import Application
-            from p2pfs.coordinator.dashboard.guard import Guard
-
-            made = Application(
-                self._services,
-                self.doors,
-                pool=self._pool,
-                pool_name=self._services.status.pool_name,
-                clock=self._clock,
-            )
-            self._application = Guard(made.asgi(), self._names)
+            made = await trio.to_thread.run_sync(self._made, limiter=self._one)
+            self._application = self._application or made
         await self._application(scope, receive, send)
+
+    def _made(self) -> AsgiApplication:
+        """Blocking."""
+        from p2pfs.coordinator.dashboard.application import Application
+        from p2pfs.coordinator.dashboard.guard import Guard
+
+        made = Application(
+            self._services, self.doors, pool=self._pool, pool_name=self._services.status.pool_name, clock=self._clock
+        )
+        return Guard(made.asgi(), self._names)
