@@ -34,6 +34,7 @@ _HOW_WRITTEN: Final = {
     "share": "a share: 25% or 0.25",
     "switch": "on or off",
     "text": "text",
+    "host names": "host names with commas between",
     "level": "debug, info, warning or error",
     "log format": "text or json",
     "durability": "close, fsync or sync",
