@@ -111,7 +111,9 @@ def test_damaged_rows_are_found_by_path_and_mended(pool: DemoPool) -> None:
         rows.execute("UPDATE dentry SET tag = zeroblob(16) WHERE inode = ?", (inodes["tagged"],))
         for name in ("headless", "sub"):
             (head,) = rows.execute("SELECT head FROM inode WHERE inode = ?", (inodes[name],)).fetchone()
-            rows.execute("UPDATE inode SET head = ? WHERE inode = ?", (head[:-1] + b"\0", inodes[name]))
+            rows.execute(
+                "UPDATE inode SET head = ? WHERE inode = ?", (head[:-1] + bytes((head[-1] ^ 1,)), inodes[name])
+            )
         rows.execute("DELETE FROM extent WHERE inode = ? AND mib = 1", (inodes["cut"],))
         rows.execute("UPDATE inode SET links = 0 WHERE inode = ?", (inodes["linked"],))
         rows.execute("UPDATE inode SET links = 9 WHERE inode = ?", (inodes["counted"],))
