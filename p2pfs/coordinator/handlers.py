@@ -169,6 +169,7 @@ class Services:
             session = self.sessions.require_holder(identity, SessionId(parameters["session"]))
             if not self.volumes.is_owners(identity, session.volume):
                 self.sharing.require_rights(session)
+            self.sessions.heard(session)  # not before: whose rights are gone must not keep others waiting
 
     # ---- membership -------------------------------------------------------------------------------------------------
 

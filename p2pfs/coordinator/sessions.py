@@ -216,7 +216,7 @@ class Sessions:
     # ---- work -------------------------------------------------------------------------------------------------------
 
     def require_holder(self, identity: Identity, session: SessionId) -> Session:
-        """Its row, when the session is the asking node's; then it was heard.
+        """Its row, when the session is the asking node's.
 
         Raises:
             Denied: It is another node's.
@@ -227,8 +227,11 @@ class Sessions:
         row = self._known(session)
         if row.node != identity.node:
             raise Denied("this session is another node's")
-        self._delegations.heard(row)
         return row
+
+    def heard(self, row: Session) -> None:
+        """It said something, and may: what it is kept for, it is kept for longer."""
+        self._delegations.heard(row)
 
     async def grant_ids(self, session: SessionId, count: int) -> IdBlock:
         """Numbers for new inodes and dentries. Raises Fenced, Misuse."""

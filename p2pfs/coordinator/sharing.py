@@ -44,7 +44,12 @@ class Sharing:
         self._clock = clock
 
     async def publish(self, identity: Identity, message: PublishKey) -> None:
-        """Keep a node's public key. Raises Denied (it is not shown to be the node's), Invalid (it is no key)."""
+        """Keep a node's public key; sessions end that it has not the rights for.
+
+        Raises:
+            Denied: It is not shown to be the node's.
+            Invalid: It is no key.
+        """
         node = self._roster.member(identity.node)
         try:
             public = format.PublicKey(message.public)
@@ -57,7 +62,8 @@ class Sharing:
         await self._database.write(
             lambda connection: rows.publish(
                 connection, node.id, fingerprint=public.fingerprint, public=public.encoded, proof=message.proof
-            )
+            ),
+            committed=self._all_over,
         )
         _log.info("%s has the key %s", node.name, format.shown(public.fingerprint))
 

@@ -12,7 +12,9 @@ from p2pfs.meta.work import Work
 from p2pfs.types import CHUNK_BYTES, MAX_FILE_BYTES, ChunkId, Kind, head_limit
 from p2pfs.wire.namespace import Accessed, AddReplicas, Commit, ExtentRow, NewChunk, Opened, Released, SetAttributes
 
-MAX_INLINE_BYTES: Final = CHUNK_BYTES + 1024
+SEALING_BYTES: Final = 1024
+"""More than inline data gets longer by being sealed."""
+MAX_INLINE_BYTES: Final = CHUNK_BYTES + SEALING_BYTES
 """Sealed; how much a mount keeps inline is a setting of the volume."""
 MAX_SEALED_EXTENT_BYTES: Final = 256
 MAX_INDEX: Final = MAX_FILE_BYTES // CHUNK_BYTES
@@ -22,6 +24,7 @@ def commit(work: Work, operation: Commit) -> None:
     """New content: what it names first, then what it drops, so that a chunk that moves is never doomed between."""
     row = work.inode(operation.inode)
     _check(row, operation)
+    _check_inline(work, row, operation)
     _add_extents(work, operation)
     if operation.chunks:
         work.rules.grown(work.connection)
@@ -106,6 +109,18 @@ def _check(row: InodeRow, operation: Commit) -> None:
         raise TooLarge("this is too much to be kept inline")
     if operation.size < 0 or (operation.inline is not None and operation.clear_inline):
         raise Misuse("this commit contradicts itself")
+
+
+def _check_inline(work: Work, row: InodeRow, operation: Commit) -> None:
+    """A volume is charged with the size that is told: what is kept inline must not be longer. Raises Misuse."""
+    if operation.inline is not None:
+        length = len(operation.inline)
+    elif row.inline and not operation.clear_inline:
+        length = inodes.data_length(work.connection, work.volume, row.inode)
+    else:
+        return
+    if length > operation.size + SEALING_BYTES:
+        raise Misuse("there is more inline than the file is long")
 
 
 def _add_extents(work: Work, operation: Commit) -> None:

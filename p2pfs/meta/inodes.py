@@ -185,6 +185,14 @@ def put_data(connection: sqlite3.Connection, volume: VolumeId, inode: int, *, da
     )
 
 
+def data_length(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> int:
+    """Bytes of it; 0 if there is none."""
+    row = connection.execute(
+        "SELECT length(data) FROM inline_data WHERE volume = ? AND inode = ?", (volume, inode)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def drop_data(connection: sqlite3.Connection, volume: VolumeId, inode: int) -> None:
     """Remove it."""
     connection.execute("DELETE FROM inline_data WHERE volume = ? AND inode = ?", (volume, inode))

@@ -291,6 +291,8 @@ class MemoryRules(MemorySearch):
         self._name_chunks(batch, op)
         self._lay(batch, op)
         inline = op.inline if op.inline is not None else None if op.clear_inline else row.inline
+        if inline is not None and len(inline) > op.size + 1024:
+            raise Misuse("there is more inline than the file is long")
         fields: dict[str, Any] = {"mode": op.mode & 0o7777} if op.mode is not None else {}
         if op.time_ns:
             fields["mtime_ns"] = op.time_ns

@@ -17,13 +17,16 @@ MOST_MEMBERS: Final = 64
 """Of a volume, beside its owner."""
 
 
-def publish(connection: sqlite3.Connection, node: NodeId, *, fingerprint: bytes, public: bytes, proof: bytes) -> None:
-    """A node's key, in place of the one it had."""
+def publish(
+    connection: sqlite3.Connection, node: NodeId, *, fingerprint: bytes, public: bytes, proof: bytes
+) -> list[SessionId]:
+    """A node's key, in place of the one it had; its sessions that end as it has not the rights of the other."""
     connection.execute(
         "INSERT INTO node_key VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE"
         " SET fingerprint = excluded.fingerprint, public = excluded.public, proof = excluded.proof",
         (node, fingerprint, public, proof),
     )
+    return _end(connection, f"s.node = ? AND {_WITHOUT_RIGHTS}", node)
 
 
 def keys(connection: sqlite3.Connection, fingerprint: bytes) -> list[NodeKey]:
@@ -84,7 +87,10 @@ def change(
     (count,) = connection.execute("SELECT count(*) FROM volume_member WHERE volume = ?", (volume,)).fetchone()
     if count > MOST_MEMBERS:
         raise Invalid(f"a volume is shared with at most {MOST_MEMBERS} keys")
-    return [session for fingerprint in changed for session in _end(connection, volume, fingerprint)]
+    ended = _end(connection, f"s.volume = ? AND {_WITHOUT_RIGHTS}", volume)
+    for fingerprint in changed:
+        ended += _end(connection, "s.volume = ? AND k.fingerprint = ?", volume, fingerprint)
+    return ended
 
 
 def access(connection: sqlite3.Connection, volume: VolumeId, node: NodeId) -> tuple[bool, KeySlot] | None:
@@ -107,12 +113,19 @@ def shared_with(connection: sqlite3.Connection, node: NodeId) -> dict[VolumeId, 
     return {VolumeId(volume): bool(read_only) for volume, read_only in rows}
 
 
-def _end(connection: sqlite3.Connection, volume: VolumeId, fingerprint: bytes) -> list[SessionId]:
-    """End the sessions that nodes with this key have on the volume, the owner's left out."""
+_WITHOUT_RIGHTS: Final = "(m.fingerprint IS NULL OR m.read_only > s.read_only)"
+"""SQL, of a session `s` that is not the owner's: its node's key is no member's, or only a reader's. The key may not be
+the one it began with."""
+
+
+def _end(connection: sqlite3.Connection, condition: str, *values: object) -> list[SessionId]:
+    """End the sessions `s` of nodes with the key `k`, as the member `m`, if they have one and are one; the volume's
+    owner's are left out."""
     rows = connection.execute(
-        "SELECT s.id FROM session s JOIN node_key k ON k.node = s.node JOIN volume v ON v.id = s.volume"
-        " WHERE s.volume = ? AND k.fingerprint = ? AND s.owner != v.owner",
-        (volume, fingerprint),
+        "SELECT s.id FROM session s JOIN volume v ON v.id = s.volume LEFT JOIN node_key k ON k.node = s.node"
+        " LEFT JOIN volume_member m ON m.volume = s.volume AND m.fingerprint = k.fingerprint"
+        f" WHERE s.owner != v.owner AND {condition}",
+        values,
     ).fetchall()
     for row in rows:
         sessions.close_session(connection, SessionId(row[0]))

@@ -113,10 +113,11 @@ def configure(
     """Change what is not None, each a column of its name; what is in the trash keeps its time. An admin needs no key.
 
     Raises:
-        NotFound: No such volume.
+        NotFound: No such volume, or it is deleted: its name is not its own then, and undeleting it gives one.
         Denied: The sender has not got the volume's key.
         Exists: The owner has another volume of that name.
     """
+    volume_in_use(connection, volume_id)
     if not is_admin:
         key_slots.require_key(connection, volume_id, settings.guard)
     given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}

@@ -574,6 +574,19 @@ async def test_inline_data_is_replaced_kept_and_cleared(hand: Hand) -> None:
         await hand.commit(inode, 4, inline=b"x", clear_inline=True)
 
 
+async def test_what_is_inline_is_no_longer_than_the_file(hand: Hand) -> None:
+    """Sealed it is a little longer. The size is what a volume is charged with."""
+    inode = await hand.make(b"file")
+    with pytest.raises(Misuse):
+        await hand.commit(inode, 0, inline=b"x" * 5000, size=10)
+    await hand.commit(inode, 0, inline=b"x" * 5000, size=4976)
+    with pytest.raises(Misuse):
+        await hand.commit(inode, 1, size=10)  # and keeps what is inline
+    await hand.commit(inode, 1, size=9000)
+    await hand.commit(inode, 2, size=10, clear_inline=True)
+    assert (await attributes(hand, inode)).size == 10
+
+
 async def test_a_commit_builds_on_one_change(hand: Hand) -> None:
     inode = await hand.make(b"file")
     await hand.commit(inode, 0, inline=b"one", size=3)

@@ -35,7 +35,9 @@ def operations(seq: int) -> list[Operation]:
     inode = seq + 1
     made: list[Operation] = [
         Make(ROOT_INODE, b"name %d" % seq, inode, b"tag", inode, Kind.FILE, 0o644, 0, 0, 0, b"head 0", seq),
-        Commit(inode, 0, 100, b"head 1", seq, inline=b"x" * 3000, extents=[extent(0, 1, seq)], chunks=[new_chunk(seq)]),
+        Commit(
+            inode, 0, 3000, b"head 1", seq, inline=b"x" * 3000, extents=[extent(0, 1, seq)], chunks=[new_chunk(seq)]
+        ),
     ]
     if seq % 3 == 0:
         made.append(Unlink(ROOT_INODE, b"name %d" % seq, inode, False, seq))

@@ -89,6 +89,19 @@ async def test_what_is_deleted_is_gone_for_everybody_and_comes_back_as_it_was(tm
             await p.services.deletion.undelete(bob, VOLUME, UndeleteVolume())
 
 
+async def test_what_is_deleted_is_not_changed(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        bob = await made(p)
+        await delete(p, bob)
+        for settings in (VolumeSettings(name="other", guard=GUARD), VolumeSettings(quota_bytes=1, guard=GUARD)):
+            for is_admin in (False, True):
+                with pytest.raises(NotFound):
+                    await p.services.volumes.configure(VOLUME, settings, is_admin=is_admin)
+        await made(p, "other", VolumeId(8))
+        await p.services.deletion.undelete(bob, VOLUME, UndeleteVolume())
+        assert names(p, bob) == ["other", "photos"]
+
+
 async def test_only_who_has_the_key_or_an_admin_deletes(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         bob = await made(p)

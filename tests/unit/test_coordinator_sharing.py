@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from coordination import Pool, pool, volume_message
 
+from p2pfs.coordinator.delegations import ALONE_S
 from p2pfs.errors import Denied, Fenced, Invalid, NotFound, PoolError
 from p2pfs.format import sharing
 from p2pfs.format.keys import VolumeKeys, guard_hash
@@ -156,6 +157,57 @@ async def test_sharing_ends_and_other_rights_begin_with_other_sessions(tmp_path:
         p.services.sessions.require_holder(anna, own)
         with pytest.raises(NotFound):
             await p.services.sharing.change(anna, VOLUME, ChangeMembers(GUARD, remove=[BOB.public.fingerprint]))
+
+
+async def take_another_key(p: Pool, who: Identity) -> None:
+    other = Keys(bytes((9,)) * 32)
+    proof = sharing.prove(other, p.record.pool, who.node)
+    await p.services.sharing.publish(who, PublishKey(other.public.encoded, proof))
+
+
+async def test_sessions_end_with_the_key_that_had_the_rights(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        anna, bob, _ = await three(p)
+        await share(p, anna, BOB, read_only=False)
+        session, own = [await open_session(p, who, OpenSession("host", "/mnt")) for who in (bob, anna)]
+        proof = sharing.prove(BOB, p.record.pool, bob.node)
+        await p.services.sharing.publish(bob, PublishKey(BOB.public.encoded, proof))  # as every mount does
+        p.services.sessions.require_holder(bob, session)
+        await take_another_key(p, bob)
+        with pytest.raises(Fenced):
+            p.services.sessions.require_holder(bob, session)
+        p.services.sessions.require_holder(anna, own)
+
+
+@pytest.mark.parametrize("shared", ["no more", "to read"])
+async def test_sharing_less_ends_also_what_began_with_another_key(shared: str, tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        anna, bob, _ = await three(p)
+        await share(p, anna, BOB, read_only=False)
+        await take_another_key(p, bob)
+        grant = await p.services.sessions.open(bob, VOLUME, OpenSession("host", "/mnt"))  # checked before
+        if shared == "no more":
+            await p.services.sharing.change(anna, VOLUME, ChangeMembers(GUARD, remove=[BOB.public.fingerprint]))
+        else:
+            await share(p, anna, BOB, read_only=True)
+        with pytest.raises(Fenced):
+            p.services.sessions.require_holder(bob, SessionId(grant.session))
+
+
+async def test_whose_rights_are_gone_keeps_the_volume_from_nobody_by_asking_on(tmp_path: Path) -> None:
+    renew = next(route for route in COORDINATOR_ROUTES if route.name == "renew_session")
+    async with pool(tmp_path) as p:
+        anna, bob, _ = await three(p)
+        session = (await p.services.sessions.open(bob, VOLUME, OpenSession("host", "/mnt"))).session
+        own = await open_session(p, anna, OpenSession("host", "/mnt"))
+        p.clock.advance(ALONE_S)
+        with pytest.raises(Fenced):
+            p.services.authorise(renew, bob, {"session": session})
+        assert (await p.services.delegations.ask(own, 0)).epoch
+        await p.services.sessions.close(own)
+        with pytest.raises(Fenced):
+            p.services.authorise(renew, bob, {"session": session})
+        await open_session(p, anna, OpenSession("host", "/mnt", exclusive=True))
 
 
 async def test_sharing_takes_the_key_of_the_volume_and_slots_that_say_the_same(tmp_path: Path) -> None:

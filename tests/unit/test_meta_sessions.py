@@ -116,7 +116,7 @@ def test_unacknowledged_answers_are_bounded(database: InlineDatabase, session: S
 
 
 def test_a_recalled_answer_has_the_inline_data_it_had(database: InlineDatabase, session: SessionId) -> None:
-    commit = Commit(2, 0, 3, b"head", 6, inline=b"x" * 5000)
+    commit = Commit(2, 0, 5000, b"head", 6, inline=b"x" * 5000)
     first = apply(database, session, 1, make(2), commit)
     assert count(database, "session_result") == 1
     kept = database.read(lambda c: c.execute("SELECT length(answer) FROM session_result").fetchone()[0])
