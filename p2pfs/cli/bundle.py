@@ -3,7 +3,9 @@
 Nothing here reads a key, a passphrase or a file of a volume. Texts are redacted by the caller.
 """
 
+import contextlib
 import dataclasses
+import heapq
 import io
 import os
 import platform
@@ -223,14 +225,43 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 def files(home: Path) -> str:
     """Names, modes and sizes, two levels deep: what is below is counted, so that no chunk and no volume is named."""
     lines: list[str] = []
-    for path in sorted(home.rglob("*")):
-        depth = len(path.relative_to(home).parts)
-        if depth > 2 or len(lines) >= _MOST_FILES:
-            continue
-        found = path.lstat()
-        count = f"{sum(1 for _ in path.rglob('*'))} below" if stat.S_ISDIR(found.st_mode) and depth == 2 else ""
-        lines.append(f"{stat.filemode(found.st_mode)} {found.st_size:>12} {path.relative_to(home)} {count}".rstrip())
-    return "\n".join(lines) + "\n"
+    for entry in _first(home):
+        lines.append(_line(entry, home))
+        if entry.is_dir(follow_symlinks=False):
+            for inner in _first(entry.path):
+                count = f" {_count(inner.path)} below" if inner.is_dir(follow_symlinks=False) else ""
+                lines.append(_line(inner, home) + count)
+    return "\n".join(lines[:_MOST_FILES]) + "\n"
+
+
+def _first(directory: str | Path) -> list[os.DirEntry[str]]:
+    """The first by name of a directory, which may have a million; of one that cannot be read none."""
+    try:
+        with os.scandir(directory) as found:
+            return heapq.nsmallest(_MOST_FILES, found, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _line(entry: os.DirEntry[str], home: Path) -> str:
+    name = os.path.relpath(entry.path, home)
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:
+        return f"{name} is gone"
+    return f"{stat.filemode(found.st_mode)} {found.st_size:>12} {name}"
+
+
+def _count(directory: str) -> int:
+    """How much is below."""
+    count, left = 0, [directory]
+    while left:
+        with contextlib.suppress(OSError), os.scandir(left.pop()) as found:
+            for entry in found:
+                count += 1
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return count
 
 
 def _disk(home: Path) -> str:
@@ -256,15 +287,30 @@ def _run(words: tuple[str, ...]) -> str:
 
 
 def logs(home: Path) -> list[Path]:
-    """Log files of the home, and of the demo it may be part of, the newest first."""
+    """Log files of the home, and of the demo it may be part of, the newest first. Links are none: they lead anywhere,
+    and root may be who packs another user's home."""
     places = [home / "log", *([home.parent / "log"] if (home.parent / "demo.json").exists() else [])]
-    found = [path for place in places if place.is_dir() for path in place.glob("*.log*") if path.is_file()]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[:MOST_LOGS]
+    found = (entry for place in places if not place.is_symlink() for entry in _regular(place) if ".log" in entry.name)
+    return [Path(path) for _, path in heapq.nlargest(MOST_LOGS, ((_modified_s(entry), entry.path) for entry in found))]
+
+
+def _regular(directory: Path) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(directory) as found:
+        yield from (entry for entry in found if entry.is_file(follow_symlinks=False))
+
+
+def _modified_s(entry: os.DirEntry[str]) -> float:
+    with contextlib.suppress(OSError):  # gone since
+        return entry.stat(follow_symlinks=False).st_mtime
+    return 0.0
 
 
 def tail(path: Path) -> str:
-    """The end of a file, from the beginning of a line."""
-    with path.open("rb") as opened:
+    """The end of a file, from the beginning of a line; "" of what is none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(0, size - TAIL_BYTES))
         data = opened.read(TAIL_BYTES)

@@ -1,5 +1,6 @@
 """`p2pfs debug`: what somebody needs who is asked for help."""
 
+import contextlib
 import os
 import platform
 import re
@@ -12,11 +13,13 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
-from p2pfs.errors import UserError
+from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_size
 from p2pfs.types import Role
+from p2pfs.wire.membership import NodeInfo
+from p2pfs.wire.volumes import DeletedVolume, VolumeInfo
 
 
 @click.group("debug")
@@ -86,11 +89,12 @@ def _entries(home: NodeHome, *, anonymous: bool) -> tuple[dict[str, tuple[bytes,
     entries, left_out = {}, []
     for source, value in made.items():
         data = contents.encode(redactor.text(value) if isinstance(value, str) else redactor.value(value))
+        name = redactor.text(source.name) if source.name.startswith("log/") else source.name
         # Before too: what is taken out may be the middle of a secret, whose rest nobody would know again.
         if secrets.are_in(data) or secrets.are_in(contents.encode(value)):
-            left_out.append(source.name)
+            left_out.append(name)
         elif data:
-            entries[source.name] = (data, source.about)
+            entries[name] = (data, source.about)
     lines = ["Made by p2pfs debug bundle. No keys, passphrases, invites, contents or names of files.", ""]
     lines += [f"{name}: {about}" for name, (_, about) in entries.items()]
     lines += [f"{name}: left out, as it held a secret of the home" for name in left_out]
@@ -112,12 +116,39 @@ def _redactor(home: NodeHome, made: dict[str, Any], *, anonymous: bool) -> Any: 
 
     if not anonymous:
         return Redactor((home.path,))
-    names = {*_names(made.get("status.json")), *_names(made.get("node.json")), platform.node(), str(home.path)}
+    status = made.get("status.json")
+    is_told = isinstance(status, dict) and "error" not in status
+    told = [status, made.get("node.json"), made.get("mounts.json"), _told(home) if is_told else None]
+    names = {*_names(told), platform.node(), str(home.path)}
     return Redactor((), names - _OUR_WORDS)
+
+
+def _told(home: NodeHome) -> list[Any]:
+    """Whom and what the coordinator knows besides what is in its status; what it does not tell is left out."""
+    from p2pfs.cli import connect
+
+    async def ask(coordinator: connect.Coordinator) -> list[Any]:
+        found: list[Any] = []
+        for path, kind in _ROWS.items():
+            with contextlib.suppress(PoolError):  # an older one has not all of them
+                rows = await coordinator.call("GET", path, None, kind)
+                found += [{key: getattr(row, key) for key in _NAMING if hasattr(row, key)} for row in rows]
+        return found
+
+    try:
+        return connect.converse(home, ask)
+    except PoolError:
+        return []
 
 
 _OUR_WORDS: Final = frozenset({*Role, "demo", "mount", "server", "p2pfs"})
 """Names that everybody's machines may have, and that stand everywhere in our own logs."""
+_ROWS: Final[dict[str, Any]] = {
+    "/nodes": list[NodeInfo],
+    "/volumes": list[VolumeInfo],
+    "/deleted-volumes": list[DeletedVolume],
+}
+"""What the coordinator tells of whom it knows: to each their own, to an admin all."""
 _NAMING: Final = frozenset({"name", "owner", "zone", "node", "id", "pool", "subject", "volume"})
 
 

@@ -1,5 +1,6 @@
 """`p2pfs coordinator find`: the coordinator has another address than this node remembers."""
 
+from functools import partial
 from typing import Final
 
 import click
@@ -8,7 +9,7 @@ import msgspec
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, say
-from p2pfs.errors import PoolError, UserError
+from p2pfs.errors import UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import NodeId, Role
@@ -61,14 +62,13 @@ def look_around(home: NodeHome, record: NodeRecord) -> str | None:
     import trio
 
     from p2pfs.net import lan
+    from p2pfs.net.finding import first_that_answers
 
-    for address in trio.run(lan.look, record.pool):
-        try:
-            trio.run(shake_hands, home, record, record.coordinator, Role.COORDINATOR, address)
-        except PoolError:
-            continue
-        return address
-    return None
+    async def look() -> str | None:
+        greet = partial(shake_hands, home, record, record.coordinator, Role.COORDINATOR)
+        return await first_that_answers(await lan.look(record.pool), greet)
+
+    return trio.run(look)
 
 
 async def shake_hands(home: NodeHome, record: NodeRecord, node: NodeId, role: Role, address: str) -> None:

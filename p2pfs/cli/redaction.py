@@ -26,6 +26,19 @@ _SAID: Final = re.compile(r"(?i)\b(passphrase|password|secret|recovery.?phrase)(
 _PATH: Final = re.compile(r"(?<![\w.~/…-])/(?:[^\s:,;\"'“”()<>|]+)")
 _HOST_V4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\.\d)")
 _HOST_V6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
+_PSEUDONYM: Final = re.compile(r"(?:name|address)-[0-9a-f]{8}")
+# Names that nobody could be asked for any more: of who was there once, as our own logs and refusals put them.
+_NAME: Final = r"\w(?:[\w.-]*\w)?"
+_NODE: Final = re.compile(rf"(?<![\w.@-])({_NAME})@({_NAME})")
+_VOLUME: Final = re.compile(rf"(?<=\bvolume )(named )?({_NAME})(?: of ({_NAME}))?")
+_AFTER_VOLUME: Final = ("is", "was", "has", "of", "to", "in", "on", "at", "with", "by", "and", "cannot", "can", "will")
+"""What our sentences go on with behind the word."""
+_MOUNTED: Final = re.compile(rf"({_NAME})(?= is mounted at)")
+_MOUNTING: Final = re.compile(rf"(?<= is delegated to )({_NAME})(?=:)")
+_DIALLED: Final = re.compile(r"(?<![\w.-])(?=[\w.-]*[a-z])([\w-]+(?:\.[\w-]+)+)(?<!\.py)(?=:\d)", re.IGNORECASE)
+_LOG: Final = re.compile(rf"(?<=\bmount-)({_NAME})(?=\.log)")  # called by where it is mounted
+_ID: Final = re.compile(r"(?<![0-9A-Za-z])((?:[A-Z2-7]{4}-){7}[A-Z2-7]{4}|[0-9a-f]{32})(?![0-9A-Za-z])")
+"""A key's fingerprint; a node or a pool."""
 _ROUTES: Final = frozenset(f"/{route.path.split('/')[1]}" for route in (*COORDINATOR_ROUTES, *PEER_ROUTES))
 _OWN_PLACES: Final = ("/usr/", "/opt/", "/lib/", "/proc/", "/sys/", "/dev/", "/run/systemd/", "/p2pfs")
 
@@ -49,8 +62,7 @@ class Redactor:
         text = _INVITE.sub("[an invite was here]", text)
         text = _SAID.sub(r"\1\2[left out]", text)
         if self._is_anonymous:
-            if self._names is not None:
-                text = self._names.sub(lambda found: self._pseudonym("name", found[0]), text)
+            text = self._without_names(text)
             text = _HOST_V6.sub(self._address, _HOST_V4.sub(self._address, text))
         return _PATH.sub(self._path, text)
 
@@ -61,6 +73,27 @@ class Redactor:
         if isinstance(value, dict):
             return {key: self.value(inner) for key, inner in value.items()}
         return [self.value(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    def _without_names(self, text: str) -> str:
+        if self._names is not None:
+            text = self._names.sub(lambda found: self._pseudonym("name", found[0]), text)
+        text = _VOLUME.sub(self._volume, _NODE.sub(self._node, text))
+        for pattern in (_MOUNTED, _MOUNTING, _DIALLED, _LOG, _ID):
+            text = pattern.sub(lambda found: self._pseudonym("name", found[1]), text)
+        return text
+
+    def _node(self, found: re.Match[str]) -> str:
+        owner, machine = found[1], found[2]
+        if owner.startswith("p2pfs"):  # a unit of systemd
+            return f"{owner}@{self._pseudonym('name', machine.removesuffix('.service'))}"
+        return f"{self._pseudonym('name', owner)}@{self._pseudonym('name', machine)}"
+
+    def _volume(self, found: re.Match[str]) -> str:
+        named, name, owner = found[1] or "", found[2], found[3]
+        if not named and name in _AFTER_VOLUME:
+            return found[0]
+        of = f" of {self._pseudonym('name', owner)}" if owner else ""
+        return f"{named}{self._pseudonym('name', name)}{of}"
 
     def _path(self, found: re.Match[str]) -> str:
         path = found[0]
@@ -77,6 +110,8 @@ class Redactor:
         return self._pseudonym("address", found[0]) if is_telling else found[0]
 
     def _pseudonym(self, kind: str, text: str) -> str:
+        if _PSEUDONYM.fullmatch(text):
+            return text
         return f"{kind}-{hashlib.blake2b(text.encode(), key=self._key, digest_size=4).hexdigest()}"
 
 

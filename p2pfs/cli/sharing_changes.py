@@ -86,9 +86,10 @@ def offer(home: NodeHome, volume: VolumeInfo) -> Offer:
 
 
 def accept(home: NodeHome, volume: VolumeInfo, offer: Offer) -> None:
-    """Remember signer and key: from now on nothing else is used. Raises Corrupt: it had another key before."""
+    """Remember signer, key and name: from now on nothing else is used. Raises Corrupt: it had another key before."""
     pin(home.path, VolumeId(volume.volume), offer.check)
     shared_keys.pin_signer(home.path, VolumeId(volume.volume), offer.signer)
+    shared_keys.pin_name(home.path, volume)
 
 
 def _public_key(home: NodeHome, fingerprint: bytes) -> sharing.PublicKey:

@@ -4,7 +4,6 @@ The coordinator's side is `p2pfs.coordinator.membership`. Called by `p2pfs join`
 whatever runs for months.
 """
 
-import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from p2pfs.errors import Denied, Invalid, Misuse, PoolError, Unavailable
 from p2pfs.format.invites import Invite
 from p2pfs.net.client import Client, Endpoint, joining_client
+from p2pfs.net.finding import first_that_answers
 from p2pfs.net.identity import Credentials, load_credentials
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.home import NodeHome
@@ -74,9 +74,9 @@ async def join(invite: Invite, elsewhere: Callable[[], Awaitable[Sequence[str]]]
     key = ec.generate_private_key(ec.SECP256R1())
     request = JoinRequest(invite.secret, certificate_request(key))
     async with joining_client(invite.ca_key, invite.pool) as client:
-        there = await _first_that_answers(client, invite, invite.addresses)
+        there = await _found(invite, invite.addresses)
         if there is None and elsewhere is not None:
-            there = await _first_that_answers(client, invite, await elsewhere())
+            there = await _found(invite, await elsewhere())
         # If nobody does, the last attempt says why.
         endpoint = there or Endpoint(invite.coordinator, Role.COORDINATOR, invite.addresses)
         answer = await _persistently(lambda: _ask(client, endpoint, request), tries=_TRIES if there else 1)
@@ -136,14 +136,16 @@ async def keep_renewed(
             await trio.sleep(_LONGEST_SLEEP_S)
 
 
-async def _first_that_answers(client: Client, invite: Invite, addresses: Sequence[str]) -> Endpoint | None:
+async def _found(invite: Invite, addresses: Sequence[str]) -> Endpoint | None:
     """Where the coordinator itself is; None: nowhere. Nothing secret is sent to find out."""
-    for address in addresses:
+
+    async def greet(address: str) -> None:
         endpoint = Endpoint(invite.coordinator, Role.COORDINATOR, (address,))
-        with contextlib.suppress(Unavailable, Denied):
+        async with joining_client(invite.ca_key, invite.pool) as client:
             await client.request(endpoint, "GET", "/status", timeout_s=_ANSWER_S, raw=True)
-            return endpoint
-    return None
+
+    there = await first_that_answers(addresses, greet)
+    return None if there is None else Endpoint(invite.coordinator, Role.COORDINATOR, (there,))
 
 
 async def _ask(client: Client, endpoint: Endpoint, request: JoinRequest) -> JoinAnswer:

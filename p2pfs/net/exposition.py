@@ -1,7 +1,8 @@
 """`GET /metrics` for Prometheus, in the clear and for everybody who can dial: only where `metrics_listen` says so.
 
 A listener of its own that knows this one request: no TLS, no bodies, one request a connection. Few connections at once,
-each with a deadline; whoever comes while all are taken is hung up on. Used by the coordinator, the peer and the mount.
+each with a deadline; for whoever comes while all are taken the oldest is hung up on, so that a few that say nothing
+keep nobody out. Used by the coordinator, the peer and the mount.
 """
 
 import logging
@@ -53,8 +54,7 @@ async def expose(
     bound = bound_addresses(listeners)
     _log.info("metrics are served at %s", ", ".join(bound))
     task_status.started(bound)
-    places = trio.Semaphore(AT_ONCE)
-    await trio.serve_listeners(partial(_serve, Exposition(figures).text, places), listeners)
+    await trio.serve_listeners(partial(_serve, Exposition(figures).text, {}), listeners)
 
 
 def common_figures(part: str, home: NodeHome) -> list[Figure]:
@@ -90,14 +90,17 @@ def server_figures(server: Server) -> list[Figure]:
     ]
 
 
-async def _serve(text: Callable[[], bytes], places: trio.Semaphore, stream: trio.SocketStream) -> None:
+async def _serve(
+    text: Callable[[], bytes], served: dict[trio.CancelScope, None], stream: trio.abc.HalfCloseableStream
+) -> None:
+    """`served` has those of other connections, oldest first."""
+    if len(served) >= AT_ONCE:
+        oldest = next(iter(served))
+        del served[oldest]
+        oldest.cancel()
     try:
-        places.acquire_nowait()
-    except trio.WouldBlock:
-        await trio.aclose_forcefully(stream)
-        return
-    try:
-        with trio.move_on_after(DEADLINE_S):
+        with trio.move_on_after(DEADLINE_S) as scope:
+            served[scope] = None
             try:
                 await stream.send_all(_answer(await _head(stream), text))
                 await stream.send_eof()
@@ -105,12 +108,13 @@ async def _serve(text: Callable[[], bytes], places: trio.Semaphore, stream: trio
                 _log.debug("who asked for metrics went away")
             except Exception:  # nobody loses a mount for want of figures
                 _log.exception("metrics could not be told")
+            finally:
+                served.pop(scope, None)
     finally:
-        places.release()
         await trio.aclose_forcefully(stream)
 
 
-async def _head(stream: trio.SocketStream) -> bytes:
+async def _head(stream: trio.abc.ReceiveStream) -> bytes:
     """Up to the empty line, or as much as a head may have."""
     head = b""
     while END not in head and len(head) < _HEAD_BYTES:

@@ -64,6 +64,26 @@ def pin_signer(home: Path, volume: VolumeId, fingerprint: bytes) -> None:
     write_durably(path, fingerprint)
 
 
+def pin_name(home: Path, volume: VolumeInfo) -> None:
+    """A person has accepted the volume under this name; no other has it any more. A slot's signature does not say what
+    the volume is called: the owner may rename it."""
+    for path, name in _accepted_names(home):
+        if name == _full_name(volume):
+            path.unlink(missing_ok=True)
+    write_durably(_name_path(home, VolumeId(volume.volume)), _full_name(volume).encode())
+
+
+def require_own_name(home: Path, volume: VolumeInfo) -> None:
+    """Raises Corrupt where a person has accepted another volume under the name that this one is shown with: else the
+    coordinator could swap two that the same person shares."""
+    own = _name_path(home, VolumeId(volume.volume))
+    if any(name == _full_name(volume) and path != own for path, name in _accepted_names(home)):
+        raise Corrupt(
+            f"what is called {_full_name(volume)} now is not the volume that was accepted under that name: ask"
+            f" {volume.owner}, and if it was renamed, accept it again"
+        )
+
+
 def is_accepted(home: NodeHome, volume: str) -> bool:
     """Whether what a person calls `volume` needs no passphrase here: somebody else's, by OWNER/NAME, or an id that was
     accepted. Looks only into the home."""
@@ -116,6 +136,7 @@ async def shared_keys(home: NodeHome, pool: "Pool", volume: VolumeInfo, *, read_
             f"the key slot of “{volume.name}” is signed by {sharing.shown(shared.signer.fingerprint)}, not by who"
             " shared it before: ask its owner, and accept it again"
         )
+    require_own_name(home.path, volume)
     if shared.read_only and not read_only:
         raise UserError(f"“{volume.name}” is shared to read only: mount it with -o ro", exitcodes.DENIED)
     keys = VolumeKeys.derive(shared.master)
@@ -127,3 +148,15 @@ async def shared_keys(home: NodeHome, pool: "Pool", volume: VolumeInfo, *, read_
 
 def _signer_path(home: Path, volume: VolumeId) -> Path:
     return home / "volumes" / f"{volume_name(volume)}.signer"
+
+
+def _name_path(home: Path, volume: VolumeId) -> Path:
+    return home / "volumes" / f"{volume_name(volume)}.name"
+
+
+def _full_name(volume: VolumeInfo) -> str:
+    return f"{volume.owner}/{volume.name}"
+
+
+def _accepted_names(home: Path) -> list[tuple[Path, str]]:
+    return [(path, path.read_text(encoding="utf-8")) for path in (home / "volumes").glob("*.name")]

@@ -1,9 +1,12 @@
 """A bundle for whoever looks for a fault: it tells what is needed, and no secret, whatever a log may have caught."""
 
+import ast
 import base64
 import json
 import os
+import re
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from coordination import new_pool
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+import p2pfs
 from p2pfs import exitcodes
 from p2pfs.cli import main
-from p2pfs.cli.bundle import TAIL_BYTES
+from p2pfs.cli.bundle import TAIL_BYTES, files, tail
 from p2pfs.cli.redaction import Redactor, Secrets
 from p2pfs.format.invites import Invite, encode_invite
 from p2pfs.runtime import process
@@ -43,6 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
     for name, text in (("passphrase", "correct horse battery staple"), ("recovery-phrase", "twelve small words of it")):
         (tmp_path / "demo" / name).write_text(text + "\n")
     (made.path / "log").mkdir()
+    (made.path / "identity.key").write_text(f"p2pfs-identity-1 {os.urandom(32).hex()}\n")
     return made
 
 
@@ -74,6 +79,8 @@ def secrets_of(home: NodeHome) -> list[Canary]:
     for name, value in json.loads((home.path / "coordinator" / "secrets.json").read_bytes()).items():
         if isinstance(value, str) and len(value) >= 16:
             found += [Canary(name, value.encode()), Canary(f"{name}, decoded", _decoded(value))]
+    found.append(Canary("identity.key", (home.path / "identity.key").read_bytes().split()[1]))
+    found.append(Canary("identity.key, decoded", bytes.fromhex(found[-1].secret.decode())))
     for name in ("passphrase", "recovery-phrase"):
         found.append(Canary(name, (home.path.parent / name).read_bytes().strip()))
     return found
@@ -161,6 +168,69 @@ def test_an_anonymous_bundle_names_nobody(home: NodeHome) -> None:
     assert Redactor((), ["anna"]).text("anna") != Redactor((), ["anna"]).text("anna")  # no dictionary helps
 
 
+_FORMAT = re.compile(r"%[+-]?\d*[sdxf]|%016x")
+
+
+def _sentences() -> Iterator[str]:
+    """What our logs may say of a volume, a node, a mount, with a name in each place: coordinator and mount know any."""
+    package = Path(p2pfs.__file__).parent
+    for path in (*(package / "coordinator").rglob("*.py"), *(package.parent / "mount").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith((".info", ".warning", ".error")):
+                continue
+            text, *values = (*node.args, ast.Constant(0))
+            names = [ast.unparse(value) for value in values]
+            if not isinstance(text, ast.Constant) or not isinstance(text.value, str):
+                continue
+            for value in names:
+                is_node = value.endswith("node.name") or value in ("request.name", "out.name", "visitor.name")
+                name = "geheim@kiste" if is_node else "geheim"
+                text.value = _FORMAT.sub(name if _names_somebody(value) else "7", text.value, count=1)
+            if "geheim" in text.value:
+                yield text.value
+
+
+def _names_somebody(value: str) -> bool:
+    return value.endswith((".name", ".owner", "session.host")) and not value.startswith(("signal", "report", "worker"))
+
+
+def test_names_that_nobody_can_be_asked_for_are_known_by_what_logs_say_of_them() -> None:
+    """A client that left, a volume by its old name: each sentence of our logs that names one."""
+    sentences = [*_sentences(), "geheim is mounted at /x", "there is a volume named geheim already"]
+    assert len(sentences) > 15
+    for sentence in sentences:
+        shown = Redactor((), ()).text(sentence)
+        assert "geheim" not in shown, sentence
+        assert "kiste" not in shown, sentence
+        assert Redactor().text(sentence).count("geheim") == sentence.count("geheim"), sentence
+
+
+def test_an_anonymous_bundle_does_not_tell_where_something_is_mounted(home: NodeHome) -> None:
+    (home.path / "log" / "mount-letters.log").write_text("geheim is mounted at /home/anna/letters\n")
+    found = bundle(home, "--anonymous")
+    assert b"letters" not in b"".join([*found.values(), *map(str.encode, found)])
+    assert b"log/mount-name-" in found["files.txt"]
+    assert "log/mount-letters.log" in bundle(home)
+
+
+def test_pseudonyms_are_one_for_each_name_and_leave_the_rest_readable() -> None:
+    redactor = Redactor((), ["anna", "photos"])
+    shown = redactor.text("anna@oldbox made the volume photos\nanna@oldbox deleted the volume photos of anna").split()
+    assert shown[0] == shown[5]
+    assert shown[4] == shown[9]
+    assert shown[0].partition("@")[0] == shown[11] != shown[4]
+    for kept in (
+        "the volume is delegated to this mount (epoch 2)",
+        "GET /volumes/1 failed at p2pfs/net/client.py:273 of httpx 0.28.1, 12:34:56.123",
+        "p2pfs-peer.service loaded active running",
+        "worker care.copies: 10.5 MiB",
+    ):
+        assert redactor.text(kept) == kept
+    unit = redactor.text("p2pfs-mount@letters.service loaded, at nas.example.org:9470, as " + "0a" * 16)
+    for name in ("letters", "example", "0a0a"):
+        assert name not in unit
+
+
 def test_it_is_bounded(home: NodeHome) -> None:
     for number in range(40):
         (home.path / "log" / f"peer.log.{number}").write_bytes(b"0123456789abcde\n" * (1 << (17 if number < 2 else 3)))
@@ -168,6 +238,42 @@ def test_it_is_bounded(home: NodeHome) -> None:
     assert len(found) == 24
     assert max(map(len, found.values())) <= TAIL_BYTES
     assert all(data.startswith(b"0123456789abcde\n") for data in found.values())
+
+
+def test_a_link_and_a_pipe_are_no_logs(home: NodeHome, tmp_path: Path) -> None:
+    """Root may be who packs another user's home."""
+    (tmp_path / "shadow").write_text("what only root may read\n")
+    (home.path / "log" / "x.log").symlink_to(tmp_path / "shadow")
+    os.mkfifo(home.path / "log" / "pipe.log")
+    (home.path.parent / "log").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "other.log").write_text("what only root may read\n")
+    found = bundle(home)
+    assert not [name for name in found if name.startswith("log/")]
+    assert b"only root" not in b"".join(found.values())
+    with pytest.raises(OSError, match="symbolic"):  # it came after the list was made
+        tail(home.path / "log" / "x.log")
+    assert tail(home.path / "log" / "pipe.log") == ""
+
+
+def test_a_home_with_very_many_files_is_counted_and_not_kept(tmp_path: Path) -> None:
+    deep, wide = tmp_path / "chunks" / "ab" / "cd", tmp_path / "wide"
+    deep.mkdir(parents=True)
+    wide.mkdir()
+    (deep / "up").symlink_to(tmp_path, target_is_directory=True)
+    for number in range(3000):
+        (deep / f"{number:064x}").touch()
+        (wide / f"{number:04}").touch()
+    files(tmp_path)  # imports, caches
+    tracemalloc.start()
+    try:
+        lines = files(tmp_path).splitlines()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [line.split()[2:] for line in lines[:3]] == [["chunks"], ["chunks/ab", "3002", "below"], ["wide"]]
+    assert len(lines) == 400
+    assert lines[-1].endswith(" wide/0396")
+    assert peak < 500_000
 
 
 def test_it_overwrites_nothing_and_needs_a_node(home: NodeHome, tmp_path: Path) -> None:

@@ -182,32 +182,35 @@ async def test_only_the_one_request_is_answered() -> None:
             assert b"p2pfs_x" not in answer
 
 
-async def test_who_says_nothing_is_hung_up_on_and_too_many_are_not_let_in(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_says_nothing_is_hung_up_on_and_keeps_nobody_out(autojump_clock: trio.testing.MockClock) -> None:
     """In memory, as real sockets take no notice of simulated time."""
-    places = trio.Semaphore(AT_ONCE)
-    ends = [trio.testing.memory_stream_pair() for _ in range(AT_ONCE + 1)]
+    served: dict[trio.CancelScope, None] = {}
+    hung_up: list[int] = []
+
+    async def listen(number: int, stream: trio.abc.ReceiveStream) -> None:
+        assert await stream.receive_some() == b""
+        hung_up.append(number)
+
+    began_s = trio.current_time()
     async with trio.open_nursery() as nursery:
-        for _, server in ends:
-            nursery.start_soon(exposition._serve, lambda: b"text", places, server)
-        with trio.fail_after(1):
+
+        async def connect() -> trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]:
+            client, server = trio.testing.memory_stream_pair()
+            nursery.start_soon(exposition._serve, lambda: b"text", served, server)
             await trio.testing.wait_all_tasks_blocked()
-            async with trio.open_nursery() as listening:
-                hung_up: list[int] = []
+            assert len(served) <= AT_ONCE
+            return client
 
-                async def listen(number: int, stream: trio.abc.ReceiveStream) -> None:
-                    assert await stream.receive_some() == b""
-                    hung_up.append(number)
-
-                for number, (client, _) in enumerate(ends):
-                    listening.start_soon(listen, number, client)
-                await trio.sleep(0.5)
-                assert len(hung_up) == 1
-                listening.cancel_scope.cancel()
-        began_s = trio.current_time()
+        for number in range(AT_ONCE + 2):
+            nursery.start_soon(listen, number, await connect())
+        await trio.testing.wait_all_tasks_blocked()
+        assert hung_up == [0, 1]
+        scraper = await connect()
+        await scraper.send_all(REQUEST)
+        assert (await scraper.receive_some()).startswith(b"HTTP/1.1 200 ")
     assert trio.current_time() - began_s <= DEADLINE_S  # all the others were, by then
-    assert places.value == AT_ONCE
+    assert len(hung_up) == AT_ONCE + 2
+    assert not served
 
 
 async def test_a_bug_ends_one_connection_and_nothing_else(claim_logs: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
