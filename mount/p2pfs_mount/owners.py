@@ -67,11 +67,14 @@ class IdMap:
                 return one.stored + local - one.local
         raise Unmapped(f"{local} stands for nobody in this volume")
 
-    def given(self, local: int) -> int:
-        """As `stored`, of who is given a file. Raises Unmapped, Fixed."""
-        if self.all_as not in (None, local):
+    def given(self, local: int) -> int | None:
+        """As `stored`, of who is given a file; None: it is theirs here, and stays whose it is. Raises Unmapped,
+        Fixed."""
+        if self.all_as is None:
+            return self.stored(local)
+        if self.all_as != local:
             raise Fixed("everything belongs to one here")
-        return self.stored(local)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
