@@ -14,9 +14,9 @@ from p2pfs.errors import Denied, Invalid
 from p2pfs.format import acl
 
 NOBODY: Final = (1 << 32) - 3
-"""What is shown of a number that stands for nobody here. No process has it, unlike 65534, which some service may run
-as: the kernel would take that for the owner of everything that is not mapped, and for each stranger in access lists.
-The number that means "unknown" to the kernel would keep also root from changing a thing."""
+"""What is shown of a number that stands for nobody here. No process has it, unlike 65534, which some services have: the
+kernel would take one for the owner of all that is not mapped, and for each stranger in access lists. With the number
+that means "unknown" to it, not even root could change a thing."""
 MOST_IDS: Final = NOBODY
 """Of those above, one was nobody's in old network file systems, and the last means "leave it as it is"."""
 MOST_RANGES: Final = 340  # as the kernel of a user namespace
@@ -67,11 +67,14 @@ class IdMap:
                 return one.stored + local - one.local
         raise Unmapped(f"{local} stands for nobody in this volume")
 
-    def given(self, local: int) -> int:
-        """As `stored`, of who is given a file. Raises Unmapped, Fixed."""
-        if self.all_as not in (None, local):
+    def given(self, local: int) -> int | None:
+        """As `stored`, of who is given a file; None: it is theirs here, and stays whose it is. Raises Unmapped,
+        Fixed."""
+        if self.all_as is None:
+            return self.stored(local)
+        if self.all_as != local:
             raise Fixed("everything belongs to one here")
-        return self.stored(local)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

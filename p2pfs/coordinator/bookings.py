@@ -60,6 +60,7 @@ class Bookings:
         Raises:
             Invalid, OverQuota: There cannot be such a one, or one more, or the owner's share does not allow it.
             NoSpace: There is not room enough; it says for how much there is.
+            NotFound: The volume is deleted.
         """
         owner, content, now_s = self._roster.member(identity.node).owner, request.bytes, self._clock.time()
         self._booked.check(owner, content, request.for_s)

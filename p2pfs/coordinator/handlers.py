@@ -162,7 +162,9 @@ class Services:
         """
         if route.owned:
             volume = parse_volume(parameters["volume"])
-            self.volumes.require_owner(identity, volume, or_admin=Role.ADMIN in route.roles)
+            self.volumes.require_owner(
+                identity, volume, or_admin=Role.ADMIN in route.roles, is_deleted=route.name == "undelete_volume"
+            )
         elif "volume" in parameters:
             self.volumes.require_member(identity, parse_volume(parameters["volume"]))
         else:

@@ -40,6 +40,7 @@ MAX_DELAY_S: Final = 36_500 * 86400.0
 _FOR_ADMINS: Final = frozenset({"name", "quota_bytes", "quota_files", "guard"})
 """Settings that an admin may change without the key; `guard` is none."""
 _ADDRESS: Final = re.compile(r"[0-7][0-9a-f]{15}")
+_LIKE_AN_ADDRESS: Final = re.compile(r"[0-9a-fA-F]{16}")
 
 _log = logging.getLogger(__name__)
 
@@ -154,17 +155,18 @@ class Volumes:
         """Whether a member of the volume is its owner's node, not one it is shared with."""
         return self._roster.member(identity.node).owner == self._owner(volume)
 
-    def require_owner(self, identity: Identity, volume: VolumeId, *, or_admin: bool) -> None:
-        """Whether the volume, deleted or not, is the node's owner's; or the node is an admin, if that will do.
+    def require_owner(self, identity: Identity, volume: VolumeId, *, or_admin: bool, is_deleted: bool = False) -> None:
+        """Whether the volume is in use (or `is_deleted`) and the node's owner's; or the node is an admin, if that will
+        do. A volume can be deleted meanwhile: what changes it looks again, in its transaction.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
             Denied: It is shared with the node, which is not enough; or the node is no member of the pool.
         """
         node = self._roster.member(identity.node)
-        if or_admin and Role.ADMIN in identity.roles:
-            return
-        if node.owner == self._database.read(lambda connection: rows.owner_of(connection, volume)):
+        find = rows.volume if is_deleted else rows.volume_in_use
+        owner = self._database.read(lambda connection: find(connection, volume).owner)
+        if node.owner == owner or (or_admin and Role.ADMIN in identity.roles):
             return
         if self._database.read(lambda connection: volume_members.access(connection, volume, node.id)) is not None:
             raise Denied("the volume is shared with you: only its owner may do that")
@@ -206,6 +208,8 @@ def check(message: CreateVolume) -> None:
 
 def check_name(name: str) -> None:
     """Raises Invalid."""
+    if _LIKE_AN_ADDRESS.fullmatch(name) is not None:
+        raise Invalid(f"“{name}” could be taken for a volume's id: use another name")
     if not is_name(name):
         raise Invalid(
             f"“{name[:MAX_NAME_LETTERS]}” is no name for a volume: "

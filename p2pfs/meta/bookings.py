@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from p2pfs.meta import volumes
 from p2pfs.types import VolumeId
 
 
@@ -22,7 +23,8 @@ class Booking:
 
 
 def add(connection: sqlite3.Connection, booking: Booking) -> int:
-    """Keep a new one; its number."""
+    """Keep a new one; its number. Raises NotFound: the volume was deleted meanwhile."""
+    volumes.volume_in_use(connection, booking.volume)
     cursor = connection.execute(
         "INSERT INTO booking (owner, volume, bytes, room_bytes, left_bytes, made_s, expires_s)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",

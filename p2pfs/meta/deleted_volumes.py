@@ -38,6 +38,7 @@ def delete(
     Raises:
         NotFound: There is no such volume in use.
         Denied: The sender has not got its key.
+        Exists: The owner has a volume whose name is this one's id.
         Busy: It is mounted (by a session that `is_awake`), or room is reserved for it by name.
     """
     name = volumes.volume_in_use(connection, volume).name
@@ -49,10 +50,13 @@ def delete(
     if connection.execute("SELECT 1 FROM booking WHERE volume = ? LIMIT 1", (volume,)).fetchone() is not None:
         raise Busy("room is reserved for the volume: give it back first, with p2pfs reserve release")
     ended = sessions.close_sessions_on(connection, volume)
-    connection.execute(
-        "UPDATE volume SET name = ?, deleted_name = ?, deleted_s = ?, purge_s = ? WHERE id = ?",
-        (volume_name(volume), name, now_s, purge_s, volume),
-    )
+    try:
+        connection.execute(
+            "UPDATE volume SET name = ?, deleted_name = ?, deleted_s = ?, purge_s = ? WHERE id = ?",
+            (volume_name(volume), name, now_s, purge_s, volume),
+        )
+    except sqlite3.IntegrityError:  # an earlier version allowed that
+        raise Exists(f"another volume is named {volume_name(volume)}, as this one's id: rename that first") from None
     (row,) = connection.execute(f"{_DELETED} WHERE id = ?", (volume,))
     return DeletedVolume(*row), ended
 

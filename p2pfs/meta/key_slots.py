@@ -54,8 +54,13 @@ def change(connection: sqlite3.Connection, volume: VolumeId, message: ChangeSlot
 
 
 def require_key(connection: sqlite3.Connection, volume: VolumeId, guard: bytes) -> None:
-    """Raises NotFound (no such volume), Denied (whoever shows this guard has not got its key)."""
-    row = connection.execute("SELECT slot_guard FROM volume WHERE id = ?", (volume,)).fetchone()
+    """Whether the sender of this guard has a volume's key.
+
+    Raises:
+        NotFound: There is no such volume in use; one whose keys are destroyed would believe anybody.
+        Denied: It has not.
+    """
+    row = connection.execute("SELECT slot_guard FROM volume WHERE id = ? AND deleted_s IS NULL", (volume,)).fetchone()
     if row is None:
         raise NotFound("there is no such volume")
     given = guard_hash(guard)

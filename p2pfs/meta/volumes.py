@@ -146,7 +146,8 @@ def grant_ids(connection: sqlite3.Connection, volume_id: VolumeId, *, count: int
     if not 1 <= count <= MAX_GRANTED_IDS:
         raise Misuse(f"between 1 and {MAX_GRANTED_IDS} numbers can be granted at once")
     row = connection.execute(
-        "UPDATE volume SET next_id = next_id + ? WHERE id = ? RETURNING next_id", (count, volume_id)
+        "UPDATE volume SET next_id = next_id + ? WHERE id = ? AND deleted_s IS NULL RETURNING next_id",
+        (count, volume_id),
     ).fetchone()
     if row is None:
         raise NotFound("there is no such volume")

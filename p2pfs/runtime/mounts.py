@@ -29,8 +29,7 @@ _SUN_PATH_BYTES: Final = 107
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One mount. `socket` answers JSON lines such as {"op": "umount"}; `session` is the coordinator's name for it;
-    `volume` is what the volume was called when it was mounted."""
+    """One mount. `socket` answers JSON lines such as {"op": "umount"}; `session` is the coordinator's name for it."""
 
     pid: int
     home: str

@@ -46,7 +46,7 @@ from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.journal.journal import NoJournal
-from p2pfs.vfs.journal.recovery import Recovery, recovering
+from p2pfs.vfs.journal.recovery import Recovery, recovering, warn_of_left
 from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.shared_keys import shared_keys
@@ -241,6 +241,8 @@ async def attach(
             recovery = await stack.enter_async_context(
                 _recovering(home, settings, pool, number, keys, keeps=durability is Durability.FSYNC)
             )
+        elif mount_point:
+            warn_of_left(home.path, number)
         journal = recovery.journal
         nursery = await stack.enter_async_context(trio.open_nursery())
         remote = await RemoteNamespace.open(

@@ -15,7 +15,10 @@ from p2pfs.errors import OverQuota, PoolError
 from p2pfs.meta.protocol import Namespace
 
 FOLLOW_S: Final = 5.0
-"""So often a mount asks whether there is a quota now, and how much others have used of it."""
+"""So often a mount asks how much of the quota others have used."""
+UNLIMITED_S: Final = 30.0
+"""So often, whether there is a quota now: seldom, as a mount with the delegation first sends all that waits. What grows
+meanwhile the coordinator refuses, or takes and recalls the delegation."""
 SETTLE_S: Final = 5.0
 """So long it waits, before it refuses, for the coordinator to count what was removed."""
 
@@ -52,7 +55,7 @@ class VolumeQuota:
         while True:
             with suppress(PoolError):  # who needs to know will ask again
                 await self._count()
-            await trio.sleep(FOLLOW_S)
+            await trio.sleep(FOLLOW_S if self.is_limited else UNLIMITED_S)
 
     def _fits(self, more_bytes: int, more_files: int = 0) -> bool:
         bytes_, files = self._bytes + self._more_bytes + more_bytes, self._files + self._more_files + more_files

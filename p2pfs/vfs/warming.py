@@ -4,7 +4,8 @@ What is filled is the disk cache of ciphertext, checked by hash like all that co
 disk cache and the opened blocks in memory, which hold nothing but what is stored; bytes not stored yet are in neither.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +13,7 @@ import trio
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Corrupt, NotFound, PoolError, TooLarge, Unavailable, Unsupported
+from p2pfs.errors import Fenced, NotFound, PoolError, TooLarge, Unsupported
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs.inodes import Inode
@@ -63,6 +64,7 @@ class Warming:
         Raises:
             Unsupported: This mount has no disk cache.
             NotFound, TooLarge: There is no such inode, or too much below it.
+            Fenced: This mount's session is over.
         """
         cache, warmth = self._required(), Warmth()
         room = min(cache.budget, cache.budget if most is None else most)
@@ -101,7 +103,9 @@ class Warming:
         warmth.fetched_bytes += size  # before it is there: others count on the room that is left
         try:
             is_kept = await cache.warm(self._volume, chunk, size)
-        except (NotFound, Corrupt, Unavailable):
+        except Fenced:  # nothing more comes
+            raise
+        except PoolError:
             is_kept = False
         if not is_kept:
             warmth.fetched_bytes -= size
@@ -122,21 +126,28 @@ class Warming:
 
     async def _each(self, number: InodeId, act: Callable[[ChunkId, int], Awaitable[None]]) -> None:
         """Every chunk of a file, some at a time. What is gone by now is passed over, and who reads it is told what
-        does not authenticate."""
+        does not authenticate. Raises PoolError: what `act` does, by itself."""
         slots = trio.Semaphore(AT_ONCE)
+        refused: list[PoolError] = []
 
         async def one(chunk: ChunkId, size: int) -> None:
             try:
                 await act(chunk, size)
+            except PoolError as error:
+                refused.append(error)
             finally:
                 slots.release()
 
-        async with trio.open_nursery() as nursery:
-            async for chunk, size in self._chunks(number):
+        async with aclosing(self._chunks(number)) as chunks, trio.open_nursery() as nursery:
+            async for chunk, size in chunks:
                 await slots.acquire()
+                if refused:
+                    break
                 nursery.start_soon(one, chunk, size)
+        if refused:
+            raise refused[0]
 
-    async def _chunks(self, number: InodeId) -> AsyncIterator[tuple[ChunkId, int]]:
+    async def _chunks(self, number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
         try:
             inode = await self._inode(number)
         except PoolError:

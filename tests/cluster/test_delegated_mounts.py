@@ -142,7 +142,9 @@ def failure(step: Callable[[], object]) -> str:
     return "done"
 
 
-@pytest.mark.parametrize(("durability", "fate"), [("close", "lost"), ("fsync", "left to the next mount of this node")])
+@pytest.mark.parametrize(
+    ("durability", "fate"), [("close", "lost"), ("fsync", "left to the next mount of this node that may write")]
+)
 def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_sent_or_leaves_it_to_the_next(
     tmp_path: Path, durability: str, fate: str
 ) -> None:

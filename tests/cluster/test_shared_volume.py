@@ -156,6 +156,7 @@ def test_a_volume_is_limited_renamed_deleted_and_brought_back(anna: Person, bob:
         (anna.mount / "b").rename(anna.mount / "e")
         anna.asked("fsck", str(anna.mount / "e"), *anna.secret())  # is there
         anna.p2pfs("volume", "quota", "words", "4M")  # asks the mount, which has the key
+        anna.p2pfs("volume", "set", "words", "trash_removed=2d")
         (anna.mount / "e").rename(anna.mount / "b")
         anna.p2pfs("volume", "delete", "notes", "--yes", *anna.secret())
         anna.p2pfs("volume", "delete", "words", "--yes", *anna.secret(), expect=exitcodes.BUSY)

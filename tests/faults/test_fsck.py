@@ -14,18 +14,20 @@ from volumes import KEYS, VOLUME, filesystem, ticking
 from witness import Seen, look
 
 from p2pfs.errors import Misuse
+from p2pfs.format.heads import Head, open_head, seal_head
 from p2pfs.format.names import dentry_tag, seal_name
 from p2pfs.meta import engine, volumes
-from p2pfs.types import ROOT_INODE, InodeId, Kind
+from p2pfs.types import MAX_FILE_BYTES, ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.fsck.asking import Asked
-from p2pfs.vfs.fsck.findings import Code, Findings, State
+from p2pfs.vfs.fsck.findings import Code, Finding, Findings, Remedy, State
 from p2pfs.vfs.fsck.mending import Mender
 from p2pfs.vfs.fsck.paths import Names
 from p2pfs.vfs.fsck.survey import Survey
 from p2pfs.vfs.fsck.walk import Walk
 from p2pfs.wire.answers import Answer
 from p2pfs.wire.fsck import ReadInodes
-from p2pfs.wire.namespace import ReadDirectory
+from p2pfs.wire.leases import ReadNames
+from p2pfs.wire.namespace import Attributes, GetAttributes, ReadDirectory
 from p2pfs.wire.volumes import VolumeInfo
 
 pytestmark = pytest.mark.l3
@@ -55,8 +57,6 @@ class Checked:
 
     async def check(self) -> Findings:
         findings = Findings()
-
-        async def nothing() -> None: ...
 
         async def info() -> VolumeInfo:
             return volumes.volume(self.connection, VOLUME)
@@ -222,3 +222,154 @@ async def test_an_older_coordinator_is_told_from_a_damaged_volume(staged: dict[s
             await checked.check()
 
     await within(await on_stage(staged, tmp_path), old)
+
+
+def file_in(checked: Checked, parent: int, name: bytes) -> tuple[InodeId, Attributes]:
+    inode = inode_of(checked.connection, parent, name)
+    found = engine.answer(checked.connection, VOLUME, GetAttributes(inode))
+    assert isinstance(found, Attributes)
+    return inode, found
+
+
+async def mended(checked: Checked, code: Code, inode: InodeId) -> Finding:
+    """What became of the one finding of an inode."""
+    findings = await checked.check()
+    (one,) = [one for one in findings.kept if one.inode == inode]
+    assert (one.code, one.remedy) == (code, Remedy.SALVAGE)
+    await checked.mend(findings, asking=True)
+    return one
+
+
+def break_extent(checked: Checked, inode: InodeId) -> None:
+    checked.damage("UPDATE extent SET sealed = x'00' WHERE inode = ? AND mib = 0", inode)
+
+
+async def test_nothing_is_vouched_for_where_a_file_cannot_be_moved(staged: dict[str, Stage], tmp_path: Path) -> None:
+    """What opens of it is not all of it: under its name it would pass for whole."""
+
+    async def blocked(checked: Checked) -> None:
+        _, taken = file_in(checked, ROOT_INODE, b"small")
+        checked.damage(
+            "UPDATE dentry SET name = ?, tag = ? WHERE inode = ?",
+            seal_name(KEYS, VOLUME, ROOT_INODE, b"lost+found"),
+            dentry_tag(KEYS, VOLUME, ROOT_INODE, b"lost+found", InodeId(taken.inode), Kind.FILE), taken.inode,
+        )  # fmt: skip
+        inode, before = file_in(checked, ROOT_INODE, b"mib")
+        break_extent(checked, inode)
+        one = await mended(checked, Code.CONTENT, inode)
+        assert one.state is State.LEFT
+        assert file_in(checked, ROOT_INODE, b"mib")[1].head == before.head
+
+    await within(await on_stage(staged, tmp_path), blocked)
+
+
+async def test_what_opens_of_a_file_is_moved_with_what_vouches_for_it(staged: dict[str, Stage], tmp_path: Path) -> None:
+    async def moved(checked: Checked) -> None:
+        inode, before = file_in(checked, ROOT_INODE, b"mib")
+        break_extent(checked, inode)
+        assert (await mended(checked, Code.CONTENT, inode)).state is State.MENDED
+        assert (await checked.check()).kept == []
+        lost = inode_of(checked.connection, ROOT_INODE, b"lost+found")
+        assert checked.connection.execute("SELECT inode FROM dentry WHERE parent = ?", (lost,)).fetchall() == [(inode,)]
+        now = engine.answer(checked.connection, VOLUME, GetAttributes(inode))
+        assert isinstance(now, Attributes)
+        assert (now.size, now.change) == (before.size, before.change + 1)
+
+    await within(await on_stage(staged, tmp_path), moved)
+
+
+async def test_what_is_whole_when_somebody_has_agreed_stays_where_it_is(
+    staged: dict[str, Stage], tmp_path: Path
+) -> None:
+    """A person took their time, and a mount wrote the file anew."""
+
+    async def written(checked: Checked) -> None:
+        inode, before = file_in(checked, ROOT_INODE, b"mib")
+        rows = checked.connection.execute("SELECT sealed FROM extent WHERE inode = ? AND mib = 0", (inode,))
+        sealed = rows.fetchall()
+        break_extent(checked, inode)
+        findings = await checked.check()
+        assert len(sealed) == 1
+        checked.damage("UPDATE extent SET sealed = ? WHERE inode = ? AND mib = 0", sealed[0][0], inode)
+        await checked.mend(findings, asking=True)
+        assert file_in(checked, ROOT_INODE, b"mib")[1] == before
+        assert (await checked.check()).kept == []
+
+    await within(await on_stage(staged, tmp_path), written)
+
+
+async def test_an_empty_file_with_a_damaged_head_is_mended(staged: dict[str, Stage], tmp_path: Path) -> None:
+    async def empty(checked: Checked) -> None:
+        rows = checked.connection.execute("SELECT inode FROM inode WHERE kind = 1 AND size = 0 AND links = 1")
+        inode = InodeId(rows.fetchone()[0])
+        checked.damage("UPDATE inode SET head = x'00' WHERE inode = ?", inode)
+        assert (await mended(checked, Code.HEAD, inode)).state is State.MENDED
+        assert (await checked.check()).kept == []
+
+    await within(await on_stage(staged, tmp_path), empty)
+
+
+@pytest.mark.parametrize("size", [-1, MAX_FILE_BYTES + 1, 1 << 62])
+async def test_a_size_that_no_file_has_is_not_walked_through(
+    staged: dict[str, Stage], tmp_path: Path, size: int
+) -> None:
+    async def huge(checked: Checked) -> None:
+        inode, _ = file_in(checked, ROOT_INODE, b"plain")
+        checked.damage("UPDATE inode SET head = x'00', size = ? WHERE inode = ?", size, inode)
+        assert (await mended(checked, Code.HEAD, inode)).state is State.LEFT
+
+    await within(await on_stage(staged, tmp_path), huge)
+
+
+async def test_a_small_file_keeps_the_size_that_its_head_knows(staged: dict[str, Stage], tmp_path: Path) -> None:
+    """A tail of zeros is in no content."""
+
+    async def sparse(checked: Checked) -> None:
+        inode, before = file_in(checked, ROOT_INODE, b"small")
+        head = seal_head(KEYS, VOLUME, inode, Head(before.change, 5000, Kind.FILE, (4711,)))
+        checked.damage("UPDATE inode SET head = ?, size = 5000 WHERE inode = ?", head, inode)
+        checked.damage("UPDATE volume SET bytes = bytes + ?", 5000 - before.size)
+        assert (await mended(checked, Code.CONTENT, inode)).state is State.MENDED
+        now = engine.answer(checked.connection, VOLUME, GetAttributes(inode))
+        assert isinstance(now, Attributes)
+        assert (now.size, open_head(KEYS, VOLUME, inode, now.head).size) == (5000, 5000)
+
+    await within(await on_stage(staged, tmp_path), sparse)
+
+
+async def test_renames_between_two_questions_are_no_circle(staged: dict[str, Stage], tmp_path: Path) -> None:
+    """`e` comes to be in `d` when the walk is done; then the other way round, between the questions where each is."""
+
+    async def moved(checked: Checked) -> None:
+        d, e = (inode_of(checked.connection, ROOT_INODE, name) for name in (b"d", b"e"))
+        asked: list[int] = []
+
+        def put(inode: InodeId, parent: InodeId, name: bytes) -> None:
+            checked.damage(
+                "UPDATE dentry SET parent = ?, name = ?, tag = ? WHERE inode = ?",
+                parent, seal_name(KEYS, VOLUME, parent, name),
+                dentry_tag(KEYS, VOLUME, parent, name, inode, Kind.DIRECTORY), inode,
+            )  # fmt: skip
+            checked.damage("UPDATE inode SET parent = ? WHERE inode = ?", parent, inode)
+
+        def before(question: Any) -> None:  # noqa: ANN401
+            if not isinstance(question, ReadNames):
+                return
+            asked.append(question.inode)
+            if len(asked) == 2:  # after `d` in `e` was told, `e` is moved into `d`
+                put(d, InodeId(ROOT_INODE), b"d")
+                put(e, d, b"e")
+
+        put(d, e, b"d")
+        walk = Walk(checked.asked, findings := Findings(), lambda *_: None, nothing)
+        walk.directories[InodeId(ROOT_INODE)] = InodeId(ROOT_INODE)
+        survey = Survey(checked.asked, findings, walk, nothing)  # type: ignore[arg-type]
+        checked.calls.before = before
+        await survey._look_above(d)
+        assert findings.kept == []
+        assert len(asked) > 2
+
+    await within(await on_stage(staged, tmp_path), moved)
+
+
+async def nothing() -> None: ...

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from msgspec import structs
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking, connect, fsck, main
@@ -18,7 +17,7 @@ from p2pfs.errors import Invalid
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import MIB, VolumeId, volume_name
+from p2pfs.types import MIB
 from p2pfs.wire.membership import PeerInfo, PoolMap
 from p2pfs.wire.namespace import Attributes, ChunkPlace, ExtentPage, ExtentRow, ReadExtents
 from p2pfs.wire.volumes import VolumeInfo
@@ -111,24 +110,6 @@ def test_a_small_file_is_in_the_metadata(
     _answering(monkeypatch, FakeCoordinator(inline=b"sealed"))
     assert main.run(["where", str(file)]) == exitcodes.OK
     assert "metadata" in capsys.readouterr().out
-
-
-def test_what_was_renamed_since_it_was_mounted_is_found(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = mounts.find(file.parent)
-    assert before is not None
-    now = structs.replace(before, volume="before", volume_id=volume_name(VolumeId(0x42)))
-    monkeypatch.setattr(mounts, "find", lambda path: now if path == file.parent else None)
-    monkeypatch.setattr(mounts, "known", lambda: [now])
-    _answering(monkeypatch, FakeCoordinator())
-    assert main.run(["where", str(file)]) == exitcodes.OK
-    assert "anna@nas" in capsys.readouterr().out
-    renamed, other = [VolumeInfo(number, "photos", "anna", b"", 0, True, 0) for number in (0x42, 0x43)]
-    assert asking.holding(Path(now.home), renamed) == asking.Mounted(now, "")
-    assert asking.holding(Path(now.home), other) is None
-    monkeypatch.setattr(mounts, "known", lambda: [before])  # of an earlier version
-    assert asking.holding(Path(now.home), renamed) == asking.Mounted(before, "")
 
 
 def test_what_is_not_in_a_mount_or_no_file_is_told(file: Path, tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from coordination import Pool, pool, volume_message
 from p2pfs.coordinator.upkeep.deleted_volumes import STEP, DeletedVolumes
 from p2pfs.errors import Busy, Denied, Exists, Fenced, Invalid, NotFound
 from p2pfs.format.keys import guard_hash
-from p2pfs.meta import key_slots, reaper
+from p2pfs.meta import deleted_volumes, key_slots, reaper
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ROOT_INODE, Kind, Role, SessionId, VolumeId
 from p2pfs.wire.bookings import Book
 from p2pfs.wire.namespace import Make
 from p2pfs.wire.routes import COORDINATOR_ROUTES
-from p2pfs.wire.volumes import DeleteVolume, OpenSession, UndeleteVolume, VolumeSettings
+from p2pfs.wire.volumes import ChangeSlots, DeleteVolume, KeySlot, OpenSession, UndeleteVolume, VolumeSettings
 
 pytestmark = pytest.mark.l2
 
@@ -241,3 +241,56 @@ async def test_a_volume_is_renamed_by_its_key_or_by_an_admin(tmp_path: Path) -> 
         assert names(p, bob) == ["images", "music"]
         with pytest.raises(Denied):  # all else takes the key, of an admin too
             await volumes.configure(VOLUME, VolumeSettings(name="x", trash_removed_s=0.0), is_admin=True)
+
+
+OWNED = [route for route in COORDINATOR_ROUTES if route.owned and route.name != "undelete_volume"]
+
+
+@pytest.mark.parametrize("is_admin", [False, True])
+async def test_a_deleted_volume_is_there_to_be_undeleted_and_for_nothing_else(tmp_path: Path, is_admin: bool) -> None:
+    async with pool(tmp_path) as p:
+        bob = await made(p)
+        await delete(p, bob)
+        who = p.identity() if is_admin else bob
+        address = {"volume": f"{VOLUME:016x}"}
+        assert {"book", "change_members", "change_slots", "configure_volume"} <= {route.name for route in OWNED}
+        for route in OWNED:
+            with pytest.raises(NotFound):
+                p.services.authorise(route, who, address)
+        p.services.authorise(ROUTES["undelete_volume"], who, address)
+
+
+async def test_what_overtakes_a_deletion_is_refused_in_its_transaction(tmp_path: Path) -> None:
+    """It was allowed before; after the keys are gone whoever comes first would be believed to have them."""
+    async with pool(tmp_path, volume_trash="10s") as p:
+        await p.peers(3)
+        bob = await made(p)
+        await delete(p, bob)
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await p.services.bookings.book(bob, VOLUME, Book(1 << 20, 3600.0))
+            with pytest.raises(NotFound):
+                await p.services.sessions.open(bob, VOLUME, OpenSession("laptop", "/mnt"))
+            with pytest.raises(NotFound):
+                await p.services.volumes.change_slots(VOLUME, ChangeSlots(b"h" * 32, [KeySlot("x", b"y")]))
+            with pytest.raises(NotFound):
+                await p.services.volumes.configure(VOLUME, VolumeSettings(trash_removed_s=1.0, guard=b"h" * 32))
+            p.clock.advance(100.0)
+            await p.database.write(lambda connection: deleted_volumes.shred(connection, now_s=p.clock.time()))
+        assert p.services.bookings.listed(bob) == []
+        assert p.database.read(lambda connection: key_slots.slots(connection, VOLUME)) == []
+
+
+async def test_no_volume_is_called_what_another_ones_id_is(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        bob = await made(p)
+        with pytest.raises(Invalid, match="id"):
+            await made(p, f"{VOLUME:016x}", VolumeId(8))
+        with pytest.raises(Invalid, match="id"):
+            await p.services.volumes.configure(VOLUME, VolumeSettings(name="0123456789ABCDEF", guard=GUARD))
+        await made(p, "other", VolumeId(8))  # as an earlier version allowed
+        await p.database.write(
+            lambda connection: connection.execute("UPDATE volume SET name = ? WHERE id = 8", (f"{VOLUME:016x}",))
+        )
+        with pytest.raises(Exists):
+            await delete(p, bob)

@@ -53,7 +53,7 @@ def test_only_what_is_named_is_translated() -> None:
 def test_all_can_be_shown_as_one_and_then_be_given_to_nobody_else() -> None:
     found = owners("uid=1000,gid=100")
     assert {found.users.shown(number) for number in (0, 5, 1000)} == {1000}
-    assert found.users.given(1000) == 1000
+    assert found.users.given(1000) is None
     assert found.users.stored(0) == 0  # whoever makes a file is kept as who made it
     with pytest.raises(Fixed):
         found.users.given(0)
@@ -202,10 +202,13 @@ async def test_what_is_not_in_the_map_is_nobodys(fs: Filesystem) -> None:
 
 async def test_all_is_shown_as_one_and_given_to_nobody_else(fs: Filesystem) -> None:
     operations: Any = XattrOperations(fs, io_timeout_s=30.0, owners=owners("uid=1000,gid=100"))
-    made = await operations.mkdir(ROOT, b"d", 0o755, Context(0, 0))
+    made = await operations.mkdir(ROOT, b"d", 0o755, Context(7, 8))
     assert (made.st_uid, made.st_gid) == (1000, 100)
     assert await refused(given(operations, made.st_ino, 0, 100)) == "EPERM"
     assert await given(operations, made.st_ino, 1000, 100) == (1000, 100)
+    plain: Any = XattrOperations(fs, io_timeout_s=30.0)
+    entry = await plain.getattr(made.st_ino, Context(0, 0))
+    assert (entry.st_uid, entry.st_gid) == (7, 8)  # it stays whose it is
 
 
 async def test_access_lists_are_translated_on_their_way(fs: Filesystem) -> None:

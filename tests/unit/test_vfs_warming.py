@@ -10,7 +10,7 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import NotFound, Unsupported
+from p2pfs.errors import Denied, Fenced, NotFound, PoolError, Unsupported
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
@@ -134,3 +134,27 @@ async def test_without_a_disk_cache_there_is_nothing_to_warm() -> None:
         with pytest.raises(Unsupported, match="disk cache"):
             await served.warming.warm(ROOT_INODE, nobody)
         assert (await served.warming.cool(ROOT_INODE, nobody, lambda _: None)).files == 0
+
+
+@pytest.mark.parametrize("error", [Fenced("this session is over"), Denied("no member")])
+async def test_who_is_refused_hears_of_it_and_the_mount_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: PoolError
+) -> None:
+    """Nothing but one error comes out: a group of them would end the mount."""
+    async with world(tmp_path) as at:
+        await at.write(b"file", content(3))
+        await at.cool()
+
+        async def refuse(*_: object) -> bool:
+            await trio.lowlevel.checkpoint()
+            raise error
+
+        monkeypatch.setattr(at.cache, "warm", refuse)
+        if isinstance(error, Fenced):
+            with pytest.raises(Fenced):
+                await at.warm()
+        else:
+            assert (await at.warm()).failed == 3
+        monkeypatch.setattr(at.cache, "drop", refuse)
+        with pytest.raises(type(error)):
+            await at.cool()

@@ -187,7 +187,7 @@ class Changes:
 
     def _fail(self, error: Fenced, operations: Sequence[Operation]) -> None:
         lost = len(operations) + self._operations
-        fate = "left to the next mount of this node" if self._journal.holds_names else "lost"
+        fate = "left to the next mount of this node that may write" if self._journal.holds_names else "lost"
         log.error("%d changes of this mount are %s: %s", lost, fate, error)
         self.error = Fenced(f"{lost} changes of this mount were {fate}: {error}")
         self.error.__cause__ = error

@@ -1,6 +1,7 @@
 """One `p2pfs fsck` from start to end: connect, look, ask, mend. Reads what was committed, needs no mount and no session
 until something is to be mended."""
 
+import logging
 import os
 import platform
 import time
@@ -30,6 +31,8 @@ from p2pfs.vfs.fsck.walk import Walk
 from p2pfs.vfs.space import ReservedSpace
 from p2pfs.wire.chunks import Token
 from p2pfs.wire.volumes import OpenSession, VolumeInfo
+
+log = logging.getLogger(__name__)
 
 PEER_S: Final = 10.0
 """How long a peer may take for one chunk."""
@@ -155,10 +158,10 @@ class _Check:
         if wanted:
             try:
                 await self._mend(wanted)
-            except PoolError as error:  # what was found is told all the same
+            except* PoolError as errors:  # what was found is told all the same
                 for finding in wanted:
                     if finding.state is State.FOUND:
-                        finding.leave(str(error))
+                        finding.leave(str(errors.exceptions[0]))
         for finding in self.findings.kept:
             if finding.state is State.FOUND:
                 finding.leave(finding.why)
@@ -169,7 +172,7 @@ class _Check:
             request=OpenSession(platform.node(), "", False), io_timeout_s=self._settings.io_timeout,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(namespace.maintain)
+            nursery.start_soon(_maintain, namespace)
             self._space = ReservedSpace(namespace.reserve, lambda: copies_wanted(self._pool.map)[1], time.time)
             owner = os.geteuid(), os.getegid()
             mender = Mender(
@@ -189,3 +192,11 @@ class _Check:
         except PoolError:
             pass  # reservations lapse by themselves
         await namespace.aclose()
+
+
+async def _maintain(namespace: RemoteNamespace) -> None:
+    """Keep the session alive. Where the coordinator ends it, each mend is refused, and its finding says so."""
+    try:
+        await namespace.maintain()
+    except* PoolError as refusals:
+        log.info("the coordinator refuses the session that mends: %s", refusals.exceptions[0])

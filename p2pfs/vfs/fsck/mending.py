@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from p2pfs.chunks.remote import RemoteStore
-from p2pfs.errors import Corrupt, NotDirectory, NotFound, PoolError
+from p2pfs.errors import Conflict, Corrupt, NotDirectory, NotFound, PoolError
 from p2pfs.format.extents import open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest, seal_head
 from p2pfs.format.names import dentry_tag, seal_name
 from p2pfs.format.values import ValueKind, open_value
-from p2pfs.meta.protocol import Namespace
+from p2pfs.meta.protocol import InDoubt, Namespace
 from p2pfs.types import (
     DIGEST_RANGE_BYTES,
     MAX_FILE_BYTES,
@@ -27,6 +27,7 @@ from p2pfs.types import (
     PeerNumber,
 )
 from p2pfs.vfs.fsck.asking import Asked
+from p2pfs.vfs.fsck.content import Inspector, ranges
 from p2pfs.vfs.fsck.copies import Chunks
 from p2pfs.vfs.fsck.findings import Code, Finding, Remedy, Spot, State
 from p2pfs.vfs.space import Space
@@ -105,7 +106,11 @@ class Mender:
                 finding.state = State.MENDED
 
     async def _apply(self, *operations: Operation) -> None:
-        await self._namespace.apply(operations)
+        try:
+            await self._namespace.apply(operations)
+        except InDoubt as error:  # another check tells what became of it
+            error.give_up()
+            raise
 
     # ---- what is counted again
 
@@ -132,18 +137,18 @@ class Mender:
         head = open_head(self._asked.keys, self._asked.volume, inode, attributes.head)
         if head.change != attributes.change:
             raise Corrupt("its row is of another change than its head")
-        await self._commit(inode, attributes, head.size, head.digests)
+        await self._apply(self._commit(inode, attributes, head.size, head.digests))
 
-    async def _commit(
+    def _commit(
         self,
         inode: InodeId,
         before: Attributes,
         size: int,
         digests: tuple[int, ...],
         drop: Sequence[tuple[int, int]] = (),
-    ) -> None:
+    ) -> Commit:
         head = self._sealed(inode, Head(before.change + 1, size, Kind.FILE, digests))
-        await self._apply(Commit(inode, before.change, size, head, 0, drop=list(drop)))
+        return Commit(inode, before.change, size, head, 0, drop=list(drop))
 
     def _sealed(self, inode: InodeId, head: Head) -> bytes:
         if not (0 <= head.change < _MOST and 0 <= head.size <= MAX_FILE_BYTES):
@@ -151,38 +156,67 @@ class Mender:
         return seal_head(self._asked.keys, self._asked.volume, inode, head)
 
     async def _salvage(self, finding: Finding) -> None:
-        """Vouch for what opens of a file's content. Rows that do not open hold the only keys to what they name: they
-        are of no use to anybody, and go."""
+        """Vouch for what opens of a file's content, and move it to lost+found at the same time: nobody vouched for it
+        under its name. Rows that do not open hold the only keys to what they name: they are of no use to anybody, and
+        go. What is whole by now stays where it is."""
         inode = _inode(finding)
         attributes = await self._asked.ask(GetAttributes(inode), Attributes)
-        keys, volume = self._asked.keys, self._asked.volume
-        size = self._size(inode, attributes)
+        pages = [] if attributes.inline is not None else await self._pages(inode, self._size(inode, attributes))
+        if any(page.attributes.change != attributes.change for page in pages):
+            raise Conflict("somebody writes it: check again")
+        if not self._is_whole(attributes, pages):
+            commit = self._kept(inode, attributes, pages)
+            moves = [await self._to_lost_found(finding)] if finding.spot is not None else []
+            await self._apply(commit, *moves)
+            self._touched.update(InodeId(move.parent) for move in moves)
+
+    def _is_whole(self, attributes: Attributes, pages: Sequence[ExtentPage]) -> bool:
+        inspector = Inspector(self._asked.keys, self._asked.volume)
+        head = inspector.head(attributes)
+        if not isinstance(head, Head):
+            return False
         if attributes.inline is not None:
-            size = len(open_value(keys, ValueKind.INLINE, volume, inode, attributes.inline))
-            await self._commit(inode, attributes, size, (inline_digest(keys, volume, inode, attributes.inline),))
-        else:
-            kept, lost = await self._rows(inode, size)
-            if not kept:
-                raise Corrupt("nothing of its content is there that opens")
-            digests = [0] * (1 + max(row.index // _RANGE for row in kept))
-            for row in kept:
-                at = row.index // _RANGE
-                digests[at] = add(digests[at], row_digest(keys, volume, inode, row))
-            await self._commit(inode, attributes, size, tuple(digests), [(row.index, row.seq) for row in lost])
-        if finding.spot is not None:
-            await self._move(finding)
+            return inspector.inline(attributes, head) is None
+        if len(pages) < len(ranges(attributes, head)):
+            return False
+        return all(inspector.extents(page, head, number) is None for number, page in enumerate(pages))
+
+    def _kept(self, inode: InodeId, attributes: Attributes, pages: Sequence[ExtentPage]) -> Commit:
+        """A commit of what opens. Raises Corrupt: nothing does."""
+        keys, volume, size = self._asked.keys, self._asked.volume, self._size(inode, attributes)
+        if attributes.inline is not None:
+            plain = open_value(keys, ValueKind.INLINE, volume, inode, attributes.inline)
+            digest = inline_digest(keys, volume, inode, attributes.inline)
+            return self._commit(inode, attributes, max(size, len(plain)), (digest,))
+        kept, lost = self._sorted(inode, pages)
+        if not kept and (lost or size):
+            raise Corrupt("nothing of its content is there that opens")
+        digests = [0] * max((1 + row.index // _RANGE for row in kept), default=0)
+        for row in kept:
+            at = row.index // _RANGE
+            digests[at] = add(digests[at], row_digest(keys, volume, inode, row))
+        return self._commit(inode, attributes, size, tuple(digests), [(row.index, row.seq) for row in lost])
 
     def _size(self, inode: InodeId, attributes: Attributes) -> int:
+        """As its head says, else as the coordinator counts it."""
         try:
-            return open_head(self._asked.keys, self._asked.volume, inode, attributes.head).size
+            size = open_head(self._asked.keys, self._asked.volume, inode, attributes.head).size
         except Corrupt:
-            return attributes.size
+            size = attributes.size
+        if not 0 <= size <= MAX_FILE_BYTES:
+            raise Corrupt("its row says a size that no file has")
+        return size
 
-    async def _rows(self, inode: InodeId, size: int) -> tuple[list[ExtentRow], list[ExtentRow]]:
+    async def _pages(self, inode: InodeId, size: int) -> list[ExtentPage]:
+        return [
+            await self._asked.ask(ReadExtents(inode, number), ExtentPage)
+            for number in range(max(1, -(-size // DIGEST_RANGE_BYTES)))
+        ]
+
+    def _sorted(self, inode: InodeId, pages: Sequence[ExtentPage]) -> tuple[list[ExtentRow], list[ExtentRow]]:
         """(extents that open, those that do not)."""
         kept, lost = list[ExtentRow](), list[ExtentRow]()
-        for number in range(max(1, -(-size // DIGEST_RANGE_BYTES))):
-            page = await self._asked.ask(ReadExtents(inode, number), ExtentPage)
+        for page in pages:
             for row in page.extents:
                 try:
                     open_extent(self._asked.keys, self._asked.volume, inode, row)
@@ -200,7 +234,11 @@ class Mender:
         self._touched.add(spot.parent)
 
     async def _move(self, finding: Finding) -> None:
-        """To lost+found, under a name that says what it was called and which inode it is."""
+        await self._apply(await self._to_lost_found(finding))
+        self._touched.add(_spot(finding).parent)
+
+    async def _to_lost_found(self, finding: Finding) -> Rename:
+        """Under a name that says what it was called and which inode it is."""
         spot, inode = _spot(finding), _inode(finding)
         kind = finding.kind
         if kind is None:
@@ -210,10 +248,7 @@ class Mender:
         name = (spot.name or b"nameless")[: MAX_NAME_BYTES - len(tail)] + tail
         (dentry,) = await self._namespace.new_ids(1)
         sealed, tag = self._seal(place, name), self._tag(place, name, inode, kind)
-        await self._apply(
-            Rename(spot.parent, spot.raw, inode, place, sealed, dentry, tag, 0, RENAME_NOREPLACE, self._now_ns())
-        )
-        self._touched.add(spot.parent)
+        return Rename(spot.parent, spot.raw, inode, place, sealed, dentry, tag, 0, RENAME_NOREPLACE, self._now_ns())
 
     async def _adopt(self, finding: Finding) -> None:
         inode, kind = _inode(finding), finding.kind

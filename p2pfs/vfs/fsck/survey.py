@@ -127,7 +127,7 @@ class Survey:
     async def _circle(self, members: list[InodeId]) -> None:
         inode = min(members)
         named = await self._named(inode)
-        if inode in self._circles or named is None:
+        if inode in self._circles or named is None or not await self._is_circle(members):
             return
         self._circles.add(inode)
         entry, parent = named.entry, InodeId(named.parent)
@@ -138,6 +138,14 @@ class Survey:
         message = f"{len(members)} directories are each below the other, and not below the root"
         finding = self._find(Code.UNREACHABLE, inode, message, Remedy.MOVE, kind=Kind.DIRECTORY)
         finding.spot = Spot(parent, entry.dentry, entry.name, name)
+
+    async def _is_circle(self, members: list[InodeId]) -> bool:
+        """Once more: renames between the questions can look like one."""
+        for at, above in zip(members, [*members[1:], members[0]], strict=True):
+            named = await self._named(at)
+            if named is None or named.parent != above:
+                return False
+        return True
 
     async def _named(self, inode: InodeId) -> Named | None:
         try:

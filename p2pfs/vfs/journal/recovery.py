@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -146,6 +146,19 @@ async def recovering(
         if journal is not None:
             stack.callback(journal.close)
         yield recovery or Recovery(EndedJournal() if keeps else NoJournal())
+
+
+def warn_of_left(home: Path, volume: VolumeId) -> None:
+    """A mount that may not write finishes nothing: say so where an earlier one of this node has left something."""
+    directory = home / "journal" / volume_name(volume)
+    if not any(directory.glob(f"*{SUFFIX}")):
+        return
+    with suppress(OSError), _locked(directory) as is_left:
+        if is_left:
+            log.warning(
+                "an earlier mount of this node has acknowledged changes that are not stored: mount the volume once"
+                " without ro, to have them finished"
+            )
 
 
 @contextmanager
