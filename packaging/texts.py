@@ -97,7 +97,16 @@ def completions() -> dict[str, str]:
         kind = get_completion_class(shell)
         assert kind is not None, shell
         made[file] = kind(cli, {}, "p2pfs", "_P2PFS_COMPLETE").source()
-    return made
+    # Names of files where nothing better is known, and no blank behind `storage=` or within `-o ro,xattr`.
+    bash, file = made[COMPLETIONS["bash"]], COMPLETIONS["bash"]
+    for before, after in (
+        ("complete -o nosort -F", "complete -o nosort -o default -F"),
+        ("COMPREPLY+=($value)", 'COMPREPLY+=("$value")\n            [[ $value == *= ]] && compopt -o nospace'),
+        ("read type value", "read -r type value"),
+    ):
+        assert bash.count(before) == 1, before
+        bash = bash.replace(before, after)
+    return made | {file: bash}
 
 
 # ---- man pages ------------------------------------------------------------------------------------------------------

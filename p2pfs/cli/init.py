@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli.init_questions import Wishes, ask
+from p2pfs.cli.init_questions import Wishes, ask, unresolved
 from p2pfs.cli.kits import HandOver, kit_file_option
 from p2pfs.cli.options import home_option, json_option, set_option, yes_option
-from p2pfs.cli.show import print_json
+from p2pfs.cli.show import print_json, say
 from p2pfs.errors import UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -84,6 +84,8 @@ def command(
         hand_over=kit.take,
     )
     record = made.record()
+    for host in unresolved(addresses):
+        say(f"note: no address is known here for {host}; others must know one", err=True)
     if as_json:
         print_json({"home": str(made.path), "pool": record.pool, "node": record.node, "addresses": record.addresses})
         return

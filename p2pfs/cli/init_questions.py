@@ -5,7 +5,8 @@ Knows the questions and what can be meant by an answer; makes nothing.
 
 import os
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -85,10 +86,28 @@ def _ask_addresses() -> tuple[str, ...]:
         say(f"  {number}  {address}  ({interface})")
     known = [address for address, _ in found]
     default = "1" if found else f"127.0.0.1:{DEFAULT_PORT}"
-    chosen = _ask("Numbers or HOST:PORT, the best first", default, lambda text: addresses_in(text, known))
-    wanted = addresses_in(chosen, known)
+    while True:
+        chosen = _ask("Numbers or HOST:PORT, the best first", default, lambda text: addresses_in(text, known))
+        wanted = addresses_in(chosen, known)
+        strange = unresolved(wanted)
+        if not strange or click.confirm(f"No address is known here for {', '.join(strange)}. Take it all the same?"):
+            break
     # What is worked out anyway need not be kept: it is worked out anew when the machine gets another address.
     return () if wanted == tuple(advertised([f":{DEFAULT_PORT}"], "")) else wanted
+
+
+def unresolved(addresses: Sequence[str]) -> list[str]:
+    """Names of hosts in `addresses` that have no address here; elsewhere they may have one. Blocking: asks the
+    network's name servers, for their usual 5 to 10 s at most."""
+    from p2pfs.net.addresses import parse_address
+
+    found = []
+    for host in dict.fromkeys(parse_address(address)[0] for address in addresses):
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError):
+            found.append(host)
+    return found
 
 
 def addresses_in(text: str, known: list[str]) -> tuple[str, ...]:

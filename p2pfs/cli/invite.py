@@ -2,6 +2,7 @@
 
 import click
 
+from p2pfs.cli import completing
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json
 from p2pfs.runtime import process
@@ -11,7 +12,13 @@ from p2pfs.runtime.sizes import format_duration, given_duration, given_size
 
 @click.command("invite")
 @click.argument("name", metavar="OWNER@MACHINE")
-@click.option("--roles", default="client,peer", show_default=True, help="What the node may be: client, peer, admin.")
+@click.option(
+    "--roles",
+    default="client,peer",
+    show_default=True,
+    shell_complete=completing.roles,
+    help="What the node may be: client, peer, admin.",
+)
 @click.option("--zone", default="", help="Where it stands, such as home: copies are spread over zones.")
 @click.option("--capacity", metavar="SIZE", help="The most it may offer as a peer, such as 200G.")
 @click.option("--lifetime", metavar="TIME", help="How long the invite can be used (default: invite_lifetime, 24h).")

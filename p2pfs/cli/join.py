@@ -10,6 +10,7 @@ from typing import BinaryIO
 import click
 
 from p2pfs import exitcodes
+from p2pfs.cli import completing
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.cli.waiting import waiting
@@ -24,7 +25,7 @@ _MOST_BYTES = 16384
 
 
 @click.command("join")
-@click.argument("file", required=False, metavar="[FILE]")
+@click.argument("file", required=False, metavar="[FILE]", shell_complete=completing.files)
 @set_option
 @home_option
 @json_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli import failures, passphrases
+from p2pfs.cli import completing, failures, passphrases
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import MountPoint, holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.errors import Invalid, PoolError, UserError
@@ -47,6 +47,7 @@ class Request:
     "options",
     metavar="OPTIONS",
     multiple=True,
+    shell_complete=completing.mount_options,
     help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …; as in fstab.",
 )
 @log_file_option

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from p2pfs.runtime.home import NodeHome, default_home
 from p2pfs.runtime.process import pid_file
@@ -20,6 +21,9 @@ class MountPoint(click.ParamType[Path]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(str(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="dir")]  # the shell looks for them
 
 
 def home_option(function: F) -> F:

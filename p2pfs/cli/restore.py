@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pfs import exitcodes
+from p2pfs.cli import completing
 from p2pfs.cli.kits import HandOver, kit_file_option, read_kit
 from p2pfs.cli.options import home_option, set_option, yes_option
 from p2pfs.cli.waiting import waiting
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 @click.command("restore")
-@click.option("--kit", metavar="FILE", help="The recovery kit; - reads standard input. Asked for when not given.")
+@click.option(
+    "--kit",
+    metavar="FILE",
+    shell_complete=completing.files,
+    help="The recovery kit; - reads standard input. Asked for when not given.",
+)
 @click.option(
     "--peer", "peers", metavar="HOST:PORT", multiple=True, required=True, help="A peer that answers; may be repeated."
 )

@@ -1,6 +1,7 @@
 """`p2pfs volume create|list|show|set|ls`; the commands of `volume_care` are added to the group."""
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +89,7 @@ def create(
         phrase = {} if recovery_file else {"recovery_phrase": made.recovery_phrase}
         print_json(_as_json(made.volume) | phrase)
         return
-    click.echo(f"made the volume {name}; mount it with: p2pfs mount {name} DIRECTORY")
+    click.echo(f"made the volume {name}; mount it with: p2pfs mount {shlex.quote(name)} DIRECTORY")
     if recovery_file is None:
         click.echo("\nIts recovery phrase, shown this once; keep it on paper:\n")
         click.echo(f"    {made.recovery_phrase}\n")

@@ -1,5 +1,6 @@
 """`p2pfs volume rename|delete|undelete|quota`: what its owner decides about a volume as a whole, or an admin."""
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,7 +180,7 @@ def undelete(volume: str, new_name: str, home: NodeHome, as_json: bool) -> None:
     if as_json:
         print_json({"id": volume_name(VolumeId(back.volume)), "name": back.name})
     else:
-        say(f"{back.name} is back; mount it with: p2pfs mount {back.name} DIRECTORY")
+        say(f"{back.name} is back; mount it with: p2pfs mount {shlex.quote(back.name)} DIRECTORY")
 
 
 def show_deleted(home: NodeHome, *, as_json: bool) -> None:

@@ -21,10 +21,9 @@ from p2pfs.vfs import volume_settings
 from p2pfs.vfs.attach import Pool, pin
 from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.wire.namespace import FIRST_CHANGE
-from p2pfs.wire.volumes import CreateVolume, VolumeInfo, VolumeSettings
+from p2pfs.wire.volumes import NAME_RULE, CreateVolume, VolumeInfo, VolumeSettings, is_new_name
 
 _ROOT_MODE = 0o755
-_MOST_NAME = 64
 _ANSWER_S = 30.0
 
 
@@ -129,11 +128,8 @@ def configure(home: NodeHome, volume: VolumeInfo, passphrase: Passphrase, settin
 
 
 def _check_name(name: str) -> None:
-    printable = name.isprintable() and not any(letter in name for letter in "/\\:,")
-    if not 0 < len(name) <= _MOST_NAME or not printable or name != name.strip() or name.startswith((".", "-")):
-        raise UserError(
-            f"“{name}” cannot name a volume: use up to {_MOST_NAME} letters, digits, dots and dashes", exitcodes.USAGE
-        )
+    if not is_new_name(name):
+        raise UserError(f"“{name}” is no name for a volume: {NAME_RULE}", exitcodes.USAGE)
 
 
 def _write_new(path: Path, text: str) -> None:

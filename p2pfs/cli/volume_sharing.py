@@ -1,5 +1,6 @@
 """`p2pfs volume share|unshare|members|accept` and `p2pfs key fingerprint`: one volume, several people's keys."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ def share(
         return
     new = next(member for member in members if member.fingerprint == wanted)
     say(f"{found.name} is shared with {_shown(wanted)} ({', '.join(new.names)}), to {_rights(new)}")
-    say(f"they accept it with: p2pfs volume accept {found.owner}/{found.name} --from {sharing_changes.publish(home)}")
+    shared = shlex.quote(f"{found.owner}/{found.name}")
+    say(f"they accept it with: p2pfs volume accept {shared} --from {sharing_changes.publish(home)}")
 
 
 @click.command("unshare")
@@ -138,7 +140,10 @@ def members(volume: str, home: NodeHome, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(member) for member in known])
     elif not known:
-        say(f"{found.name} is shared with nobody; share it with: p2pfs volume share {found.name} --to FINGERPRINT")
+        say(
+            f"{found.name} is shared with nobody; share it with:"
+            f" p2pfs volume share {shlex.quote(found.name)} --to FINGERPRINT"
+        )
     else:
         rows = [
             (
@@ -191,7 +196,7 @@ def accept(volume: str, signer: str | None, yes: bool, home: NodeHome, as_json: 
         print_json({"id": volume_name(VolumeId(found.volume)), "signer": shown, "access": found.access})
     else:
         options = " -o ro" if offer.read_only else ""
-        say(f"accepted from {shown}; mount it with: p2pfs mount {volume} DIRECTORY{options}")
+        say(f"accepted from {shown}; mount it with: p2pfs mount {shlex.quote(volume)} DIRECTORY{options}")
     return exitcodes.OK
 
 

@@ -37,7 +37,7 @@ from p2pfs.types import NODE_ROLES, NodeId, PeerNumber, PoolId
 
 POOL_NAME: Final = "pool_name"
 """The setting that holds it."""
-_POOL_NAME: Final = re.compile(r"\w(?:[\w .-]{0,62}\w)?")
+_POOL_NAME: Final = re.compile(r"(?=.{1,64}$)[^\W_][\w.-]*(?: [^\W_][\w.-]*)*")
 
 
 def initialise(
@@ -158,7 +158,9 @@ def write_configuration(home: NodeHome, given: Mapping[str, str]) -> None:
 def check_pool_name(name: str) -> None:
     """Raises Invalid."""
     if _POOL_NAME.fullmatch(name) is None:
-        raise Invalid(f"“{name}” is no name for a pool: use up to 64 letters, digits, dots, dashes or spaces")
+        raise Invalid(
+            f"“{name}” is no name for a pool: use words of letters, digits, dots, dashes and underscores, up to 64"
+        )
 
 
 class _Leftovers:

@@ -24,13 +24,14 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.types import KIB, Distribution, Role, VolumeId, head_limit
 from p2pfs.wire.volumes import (
     MAX_NAME_LETTERS,
+    NAME_RULE,
     ChangeSlots,
     CreateVolume,
     KeySlot,
     VolumeInfo,
     VolumeSettings,
     VolumeSlots,
-    is_name,
+    is_new_name,
 )
 
 MAX_SLOTS: Final = 64
@@ -210,11 +211,8 @@ def check_name(name: str) -> None:
     """Raises Invalid."""
     if _LIKE_AN_ADDRESS.fullmatch(name) is not None:
         raise Invalid(f"“{name}” could be taken for a volume's id: use another name")
-    if not is_name(name):
-        raise Invalid(
-            f"“{name[:MAX_NAME_LETTERS]}” is no name for a volume: "
-            f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes"
-        )
+    if not is_new_name(name):
+        raise Invalid(f"“{name[:MAX_NAME_LETTERS]}” is no name for a volume: {NAME_RULE}")
 
 
 def check_quota(*limits: int | None) -> None:

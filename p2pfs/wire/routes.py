@@ -131,6 +131,7 @@ DASHBOARD_ROUTES: Final = (
     _page("members", "GET", "/members"),
     _page("chart", "GET", "/charts/{chart}"),
     _page("invite", "POST", "/invites"),
+    _page("invited", "GET", "/invites/{invite}"),
     _page("ask_node", "GET", "/nodes/{node}/{action}"),
     _page("act_node", "POST", "/nodes/{node}/{action}"),
     _page("act_job", "POST", "/jobs/{job}/{action}"),
@@ -138,6 +139,9 @@ DASHBOARD_ROUTES: Final = (
     _page("login", "POST", "/login"),
     _page("logout", "POST", "/logout"),
     _page("static", "GET", "/static/{file}"),
+    _page("unknown", "GET", "/{page}"),  # so that strangers cannot tell which pages there are
+    _page("unknown", "GET", "/{page}/{below}"),
+    _page("unknown", "GET", "/{page}/{below}/{more}"),
 )
 """A listener of their own: the coordinator's answers nobody without a certificate."""
 

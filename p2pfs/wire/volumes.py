@@ -8,12 +8,21 @@ import msgspec
 from p2pfs.wire.chunks import Token
 
 MAX_NAME_LETTERS: Final = 64
+NAME_RULE: Final = (
+    f"use up to {MAX_NAME_LETTERS} letters, digits, dots, dashes and underscores, a letter or digit first and last"
+)
 _NAME: Final = re.compile(r"[\w](?:[\w .+-]*[\w])?")
+_NEW_NAME: Final = re.compile(r"[^\W_](?:[\w.-]*[^\W_])?")
 
 
 def is_name(text: str) -> bool:
-    """Whether a volume may be called so. Asked when one is made, and by mounts of what a coordinator tells them."""
+    """Whether a volume may be called so. Asked by mounts of what a coordinator tells them."""
     return len(text) <= MAX_NAME_LETTERS and _NAME.fullmatch(text) is not None
+
+
+def is_new_name(text: str) -> bool:
+    """Whether a volume may get this name: as `NAME_RULE` says. Earlier versions gave others, which go on to work."""
+    return len(text) <= MAX_NAME_LETTERS and _NEW_NAME.fullmatch(text) is not None
 
 
 class KeySlot(msgspec.Struct, frozen=True):

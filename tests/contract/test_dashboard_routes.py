@@ -1,5 +1,6 @@
 """Every route of the dashboard × everybody who must not get in: strangers learn nothing, other sites do nothing."""
 
+import html
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,10 @@ FILLED = {
     "{node}": "cd" * 16,
     "{job}": "7",
     "{file}": "dashboard.css",
+    "{invite}": "A" * 43,
+    "{page}": "nothing",
+    "{below}": "of",
+    "{more}": "this",
 }
 DOOR = {"login_form", "login", "static"}
 """All that answers whoever is not logged in."""
@@ -81,18 +86,19 @@ async def test_a_revoked_admins_browser_is_out_at_once(there: Site, claim_logs: 
     claim_logs("revoked bob@laptop", count=1)
     node, credentials = await there.pool.join("bob@laptop", Role.ADMIN)
     async with there.pool.client(credentials) as client:
-        links = [
-            await client.call(there.pool.endpoint, "POST", "/dashboard/logins", None, LoginLink)
-            for _ in range(len(INSIDE) + 1)
-        ]
-    browsers = [there.browser() for _ in INSIDE]
-    for browser, link in zip(browsers, links[1:], strict=True):
-        await browser.log_in(link.secret)
-        assert "bob@laptop" in (await browser.get("/")).text
+
+        async def link() -> LoginLink:
+            return await client.call(there.pool.endpoint, "POST", "/dashboard/logins", None, LoginLink)
+
+        browsers = [there.browser() for _ in INSIDE]
+        for browser in browsers:
+            await browser.log_in((await link()).secret)
+            assert "bob@laptop" in (await browser.get("/")).text
+        unused = await link()
     await there.pool.running.services.membership.revoke(node)
     for browser, route in zip(browsers, INSIDE, strict=True):
         assert_nothing_told(await ask(browser, route))
-    assert (await there.browser().log_in(links[0].secret)).status_code == 403
+    assert (await there.browser().log_in(unused.secret)).status_code == 403
 
 
 async def test_a_form_on_another_site_does_nothing(there: Site) -> None:
@@ -198,9 +204,14 @@ async def test_who_logs_out_is_out_though_the_cookie_was_copied(there: Site) -> 
 
 async def test_strangers_do_not_even_learn_what_there_is(there: Site) -> None:
     browser = there.browser()
-    for path in ("/nothing", "/static/..%2flogin", "/static/%2e%2e%2fservice.py", "/status", "/join"):
+    known = [path_of(route) for route in INSIDE if route.method == "GET" and route.name != "chart"]
+    told = {path: await browser.get(path) for path in (*known, "/nope", "/status", "/join", "/a/b", "/nodes/x/grow")}
+    assert {(answer.status_code, answer.headers["location"], answer.text) for answer in told.values()} == {
+        (303, "/login", "")
+    }
+    for path in ("/static/..%2flogin", "/static/%2e%2e%2fservice.py", "/a/b/c/d"):
         answer = await browser.get(path)
-        assert answer.status_code in (401, 404)
+        assert answer.status_code in (303, 401, 404)
         assert answer.text == ""
     door = (await browser.get("/login")).text
     assert not any(name in door for name in NAMES)
@@ -214,12 +225,53 @@ async def test_the_log_holds_no_secret(there: Site, caplog: pytest.LogCaptureFix
     await there.browser().log_in(link.secret)
     csrf = await browser.csrf()
     answer = await browser.act("/invites", name="anna@laptop", role="client", lifetime="3600")
-    invite = re.search(r'id="invite-text">([^<]+)<', answer.text)
+    invite = re.search(r'id="invite-text">([^<]+)<', (await browser.get(answer.headers["location"])).text)
     assert invite is not None
     told = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("p2pfs"))
     assert "root@server logged in" in told
     for secret in (link.secret, browser.cookie, csrf, invite[1]):
         assert secret not in told
+
+
+async def test_an_invite_is_shown_once_to_who_made_it(there: Site) -> None:
+    browser, other = await there.admin(), await there.admin()
+    made = await browser.act("/invites", name="anna@laptop", role="client", lifetime="3600")
+    assert (made.status_code, made.headers["location"].startswith("/invites/")) == (303, True)
+    assert "invite-text" in (await browser.get(made.headers["location"])).text
+    for _ in range(2):  # loading it anew shows it no more, and makes no other
+        again = await browser.get(made.headers["location"])
+        assert (again.status_code, "shown once" in again.text) == (404, True)
+    made = await browser.act("/invites", name="anna@nas", role="client", lifetime="3600")
+    assert "invite-text" not in (await other.get(made.headers["location"])).text
+
+
+async def test_a_form_that_is_not_taken_keeps_what_was_typed(there: Site) -> None:
+    browser = await there.admin()
+    typed = {"name": 'Anna "x"', "zone": "attic", "capacity": "200G", "lifetime": "3600", "role": "admin"}
+    for wrong in (typed, typed | {"name": "anna@nas", "capacity": "much"}):
+        answer = await browser.act("/invites", **wrong)
+        assert answer.status_code == 422
+        assert 'role="alert"' in answer.text
+        for kept in (html.escape(wrong["name"]), "attic", wrong["capacity"]):
+            assert f'value="{kept}"' in answer.text
+        assert re.findall(r'value="(\w+)" checked', answer.text) == ["admin"]
+        assert '<option value="3600" selected>' in answer.text
+
+
+async def test_an_unknown_page_says_so_to_who_is_logged_in(there: Site) -> None:
+    browser = await there.admin()
+    for path in ("/nope", "/a/b", "/nodes/x/y/z"[:-2]):
+        answer = await browser.get(path)
+        assert (answer.status_code, '<nav aria-label="Pages">' in answer.text) == (404, True)
+
+
+async def test_who_is_about_to_revoke_themselves_is_told(there: Site) -> None:
+    node, credentials = await there.pool.join("bob@laptop", Role.ADMIN)
+    browser = there.browser(credentials)
+    await browser.post("/login", {"certificate": "yes"})
+    other, _ = await there.pool.join("anna@laptop", Role.CLIENT)
+    assert "your own node" in (await browser.get(f"/nodes/{node}/revoke")).text
+    assert "your own node" not in (await browser.get(f"/nodes/{other}/revoke")).text
 
 
 async def test_the_coordinators_own_port_has_no_page(there: Site) -> None:
@@ -233,7 +285,7 @@ async def test_the_coordinators_own_port_has_no_page(there: Site) -> None:
 async def test_nodes_see_each_other_nowhere_on_it(there: Site) -> None:
     """Its certificate is no node's, and its server knows none of the coordinator's routes."""
     answer = await there.browser(there.pool.credentials).get("/status")
-    assert (answer.status_code, b"peers" in answer.content) == (404, False)
+    assert (answer.status_code, answer.content) == (303, b"")
 
 
 def test_every_page_asks_for_a_session_itself() -> None:

@@ -10,6 +10,7 @@ from terminals import Typing
 
 from p2pfs import exitcodes
 from p2pfs.cli.init_questions import Wishes, addresses_in, ask
+from p2pfs.cli.main import cli
 from p2pfs.errors import Invalid
 from p2pfs.net import interfaces
 from p2pfs.net.interfaces import Own
@@ -47,11 +48,18 @@ def test_a_person_at_a_terminal_is_asked_and_told(tmp_path: Path) -> None:
     typing.answer("OWNER@MACHINE", "Anna")
     typing.answer("OWNER@MACHINE", "anna@server")
     typing.answer("Where does it stand", "home")
-    typing.answer("HOST:PORT, the best first", "pool.example.org")
+    typing.answer("HOST:PORT, the best first", "pool.invalid")
+    typing.answer("Take it all the same?", "n")
+    typing.answer("HOST:PORT, the best first", "club.invalid 192.0.2.9")
+    typing.answer("known here for club.invalid. Take it all the same?", "y")
     typing.answer("A size;", "2G")
     assert typing.end() == exitcodes.OK, typing.shown
     record = NodeHome(tmp_path / "home").record()
-    assert (record.name, record.zone, record.addresses) == ("anna@server", "home", ["pool.example.org:9470"])
+    assert (record.name, record.zone, record.addresses) == (
+        "anna@server",
+        "home",
+        ["club.invalid:9470", "192.0.2.9:9470"],
+    )
     assert NodeHome(tmp_path / "home").settings().capacity == 2 << 30
     assert "no node name: write owner@machine" in typing.shown
     assert "Made the pool my club" in typing.shown
@@ -116,3 +124,12 @@ def test_this_machines_own_addresses_are_found(monkeypatch: pytest.MonkeyPatch) 
         family = socket.AF_INET6 if ":" in own.address else socket.AF_INET
         with socket.socket(family) as one:
             one.bind((own.address, 0))  # only an address of this machine can be
+
+
+def test_an_address_that_is_told_and_known_to_nobody_is_noted(tmp_path: Path) -> None:
+    words = ["init", "--home", str(tmp_path / "home"), "--yes", "--kit-file", str(tmp_path / "kit"), "--json"]
+    result = CliRunner().invoke(cli, [*words, "--address", "club.invalid:9470", "--address", "192.0.2.9:9470"])
+    assert result.exit_code == exitcodes.OK, result.output
+    assert [line for line in result.stderr.splitlines() if line.startswith("note:")] == [
+        "note: no address is known here for club.invalid; others must know one"
+    ]

@@ -218,6 +218,43 @@ def test_each_shell_gets_a_completion_that_asks_p2pfs() -> None:
     assert told.stdout == "plain,volume\n"
 
 
+def completed(line: str, directory: Path) -> list[str]:
+    """What bash with the installed script offers for the last word of a line."""
+    programs = directory / "bin"
+    programs.mkdir(exist_ok=True)
+    program = programs / "p2pfs"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -m p2pfs.cli.main\n")
+    program.chmod(0o755)
+    script = texts.completions()["p2pfs.bash"].replace("compopt", "echo compopt")
+    words = line.split(" ")
+    script += f"COMP_WORDS=({' '.join(word or chr(39) * 2 for word in words)}); COMP_CWORD={len(words) - 1}\n"
+    script += "_p2pfs_completion p2pfs; printf '%s\\n' \"${COMPREPLY[@]}\"; complete -p p2pfs\n"
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("p2pfs umount ", "compopt -o dirnames"),
+        ("p2pfs mount demo ", "compopt -o dirnames"),
+        ("p2pfs join ", "compopt -o default"),
+        ("p2pfs coordinator restore --kit ", "compopt -o default"),
+        ("p2pfs mount demo -o ro,allow", "ro,allow_other"),
+        ("p2pfs mount demo -o io_t", "io_timeout="),
+        ("p2pfs invite --roles client,a", "client,admin"),
+        ("p2pfs share up", "upload="),
+        ("p2pfs share up", "compopt -o nospace"),
+        ("p2pfs volume show ", "complete -o default -o nosort -F _p2pfs_completion p2pfs"),
+    ],
+)
+def test_bash_offers_what_may_come_next(line: str, offered: str, tmp_path: Path) -> None:
+    assert offered in completed(line, tmp_path)
+
+
 def test_the_packages_scripts_are_well_formed_and_keep_what_they_must() -> None:
     debian = PACKAGING / "debian"
     for script in ("p2pfs.config", "p2pfs.postinst", "p2pfs.prerm", "p2pfs.postrm"):

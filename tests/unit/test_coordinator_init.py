@@ -177,3 +177,18 @@ def test_addresses_to_dial() -> None:
 def test_home_is_where_it_was_made(tmp_path: Path) -> None:
     assert isinstance(new_pool(tmp_path / "a" / "b"), NodeHome)
     assert (tmp_path / "a" / "b" / "node.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *(("home", True), ("Our pool 2.0", True), ("a" * 64, True), ("a" * 65, False), ("", False), ("-a", False)),
+        *(("p2pfs init --help", False), ("a  b", False), ("a/b", False), (" a", False), ("a\n", False)),
+    ],
+)
+def test_names_of_pools_are_words(name: str, is_one: bool) -> None:
+    if is_one:
+        init.check_pool_name(name)
+    else:
+        with pytest.raises(Invalid, match="use words of"):
+            init.check_pool_name(name)

@@ -17,17 +17,16 @@ from starlette.routing import Route
 from p2pfs.coordinator.dashboard import charts
 from p2pfs.coordinator.dashboard.assets import load
 from p2pfs.coordinator.dashboard.charts import chart_data, chart_figure, span_choice
-from p2pfs.coordinator.dashboard.doors import Doors, Session
+from p2pfs.coordinator.dashboard.doors import Doors, Kept, Session
 from p2pfs.coordinator.dashboard.layout import Frame, document, live, mark, outside
 from p2pfs.coordinator.dashboard.markup import Child, Html, div, section
 from p2pfs.coordinator.dashboard.pages import data, jobs, login, members, overview, peers, usefulness, volumes
 from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.report import StatusReport
-from p2pfs.errors import Denied, Misuse, NotFound, PoolError
+from p2pfs.errors import Denied, Invalid, Misuse, NotFound, PoolError
 from p2pfs.net.asgi import IDENTITY
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
-from p2pfs.runtime.sizes import given_size
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction
@@ -42,6 +41,9 @@ _NO_CONTENT: Final = 204
 _NOT_MODIFIED: Final = 304
 _UNAUTHORISED: Final = 401
 _MOST_FIELDS: Final = 32
+_MOST_UNSEEN: Final = 16
+"""Invites that were made and whose page was not asked for yet."""
+_NO_PAGE: Final = "There is no page at this address."
 _LINK_IS_SPENT: Final = "This link has been used or is too old: run p2pfs dashboard again, each link is good once."
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Application:
         self._pool_name = pool_name
         self._clock = clock
         self._assets = load()
+        self._unseen: Kept[tuple[str, Html]] = Kept(_MOST_UNSEEN)  # whose session, and what to show it once
 
     def asgi(self) -> Starlette:
         """The application, whose refusals are pages too."""
@@ -172,24 +175,29 @@ class Application:
 
     async def _invite(self, request: Request) -> Response:
         visitor, fields = await self._acting(request)
-        name, capacity = fields.get("name", "").strip(), fields.get("capacity", "").strip()
-        lifetime = fields.get("lifetime", "")
-        wanted = InviteRequest(
-            name,
-            [role for role in fields.get("role", "").split(",") if role],
-            zone=fields.get("zone", "").strip(),
-            capacity=given_size(capacity) if capacity else 0,
-            lifetime_s=int(lifetime) if lifetime.isdecimal() and len(lifetime) < 10 else 86400,
-        )
-        answer = await self._services.membership.invite(wanted, visitor.identity.node)
-        shown = members.invited(name, answer.invite, wanted.lifetime_s)
-        return HTMLResponse(document(visitor.frame, "members", f"Invite for {name}", shown))
+        try:
+            wanted = _invite_wanted(fields)
+            answer = await self._services.membership.invite(wanted, visitor.identity.node)
+        except Invalid as error:  # what was typed is not lost
+            asked = members.invite_form(visitor.frame, fields)
+            page = document(visitor.frame, "members", "Members", members.complaint(str(error)), asked)
+            return HTMLResponse(page, failures.status_of(error))
+        shown = members.invited(wanted.name, answer.invite, wanted.lifetime_s)
+        # A page of its own to be sent to: loading that anew makes no second invite.
+        return _see(f"/invites/{self._unseen.add((visitor.session.csrf, shown))}")
+
+    async def _invited(self, request: Request) -> Response:
+        visitor = self._visitor(request)
+        whose, shown = self._unseen.take(request.path_params["invite"]) or ("", None)
+        if shown is None or not visitor.session.allows(whose):
+            raise NotFound("An invite is shown once. If you did not keep it, make another; this one ends by itself.")
+        return HTMLResponse(document(visitor.frame, "members", "An invite", shown))
 
     async def _ask_node(self, request: Request) -> Response:
         visitor, node = self._visitor(request), self._node(request)
         action = request.path_params["action"]
         if action == "revoke":
-            shown = members.ask_revoke(visitor.frame, node)
+            shown = members.ask_revoke(visitor.frame, node, is_own=node.node == visitor.session.node)
         elif action == "drain":
             asked = PlanRequest(PlanKind.DRAIN.value, [node.node])
             shown = members.ask_drain(visitor.frame, node, await self._services.leaving.plan(visitor.identity, asked))
@@ -299,6 +307,10 @@ class Application:
         shown = members.refused(str(error), back)
         return HTMLResponse(document(visitor.frame, "", "Not done", shown), failures.status_of(error))
 
+    async def _unknown(self, request: Request) -> Response:
+        visitor = self._visitor(request)
+        return HTMLResponse(document(visitor.frame, "", "No such page", members.refused(_NO_PAGE, "/")), 404)
+
     async def _refuse_request(self, _request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return Response(status_code=error.status_code)
@@ -313,6 +325,18 @@ class Application:
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=_NOT_MODIFIED, headers=headers)
         return Response(asset.content, media_type=asset.kind, headers=headers)
+
+
+def _invite_wanted(fields: dict[str, str]) -> InviteRequest:
+    """What the form asks for. Raises Invalid."""
+    capacity, lifetime = fields.get("capacity", "").strip(), fields.get("lifetime", "")
+    return InviteRequest(
+        fields.get("name", "").strip(),
+        [role for role in fields.get("role", "").split(",") if role],
+        zone=fields.get("zone", "").strip(),
+        capacity=given_size(capacity) if capacity else 0,
+        lifetime_s=int(lifetime) if lifetime.isdecimal() and len(lifetime) < 10 else 86400,
+    )
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Session:
         return hmac.compare_digest(self.csrf.encode(), csrf.encode())
 
 
-class _Kept(Generic[T]):
+class Kept(Generic[T]):
     """Values found by a secret of which only a hash is kept; the oldest make room for new ones."""
 
     def __init__(self, most: int) -> None:
@@ -74,8 +74,8 @@ class Doors:
         self.session_s = session_s
         self._is_admin = is_admin
         self._now = now
-        self._links: _Kept[tuple[NodeId, float]] = _Kept(MAX_LINKS)
-        self._sessions: _Kept[Session] = _Kept(MAX_SESSIONS)
+        self._links: Kept[tuple[NodeId, float]] = Kept(MAX_LINKS)
+        self._sessions: Kept[Session] = Kept(MAX_SESSIONS)
 
     def __repr__(self) -> str:
         return f"Doors({len(self._links)} links, {len(self._sessions)} sessions)"

@@ -1,6 +1,6 @@
 """Who belongs to the pool: inviting, draining, revoking."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from p2pfs.coordinator.dashboard.figures import data_table, rate, size, span_of, state
 from p2pfs.coordinator.dashboard.layout import Frame, hidden_token
@@ -37,6 +37,12 @@ ROLES = (
 )
 
 
+_OWN_NODE = (
+    "This is your own node: you are logged out at once, and no command on its machine works any more. Only the link of"
+    " another admin lets you in again."
+)
+
+
 def content(nodes: Sequence[NodeInfo]) -> Html:
     """Every node that ever joined."""
     rows = (
@@ -57,27 +63,40 @@ def content(nodes: Sequence[NodeInfo]) -> Html:
     return section(h2("Nodes"), data_table("All nodes", ("node", "", "roles", "zone", "id", "actions"), rows))
 
 
-def invite_form(frame: Frame) -> Html:
-    """Asks what `p2pfs invite` asks."""
+def complaint(message: str) -> Html:
+    """Why a form, which follows, was not taken."""
+    return p(message, class_="notice", role="alert")
+
+
+def invite_form(frame: Frame, typed: Mapping[str, str] | None = None) -> Html:
+    """Asks what `p2pfs invite` asks; `typed` are the fields of a form that was not taken."""
+    given = typed or {}
+    chosen = given.get("role", "").split(",") if typed else [role for role, _, is_set in ROLES if is_set]
+    lifetime = given.get("lifetime", str(LIFETIMES[1][1]))
     roles = element("fieldset")(
         element("legend")("Roles"),
         *(
             label(
-                input_(type="checkbox", name="role", value=role, checked=is_set),
+                input_(type="checkbox", name="role", value=role, checked=role in chosen),
                 f" {role} ",
                 small(words),
                 class_="check",
             )
-            for role, words, is_set in ROLES
+            for role, words, _ in ROLES
         ),
     )
-    lifetimes = (option(words, value=seconds, selected=seconds == LIFETIMES[1][1]) for words, seconds in LIFETIMES)
+    lifetimes = (option(words, value=seconds, selected=str(seconds) == lifetime) for words, seconds in LIFETIMES)
     fields: list[Child] = [
         _field(
-            "name", "Owner and machine", "anna@laptop", "the owner decides who may use which volumes", required=True
+            "name",
+            "Owner and machine",
+            "anna@laptop",
+            "the owner decides who may use which volumes",
+            given,
+            required=True,
         ),
-        _field("zone", "Zone", "home", "where it stands: copies are spread over zones"),
-        _field("capacity", "At most", "200G", "what it may offer as a peer; empty: no limit"),
+        _field("zone", "Zone", "home", "where it stands: copies are spread over zones", given),
+        _field("capacity", "At most", "200G", "what it may offer as a peer; empty: no limit", given),
         div(label("Valid for", for_="lifetime"), select(*lifetimes, id="lifetime", name="lifetime"), class_="field"),
         roles,
         button("Make an invite", type="submit", id="invite"),
@@ -86,9 +105,10 @@ def invite_form(frame: Frame) -> Html:
     return section(h2("Invite a machine"), made)
 
 
-def _field(name: str, words: str, example: str, hint: str, *, required: bool = False) -> Html:
+def _field(name: str, words: str, example: str, hint: str, given: Mapping[str, str], *, required: bool = False) -> Html:
     asked = input_(
         id=name, name=name, type="text", placeholder=example, required=required, aria_describedby=f"{name}-hint",
+        value=given.get(name) or None,
         autocapitalize="none", spellcheck="false", maxlength=130,
     )  # fmt: skip
     return div(label(words, for_=name), asked, small(hint, id=f"{name}-hint"), class_="field")
@@ -122,9 +142,10 @@ def ask_drain(frame: Frame, node: NodeInfo, plan: PlanAnswer) -> Html:
     return _confirm(frame, f"/nodes/{node.node}/drain", f"Drain {node.name}", p(words), ul(*facts))
 
 
-def ask_revoke(frame: Frame, node: NodeInfo) -> Html:
-    """What revoking a node means."""
+def ask_revoke(frame: Frame, node: NodeInfo, *, is_own: bool = False) -> Html:
+    """What revoking a node means; `is_own`: that of who asks."""
     facts = ul(
+        li(_OWN_NODE) if is_own else None,
         li("Its certificate stops working everywhere within a heartbeat, and its connections are closed."),
         li("Copies on its disk no longer count: what has too few others is copied anew.") if node.peer else None,
         li("Its mounts end, and what they have not stored stays with them."),

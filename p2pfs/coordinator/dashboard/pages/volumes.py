@@ -15,20 +15,25 @@ def content(report: StatusReport) -> Html:
 
 
 def _volumes(report: StatusReport) -> Html:
-    titles = ("volume", "owner", "files", "content", "in trash", "reserved", "delegated to")
+    titles = ("volume", "owner", "files", "content", "in trash", "reserved", "shared with", "delegated to")
     rows = (
         (
             volume.name,
             volume.owner,
-            f"{volume.files}",
-            size(volume.bytes),
+            f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
+            size(volume.bytes) + (f" of {size(volume.quota_bytes)}" if volume.quota_bytes else ""),
             f"{format_count(volume.trash_files, 'file')}, {size(volume.trash_bytes)}" if volume.trash_files else "—",
             _reserved(volume),
+            _shared(volume.members),
             volume.delegated_to or "—",
         )
         for volume in report.volumes
     )
     return data_table("All volumes", titles, rows, right=("files", "content"))
+
+
+def _shared(members: int) -> str:
+    return "—" if not members else f"{members} {'key' if members == 1 else 'keys'}"
 
 
 def _reserved(volume: VolumeReport) -> str:
