@@ -92,6 +92,16 @@ def test_a_clock_set_ahead_and_back_leaves_a_gap_and_nothing_from_the_future() -
     assert found[NOON - 10 * MINUTE] == 15.0
 
 
+def test_a_moment_has_no_more_names_however_often_it_is_told_of() -> None:
+    rounds = Rounds()
+    first = [f"first.{number}" for number in range(MOST_NAMES)]
+    others = [f"other.{number}" for number in range(MOST_NAMES)]
+    for names in (first, others):
+        rounds.add(NOON, dict.fromkeys(names, 1.0))
+    found = rounds.series([*first, *others], NOON, NOON, points=1, now_s=NOON)
+    assert [name for name, points in found.items() if points] == first
+
+
 def test_what_is_no_number_is_not_kept() -> None:
     rounds = Rounds()
     rounds.add(NOON, {"x": float("nan"), "y": float("inf"), "z": 1})
