@@ -86,10 +86,16 @@ class AccessLog:
     def is_read(self) -> bool:
         return bool(self._readers)
 
-    def note(self, operation: str, arguments: Sequence[Any], took_ns: int, number: int) -> None:
-        """A line for everybody who reads."""
+    def inode_of(self, operation: str, arguments: Sequence[Any]) -> int | None:
+        """What a request by handle is about, while the handle is open."""
+        return self._inode_of(arguments[0]) if operation in _BY_HANDLE and arguments else None
+
+    def note(
+        self, operation: str, arguments: Sequence[Any], took_ns: int, number: int, inode: int | None = None
+    ) -> None:
+        """A line for everybody who reads. `inode`: what `inode_of` said before the request, if it was asked."""
         if operation in _BY_HANDLE and arguments:
-            inode = self._inode_of(arguments[0])
+            inode = self.inode_of(operation, arguments) if inode is None else inode
             arguments = (*([] if inode is None else [inode]), f"handle {arguments[0]}", *arguments[1:])
         try:
             line = described(datetime.now(UTC), operation, arguments, took_ns=took_ns, number=number)

@@ -85,9 +85,15 @@ def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handle
 
     @functools.wraps(handler)
     async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
+        access, inode = self.meter.access, None
+        if access.is_read:
+            inode = access.inode_of(operation, args)  # `release` forgets it
         began_ns, number = time.perf_counter_ns(), 0
         try:
             return await handler(self, *args, **kwargs)
+        except trio.Cancelled:
+            number = errno.EINTR
+            raise
         except Unmapped:
             number = errno.EOVERFLOW  # as a kernel that maps ids says it
             raise pyfuse3.FUSEError(number) from None
@@ -113,8 +119,8 @@ def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handle
         finally:
             took_ns = time.perf_counter_ns() - began_ns
             self.meter.note(operation, took_ns, number)
-            if self.meter.access.is_read:
-                self.meter.access.note(operation, args, took_ns, number)
+            if access.is_read:
+                access.note(operation, args, took_ns, number, inode)
 
     return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
 

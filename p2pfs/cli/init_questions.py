@@ -56,8 +56,7 @@ def ask(given: Wishes, *, name: str, node: str, home: Path) -> Wishes:
     if "capacity" not in settings:
         capacity = _ask_capacity(home)
         offers_disk = capacity not in _NONE
-        if offers_disk:
-            settings["capacity"] = capacity
+        settings["capacity"] = capacity if offers_disk else "0"
     click.echo("")
     return Wishes(pool, named, zone, addresses, settings, offers_disk)
 

@@ -4,6 +4,7 @@ import functools
 import getpass
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import completing
 from p2pfs.cli.options import home_option, json_option, set_option
-from p2pfs.cli.show import print_json, say
+from p2pfs.cli.show import print_json
 from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Denied, Exists, Invalid, Unavailable, UserError
 from p2pfs.format.invites import PREFIX, Invite, decode_invite
@@ -70,8 +71,8 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
     home.require_vacant()
     home.settings(settings)  # a bad value is told before the invite is used
     try:
-        with waiting("joining"):
-            enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite))
+        with waiting("joining") as tell:
+            enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite, tell))
     except (enrolment.Refused, Exists) as error:
         raise UserError(str(error), exitcodes.BAD_INVITE) from None
     except Denied as error:
@@ -103,17 +104,17 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
     return record
 
 
-async def _look_around(invite: Invite) -> list[str]:
+async def _look_around(invite: Invite, tell: Callable[[str], None]) -> list[str]:
     """Where the coordinator may be on the local network; TLS finds out who answers there."""
     from p2pfs.net import lan
 
-    say("The coordinator is at no address of the invite; looking for it on the local network …", err=True)
+    tell("The coordinator is at no address of the invite; looking for it on the local network …")
     try:
         found = await lan.look(invite.pool)
     except Unavailable as error:
-        say(f"Cannot look there: {error}", err=True)
+        tell(f"Cannot look there: {error}")
         return []
-    say(f"Found: {', '.join(found)}" if found else "Nobody there says to be it.", err=True)
+    tell(f"Found: {', '.join(found)}" if found else "Nobody there says to be it.")
     return found
 
 

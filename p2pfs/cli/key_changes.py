@@ -14,7 +14,7 @@ from p2pfs.format.keys import VolumeKeys, WrongKey
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import VolumeId, volume_name
-from p2pfs.vfs.attach import pin
+from p2pfs.vfs.pool import pin
 from p2pfs.wire.volumes import ChangeSlots, KeySlot, VolumeInfo, VolumeSlots
 
 

@@ -13,7 +13,7 @@ from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import NodeId, VolumeId, volume_name
 from p2pfs.vfs import shared_keys
-from p2pfs.vfs.attach import Pool, pin
+from p2pfs.vfs.pool import Pool, pin
 from p2pfs.wire.sharing import ChangeMembers, Member, NewMember, NodeKey, PublishKey
 from p2pfs.wire.volumes import VolumeInfo
 

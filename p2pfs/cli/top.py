@@ -14,7 +14,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import console_for_output, print_json
 from p2pfs.cli.status import EXIT_CODES, parse, unreachable
-from p2pfs.errors import Invalid, Unavailable
+from p2pfs.errors import Invalid, PoolError, Unavailable
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import given_duration
 
@@ -117,6 +117,7 @@ async def _watch(coordinator: "Coordinator", view: "View", live: "Live") -> None
             draw()
         nursery.cancel_scope.cancel()
 
+    refusal: PoolError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         while True:
@@ -124,9 +125,15 @@ async def _watch(coordinator: "Coordinator", view: "View", live: "Live") -> None
                 view.take(await _report(coordinator))
             except Unavailable as error:
                 view.silent(str(error))
+            except PoolError as error:
+                refusal = error
+                nursery.cancel_scope.cancel()
+                break
             draw()
             with trio.move_on_after(view.interval_s):
                 await view.hurried.wait()
+    if refusal is not None:  # from outside the nursery, which would make a group of it
+        raise refusal
 
 
 async def _report(coordinator: "Coordinator") -> dict[str, Any]:

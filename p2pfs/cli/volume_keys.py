@@ -18,7 +18,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
 from p2pfs.vfs import volume_settings
-from p2pfs.vfs.attach import Pool, pin
+from p2pfs.vfs.pool import Pool, pin
 from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.wire.namespace import FIRST_CHANGE
 from p2pfs.wire.volumes import NAME_RULE, CreateVolume, VolumeInfo, VolumeSettings, is_new_name

@@ -15,6 +15,8 @@ from typing import Final
 
 import click
 
+from p2pfs.cli.show import say
+
 LATE_S: Final = 2.0
 """What is over before that shows nothing."""
 _FRAME_S: Final = 0.2
@@ -59,19 +61,20 @@ class _Sign:
                 self._write(f"\r{frame} {self._what}, {time.monotonic() - began_s:.0f} s")
                 self._is_shown = True
             self.over.wait(_FRAME_S)
-        self._clear()
+        with self._writing:
+            self._clear()
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self._clear()
         with self._writing:
-            click.echo(text, err=True)
+            self._clear()
+            say(text, err=True)
 
     def _clear(self) -> None:
-        with self._writing:
-            if self._is_shown:
-                self._write(_CLEAR)
-            self._is_shown = False
+        """To be called with `_writing`."""
+        if self._is_shown:
+            self._write(_CLEAR)
+        self._is_shown = False
 
     @staticmethod
     def _write(text: str) -> None:

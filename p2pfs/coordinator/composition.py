@@ -126,7 +126,7 @@ async def compose(
     churn = Churn(roster, tally or Tally(clock.time()), clock.monotonic())
     backups = Backups.load(database, clock, settings.backup_interval)
 
-    flow = Flow(clock)
+    flow = Flow(clock, settings.suspect)
     traffic = Traffic(roster, clock, database.read(usefulness.windows), database.read(usefulness.reports))
     noticed, pool_clock = Noticed(clock), PoolClock(database, roster, clock)
     weights = Weights(settings.weight_ds, settings.weight_us)

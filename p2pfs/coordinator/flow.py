@@ -4,6 +4,7 @@ A peer counts since it was started; what it counts anew after a restart begins a
 asked by `status` and `history`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from p2pfs.runtime.clocks import Clock
@@ -20,10 +21,12 @@ class _Heard:
 
 
 class Flow:
-    """The account. `received` and `sent` are of all peers, since the coordinator was started."""
+    """The account. `received` and `sent` are of all peers, since the coordinator was started. Who is silent for
+    `silent_s` moves nothing."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, silent_s: float) -> None:
         self._clock = clock
+        self._silent_s = silent_s
         self._peers: dict[PeerNumber, _Heard] = {}
         self.received = 0
         self.sent = 0
@@ -43,4 +46,11 @@ class Flow:
     def rates(self, peer: PeerNumber) -> tuple[float, float]:
         """Bytes a second in and out, between its last two heartbeats."""
         last = self._peers.get(peer)
-        return last.rates if last is not None else (0.0, 0.0)
+        if last is None or self._clock.monotonic() - last.at_s > self._silent_s:
+            return 0.0, 0.0
+        return last.rates
+
+    def keep(self, peers: Collection[PeerNumber]) -> None:
+        """Who is not among these is no member any more."""
+        for peer in self._peers.keys() - peers:
+            del self._peers[peer]

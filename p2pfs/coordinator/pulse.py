@@ -131,6 +131,7 @@ class Pulse:
     async def work(self) -> Progress:
         """Notice who fell silent."""
         self._churn.tick(self._clock.monotonic())
+        self._flow.keep({peer.number for peer in self._roster.members()})
         changes = self._roster.refresh(self._clock.monotonic(), self._clock.time())
         self._churn.fell_silent(changes)
         for change in changes:

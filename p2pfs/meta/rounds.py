@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from p2pfs.errors import Corrupt, Misuse
+from p2pfs.errors import Corrupt, Misuse, Unavailable
 from p2pfs.meta.connections import create_private
 from p2pfs.meta.sqlite_errors import mapped
 from p2pfs.wire import codec
@@ -69,10 +69,8 @@ class Rounds:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        try:
-            self._connection = _opened(path)
-        except Corrupt as error:
-            self._begin_anew(error)
+        self._connection: sqlite3.Connection | None = None  # also when it could not be begun anew, until it can
+        self._opened()
 
     def add(self, time_s: float, figures: Mapping[str, float]) -> None:
         """Take in what was measured at `time_s` (UTC). A clock that was set back or ahead makes a gap, or has two
@@ -98,14 +96,25 @@ class Rounds:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                self._connection = _opened(self._path)
+            except Corrupt as error:
+                return self._begin_anew(error)
+        return self._connection
 
     def _add(self, time_s: float, told: Mapping[str, float]) -> None:
-        with mapped(), _transaction(self._connection):
+        connection = self._opened()
+        with mapped(), _transaction(connection):
             for ring in RINGS:
                 begins_s = int(time_s // ring.step_s) * ring.step_s
                 slot = begins_s // ring.step_s % ring.slots
-                row = self._connection.execute(
+                row = connection.execute(
                     "SELECT figures FROM moment WHERE step_s = ? AND slot = ? AND begins_s = ?",
                     (ring.step_s, slot, begins_s),
                 ).fetchone()
@@ -114,7 +123,7 @@ class Rounds:
                     total, number = kept.get(name, (0.0, 0))
                     if name in kept or len(kept) < MOST_NAMES:
                         kept[name] = (total + value, number + 1)
-                self._connection.execute(
+                connection.execute(
                     "INSERT OR REPLACE INTO moment (step_s, slot, begins_s, figures) VALUES (?, ?, ?, ?)",
                     (ring.step_s, slot, begins_s, codec.encode(kept)),
                 )
@@ -125,8 +134,9 @@ class Rounds:
         ring = next((ring for ring in RINGS if now_s - since_s <= ring.reach_s), RINGS[-1])
         since_s = max(since_s, now_s - ring.reach_s)
         width_s = _width(ring, until_s - since_s, min(max(1, points), MOST_POINTS))
+        connection = self._opened()
         with mapped():
-            rows = self._connection.execute(
+            rows = connection.execute(
                 "SELECT begins_s, figures FROM moment WHERE step_s = ? AND begins_s > ? AND begins_s <= ?"
                 " ORDER BY begins_s",
                 (ring.step_s, since_s - ring.step_s, until_s),
@@ -144,13 +154,18 @@ class Rounds:
             for name, found in sums.items()
         }
 
-    def _begin_anew(self, error: Corrupt) -> None:
-        _log.warning("the history of the pool is begun anew: %s", error)
-        with contextlib.suppress(AttributeError, sqlite3.Error):
-            self._connection.close()
-        for name in (self._path, f"{self._path}-wal", f"{self._path}-shm") if self._path is not None else ():
-            Path(name).unlink(missing_ok=True)
+    def _begin_anew(self, error: Corrupt) -> sqlite3.Connection:
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+        self._connection = None
+        try:
+            for name in (self._path, f"{self._path}-wal", f"{self._path}-shm") if self._path is not None else ():
+                Path(name).unlink(missing_ok=True)
+        except OSError as failure:
+            raise Unavailable(f"{error}, and cannot be removed: {failure.strerror}") from failure
         self._connection = _opened(self._path)
+        _log.warning("the history of the pool is begun anew: %s", error)
+        return self._connection
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:

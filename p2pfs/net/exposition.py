@@ -70,9 +70,24 @@ def common_figures(part: str, home: NodeHome) -> list[Figure]:
         gauge(
             "p2pfs_certificate_expiry_timestamp_seconds",
             "UTC; when this node's certificate ends, unless it is renewed.",
-            lambda: expires_s(home),
+            _expiry(home),
         ),
     ]
+
+
+def _expiry(home: NodeHome) -> Callable[[], float]:
+    """Reads the certificate only when its file is another."""
+    known: tuple[tuple[int, int], float] | None = None
+
+    def read() -> float:
+        nonlocal known
+        state = home.certificate_path.stat()
+        which = state.st_ino, state.st_mtime_ns
+        if known is None or known[0] != which:
+            known = which, expires_s(home)
+        return known[1]
+
+    return read
 
 
 def server_figures(server: Server) -> list[Figure]:

@@ -7,8 +7,6 @@ import logging
 import math
 import os
 import platform
-import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -19,14 +17,13 @@ from typing import Final
 
 import trio
 
-from p2pfs import exitcodes
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.limited import LimitedStore
 from p2pfs.chunks.peers import PeerStores
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.chunks.replicated import ReplicatedStore
 from p2pfs.chunks.traffic import Traffic
-from p2pfs.errors import Corrupt, Denied, PoolError, UserError
+from p2pfs.errors import PoolError
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.calls import CoordinatorCalls
 from p2pfs.meta.remote import RemoteNamespace
@@ -37,11 +34,10 @@ from p2pfs.net.identity import Credentials, client_context
 from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime.clocks import SystemClock
 from p2pfs.runtime.config import Settings
-from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.retry import backoff
 from p2pfs.runtime.terminal import printable
-from p2pfs.types import GIB, MIB, Distribution, PeerNumber, PoolId, Role, SessionId, VolumeId, volume_name
+from p2pfs.types import GIB, MIB, Distribution, PeerNumber, PoolId, Role, SessionId, VolumeId
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
@@ -49,14 +45,14 @@ from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.journal.recovery import Recovery, recovering, warn_of_left
 from p2pfs.vfs.limits import AGE_S, PROMPT_AGE_S, Durability, Limits, WriteLimits
 from p2pfs.vfs.places import Places
+from p2pfs.vfs.pool import Pool
 from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
-from p2pfs.vfs.unlock import unlock
 from p2pfs.vfs.uploads import LateCopies, seals_slowly
 from p2pfs.vfs.volume_settings import configure, vouched
 from p2pfs.wire.membership import PoolMap
 from p2pfs.wire.namespace import Applied, Batch
-from p2pfs.wire.volumes import OpenSession, VolumeInfo, VolumeSettings, VolumeSlots, is_name
+from p2pfs.wire.volumes import OpenSession, VolumeInfo, VolumeSettings
 
 log = logging.getLogger(__name__)
 
@@ -85,94 +81,6 @@ class Attached:
     session: SessionId
     calls: CoordinatorCalls
     configure: Callable[[VolumeSettings], Awaitable[VolumeInfo]]
-
-
-class Pool:
-    """The pool as a client node sees it: its coordinator, the current map, requests by name."""
-
-    def __init__(
-        self,
-        client: Client,
-        coordinator: Endpoint,
-        io_timeout_s: float,
-        *,
-        contexts: tuple[ssl.SSLContext, ...] = (),
-        known: KnownPeers | None = None,
-    ) -> None:
-        """`contexts` are the client's, for who renews this node's certificate; in `known` the map's peers are kept."""
-        self.client, self.coordinator, self.io_timeout_s = client, coordinator, io_timeout_s
-        self.contexts = contexts
-        self._known = known
-        self._map: PoolMap | None = None
-
-    @property
-    def is_new(self) -> bool:
-        """Whether no map was fetched yet."""
-        return self._map is None
-
-    @property
-    def map(self) -> PoolMap:
-        assert self._map is not None, "fetch_map comes first"
-        return self._map
-
-    async def fetch_map(self) -> None:
-        """Raises PoolError. An answer that was overtaken by a newer one changes nothing."""
-        answer = await self.client.call(self.coordinator, "GET", "/map", None, PoolMap, timeout_s=self.io_timeout_s)
-        if self._map is None or answer.version >= self._map.version:
-            self._map = answer
-            if self._known is not None:
-                await trio.to_thread.run_sync(self._known.save, endpoints(answer))
-
-    async def volume(self, name: str) -> VolumeInfo:
-        """Raises UserError (NOT_FOUND) when this node may use no volume of that name, and Corrupt when the coordinator
-        calls it what no volume can be called: the name gets into mount tables."""
-        volumes = await self.client.call(
-            self.coordinator, "GET", "/volumes", None, list[VolumeInfo], timeout_s=self.io_timeout_s
-        )
-        for volume in volumes:
-            if name == volume_name(VolumeId(volume.volume)) or (name == volume.name and not volume.access):
-                if not is_name(volume.name):
-                    raise Corrupt(f"the coordinator gives a volume a name that none can have: {volume.name[:99]!a}")
-                return volume
-        raise UserError(
-            f"there is no volume “{name}” for this node: `p2pfs volume list` shows those there are",
-            exitcodes.NOT_FOUND,
-        )
-
-    async def keys(self, home: NodeHome, volume: VolumeInfo, passphrase: str) -> VolumeKeys:
-        """The volume's keys, opened with a passphrase or recovery phrase and checked against what was pinned.
-
-        Raises:
-            UserError: WRONG_PASSPHRASE.
-            Corrupt: The coordinator serves the key slots of something else.
-        """
-        path = f"/volumes/{volume_name(VolumeId(volume.volume))}/slots"
-        slots = await self.client.call(self.coordinator, "GET", path, None, VolumeSlots, timeout_s=self.io_timeout_s)
-        try:
-            master = await unlock(slots.slots, passphrase)
-        except Denied:
-            raise UserError(
-                f"this passphrase does not open “{volume.name}”: try again, or use its recovery phrase",
-                exitcodes.WRONG_PASSPHRASE,
-            ) from None
-        keys = VolumeKeys.derive(master)
-        pin(home.path, VolumeId(volume.volume), keys.check)
-        if keys.check != volume.check:
-            raise Corrupt(f"the coordinator names another key than the one that opens “{volume.name}”")
-        return keys
-
-
-def pin(home: Path, volume: VolumeId, check: bytes) -> None:
-    """Remember which key a volume has; raises Corrupt if it is not the one seen first."""
-    path = home / "volumes" / f"{volume_name(volume)}.check"
-    try:
-        pinned = path.read_bytes()
-    except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_durably(path, check)
-        return
-    if not secrets.compare_digest(pinned, check):
-        raise Corrupt(f"volume {volume_name(volume)} has another key than when this node first opened it")
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ the key-check value are kept in the node's home, and only what agrees with them 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from p2pfs import exitcodes
 from p2pfs.errors import Corrupt, UserError
@@ -16,10 +16,8 @@ from p2pfs.format.sharing import Identity, Shared
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import VolumeId, volume_name
+from p2pfs.vfs.pool import Pool, pin
 from p2pfs.wire.volumes import VolumeInfo, VolumeSlots
-
-if TYPE_CHECKING:
-    from p2pfs.vfs.attach import Pool
 
 READ_ONLY: Final = "ro"
 """`VolumeInfo.access` of what may only be read."""
@@ -93,7 +91,7 @@ def is_accepted(home: NodeHome, volume: str) -> bool:
     return (home.path / "volumes" / f"{volume}.signer").exists()
 
 
-async def fetch(home: NodeHome, pool: "Pool", volume: VolumeInfo) -> Shared:
+async def fetch(home: NodeHome, pool: Pool, volume: VolumeInfo) -> Shared:
     """What the coordinator has for this node's user, opened; by whom it is signed is the caller's to judge.
 
     Raises:
@@ -114,15 +112,13 @@ async def fetch(home: NodeHome, pool: "Pool", volume: VolumeInfo) -> Shared:
     return sharing.open_for(identity, slots.slots[0], VolumeId(volume.volume))
 
 
-async def shared_keys(home: NodeHome, pool: "Pool", volume: VolumeInfo, *, read_only: bool) -> VolumeKeys:
+async def shared_keys(home: NodeHome, pool: Pool, volume: VolumeInfo, *, read_only: bool) -> VolumeKeys:
     """The keys of a volume that was accepted before.
 
     Raises:
         UserError: It was not accepted; or may only be read, and not `read_only` was asked for.
         Corrupt: The coordinator gives another key than the one that was accepted, or a slot of somebody else's.
     """
-    from p2pfs.vfs.attach import pin
-
     number = VolumeId(volume.volume)
     signer = signer_of(home.path, number)
     if signer is None:

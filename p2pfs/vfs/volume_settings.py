@@ -6,7 +6,6 @@ the passphrase, could have every mount show the words of all names. The newest s
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,10 +14,8 @@ from p2pfs.format.indexing import Indexing, check_indexing, counter_of, seal_ind
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.runtime.files import write_durably
 from p2pfs.types import VolumeId, volume_name
+from p2pfs.vfs.pool import Pool
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
-
-if TYPE_CHECKING:
-    from p2pfs.vfs.attach import Pool
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +45,7 @@ def vouched(home: Path, keys: VolumeKeys, volume: VolumeInfo) -> Indexing:
     return Indexing(counter=counter_of(pinned))
 
 
-async def configure(
-    home: Path, pool: "Pool", keys: VolumeKeys, number: VolumeId, settings: VolumeSettings
-) -> VolumeInfo:
+async def configure(home: Path, pool: Pool, keys: VolumeKeys, number: VolumeId, settings: VolumeSettings) -> VolumeInfo:
     """Change the settings that are not None, for who has the volume's key.
 
     Raises:

@@ -2,7 +2,7 @@
 
 {"op": "status"} → what `Absence.state` says
 {"op": "trash"} → {"trash": BYTES}
-{"op": "share"} → what `Sharing.state` says; with {"set": {KIND: RULE, …}} it offers that from now on, or {"error": "…"}
+{"op": "share"} → what `Offers.state` says; with {"set": {KIND: RULE, …}} it offers that from now on, or {"error": "…"}
 {"op": "empty_trash"} → {"removed": CHUNKS, "freed": BYTES} or {"error": "…"}
 """
 

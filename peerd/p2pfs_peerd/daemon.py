@@ -50,12 +50,12 @@ from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.forward import Forwarder
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.offer import Offer
+from p2pfs_peerd.offers import Offers
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.pulling import Fellows, MapPuller
 from p2pfs_peerd.relay import RelayListener
 from p2pfs_peerd.revoked import RevocationFile
 from p2pfs_peerd.scrub import Scrubber
-from p2pfs_peerd.sharing import Sharing
 from p2pfs_peerd.tokens import TokenBook
 from p2pfs_peerd.whereabouts import Whereabouts
 
@@ -113,7 +113,7 @@ class Peerd:
         self._offer = Offer(store, self._root, settings, lambda: self._backups.bytes)
         self._home = home
         self._pace = Pace.unlimited(clock)
-        self._sharing = Sharing(home, settings, self._offer, self._pace, clock)
+        self._offers = Offers(home, settings, self._offer, self._pace, clock)
         self._server_context = server_context(_credentials(home))
         self._client_context = client_context(_credentials(home))
         self._tokens = TokenBook(record.pool, record.peer, clock)
@@ -191,10 +191,10 @@ class Peerd:
             self._farewell = Farewell(client, self._coordinator(), self._record.node)
             background.start_soon(self._orders.run)
             pulse = self._pulse(client, relay, whereabouts)
-            share = partial(self._sharing.answer, beat=pulse.hurry)
+            share = partial(self._offers.answer, beat=pulse.hurry)
             socket = self._home.path / "run" / "peer.sock"
             background.start_soon(control.serve, socket, self._store, self._absence.state, share)
-            background.start_soon(self._sharing.run)
+            background.start_soon(self._offers.run)
             background.start_soon(
                 partial(self._absence.run, client, self._coordinator(), rate=rate, addresses=whereabouts.last)
             )
@@ -270,7 +270,7 @@ class Peerd:
             scrub=self.scrubber.state,
             withdrawn=self._tokens.withdrawn,
             traffic=self._traffic,
-            offers=self._sharing.told,
+            offers=self._offers.told,
             revocations=self._revocations,
             hear=hear,
             interval_s=self._settings.heartbeat,

@@ -63,7 +63,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(keys, "wrap_passphrase", quick_wrap)
     monkeypatch.setattr(keys, "unwrap", quick_unwrap)
-    monkeypatch.setattr("p2pfs.vfs.attach.unlock", unlock)
+    monkeypatch.setattr("p2pfs.vfs.pool.unlock", unlock)
 
 
 class Hand:

@@ -15,9 +15,10 @@ from p2pfs.meta.remote import RemoteNamespace
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, Kind, Role, VolumeId
-from p2pfs.vfs.attach import Pool, _recovering
+from p2pfs.vfs.attach import _recovering
 from p2pfs.vfs.journal import recovery
 from p2pfs.vfs.journal.recovery import Recovery
+from p2pfs.vfs.pool import Pool
 from p2pfs.wire.namespace import Make
 from p2pfs.wire.volumes import OpenSession, VolumeInfo
 

@@ -1,16 +1,20 @@
 """Keeping a certificate: when it is due, and what happens when renewing fails."""
 
 import itertools
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from coordination import live
 from pki import TestAuthority, issue, make_ca
 from plugins.checklogs import Claims
 
 from p2pfs.errors import Invalid, Unavailable
+from p2pfs.format.invites import decode_invite
 from p2pfs.net import enrolment
 from p2pfs.runtime.clocks import SimulatedClock
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -99,3 +103,27 @@ async def test_it_is_renewed_when_due_and_tried_again_after_an_hour(
     assert contexts == [context]
     assert 9.9 * DAY_S < attempts[0] - start < 10.1 * DAY_S
     assert [round(later - earlier) for earlier, later in itertools.pairwise(attempts)] == [3600, 3600]
+
+
+@pytest.mark.parametrize(("is_there", "asked"), [(True, 3), (False, 1)])
+async def test_an_answer_that_got_lost_is_asked_for_again_but_not_where_nobody_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, asked: int
+) -> None:
+    tries: list[object] = []
+
+    async def lose(*request: object) -> None:
+        await trio.lowlevel.checkpoint()
+        tries.append(request)
+        raise Unavailable("the connection was lost")
+
+    monkeypatch.setattr(enrolment, "_ask", lose)
+    monkeypatch.setattr(enrolment, "_PAUSE_S", 0.0)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nothing listens
+        async with live(tmp_path) as pool:
+            invite = decode_invite(await pool.invite("anna@desk", Role.CLIENT))
+            if not is_there:
+                invite = replace(invite, addresses=(f"127.0.0.1:{nobody.getsockname()[1]}",))
+            with pytest.raises(Unavailable):
+                await enrolment.join(invite)
+    assert len(tries) == asked

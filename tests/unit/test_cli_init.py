@@ -15,6 +15,7 @@ from p2pfs.errors import Invalid
 from p2pfs.net import interfaces
 from p2pfs.net.interfaces import Own
 from p2pfs.runtime import process
+from p2pfs.runtime.config import parse_setting
 from p2pfs.runtime.home import NodeHome
 
 pytestmark = pytest.mark.l0
@@ -91,10 +92,12 @@ def test_what_is_said_is_not_asked(tmp_path: Path) -> None:
     assert "?" not in shown
 
 
-def test_who_offers_nothing_is_not_told_to_start_a_peer(tmp_path: Path) -> None:
-    found, _ = asked(Wishes("club", "bert@nas", "attic", ("192.0.2.9:1",)), tmp_path, "0")
+@pytest.mark.parametrize("nothing", ["0", "none"])
+def test_who_offers_nothing_is_not_told_to_start_a_peer_and_offers_nothing_by_one(tmp_path: Path, nothing: str) -> None:
+    found, _ = asked(Wishes("club", "bert@nas", "attic", ("192.0.2.9:1",)), tmp_path, nothing)
     assert not found.offers_disk
-    assert found.settings == {}
+    assert found.settings == {"capacity": "0"}
+    assert parse_setting("capacity", found.settings["capacity"]) == 0
 
 
 @pytest.mark.parametrize(

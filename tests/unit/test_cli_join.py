@@ -1,7 +1,9 @@
 """`p2pfs join`: how an invite is read, what its failures mean, and that they leave nothing behind."""
 
+import contextlib
 import io
 import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import join, main
 from p2pfs.errors import Denied, Exists, Misuse, PoolError, Unavailable, UserError
 from p2pfs.format.invites import Invite, encode_invite
-from p2pfs.net import enrolment
+from p2pfs.net import enrolment, lan
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import NodeId, PoolId, Role
 from p2pfs.wire.membership import JoinAnswer
@@ -64,6 +66,33 @@ def test_a_joined_node_knows_all_it_needs(
     assert home.key_path.read_bytes() == b"key"
     assert home.key_path.stat().st_mode & 0o777 == 0o600
     assert home.settings().capacity == 200 << 30
+
+
+def test_what_is_said_while_it_takes_long_stands_on_lines_of_its_own(
+    home: NodeHome, enrolled: enrolment.Enrolled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the sign of life, which clears its line for it."""
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def waiting(_what: str) -> Iterator[Callable[[str], None]]:
+        yield told.append
+
+    async def enrol(_invite: Invite, elsewhere: Callable[[], Awaitable[list[str]]]) -> enrolment.Enrolled:
+        assert await elsewhere() == ["192.0.2.9:9470"]
+        return enrolled
+
+    async def look(_pool: PoolId) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return ["192.0.2.9:9470"]
+
+    monkeypatch.setattr(join, "waiting", waiting)
+    monkeypatch.setattr(enrolment, "join", enrol)
+    monkeypatch.setattr(lan, "look", look)
+    join.enter(home, INVITE, {})
+    assert [line.partition(":")[0] for line in told] == [
+        "The coordinator is at no address of the invite; looking for it on the local network …", "Found",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", ["file", "dash", "pipe"])

@@ -108,7 +108,7 @@ def _quick_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         return keys.unwrap_any(slots, secret)  # here: a child process would not know of what is replaced
 
     monkeypatch.setattr(keys, "unwrap", quick_unwrap)
-    monkeypatch.setattr("p2pfs.vfs.attach.unlock", quick_unlock)
+    monkeypatch.setattr("p2pfs.vfs.pool.unlock", quick_unlock)
 
 
 # ---- membership -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import io
 import json
-from typing import Any
+import socket
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import msgspec
 import pytest
@@ -10,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, main
+from p2pfs.cli import connect, main, top
 from p2pfs.cli.top_view import View
 from p2pfs.coordinator.report import (
     ChunksReport,
@@ -21,7 +23,7 @@ from p2pfs.coordinator.report import (
     StatusReport,
     VolumeReport,
 )
-from p2pfs.errors import Misuse, Unavailable
+from p2pfs.errors import Denied, Misuse, Unavailable
 from p2pfs.types import GIB, MIB
 from p2pfs.wire.jobs import JobInfo
 from p2pfs.wire.membership import Resources
@@ -194,6 +196,20 @@ def test_no_answer_is_an_error(
     assert "nobody answers" in capsys.readouterr().err
     assert main.run(["top", "--json", *home]) == exitcodes.HEALTH_ERROR
     assert json.loads(capsys.readouterr().out)["health"] == "error"
+
+
+async def test_a_refusal_is_told_as_such_and_not_as_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the conversation tells a stranger from a coordinator that refuses, by its class."""
+
+    class Refusing:
+        async def fetch(self, _path: str) -> bytes:
+            raise Denied("this node was revoked")
+
+    keys, hands = socket.socketpair()
+    with keys, hands:
+        monkeypatch.setattr(top.sys, "stdin", keys)
+        with pytest.raises(Denied, match="revoked"):
+            await top._watch(cast("Any", Refusing()), View(1.0), MagicMock())
 
 
 @pytest.mark.parametrize("interval", ["0s", "10ms", "2h", "soon"])

@@ -1,8 +1,10 @@
 """What the coordinator keeps of the last month: rings, their file, and what is put into them."""
 
+import errno
 import itertools
 import sqlite3
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ from plugins.checklogs import Claims
 from p2pfs.coordinator import history
 from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.history import NAMES, Question, asked, open_rounds
-from p2pfs.errors import Misuse
+from p2pfs.errors import Misuse, Unavailable
 from p2pfs.meta.rounds import MOST_NAMES, RINGS, Rounds
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.types import PeerNumber, Role
@@ -90,6 +92,16 @@ def test_a_clock_set_ahead_and_back_leaves_a_gap_and_nothing_from_the_future() -
     assert found[NOON - 10 * MINUTE] == 15.0
 
 
+def test_a_moment_has_no_more_names_however_often_it_is_told_of() -> None:
+    rounds = Rounds()
+    first = [f"first.{number}" for number in range(MOST_NAMES)]
+    others = [f"other.{number}" for number in range(MOST_NAMES)]
+    for names in (first, others):
+        rounds.add(NOON, dict.fromkeys(names, 1.0))
+    found = rounds.series([*first, *others], NOON, NOON, points=1, now_s=NOON)
+    assert [name for name, points in found.items() if points] == first
+
+
 def test_what_is_no_number_is_not_kept() -> None:
     rounds = Rounds()
     rounds.add(NOON, {"x": float("nan"), "y": float("inf"), "z": 1})
@@ -135,6 +147,34 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, claim_logs: Claims, spoil:
     again.close()
 
 
+def test_history_goes_on_once_a_file_that_could_not_be_begun_anew_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_logs: Claims
+) -> None:
+    claim_logs("the history of the pool is begun anew", count=1)
+    path = tmp_path / "history.sqlite"
+    rounds = Rounds(path)
+    minutes(rounds, 3)
+    spoil_row(path)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", refused)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="Read-only file system"):
+                rounds.series(["x"], NOON - HOUR, NOON, points=100, now_s=NOON)
+    with monkeypatch.context() as broken:
+        broken.setattr("p2pfs.meta.rounds.create_private", Mock(side_effect=Unavailable("no descriptors")))
+        with pytest.raises(Unavailable, match="no descriptors"):
+            rounds.add(NOON, {"x": 5.0})
+    rounds.add(NOON, {"x": 5.0})
+    rounds.add(NOON + MINUTE, {"x": 6.0})
+    found = rounds.series(["x"], NOON - HOUR, NOON + MINUTE, points=100, now_s=NOON + MINUTE)
+    assert found["x"] == [(NOON, 5.0), (NOON + MINUTE, 6.0)]
+    rounds.close()
+
+
 async def test_a_file_that_cannot_be_made_does_not_keep_the_coordinator_from_working(
     tmp_path: Path, claim_logs: Claims
 ) -> None:
@@ -175,7 +215,7 @@ def test_there_are_not_more_names_than_are_kept() -> None:
 
 def test_a_peer_that_was_restarted_counts_anew() -> None:
     clock = FakeClock()
-    flow, one = Flow(clock), PeerNumber(1)
+    flow, one = Flow(clock, 15.0), PeerNumber(1)
     flow.heard(one, 7, received=10_000, sent=0)  # before this coordinator listened
     clock.advance(10.0)
     flow.heard(one, 7, received=10_500, sent=100)
@@ -186,6 +226,37 @@ def test_a_peer_that_was_restarted_counts_anew() -> None:
     clock.advance(1.0)
     flow.heard(one, 8, received=1, sent=4)  # a liar's, or a counter gone wrong
     assert (flow.received, flow.sent) == (500, 101)
+
+
+def test_more_counted_after_a_restart_than_before_is_nobodys_traffic_either() -> None:
+    clock = FakeClock()
+    flow, one = Flow(clock, 15.0), PeerNumber(1)
+    flow.heard(one, 7, received=100, sent=100)
+    clock.advance(10.0)
+    flow.heard(one, 8, received=5000, sent=5000)
+    assert (flow.received, flow.sent, flow.rates(one)) == (0, 0, (0.0, 0.0))
+
+
+def test_a_peer_that_fell_silent_moves_nothing() -> None:
+    clock = FakeClock()
+    flow, one = Flow(clock, 15.0), PeerNumber(1)
+    for received in (0, 500):
+        clock.advance(5.0)
+        flow.heard(one, 7, received=received, sent=0)
+    clock.advance(15.0)
+    assert flow.rates(one) == (100.0, 0.0)
+    clock.advance(0.1)
+    assert flow.rates(one) == (0.0, 0.0)
+    clock.advance(4.9)
+    flow.heard(one, 7, received=2500, sent=0)  # what it moved meanwhile counts
+    assert (flow.received, flow.rates(one)) == (2500, (100.0, 0.0))
+    flow.keep([one])
+    assert flow.rates(one) == (100.0, 0.0)
+    flow.keep([])
+    assert flow.rates(one) == (0.0, 0.0)
+    clock.advance(5.0)
+    flow.heard(one, 7, received=9000, sent=0)
+    assert flow.received == 2500
 
 
 def test_questions() -> None:

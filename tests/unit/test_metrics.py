@@ -1,5 +1,6 @@
 """`/metrics`: what is told, to whom, and that the page about it is true."""
 
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from p2pfs.coordinator import metrics as coordinator
 from p2pfs.coordinator.history import NAMES
 from p2pfs.net import exposition
 from p2pfs.net.exposition import AT_ONCE, DEADLINE_S, expose
+from p2pfs.runtime.files import write_durably
+from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.latency import BOUNDS_S, CLASSES, Latency
 from p2pfs.runtime.metrics import MOST_LABELLED, Exposition, Figure, counter, gauge, histogram, process_figures
 from p2pfs_mount.figures import MountFigures
@@ -131,6 +134,16 @@ def test_one_that_cannot_be_read_leaves_the_others_and_is_logged_once(claim_logs
 def test_labels_do_not_grow_without_bound() -> None:
     found = told(gauge("p2pfs_x", "X.", lambda: {str(number): 1.0 for number in range(10_000)}, "x"))
     assert len(found["p2pfs_x"]) == MOST_LABELLED
+
+
+def test_a_certificate_is_read_again_only_when_it_was_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, reads = NodeHome(tmp_path), itertools.count(1)
+    monkeypatch.setattr(exposition, "expires_s", lambda _: float(next(reads)))
+    (figure,) = [one for one in exposition.common_figures("peer", home) if "certificate" in one.name]
+    home.certificate_path.parent.mkdir(exist_ok=True)
+    for expected in (1, 2):
+        write_durably(home.certificate_path, b"a certificate", sync=False)
+        assert [figure.read() for _ in range(3)] == [expected] * 3
 
 
 def test_a_process_tells_of_itself() -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import pyfuse3
 import pytest
@@ -40,6 +40,42 @@ async def test_requests_are_counted_with_their_errors(claim_logs: Claims) -> Non
     assert handlers.meter.latencies["getattr"].count == 2
     assert sum(handlers.meter.errors.values()) == 2
     assert handlers.meter.errors["getattr", errno.EIO] == 1
+
+
+async def test_a_request_that_was_cancelled_is_no_success() -> None:
+    handlers = operations()
+
+    async def stat(_number: int) -> None:
+        await trio.sleep_forever()
+
+    handlers._fs.stat = stat  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handlers.getattr, pyfuse3.InodeT(7), MagicMock())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert handlers.meter.errors == {("getattr", errno.EINTR): 1}
+
+
+@pytest.mark.parametrize("operation", ["release", "releasedir"])
+async def test_closing_a_handle_names_what_it_was_open_on(
+    operation: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    handlers, listener = operations(), Listener()
+    handlers._fs.release = AsyncMock()  # type: ignore[method-assign]
+    handlers._files[3] = MagicMock(inode=MagicMock(id=77))
+    handlers._directories[3] = MagicMock(inode=77)
+    if operation == "release":
+        handlers._directories.clear()
+    else:
+        handlers._files.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handlers.meter.access.follow, {}, listener.say)
+        await trio.testing.wait_all_tasks_blocked()
+        await getattr(handlers, operation)(pyfuse3.FileHandleT(3))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    (line,) = listener.lines
+    assert f"{operation} (77, handle 3): OK" in line
 
 
 class Listener:

@@ -8,7 +8,7 @@ import trio
 from p2pfs.errors import Corrupt
 from p2pfs.net.client import Endpoint
 from p2pfs.types import NodeId, Role
-from p2pfs.vfs.attach import Pool
+from p2pfs.vfs.pool import Pool
 from p2pfs.wire.volumes import VolumeInfo, is_name
 from p2pfs_mount.options import source
 

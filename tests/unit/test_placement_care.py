@@ -149,6 +149,14 @@ def test_two_copies_at_one_owner_are_the_first_to_be_thinned_out() -> None:
     assert found.drop == 2
 
 
+def test_nothing_is_moved_to_a_peer_that_holds_more_than_it_offers_even_to_keep_owners_apart() -> None:
+    owners = {1: "anna", 2: "anna", 3: "bert"}
+    for state, targets in (("up", (3,)), ("over", None)):
+        pool = [keeper(number, owner=owner) for number, owner in owners.items() if number < 3]
+        found = ask([1, 2], [*pool, keeper(3, state, owner="bert")], wanted=2, placed=[1, 3, 2])
+        assert (found.targets if found else None) == targets
+
+
 # ---- a pool that lives ----------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import trio
 
 from p2pfs.net.client import Endpoint
 from p2pfs.types import NodeId, Role
-from p2pfs.vfs.attach import Pool
+from p2pfs.vfs.pool import Pool
 from p2pfs.wire.membership import PoolMap
 
 pytestmark = pytest.mark.l0

@@ -77,6 +77,19 @@ async def test_a_token_that_is_nearly_used_up_is_replaced_before_the_next_chunk(
     assert len(coordinator.asked) == 2
 
 
+async def test_what_was_stored_under_earlier_tokens_asks_for_none_of_the_room_of_later_ones() -> None:
+    """A mount that writes ten times what was reserved first asks a few times, for more each time, and not ever more
+    often."""
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    space = coordinator.space()
+    for _ in range(10 * FIRST_ROOM // MIB):
+        await space.promise(MIB)
+        for peer in (ONE, TWO):
+            assert space.token(peer, MIB) is not None
+        space.settle(MIB, is_stored=True)
+    assert len(coordinator.asked) == 4
+
+
 async def test_a_token_of_an_earlier_reservation_gives_nothing_back() -> None:
     coordinator = Coordinator(p1=FIRST_ROOM * 2, p2=FIRST_ROOM * 2)
     space = coordinator.space()

@@ -13,7 +13,7 @@ from p2pfs.format.indexing import Indexing, seal_indexing
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.net.client import Endpoint
 from p2pfs.types import NodeId, Role, VolumeId
-from p2pfs.vfs.attach import Pool
+from p2pfs.vfs.pool import Pool
 from p2pfs.vfs.volume_settings import configure, vouched
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 

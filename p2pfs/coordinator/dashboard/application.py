@@ -27,6 +27,7 @@ from p2pfs.errors import Denied, Invalid, Misuse, NotFound, PoolError
 from p2pfs.net.asgi import IDENTITY
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
+from p2pfs.runtime.sizes import given_size
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction

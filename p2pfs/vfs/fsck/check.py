@@ -20,7 +20,7 @@ from p2pfs.placement.policy import copies_wanted
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import PeerNumber, VolumeId
-from p2pfs.vfs.attach import Pool, connect
+from p2pfs.vfs.attach import connect
 from p2pfs.vfs.fsck.asking import Asked
 from p2pfs.vfs.fsck.copies import Chunks
 from p2pfs.vfs.fsck.findings import Finding, Findings, State, Tally
@@ -28,6 +28,7 @@ from p2pfs.vfs.fsck.mending import Mender
 from p2pfs.vfs.fsck.paths import Names
 from p2pfs.vfs.fsck.survey import Survey
 from p2pfs.vfs.fsck.walk import Walk
+from p2pfs.vfs.pool import Pool
 from p2pfs.vfs.space import ReservedSpace
 from p2pfs.wire.chunks import Token
 from p2pfs.wire.volumes import OpenSession, VolumeInfo

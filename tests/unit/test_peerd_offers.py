@@ -17,9 +17,9 @@ from p2pfs.runtime import config
 from p2pfs.runtime.clocks import FakeClock
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import GIB, KIB, MIB, PeerNumber, PoolId
-from p2pfs_peerd import sharing
+from p2pfs_peerd import offers
 from p2pfs_peerd.offer import Offer
-from p2pfs_peerd.sharing import Sharing
+from p2pfs_peerd.offers import Offers
 
 pytestmark = pytest.mark.l0
 
@@ -30,7 +30,7 @@ class Peer:
     store: DirectoryStore
     offer: Offer
     pace: Pace
-    sharing: Sharing
+    offers: Offers
     beats: list[int | None] = field(default_factory=list)
     grants: int = 1 << 62
 
@@ -41,7 +41,7 @@ class Peer:
         self.store.limit(self.offer.granted)
 
     async def ask(self, **wanted: object) -> Mapping[str, object]:
-        return await self.sharing.answer({"op": "share", "set": wanted} if wanted else {"op": "share"}, self.beat)
+        return await self.offers.answer({"op": "share", "set": wanted} if wanted else {"op": "share"}, self.beat)
 
 
 async def peer(tmp_path: Path, **written: str) -> Peer:
@@ -50,7 +50,7 @@ async def peer(tmp_path: Path, **written: str) -> Peer:
     key = ReceiptKey(PoolId("ab" * 16), PeerNumber(1), bytes(32))
     store = await DirectoryStore.open(home.path / "chunks", sign=key.sign, capacity=GIB, reserve=0)
     offer, pace = Offer(store, home.path, settings, lambda: 0), Pace.unlimited(FakeClock())
-    return Peer(home, store, offer, pace, Sharing(home, settings, offer, pace, FakeClock()))
+    return Peer(home, store, offer, pace, Offers(home, settings, offer, pace, FakeClock()))
 
 
 def _kept(one: Peer) -> dict[str, object]:
@@ -92,7 +92,7 @@ async def test_less_than_is_held_deletes_nothing_and_takes_nothing(tmp_path: Pat
     async def nobody_answers() -> None:
         pass
 
-    await one.sharing.change({"storage": "0"}, nobody_answers)
+    await one.offers.change({"storage": "0"}, nobody_answers)
     usage = one.store.usage()
     assert (usage.capacity, usage.chunks) == (0, 1)
     assert usage.used > 500 * KIB
@@ -108,7 +108,7 @@ async def test_less_than_is_held_deletes_nothing_and_takes_nothing(tmp_path: Pat
 async def test_nonsense_changes_nothing(wanted: dict[str, object], tmp_path: Path) -> None:
     one = await peer(tmp_path)
     assert "error" in await one.ask(**wanted)
-    assert "error" in await one.sharing.answer({"op": "share", "set": ["storage"]}, one.beat)
+    assert "error" in await one.offers.answer({"op": "share", "set": ["storage"]}, one.beat)
     assert (one.beats, _kept(one), one.store.usage().capacity, one.pace.up.rate) == ([], {}, GIB, None)
 
 
@@ -118,7 +118,7 @@ async def test_what_cannot_be_kept_is_not_begun(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise NoSpace("the disk is full")
 
-    monkeypatch.setattr(sharing, "write_settings", full)
+    monkeypatch.setattr(offers, "write_settings", full)
     assert await one.ask(upload="8Mbit") == {"error": "the disk is full"}
     assert (one.pace.up.rate, one.beats) == (None, [])
 

@@ -27,7 +27,7 @@ _TELLING_S: Final = 5.0
 """How long whoever changed something is kept waiting for what the coordinator says to it."""
 
 
-class Sharing:
+class Offers:
     """The offers of one peer. `beat` tells the coordinator at once, and ends when it has answered or is not there."""
 
     def __init__(
