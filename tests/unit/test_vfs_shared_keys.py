@@ -15,7 +15,7 @@ from p2pfs.format.sharing import Identity
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.vfs import shared_keys
-from p2pfs.vfs.attach import pin
+from p2pfs.vfs.pool import pin
 from p2pfs.wire.volumes import VolumeInfo, VolumeSlots
 
 pytestmark = pytest.mark.l0
