@@ -109,7 +109,12 @@ def run(arguments: Sequence[str], command: click.Command = cli, name: str = "p2p
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__context__, EOFError) and not sys.stdin.isatty():
+            click.echo(
+                f"\n{name}: there is no terminal to ask: give --yes, or as an option what is asked for", err=True
+            )
+            return exitcodes.USAGE
         click.echo(f"{name}: interrupted", err=True)
         return _INTERRUPTED
     except Exception as error:

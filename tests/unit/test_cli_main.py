@@ -183,3 +183,48 @@ def test_a_number_whose_unit_was_forgotten_is_refused(
     monkeypatch.setenv("P2PFS_HOME", str(home))
     assert main.run(words) in (exitcodes.USAGE, exitcodes.BAD_CONFIGURATION)
     assert "no unit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("coordinator", "start", "--set", "listen=foo"), "listen"),
+        (("coordinator", "start", "--set", "dashboard_listen=foo"), "dashboard_listen"),
+        (("peer", "start", "--set", "advertise=nas:x"), "advertise"),
+        (("peer", "start", "--set", "metrics_listen=127.0.0.1:1,foo"), "metrics_listen"),
+        (("mount", "demo", "mnt", "-o", "metrics_listen=foo"), "metrics_listen"),
+    ],
+)
+def test_an_address_that_is_none_names_its_setting(
+    words: tuple[str, ...],
+    setting: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = lone_peer(tmp_path, Role.CLIENT, Role.PEER, Role.COORDINATOR)
+    monkeypatch.setenv("P2PFS_HOME", str(home))
+    assert main.run(words) == exitcodes.BAD_CONFIGURATION
+    assert f"setting {setting}: “" in capsys.readouterr().err
+
+
+def test_a_question_that_nobody_can_answer_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def asking() -> None:
+        click.confirm("Really?")
+
+    with (tmp_path / "nothing").open("w+") as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert main.run([], asking) == exitcodes.USAGE
+    assert "no terminal to ask: give --yes" in capsys.readouterr().err
+
+
+def test_a_kit_that_cannot_be_written_is_told_before_anything_is_asked_or_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["init", "--home", str(tmp_path / "home"), "--kit-file", str(tmp_path / "none" / "kit"), "--yes"]
+    assert main.run(words) == exitcodes.USAGE
+    assert "nothing can be written in" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
