@@ -142,7 +142,7 @@ def delete(
             say("nothing was deleted")
             return exitcodes.FAILED
     source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
-    gone = _delete(home, found, source)
+    gone = _delete(home, found, source, is_typed=_is_typed(passphrase_file, passphrase_fd))
     if as_json:
         print_json(_as_json(gone))
     else:
@@ -239,13 +239,17 @@ def is_admin(home: NodeHome) -> bool:
     return Role.ADMIN in home.record().roles
 
 
-def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase) -> DeletedVolume:
+def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase, *, is_typed: bool) -> DeletedVolume:
     from p2pfs.cli import connect, volume_keys
 
     path = f"/volumes/{volume_name(VolumeId(volume.volume))}/delete"
 
     async def ask(coordinator: connect.Coordinator) -> DeletedVolume:
-        guard = b"" if is_admin(home) else (await volume_keys.open_keys(home, coordinator, volume, source)).guard
+        guard = (
+            b""
+            if is_admin(home) and not is_typed
+            else (await volume_keys.open_keys(home, coordinator, volume, source)).guard
+        )
         return await coordinator.call("POST", path, DeleteVolume(guard), DeletedVolume)
 
     try:

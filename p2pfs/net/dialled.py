@@ -310,7 +310,8 @@ def _reason(error: OSError) -> str:
     cause = error.__cause__  # trio groups what each address of a name said
     if isinstance(cause, ExceptionGroup) and isinstance(cause.exceptions[0], OSError):
         error = cause.exceptions[0]
-    return (error.strerror or str(error)).lower()
+    said = (error.strerror or str(error)).lower()
+    return said.rpartition("error connecting to ")[2].partition("): ")[2] or said  # trio names the address as a tuple
 
 
 def expecting(

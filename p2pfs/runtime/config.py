@@ -229,7 +229,8 @@ KINDS: Final[dict[str, str]] = {
 
 
 def _nearest(name: str) -> str:
-    return (difflib.get_close_matches(name, [*KINDS, *registry.by_key()], 1, 0.0) or ["replicas"])[0]
+    near = difflib.get_close_matches(name, [*KINDS, *registry.by_key()], 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
@@ -273,7 +274,7 @@ def _reading(name: str) -> tuple[Callable[[str], Any], str]:
         return _PARSERS[KINDS[name]], format_setting(name, getattr(Settings(), name))
     offer = registry.by_key().get(name)
     if offer is None:
-        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
+        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them{_nearest(name)}")
     return lambda text: str(offer.read(text)), offer.default
 
 
