@@ -66,18 +66,15 @@ def commands_page() -> str:
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=name)
     description, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExample")
     yield from (f"## {name}", "", "```")
-    yield from (f"{name} {' '.join(command.collect_usage_pieces(context))}".rstrip(), "```", "")
+    yield from (f"{name} {texts.usage(command)}".rstrip(), "```", "")
     for paragraph in filter(None, (part.strip() for part in description.split("\n\n"))):
         yield from (_prose(paragraph.replace("\b\n", "").replace("\n", " ")), "")
-    rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    options = [row for row in rows if row is not None and row[0].startswith("-")]
-    if options:
-        yield from ("| option | |", "|---|---|")
-        yield from (f"| `{given.replace('|', chr(92) + '|')}` | {_cell(_prose(words))} |" for given, words in options)
-        yield ""
+    yield from ("| option | |", "|---|---|")
+    for given, words in texts.options(command):
+        yield f"| `{given.replace('|', chr(92) + '|')}` | {_cell(_prose(words))} |"
+    yield ""
     inner = [f"[{name} {word}](#{f'{name} {word}'.replace(' ', '-')})" for word, _ in texts._inner(command)]
     if inner:
         yield from (f"Commands: {', '.join(inner)}.", "")

@@ -20,6 +20,7 @@ from click.shell_completion import get_completion_class
 from p2pfs.cli.main import cli
 from p2pfs.cli.mount_helper import mount_command, umount_command
 from p2pfs.runtime.config import KINDS, Settings, format_setting
+from p2pfs.runtime.offers import registry
 
 ROOT: Final = Path(__file__).parents[1]
 COMPLETIONS: Final = {"bash": "p2pfs.bash", "zsh": "_p2pfs", "fish": "p2pfs.fish"}
@@ -41,6 +42,8 @@ _HOW_WRITTEN: Final = {
     "weight": "a number: 1.0",
     "distribution": "auto, direct, relay or swarm",
 }
+_HOW_OFFERED: Final = "for p2pfs share: 20Mbit, or 20Mbit@08:00-18:00,100Mbit by the time of day; or none"
+_HELP: Final = ("-h, --help", "Show this message and exit.")
 _INTRODUCTION: Final = """\
 # Settings of one p2pfs node: every key with its default.
 #
@@ -68,16 +71,19 @@ def _plain(cell: str) -> str:
 def sample_configuration() -> str:
     """A config.toml with every setting, commented out, at its default."""
     defaults, parts = Settings(), [_INTRODUCTION]
-    meanings = {name: (reader, meaning) for name, _default, reader, meaning in table("settings")}
-    for name, kind in KINDS.items():
-        reader, meaning = meanings[name]
-        written = format_setting(name, getattr(defaults, name))
+    offered = registry.by_key()
+    for name, _default, reader, meaning in table("settings"):
+        written = format_setting(name, getattr(defaults, name)) if name in KINDS else offered[name].default
         parts.append(
             f"# {meaning[:1].upper()}{meaning[1:]}.\n"
-            f"# Read by: {reader}. Written as {_HOW_WRITTEN[kind]}.\n"
+            f"# Read by: {reader}. Written as {_how_written(name)}.\n"
             f'#{name} = "{written}"\n'
         )
     return "\n".join(parts)
+
+
+def _how_written(name: str) -> str:
+    return _HOW_WRITTEN[KINDS[name]] if name in KINDS else _HOW_OFFERED
 
 
 # ---- completions ----------------------------------------------------------------------------------------------------
@@ -129,15 +135,28 @@ def _inner(command: click.Command) -> Iterator[tuple[str, click.Command]]:
             yield word, found
 
 
+def usage(command: click.Command) -> str:
+    """What follows the command's name in its usage."""
+    return " ".join(command.collect_usage_pieces(_context(command)))
+
+
+def options(command: click.Command) -> list[tuple[str, str]]:
+    """Each option with its help."""
+    rows = [parameter.get_help_record(_context(command)) for parameter in command.params]
+    return [row for row in rows if row is not None and row[0].startswith("-")] + [_HELP]
+
+
+def _context(command: click.Command) -> click.Context:
+    """As below `p2pfs`. A command keeps the option for help of its first context, so they must be the same."""
+    return click.Context(command, help_option_names=cli.context_settings["help_option_names"])
+
+
 def _page(name: str, command: click.Command, section: int) -> str:
-    context = click.Context(command, info_name=name)
     description, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExample")
     lines = [_title(name, section), ".SH NAME", f"{_dashed(name)} \\- {_escaped(_summary(command))}"]
-    lines += [".SH SYNOPSIS", f"\\fB{_escaped(name)}\\fR {_escaped(' '.join(command.collect_usage_pieces(context)))}"]
+    lines += [".SH SYNOPSIS", f"\\fB{_escaped(name)}\\fR {_escaped(usage(command))}"]
     lines += [".SH DESCRIPTION", *_paragraphs(description)]
-    rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    options = [row for row in rows if row is not None and row[0].startswith("-")]
-    lines += [".SH OPTIONS", *(line for given, words in options for line in _entry(given, words))]
+    lines += [".SH OPTIONS", *(line for given, words in options(command) for line in _entry(given, words))]
     if inner := list(_inner(command)):
         lines.append(".SH COMMANDS")
         for word, below in inner:
@@ -159,7 +178,7 @@ def _settings_page() -> str:
     lines += _paragraphs("\n".join(line.removeprefix("#").strip() for line in _INTRODUCTION.splitlines()))
     lines.append(".SH SETTINGS")
     for name, default, reader, meaning in table("settings"):
-        lines += _entry(f"{name} = {default}", f"{meaning}. Read by: {reader}. Written as {_HOW_WRITTEN[KINDS[name]]}.")
+        lines += _entry(f"{name} = {default}", f"{meaning}. Read by: {reader}. Written as {_how_written(name)}.")
     return "\n".join([*lines, ".SH SEE ALSO", "p2pfs(1), mount.p2pfs(8)"]) + "\n"
 
 

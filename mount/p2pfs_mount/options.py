@@ -1,5 +1,6 @@
 """What stands behind `-o`: options of a mount, as fstab and `mount -t p2pfs` give them."""
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,15 @@ class MountOptions:
             elif name in ("uid", "gid") and value:
                 owner[name] = parse_id(value)
             elif name == "idmap" and value:
-                id_map += [value] if is_entry(value) else _entries_in(Path(value))
+                id_map += [value] if is_entry(value) else _entries_in(value)
             elif id_map and is_entry(word):  # idmap=u:1000:0,g:1000:0
                 id_map.append(word)
             elif name in KINDS and given:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
+                near = difflib.get_close_matches(name, KINDS, 1, 0.75)
                 raise Invalid(
-                    f"mount option “{word}” is not known: there are ro, allow_other, noatime, xattr, hard, sync, "
+                    f"mount option “{word}” is not known{f', did you mean {near[0]}=?' if near else ''}: there are ro, allow_other, noatime, xattr, hard, sync, "
                     "writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of docs/commands.md"
                 )
         if values.keys() >= {"read_only", "writeback_cache"}:
@@ -88,12 +90,17 @@ class MountOptions:
         return cls(settings=settings, **values)  # type: ignore[arg-type]  # each name was given its own type above
 
 
-def _entries_in(path: Path) -> list[str]:
+def _entries_in(value: str) -> list[str]:
+    path = Path(value)
     try:
         with path.open(encoding="ascii") as file:
             found = entries_of(file.read(_MOST_ID_MAP))
     except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"cannot read the idmap {path}: {error}") from None
+        reason = getattr(error, "strerror", None) or "it is no plain text"
+        raise Invalid(
+            f"idmap={value} is neither a map, such as u:1000:0 or g:1000:0:5, nor a file of them that can be read"
+            f" ({reason})"
+        ) from None
     if not found:
         raise Invalid(f"the idmap {path} is empty")
     return found

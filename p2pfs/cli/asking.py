@@ -15,6 +15,8 @@ from p2pfs.runtime.terminal import printable
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.wire.volumes import VolumeInfo
 
+NOT_KNOWN: Final = "this request is not known"
+"""What a mount says to whom it does not understand: it is of an older version."""
 SILENCE_S: Final = 120.0
 """Longest time without a line: a change may have to wait for its turn."""
 

@@ -20,7 +20,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime import mounts
-from p2pfs.runtime.sizes import format_size, parse_size
+from p2pfs.runtime.sizes import format_size, given_size
 from p2pfs.types import MIB
 
 LEAST_FILES: Final = 1
@@ -69,7 +69,7 @@ def command(directory: Path, size: str, files: int, anywhere: bool, quiet: bool,
 
 
 def _mib(size: str) -> int:
-    mib = parse_size(size) // MIB
+    mib = given_size(size) // MIB
     if mib < 1:
         raise Invalid("--size must be at least 1M")
     return mib

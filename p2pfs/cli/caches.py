@@ -8,6 +8,7 @@ import click
 
 from p2pfs.cli import asking
 from p2pfs.cli.progress import late_bar
+from p2pfs.runtime.sizes import format_count
 
 Warmth = dict[str, Any]
 """As p2pfs.vfs.warming.Warmth."""
@@ -37,4 +38,4 @@ def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:
 def tell(total: Warmth) -> None:
     """Say what could not be had."""
     if total["failed"]:
-        click.echo(f"{total['failed']} chunks could not be fetched or kept", err=True)
+        click.echo(f"not fetched or not kept: {format_count(total['failed'], 'chunk')}", err=True)

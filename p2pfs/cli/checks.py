@@ -253,6 +253,13 @@ def software(report: Mapping[str, Any], own: str) -> Iterator[Finding]:
         )
 
 
+def coordinator(health: str) -> Finding:
+    """It answers; `health` is what it says of the pool."""
+    found = f"it answers, and says of the pool: {health}"
+    mend = "" if health == Health.HEALTHY else "see p2pfs status, which says what is wrong in the pool"
+    return Finding("coordinator", Health(health), found, mend)
+
+
 def silent(record: NodeRecord, error: str, elsewhere: str) -> Finding:
     """The coordinator does not answer where this node believes that it is; `elsewhere`: it does there."""
     where = ", ".join(record.addresses)
@@ -275,6 +282,10 @@ def own_peer(report: Mapping[str, Any], record: NodeRecord) -> Iterator[Finding]
         yield Finding(
             "peer", Health.WARNING, "this machine has not offered its disk yet", "start the daemon: p2pfs peer start"
         )
+    elif mine["state"] == "left":
+        yield well("peer", "it has left the pool, which nothing asks of it any more; to come back: p2pfs peer undrain")
+    elif mine["state"] == "draining":
+        yield well("peer", "it is leaving the pool; to let it stay: p2pfs peer undrain")
     elif mine["state"] != "up":
         yield Finding(
             "peer",

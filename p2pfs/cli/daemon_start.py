@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p2pfs import exitcodes
-from p2pfs.errors import UserError
+from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime import log, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
@@ -30,7 +30,23 @@ def start(
             exitcodes.DENIED,
         )
     settings = home.settings(overrides)
+    require_addresses(settings)
     log.setup(settings.log_level, log_file, form=settings.log_format, part=role.value)
     process.harden()
     process.raise_file_limit()
     return load()(home, settings) or exitcodes.OK
+
+
+def require_addresses(settings: Settings) -> None:
+    """Raises UserError (BAD_CONFIGURATION), naming the setting that is no list of addresses."""
+    from p2pfs.net.addresses import parse_address
+    from p2pfs.net.advertising import advertised
+
+    try:
+        for name in ("listen", "dashboard_listen", "metrics_listen"):
+            for text in filter(None, getattr(settings, name).split(",")):
+                parse_address(text.strip())
+        name = "advertise"
+        advertised([":1"], settings.advertise or "localhost")
+    except Invalid as error:
+        raise UserError(f"setting {name}: {error}", exitcodes.BAD_CONFIGURATION) from None

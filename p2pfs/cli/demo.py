@@ -15,6 +15,7 @@ from p2pfs.cli.options import MountPoint, json_option, set_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import UserError
 from p2pfs.runtime import process
+from p2pfs.runtime.sizes import format_count
 
 if TYPE_CHECKING:
     from p2pfs.cli.demo_pool import DemoPool
@@ -164,7 +165,9 @@ def _print_hints(pool: "DemoPool") -> None:
         (f"{script} demo start --root {root}", "bring back what died"),
         (f"{script} demo stop --root {root}", "end it; the data stays"),
     )
-    click.echo(f"\n{mount} is a directory of a pool of {len(pool.plan.peer_ports)} peers. Things to try:\n")
+    click.echo(
+        f"\n{mount} is a directory of a pool of {format_count(len(pool.plan.peer_ports), 'peer')}. Things to try:\n"
+    )
     width = max(len(line) for line, _ in hints)
     for line, meaning in hints:
         click.echo(f"  {line:{width}}  # {meaning}")

@@ -14,7 +14,7 @@ import msgspec
 
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, UserError
-from p2pfs.runtime.config import parse_setting
+from p2pfs.runtime.config import KINDS, parse_setting
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import MIB
@@ -51,11 +51,20 @@ def read(root: Path) -> Plan | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return msgspec.json.decode(data, type=Plan)
+        plan = msgspec.json.decode(data, type=Plan)
     except msgspec.DecodeError as error:
         raise UserError(
             f"{root / _FILE} is damaged ({error}): remove {root} and start anew", exitcodes.FAILED
         ) from None
+    return msgspec.structs.replace(
+        plan, settings={name: _with_unit(name, value) for name, value in plan.settings.items()}
+    )
+
+
+def _with_unit(name: str, value: str) -> str:
+    """Plans of older versions may have numbers without a unit, which are refused where a person writes them now."""
+    unit = {"duration": "s", "size": "B", "automatic size": "B", "rate": "B"}.get(KINDS.get(name, ""), "")
+    return value + unit if value.replace(".", "", 1).isdecimal() else value
 
 
 def write(root: Path, plan: Plan) -> None:

@@ -24,6 +24,7 @@ from p2pfs.errors import Exists, UserError
 from p2pfs.format.invites import decode_invite
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config import load
+from p2pfs.runtime.config_file import is_written, write_settings
 from p2pfs.runtime.files import write_durably
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import PeerState
@@ -81,6 +82,9 @@ class DemoPool:
         if known is not None and known.mount != pool.plan.mount and pool.mount().is_there():
             raise UserError(f"this pool is mounted at {known.mount}: stop it before you move it", exitcodes.BUSY)
         pool._require_mount_point()
+        for part in pool.peers() if "capacity" in given else ():
+            if NodeHome(part.home).exists():
+                pool._keep_capacity(part)
         demo_plan.write(root, pool.plan)
         return pool
 
@@ -120,9 +124,13 @@ class DemoPool:
         address = f"{demo_plan.HOST}:{port}"
         return self._part(name, arguments, listen=address, advertise=address)
 
+    def _keep_capacity(self, part: Part) -> None:
+        """In the peer's configuration and not on its command line, so that `p2pfs share` changes it for good."""
+        write_settings(NodeHome(part.home), {"capacity": self.plan.settings["capacity"]})
+
     def _part(self, name: str, arguments: tuple[str, ...], **settings: str) -> Part:
         home, pid_path = self.root / name, self.root / "run" / f"{name}.pid"
-        given = [f"--set={key}={value}" for key, value in (self.plan.settings | settings).items()]
+        given = [f"--set={key}={value}" for key, value in (self.plan.settings | settings).items() if key != "capacity"]
         return Part(
             name=name,
             home=home,
@@ -183,6 +191,8 @@ class DemoPool:
         parts = self.peers()
         for part in parts:
             self._enrol(part, ["peer"])
+            if not is_written(NodeHome(part.home), "capacity"):
+                self._keep_capacity(part)
         self._launch(parts, started, say)
         self._await_peers([NodeHome(part.home).record().node for part in parts])
 

@@ -85,7 +85,7 @@ def _pool(home: NodeHome, now_s: float) -> Iterator[Finding]:
     except (PoolError, UserError) as error:
         yield checks.silent(record, str(error), _seen_elsewhere(home, record))
         return
-    yield checks.well("coordinator", f"it answers, and the pool is {report['health']}")
+    yield checks.coordinator(report["health"])
     yield from checks.clock(report, now_s)
     yield from checks.software(report, version_of("p2pfs") or "")
     yield from checks.own_peer(report, record)

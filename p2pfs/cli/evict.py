@@ -6,7 +6,7 @@ import click
 
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_count, format_size
 
 
 @click.command("evict")
@@ -29,4 +29,6 @@ def command(paths: tuple[Path, ...], quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json({"files": total["files"], "dropped_bytes": total["dropped_bytes"]})
     else:
-        click.echo(f"{total['files']} files: {format_size(total['dropped_bytes'])} dropped from the disk cache")
+        click.echo(
+            f"{format_count(total['files'], 'file')}: {format_size(total['dropped_bytes'])} dropped from the disk cache"
+        )

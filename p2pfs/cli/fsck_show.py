@@ -6,7 +6,7 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli.show import print_json, say
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_count, format_size
 from p2pfs.vfs.fsck.findings import Finding, Findings, State
 
 _MOST_FILES = 5
@@ -49,12 +49,13 @@ def _say(finding: Finding, *, repair: bool) -> None:
 
 def _sum(findings: Findings) -> str:
     tally, mended = findings.tally, findings.count(State.MENDED)
-    looked = f"checked {tally.inodes} files and directories, {tally.chunks} chunks"
+    entries = format_count(tally.inodes, "file or directory", "files and directories")
+    looked = f"checked {entries}, {format_count(tally.chunks, 'chunk')}"
     if tally.copies:
-        looked += f", {tally.copies} copies ({format_size(tally.bytes_read)} read)"
+        looked += f", {format_count(tally.copies, 'copy')} ({format_size(tally.bytes_read)} read)"
     if not len(findings):
         return f"{looked}: nothing is wrong"
-    return f"{looked}: {len(findings)} findings, {mended} mended, {len(findings) - mended} left"
+    return f"{looked}: {format_count(len(findings), 'finding')}, {mended} mended, {len(findings) - mended} left"
 
 
 def _as_json(findings: Findings, volume: str, path: bytes, exit_code: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import click
 
 from p2pfs.cli.show import say
 from p2pfs.errors import Invalid
-from p2pfs.runtime.sizes import format_size, parse_size
+from p2pfs.runtime.sizes import format_size, given_size
 from p2pfs.types import GIB, MIB
 
 _NONE: Final = ("0", "none", "no")
@@ -152,7 +152,7 @@ def _ask_capacity(home: Path) -> str:
 
 
 def _check_capacity(text: str) -> None:
-    if text not in (*_NONE, "auto") and parse_size(text) < 64 * MIB:
+    if text not in (*_NONE, "auto") and given_size(text) < 64 * MIB:
         raise Invalid("a size of 64M at least, or 0")
 
 

@@ -7,7 +7,7 @@ from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, parse_duration, parse_size
+from p2pfs.runtime.sizes import format_duration, given_duration, given_size
 
 
 @click.command("invite")
@@ -38,12 +38,12 @@ def command(
     from p2pfs.cli import connect
     from p2pfs.wire.membership import InviteAnswer, InviteRequest
 
-    lifetime_s = parse_duration(lifetime) if lifetime else home.settings().invite_lifetime
+    lifetime_s = given_duration(lifetime) if lifetime else home.settings().invite_lifetime
     request = InviteRequest(
         name=name,
         roles=[role.strip() for role in roles.split(",") if role.strip()],
         zone=zone,
-        capacity=parse_size(capacity) if capacity else 0,
+        capacity=given_size(capacity) if capacity else 0,
         lifetime_s=int(lifetime_s),
     )
     answer = connect.call(home, "POST", "/invites", request, InviteAnswer)

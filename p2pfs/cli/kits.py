@@ -33,9 +33,11 @@ class HandOver:
         self._text = ""
 
     def require_new(self) -> None:
-        """Raises UserError (EXISTS) when the file is there: it may be another pool's kit."""
+        """Raises UserError: EXISTS when the file is there, as it may be another pool's kit; USAGE when it cannot be."""
         if self._path is not None and os.path.lexists(self._path):
             raise UserError(f"{self._path} is there already: name a new file for the recovery kit", exitcodes.EXISTS)
+        if self._path is not None and not os.access(self._path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"nothing can be written in {self._path.parent}", exitcodes.USAGE)
 
     def take(self, kit: "Kit") -> None:
         """Raises NoSpace, Unavailable when it cannot be written."""

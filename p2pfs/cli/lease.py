@@ -15,7 +15,7 @@ from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
-from p2pfs.runtime.sizes import format_duration, format_size, parse_span
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_span
 
 _NEVER: Final = "never"
 _FOR_EVER: Final = 0
@@ -159,7 +159,7 @@ def _counted() -> Iterator[Any]:
 
     def count(changed: int) -> None:
         if is_terminal:
-            click.echo(f"\r{changed} files and directories", err=True, nl=False)
+            click.echo(f"\r{format_count(changed, 'file or directory', 'files and directories')}", err=True, nl=False)
 
     yield count
     if is_terminal:

@@ -1,5 +1,6 @@
 """`p2pfs peer away | drain | undrain | safe-to-stop | forget`: peers that go for a while, in peace, or for good."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
 from p2pfs.cli.options import home_option, json_option, yes_option
 from p2pfs.cli.show import print_json, say
-from p2pfs.errors import Invalid, UserError
+from p2pfs.errors import Invalid, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size, parse_duration
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_duration
 from p2pfs.types import Role
 from p2pfs.wire.jobs import JobInfo, JobKind, JobState
 from p2pfs.wire.membership import AwayRequest, NodeInfo
@@ -38,7 +39,7 @@ def away(time: str, node: str | None, home: NodeHome) -> int:
       p2pfs peer away back
     """
     try:
-        for_s = 0.0 if time == _BACK else parse_duration(time)
+        for_s = 0.0 if time == _BACK else given_duration(time)
     except Invalid as error:
         raise UserError(str(error), exitcodes.USAGE) from None
     told = _tell(home, node, "away", AwayRequest(for_s))
@@ -68,10 +69,16 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
         found = await _meant(coordinator, home, node)
         return found, await plans.ask(coordinator, PlanKind.DRAIN, [found])
 
-    if not yes:
+    if yes:
+        with contextlib.suppress(Unavailable):  # a warning, which nobody waits for
+            _, plan = connect.converse(home, look)
+            if thin := plans.thinning(plan):
+                say(thin, err=True)
+    else:
         found, plan = connect.converse(home, look)
         plans.print_plan(plan, PlanKind.DRAIN, [found], {})
-        if not click.confirm(f"Let {found.name} leave the pool?"):
+        thin = "with fewer copies of what it holds" if plans.thinning(plan) else ""
+        if not click.confirm(f"Let {found.name} leave the pool{', ' * bool(thin)}{thin}?"):
             return exitcodes.FAILED
     told = _tell(home, node, "drain")
     if wait:
@@ -186,16 +193,17 @@ def _verdict(nodes: Sequence[NodeInfo], plan: PlanAnswer) -> str:
     names, they = plans.names_of(nodes), "it" if len(nodes) == 1 else "they"
     if plan.unreadable:
         return (
-            f"do not stop {names}: {plan.unreadable} chunks ({format_size(plan.unreadable_bytes)}) could not be read "
-            f"until {they} {'is' if they == 'it' else 'are'} back"
+            f"do not stop {names}: {format_count(plan.unreadable, 'chunk')} ({format_size(plan.unreadable_bytes)}) "
+            f"could not be read until {they} {'is' if they == 'it' else 'are'} back"
         )
     if plan.short:
         return (
-            f"{names} can be stopped for a while: everything stays readable, but {plan.short} chunks "
-            f"({format_size(plan.held_bytes)}) have fewer than {plan.wanted} copies until {they} "
-            f"{'is' if they == 'it' else 'are'} back; to leave for good: p2pfs peer drain"
+            f"{names} can be stopped for a while: everything stays readable, but {format_count(plan.short, 'chunk')} "
+            f"({format_size(plan.held_bytes)}) {'has' if plan.short == 1 else 'have'} fewer than "
+            f"{format_count(plan.wanted, 'copy')} until {they} {'is' if they == 'it' else 'are'} back; "
+            "to leave for good: p2pfs peer drain"
         )
-    return f"{names} can be stopped: the others hold {plan.wanted} copies of everything"
+    return f"{names} can be stopped: the others hold {format_count(plan.wanted, 'copy')} of everything"
 
 
 def _await_left(home: NodeHome, node: NodeInfo) -> int:

@@ -1,5 +1,6 @@
 """The `p2pfs` command: finds the subcommand's file, imports only that one, and turns errors into exit codes."""
 
+import difflib
 import importlib
 import sys
 import traceback
@@ -78,6 +79,17 @@ class _LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"p2pfs.cli.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1, 0.6)
+            if near:
+                raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from None
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.list_commands(ctx)))
         for title, commands in _GROUPS.items():
@@ -109,7 +121,12 @@ def run(arguments: Sequence[str], command: click.Command = cli, name: str = "p2p
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__context__, EOFError) and not sys.stdin.isatty():
+            click.echo(
+                f"\n{name}: there is no terminal to ask: give --yes, or as an option what is asked for", err=True
+            )
+            return exitcodes.USAGE
         click.echo(f"{name}: interrupted", err=True)
         return _INTERRUPTED
     except Exception as error:

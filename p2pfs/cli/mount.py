@@ -10,6 +10,7 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import completing, failures, passphrases
+from p2pfs.cli.daemon_start import require_addresses
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import MountPoint, holding_pid_file, home_option, log_file_option, pid_file_option, set_option
 from p2pfs.errors import Invalid, PoolError, UserError
@@ -120,6 +121,7 @@ def prepare(
             "writeback_cache contradicts durability=sync: the kernel answers writes before they are stored",
             exitcodes.BAD_CONFIGURATION,
         )
+    require_addresses(settings)
     path = mounts.canonical(mount_point)
     require_machine(path)
     if background and log_file is None:

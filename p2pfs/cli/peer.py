@@ -21,7 +21,7 @@ from p2pfs.cli.show import print_json
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size
 from p2pfs.types import Role
 
 _EMPTYING_S = 600.0
@@ -89,9 +89,9 @@ def status(home: NodeHome, as_json: bool) -> int:
         click.echo("members       not known: without a list that the coordinator signed nobody can be elected")
     elif told["leader"]:
         who = "this peer" if told["leads"] else f"peer {told['leader']}"
-        click.echo(f"elected       {who} asks for copies; {told['fellows_heard']} other peers are heard")
-        click.echo(f"asked for     {told['copies_requested']} copies")
-        click.echo(f"taken in      {told['copies_taken']} copies, {format_size(told['bytes_taken'])}")
+        click.echo(f"elected       {who} asks for copies; it hears {format_count(told['fellows_heard'], 'other peer')}")
+        click.echo(f"asked for     {format_count(told['copies_requested'], 'copy')}")
+        click.echo(f"taken in      {format_count(told['copies_taken'], 'copy')}, {format_size(told['bytes_taken'])}")
         click.echo(f"room          {format_size(told['room_bytes'])} for more of them")
     else:
         click.echo("elected       nobody")
@@ -134,7 +134,7 @@ def empty(yes: bool, home: NodeHome) -> int:
         if not click.confirm(f"Remove {format_size(size)} of deleted chunks for good?"):
             return exitcodes.FAILED
     done = _ask(home, "empty_trash", _EMPTYING_S)
-    click.echo(f"removed {done['removed']} chunks, {format_size(done['freed'])}")
+    click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
     return exitcodes.OK
 
 

@@ -28,7 +28,8 @@ def command() -> None:
 def drain(node: str, home: NodeHome, as_json: bool) -> int:
     """How much would be copied if NODE left in peace, how long that takes, and whether there is room.
 
-    Exit status: 0 it can be done, 21 there is not room enough, or no peer stays.
+    Exit status: 0 it can be done, 20 fewer copies than `replicas` would be left, as too few peers stay, 21 there is
+    not room enough, or no peer stays.
 
     \b
     Example:

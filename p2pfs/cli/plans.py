@@ -19,7 +19,7 @@ from p2pfs.cli.show import say
 from p2pfs.errors import PoolError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size
 from p2pfs.types import PoolId
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import FilesAtRisk, PlanAnswer, PlanKind, PlanRequest
@@ -65,13 +65,23 @@ def seconds(plan: PlanAnswer, kind: PlanKind) -> float:
 
 
 def exit_code(plan: PlanAnswer, kind: PlanKind) -> int:
-    """OK: no chunk gets short (stop, lose), or it can be done (drain). HEALTH_WARNING: short for a while, or no room.
-    HEALTH_ERROR: something cannot be read any more, or there is nowhere to go."""
-    if kind is PlanKind.DRAIN:
-        return exitcodes.OK if has_room(plan, kind) else exitcodes.HEALTH_ERROR
-    if plan.unreadable:
+    """OK: no chunk gets short (stop, lose), or it can be done (drain). HEALTH_WARNING: short for a while, or for as
+    long as so few peers are there. HEALTH_ERROR: something cannot be read any more, or there is nowhere to go."""
+    if not has_room(plan, kind) if kind is PlanKind.DRAIN else plan.unreadable:
         return exitcodes.HEALTH_ERROR
-    return exitcodes.HEALTH_WARNING if plan.short else exitcodes.OK
+    short = plan.short if kind is not PlanKind.DRAIN else 0  # a drain makes up for it before it ends
+    return exitcodes.HEALTH_WARNING if short or plan.thinned else exitcodes.OK
+
+
+def thinning(plan: PlanAnswer) -> str:
+    """Which chunks will have fewer copies than the pool is to keep; empty: none."""
+    if not plan.thinned or not plan.staying:
+        return ""
+    return (
+        f"{format_count(plan.thinned, 'chunk')} will have {format_count(plan.wanted, 'copy')}, fewer than "
+        f"replicas={plan.replicas}: only {format_count(plan.staying, 'peer stays', 'peers stay')}, let another join"
+        " first"
+    )
 
 
 def as_json(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: dict[str, list[str]]) -> dict[str, Any]:
@@ -92,22 +102,25 @@ def as_json(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: 
 def print_plan(plan: PlanAnswer, kind: PlanKind, nodes: Sequence[NodeInfo], paths: dict[str, list[str]]) -> None:
     """What would be copied, how long that takes, whether there is room, and what would be lost."""
     holds = "holds" if len(nodes) == 1 else "hold"
-    say(f"{names_of(nodes)} {holds} {plan.held} chunks, {format_size(plan.held_bytes)}")
+    say(f"{names_of(nodes)} {holds} {format_count(plan.held, 'chunk')}, {format_size(plan.held_bytes)}")
     size = to_copy(plan, kind)
     if size:
         about = "as measured lately" if plan.is_measured else "assumed"
         took = format_duration(max(1, round(seconds(plan, kind))))
         say(
             f"  to copy: {format_size(size)}, about {took} at {format_size(round(plan.rate))}/s ({about}), "
-            f"so that {plan.wanted} copies are on the {plan.staying} peers that stay"
+            f"to have {format_count(plan.wanted, 'copy')} on the "
+            f"{format_count(plan.staying, 'peer that stays', 'peers that stay')}"
         )
         room = format_size(plan.room_bytes)
         if plan.answering < plan.wanted:
             say(f"  only {plan.answering} of them answer now: too few")
         else:
             say(f"  room there: {room}" + ("" if has_room(plan, kind) else ": not enough"))
-    elif plan.held:
-        say(f"  nothing to copy: the others hold {plan.wanted} copies of all of it")
+    elif plan.held and not plan.short:
+        say(f"  nothing to copy: the others hold {format_count(plan.wanted, 'copy')} of all of it")
+    if thin := thinning(plan):
+        say(f"  {thin}")
     print_risk(plan, kind, paths)
 
 
@@ -115,13 +128,13 @@ def print_risk(plan: PlanAnswer, kind: PlanKind, paths: dict[str, list[str]]) ->
     """Chunks and files that no other peer has."""
     if not plan.unreadable:
         return
-    what = f"{plan.unreadable} chunks, {format_size(plan.unreadable_bytes)},"
+    what = f"{format_count(plan.unreadable, 'chunk')}, {format_size(plan.unreadable_bytes)}"
     if kind is PlanKind.LOSE:
-        say(f"  lost: {what} have no copy on another peer that answers")
+        say(f"  lost: no other peer that answers has a copy of {what}")
     else:
-        say(f"  nowhere else now: {what} have no copy on another peer that answers")
+        say(f"  nowhere else now: no other peer that answers has a copy of {what}")
     for risk in plan.files:
-        say(f"  volume {risk.owner}/{risk.name}: {risk.files} files")
+        say(f"  volume {risk.owner}/{risk.name}: {format_count(risk.files, 'file')}")
         known = paths.get(risk.volume, [])
         for path in known[:_SHOWN]:
             say(f"    {path}")

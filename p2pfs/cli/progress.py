@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from p2pfs.cli.waiting import LATE_S, is_wanted
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_count, format_size
 from p2pfs.vfs.fsck.findings import Tally
 from p2pfs.wire.jobs import JobInfo, JobState
 
@@ -101,8 +101,12 @@ class CheckedBar:
 
     def show(self, tally: Tally, inodes: int) -> None:
         """`inodes` are those of the whole volume."""
-        read = f"{tally.copies} copies, {format_size(tally.bytes_read)} read" if tally.copies else ""
-        self._progress.update(self._task, total=max(inodes, tally.inodes), completed=tally.inodes, read=read)
+        copies = format_count(tally.copies, "copy")
+        read = f"{copies}, {format_size(tally.bytes_read)} read" if tally.copies else ""
+        total = max(inodes, tally.inodes)
+        self._progress.update(
+            self._task, total=total, completed=tally.inodes, counted=f"{tally.inodes}/{total} files", read=read
+        )
 
     def pause(self) -> None:
         """Make way for a question."""
@@ -115,12 +119,12 @@ def checked_bar() -> Iterator[CheckedBar]:
     columns = (
         TextColumn("checking"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} files"),
+        TextColumn("{task.fields[counted]}"),
         TextColumn("{task.fields[read]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
-        yield CheckedBar(progress, progress.add_task("checking", total=None, read=""))
+        yield CheckedBar(progress, progress.add_task("checking", total=None, counted="", read=""))
 
 
 @contextmanager

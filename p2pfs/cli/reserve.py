@@ -1,6 +1,5 @@
 """`p2pfs reserve SIZE|list|release`: room promised to a volume before its data is there."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size, parse_size, parse_span
+from p2pfs.runtime.sizes import format_duration, format_size, given_size, parse_span
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.wire.bookings import Book, BookingInfo
 from p2pfs.wire.volumes import VolumeInfo
@@ -166,10 +165,8 @@ def _only(volumes: Sequence[VolumeInfo]) -> VolumeInfo:
 
 def _parse_size(text: str) -> int:
     """Raises UserError."""
-    if re.fullmatch(r"[\d.]+", text):
-        raise UserError(f"“{text}” has no unit: write M, G or T behind the number, such as {text}G", exitcodes.USAGE)
     try:
-        return parse_size(text)
+        return given_size(text)
     except Invalid as error:
         raise UserError(str(error), exitcodes.USAGE) from None
 

@@ -6,7 +6,9 @@ from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
 from p2pfs.cli.options import home_option, yes_option
 from p2pfs.cli.show import say
+from p2pfs.errors import UserError
 from p2pfs.runtime.home import NodeHome
+from p2pfs.types import Role
 
 
 @click.command("revoke")
@@ -27,6 +29,8 @@ def command(node: str, yes: bool, home: NodeHome) -> int:
     from p2pfs.cli import connect
     from p2pfs.wire.membership import NodeInfo
 
+    if Role.ADMIN not in home.record().roles:
+        raise UserError(f"the node in {home.path} has not the role admin, which this needs", exitcodes.DENIED)
     found = find_node(connect.call(home, "GET", "/nodes", None, list[NodeInfo]), node)
     if found.revoked:
         say(f"{found.name} ({found.node}) was revoked already")

@@ -89,7 +89,8 @@ def _found(where: Path | None, op: str, request: dict[str, Any]) -> list[dict[st
         except PoolError as error:
             if len(volumes) == 1:
                 raise
-            click.echo(f"{mounted.record.mount_point}: {error}", err=True)
+            why = "the mount is of an older version" if str(error) == asking.NOT_KNOWN else error
+            click.echo(f"{mounted.record.mount_point}: {why}", err=True)
     return sorted(found, key=lambda item: (item["stale"], -item["relevance"]))
 
 

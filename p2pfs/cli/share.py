@@ -1,6 +1,7 @@
 """`p2pfs share`: what this machine offers to the pool, seen and changed while its peer runs."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,8 +15,8 @@ from p2pfs.runtime import config, mounts
 from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.offers import registry, storage, units
-from p2pfs.runtime.offers.book import parse_all
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.offers.book import parse_given
+from p2pfs.runtime.sizes import format_size, parse_size
 from p2pfs.types import Role
 
 _ANSWER_S: Final = 30.0
@@ -51,11 +52,11 @@ def command(offers: tuple[str, ...], home: NodeHome, as_json: bool) -> int:
     if told is None:
         write_settings(home, {registry.named(name).key: text for name, text in wanted.items()})
         told = {"offers": [], "wished": None, "granted": None}
-    told = {"running": bool(told["offers"])} | told | {"offers": _every_kind(home, told["offers"])}
+    told = {"running": bool(told["offers"]), "passing": []} | told | {"offers": _every_kind(home, told["offers"])}
     if as_json:
         print_json(told)
     else:
-        _print(told)
+        _print(home, told, wanted)
     return exitcodes.OK
 
 
@@ -70,7 +71,7 @@ def _wanted(texts: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{name} is offered twice", exitcodes.USAGE)
         found[name] = rule.strip()
     try:
-        parse_all(found)
+        parse_given(found)
     except Invalid as error:
         raise UserError(str(error), exitcodes.USAGE) from None
     return found
@@ -111,22 +112,38 @@ def _every_kind(home: NodeHome, told: Sequence[Mapping[str, Any]]) -> list[dict[
     return rows
 
 
-def _print(told: Mapping[str, Any]) -> None:
+def _print(home: NodeHome, told: Mapping[str, Any], changed: Mapping[str, str]) -> None:
     running = told["running"]
     titles = ("kind", "rule", "offered now", "used", "what it is")
     print_table(titles, [_row(one, running) for one in told["offers"]], right=("offered now", "used"))
+    disk = next(one for one in told["offers"] if one["kind"] == storage.KIND.name)
+    _tell_room(home, disk)
+    for name in [name for name in told["passing"] if name in changed]:
+        key = registry.named(name).key
+        say(
+            f"The peer was started with --set {key}=…, and has that again when it is started anew: leave it out of its"
+            " command line, and what is said here lasts."
+        )
     if not running:
         say("The peer of this home does not run: this counts from its next start.")
         return
     if told["granted"] is not None and told["granted"] < told["wished"]:
         say(f"The pool takes at most {format_size(told['granted'])} of it: so the invite of this machine says.")
-    disk = next(one for one in told["offers"] if one["kind"] == storage.KIND.name)
     surplus = disk["used"] - disk["offered"]
     if surplus > 0 and disk["rule"] != storage.AUTOMATIC:
         say(
             f"It holds {format_size(surplus)} more than it offers. Nothing of that is deleted: it takes nothing new,"
             " and what other peers have room for is moved there (see p2pfs jobs: rebalance, trim)."
         )
+
+
+def _tell_room(home: NodeHome, offered: Mapping[str, Any]) -> None:
+    """Say so where a disk has less than is offered of it."""
+    if offered["rule"] == storage.AUTOMATIC:
+        return
+    room = shutil.disk_usage(home.path).free + (offered["used"] or 0)
+    if parse_size(offered["rule"]) > room:
+        say(f"The disk with {home.path} has {format_size(room)} for it, which is less: so much can be taken.")
 
 
 def _row(one: Mapping[str, Any], running: bool) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from p2pfs.cli.options import home_option, json_option
 from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import parse_duration
+from p2pfs.runtime.sizes import given_duration
 from p2pfs.types import GONE_STATES
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def parse_time(option: str, text: str) -> float:
     if re.fullmatch(r"[\d.]+", text.strip()):
         raise Invalid(f"{option} {text}: write the unit too, such as 10min, 8h or {text.strip()}d")
     try:
-        seconds = parse_duration(text)
+        seconds = given_duration(text)
     except Invalid as error:
         raise Invalid(f"{option}: {error}") from None
     if seconds <= 0:
@@ -228,7 +228,7 @@ def parse_rate(option: str, text: str) -> float:
             )
         return _DAY_S / parse_time(option, text)
     try:
-        rate = float(found[1]) * _DAY_S / parse_duration(f"1{found[2]}")
+        rate = float(found[1]) * _DAY_S / given_duration(f"1{found[2]}")
     except Invalid:
         raise Invalid(f"{option} {text}: after the stroke stands a unit of time, as in 0.5/d or 1/h") from None
     if rate <= 0:

@@ -16,7 +16,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.errors import Invalid, UserError
-from p2pfs.runtime.sizes import format_size, parse_duration
+from p2pfs.runtime.sizes import format_size, given_duration
 
 SHORTEST_S: Final = 0.1
 _HEADS_EVERY: Final = 20
@@ -88,7 +88,7 @@ def command(directory: Path, interval: str | None, count: int | None, as_json: b
     """
     from p2pfs.cli.asking import mounted
 
-    pause_s = 1.0 if interval is None else parse_duration(interval)
+    pause_s = 1.0 if interval is None else given_duration(interval)
     if pause_s < SHORTEST_S:
         raise Invalid(f"--interval is at least {SHORTEST_S:g}s")
     if count is not None and interval is None:

@@ -11,7 +11,7 @@ from p2pfs.cli.show import console_for_output, print_table, say
 from p2pfs.coordinator.report import BackupReport, OwnerReport, PeerReport, Reason, StatusReport
 from p2pfs.errors import Misuse
 from p2pfs.runtime.offers.units import shown
-from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size
 from p2pfs.runtime.terminal import printable
 from p2pfs.wire.offers import PooledOffer
 
@@ -93,7 +93,9 @@ def _backup_line(backup: BackupReport) -> str:
     if backup.age_s is None:
         return "backup: none yet"
     peers = (
-        f"{backup.holders} peers" if backup.holders >= backup.wanted else f"{backup.holders} of {backup.wanted} peers"
+        format_count(backup.holders, "peer")
+        if backup.holders >= backup.wanted
+        else f"{backup.holders} of {backup.wanted} peers"
     )
     return f"backup: {_ago(backup.age_s)}, {format_size(backup.bytes)} on {peers}"
 
@@ -106,7 +108,7 @@ def _print_pool(report: StatusReport) -> None:
     pool, coordinator = report.pool, report.coordinator
     click.echo(f"pool {printable(pool.name)}: {_coloured(report.health, report.health)}")
     say(
-        f"  {pool.replicas} copies, writes wait for {pool.min_replicas}; "
+        f"  {format_count(pool.replicas, 'copy')}, writes wait for {pool.min_replicas}; "
         f"{format_size(pool.used)} used of {format_size(pool.capacity)} offered, "
         f"{format_size(pool.writable)} can still be written"
         + (f", {format_size(pool.reserved)} are reserved" if pool.reserved else "")

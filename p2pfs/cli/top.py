@@ -16,7 +16,7 @@ from p2pfs.cli.show import console_for_output, print_json
 from p2pfs.cli.status import EXIT_CODES, parse, unreachable
 from p2pfs.errors import Invalid, Unavailable
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import parse_duration
+from p2pfs.runtime.sizes import given_duration
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -31,7 +31,7 @@ _FASTER, _SLOWER = 0.5, 2.0
 
 def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
     try:
-        seconds = parse_duration(text)
+        seconds = given_duration(text)
     except Invalid as error:
         raise click.BadParameter(str(error)) from None
     if not _SHORTEST_S <= seconds <= _LONGEST_S:

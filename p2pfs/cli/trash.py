@@ -13,7 +13,7 @@ from p2pfs.cli.options import json_option, yes_option
 from p2pfs.cli.progress import late_bar
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import UserError
-from p2pfs.runtime.sizes import format_duration, format_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size
 
 AT_ONCE: Final = 1000
 """Inodes in one request."""
@@ -105,7 +105,10 @@ def purge(path: Path, numbers: tuple[int, ...], everything: bool, yes: bool, as_
             click.echo(f"  {mounted.shown(item['path'])}", err=True)
         if len(found) > 10:
             click.echo(f"  … and {len(found) - 10} more", err=True)
-        if not click.confirm(f"Destroy {len(found)} files and directories, {size}, for good?", err=True):
+        if not click.confirm(
+            f"Destroy {format_count(len(found), 'file or directory', 'files and directories')}, {size}, for good?",
+            err=True,
+        ):
             return exitcodes.FAILED
     purged = 0
     with late_bar("letting go", "files") as show:
@@ -116,7 +119,7 @@ def purge(path: Path, numbers: tuple[int, ...], everything: bool, yes: bool, as_
     if as_json:
         print_json({"purged": purged})
     else:
-        click.echo(f"{purged} files and directories are gone from the trash")
+        click.echo(f"gone from the trash: {format_count(purged, 'file or directory', 'files and directories')}")
     return exitcodes.OK if found or everything else exitcodes.NOT_FOUND
 
 

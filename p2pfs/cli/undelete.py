@@ -11,7 +11,7 @@ from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
 from p2pfs.cli.trash import show_restored
 from p2pfs.errors import Invalid, UserError
-from p2pfs.runtime.sizes import parse_duration
+from p2pfs.runtime.sizes import given_duration
 
 
 @click.command("undelete")
@@ -30,10 +30,10 @@ def command(path: Path, at: str | None, as_json: bool) -> None:
       p2pfs undelete --at '2026-11-22 14:30' ~/photos/album.xcf
       p2pfs undelete --at 2h ~/photos/album.xcf
     """
+    at_s = None if at is None else parse_time(at, time.time())
     mounted = asking.mounted(path)
     if not mounted.path:
         raise UserError(f"{path} is the volume itself: name something that was in it", exitcodes.USAGE)
-    at_s = None if at is None else parse_time(at, time.time())
     show_restored(mounted, mounted.ask("undelete", path=mounted.path, at_s=at_s), as_json)
 
 
@@ -48,10 +48,8 @@ def parse_time(text: str, now_s: float) -> float:
     except ValueError:
         pass
     try:
-        if text.strip().isdigit():
-            raise Invalid("a number without a unit")
-        return now_s - parse_duration(text)
+        return now_s - given_duration(text)
     except Invalid:
         raise UserError(
-            f"“{text}” is no time: write 2026-11-22 14:30, or 2h for two hours ago", exitcodes.USAGE
+            f"“{text}” has no unit or is no time: write 2026-11-22 14:30, or 2h for two hours ago", exitcodes.USAGE
         ) from None

@@ -14,7 +14,7 @@ from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import home_option, json_option, set_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import UserError
-from p2pfs.runtime.config import parse_setting
+from p2pfs.runtime.config import parse_given
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.types import VolumeId, volume_name
@@ -205,7 +205,7 @@ def _parse_volume_settings(given: tuple[str, ...]) -> dict[str, Any]:
         name, separator, value = text.partition("=")
         if not separator or name not in _CHANGEABLE:
             raise UserError(f"“{text}” cannot be set: write one of {', '.join(_CHANGEABLE.values())}", exitcodes.USAGE)
-        parsed = parse_setting(name, value)
+        parsed = parse_given(name, value)
         values[f"{name}_s" if isinstance(parsed, float) else name] = parsed
     return values
 

@@ -16,7 +16,7 @@ from p2pfs.cli.passphrases import Passphrase
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, NotFound, UserError
 from p2pfs.runtime.home import NodeHome
-from p2pfs.runtime.sizes import format_duration, format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_size
 from p2pfs.types import Role, VolumeId, volume_name
 from p2pfs.wire.volumes import DeletedVolume, DeleteVolume, UndeleteVolume, VolumeInfo, VolumeSettings
 
@@ -86,8 +86,8 @@ def quota(
       p2pfs volume quota photos none
       p2pfs volume quota photos
     """
-    found = _find(home, volume)
     settings = _limits(limit, files)
+    found = _find(home, volume)
     if settings is not None:
         source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
         found = change(home, found, settings, source, is_typed=_is_typed(passphrase_file, passphrase_fd))
@@ -108,7 +108,8 @@ def quota(
         return
     most = format_size(found.quota_bytes) if found.quota_bytes else ""
     say(f"{found.name} holds {format_size(found.bytes)}{_limit(most)}")
-    say(f"and {found.files} files and directories{_limit(str(found.quota_files or ''))}")
+    entries = format_count(found.files, "file or directory", "files and directories")
+    say(f"and {entries}{_limit(str(found.quota_files or ''))}")
 
 
 @click.command("delete")
@@ -142,7 +143,7 @@ def delete(
             say("nothing was deleted")
             return exitcodes.FAILED
     source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
-    gone = _delete(home, found, source)
+    gone = _delete(home, found, source, is_typed=_is_typed(passphrase_file, passphrase_fd))
     if as_json:
         print_json(_as_json(gone))
     else:
@@ -239,13 +240,17 @@ def is_admin(home: NodeHome) -> bool:
     return Role.ADMIN in home.record().roles
 
 
-def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase) -> DeletedVolume:
+def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase, *, is_typed: bool) -> DeletedVolume:
     from p2pfs.cli import connect, volume_keys
 
     path = f"/volumes/{volume_name(VolumeId(volume.volume))}/delete"
 
     async def ask(coordinator: connect.Coordinator) -> DeletedVolume:
-        guard = b"" if is_admin(home) else (await volume_keys.open_keys(home, coordinator, volume, source)).guard
+        guard = (
+            b""
+            if is_admin(home) and not is_typed
+            else (await volume_keys.open_keys(home, coordinator, volume, source)).guard
+        )
         return await coordinator.call("POST", path, DeleteVolume(guard), DeletedVolume)
 
     try:
@@ -256,16 +261,16 @@ def _delete(home: NodeHome, volume: VolumeInfo, source: Passphrase) -> DeletedVo
 
 def _show_loss(volume: VolumeInfo) -> None:
     say(f"The volume {volume.name} of {volume.owner}, made {time.strftime('%Y-%m-%d', time.gmtime(volume.created_s))}:")
-    say(f"  {volume.files} files and directories, {format_size(volume.bytes)}")
+    say(f"  {format_count(volume.files, 'file or directory', 'files and directories')}, {format_size(volume.bytes)}")
     say(f"  {volume.trash_files} more in its trash, {format_size(volume.trash_bytes)}")
     if volume.members:
-        say(f"  shared with {volume.members} others, who lose it too")
+        say(f"  shared with {format_count(volume.members, 'other')}: lost to them too")
     say("Once it is gone for good, no passphrase and no recovery phrase brings anything of it back.")
 
 
 def _limits(limit: str, files: str | None) -> VolumeSettings | None:
     """None: they are only to be shown. Raises UserError (USAGE)."""
-    size = None if limit == "show" else _number(limit, parse_size, "a size such as 100G")
+    size = None if limit == "show" else _number(limit, given_size, "a size such as 100G")
     count = None if files is None else _number(files, _count, "a number of files")
     return None if size is None and count is None else VolumeSettings(quota_bytes=size, quota_files=count)
 
@@ -275,8 +280,8 @@ def _number(text: str, parse: Callable[[str], int], what: str) -> int:
         return 0
     try:
         number = parse(text)
-    except (Invalid, ValueError):
-        number = 0
+    except Invalid as error:
+        raise UserError(f"{error}, or “none”", exitcodes.USAGE) from None
     if not 0 < number < 1 << 63:
         raise UserError(f"“{text}” is not {what}, nor “none”", exitcodes.USAGE)
     return number

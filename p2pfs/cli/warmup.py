@@ -7,7 +7,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
-from p2pfs.runtime.sizes import format_size, parse_size
+from p2pfs.runtime.sizes import format_count, format_size, given_size
 
 
 @click.command("warmup")
@@ -28,14 +28,14 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     """
     from p2pfs.cli.caches import add_up, tell
 
-    limit = None if most is None else parse_size(most)
+    limit = None if most is None else given_size(most)
     total = add_up("warmup", "warming up", paths, most=limit)
     if as_json:
         print_json(total)
     else:
         tell(total)
         fetched, cached = format_size(total["fetched_bytes"]), format_size(total["cached_bytes"])
-        click.echo(f"{total['files']} files: {fetched} fetched, {cached} were there already")
+        click.echo(f"{format_count(total['files'], 'file')}: {fetched} fetched, {cached} were there already")
         if total["is_full"]:
             click.echo("that is all that may be cached: see --most and the setting cache_size", err=True)
     return exitcodes.UNREACHABLE if total["failed"] else exitcodes.OK

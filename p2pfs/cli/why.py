@@ -14,7 +14,7 @@ from p2pfs.cli.holders import Held, Place
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.cli.status import parse
-from p2pfs.runtime.sizes import format_duration
+from p2pfs.runtime.sizes import format_count, format_duration
 from p2pfs.types import PeerState
 
 _READABLE: Final = frozenset({PeerState.UP, PeerState.SUSPECT, PeerState.DRAINING})
@@ -100,7 +100,7 @@ def _show(path: Path, held: Held, survival: Survival, report: Mapping[str, Any])
         click.echo(f"{path} cannot be read as a whole now: no peer that answers has some of its chunks")
     else:
         click.echo(
-            f"{path}: {len(held.places)} chunks, {report['pool']['replicas']} copies wanted."
+            f"{path}: {format_count(len(held.places), 'chunk')}, {report['pool']['replicas']} copies wanted."
             f" It stays readable when it loses {_any(survival.machines, 'machine')}, {_any(survival.owners, 'owner')},"
             f" {_any(survival.zones, 'zone')}"
         )

@@ -119,7 +119,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
     authority, secrets = files.load(home.record().pool)
     async with (
         open_database(files.database) as database,
-        _listening(home, settings) as listeners,
+        _listening(settings) as listeners,
         open_rounds(files.history) as rounds,
     ):
         record, revocations = _tell_home(home, bound_addresses(listeners), settings.advertise), Revocations()
@@ -225,10 +225,11 @@ def backup_worker(
 
 
 @contextlib.asynccontextmanager
-async def _listening(home: NodeHome, settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
-    """Where told; otherwise on every address, on the port that others were told to dial."""
-    told = home.record().addresses
-    port = parse_address(told[0])[1] if settings.advertise and told else DEFAULT_PORT
+async def _listening(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
+    """Where told; otherwise on every address, on the port that others are told to dial: that of `advertise`. Where it
+    listened last does not count, so that `--set listen` holds for one run."""
+    usual = [f":{DEFAULT_PORT}"]
+    port = parse_address(advertised(usual, settings.advertise)[0])[1] if settings.advertise else DEFAULT_PORT
     listeners = await open_listeners(settings.listen or f":{port}")
     try:
         yield listeners
@@ -240,6 +241,7 @@ def _tell_home(home: NodeHome, bound: Sequence[str], advertise: str) -> NodeReco
     """The commands of this machine find the coordinator where it really is, even on a port taken by chance."""
     record, dialled = home.record(), advertised(bound, advertise)
     if record.addresses != dialled:
+        _log.info("was told to be at %s until now, is at %s", ", ".join(record.addresses), ", ".join(dialled))
         record = msgspec.structs.replace(record, addresses=dialled)
         home.save(record)
     return record

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from p2pfs.coordinator.offers import is_over
-from p2pfs.runtime.sizes import format_size
+from p2pfs.runtime.sizes import format_count, format_size
 from p2pfs.types import GONE_STATES, Health, PeerState
 from p2pfs.wire.jobs import ENDED, JobInfo, JobKind, JobState
 from p2pfs.wire.membership import Resources
@@ -273,7 +273,10 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: fl
     reachable = sum(peer.state in (PeerState.UP, PeerState.SUSPECT) for peer in staying)
     needed = min(pool.min_replicas, len(staying))
     if reachable < needed:
-        yield _error("TOO_FEW_PEERS_UP", f"only {reachable} of {len(staying)} peers answer: writing needs {needed}")
+        yield _error(
+            "TOO_FEW_PEERS_UP",
+            f"of {format_count(len(staying), 'peer')} only {reachable} can be reached: writing needs {needed}",
+        )
     if len(staying) == 1:
         yield _warning("ONE_PEER_ONLY", "the pool has one peer: every chunk has a single copy")
     elif len(staying) < pool.replicas:
@@ -284,10 +287,12 @@ def _about_membership(pool: PoolReport, members: Sequence[PeerReport], now_s: fl
 
 def _about_chunks(chunks: ChunksReport) -> Iterator[Reason]:
     if chunks.lost:
-        yield _error("CHUNKS_LOST", f"{chunks.lost} chunks have no copy on any peer that answers")
+        yield _error("CHUNKS_LOST", f"no peer that answers has a copy of {format_count(chunks.lost, 'chunk')}")
     short = chunks.under_replicated - chunks.away
     if short:
-        yield _warning("CHUNKS_UNDER_REPLICATED", f"{short} chunks have fewer copies than wanted")
+        yield _warning(
+            "CHUNKS_UNDER_REPLICATED", f"there are fewer copies than wanted of {format_count(short, 'chunk')}"
+        )
 
 
 def _about_room(pool: PoolReport) -> Iterator[Reason]:
@@ -337,8 +342,9 @@ def _about_restore(restored: RestoredReport | None) -> Iterator[Reason]:
     lost_s = restored.restored_s - restored.state_s
     yield _warning(
         "RESTORED",
-        f"restored from a backup {_age(lost_s)} old: {restored.unknown_chunks} copies of {restored.unknown_bytes} bytes"
-        " on peers came later and are kept until `p2pfs coordinator confirm orphans`",
+        f"restored from a backup {_age(lost_s)} old: what came later to peers,"
+        f" {format_count(restored.unknown_chunks, 'copy')} of {format_size(restored.unknown_bytes)}, is kept until"
+        " `p2pfs coordinator confirm orphans`",
     )
 
 
@@ -365,10 +371,10 @@ def _about_leases(volumes: Sequence[VolumeReport], now_s: float) -> Iterator[Rea
             when = f"ends in {_age(left_s)}" if left_s >= 1 else "is over"
             yield _warning("VOLUME_EXPIRES", f"the lease of volume {volume.name} {when}: p2pfs lease extend")
         if volume.expiring:
+            entries = format_count(volume.expiring, "file or directory", "files and directories")
             yield _note(
                 "LEASES_EXPIRE",
-                f"{volume.expiring} files and directories of volume {volume.name} expire within"
-                f" {_age(LEASE_WARNING_S)}: p2pfs lease list",
+                f"volume {volume.name} has {entries} that will expire within {_age(LEASE_WARNING_S)}: p2pfs lease list",
             )
 
 

@@ -6,6 +6,7 @@ No state, no I/O; called by `reservations` (who gets a promise, what statfs says
 from collections.abc import Mapping, Sequence
 
 from p2pfs.errors import NoSpace
+from p2pfs.runtime.sizes import format_count
 from p2pfs.types import PeerNumber
 
 
@@ -30,7 +31,9 @@ def peers_with_room(free: Mapping[PeerNumber, int], room_bytes: int, needed: int
     """
     roomy = [peer for peer, room in free.items() if room >= room_bytes]
     if len(roomy) < max(1, needed):
-        raise NoSpace(f"only {len(roomy)} of the {max(1, needed)} peers needed have {room_bytes} bytes left")
+        raise NoSpace(
+            f"only {len(roomy)} of the {format_count(max(1, needed), 'peer')} needed can take {room_bytes} bytes more"
+        )
     return roomy
 
 

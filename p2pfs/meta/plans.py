@@ -18,6 +18,7 @@ class Dependence:
     short_bytes: int
     unreadable: int
     unreadable_bytes: int
+    thinned: int
 
 
 def dependence(
@@ -27,22 +28,26 @@ def dependence(
     others: Collection[PeerNumber],
     readable: Collection[PeerNumber],
     wanted: int,
+    replicas: int | None = None,
     only_proved: bool = False,
 ) -> Dependence:
     """What of these `peers` is not held `wanted` times by `others`, nor at all by those of them that are `readable`.
-    `only_proved`: copies of others that were not proved since those peers appeared count for nothing."""
+    `replicas` is how many copies are made where there are peers enough (None: `wanted`); a chunk that should have more
+    than `wanted` is thinned. `only_proved`: copies of others that were not proved since those peers appeared count for
+    nothing."""
     proved = " AND o.proved = (SELECT appearances FROM peer WHERE number = o.peer)" if only_proved else ""
     row = connection.execute(
         "SELECT count(*), coalesce(sum(size), 0), coalesce(sum(copies < wanted), 0),"
         " coalesce(sum(max(0, wanted - copies) * size), 0), coalesce(sum(readable = 0), 0),"
-        " coalesce(sum((readable = 0) * size), 0) FROM"
-        " (SELECT c.size, min(?1, coalesce((SELECT f.copies FROM frugal f WHERE f.chunk = c.number), ?1)) AS wanted,"
+        " coalesce(sum((readable = 0) * size), 0), coalesce(sum(due > ?1), 0) FROM"
+        " (SELECT *, min(?1, due) AS wanted FROM (SELECT c.size,"
+        " min(?2, coalesce((SELECT f.copies FROM frugal f WHERE f.chunk = c.number), ?2)) AS due,"
         f" (SELECT count(*) FROM replica o WHERE o.chunk = c.number{proved}"
         f" AND o.peer IN ({number_list(others)}))"
         " AS copies, (SELECT count(*) FROM replica o WHERE o.chunk = c.number AND o.peer IN"
         f" ({number_list(readable)})) AS readable FROM chunk c WHERE c.refs > 0 AND c.number IN"
-        f" (SELECT chunk FROM replica WHERE peer IN ({number_list(peers)})))",
-        (wanted,),
+        f" (SELECT chunk FROM replica WHERE peer IN ({number_list(peers)}))))",
+        (wanted, wanted if replicas is None else replicas),
     ).fetchone()
     return Dependence(*(int(figure) for figure in row))
 

@@ -29,14 +29,16 @@ _LAST_WORDS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom to dial: exactly this node in this role, at the first of `addresses` ("host:port" or RELAY) where it is."""
+    """Whom to dial: exactly this node in this role, at the first of `addresses` ("host:port" or RELAY) where it is. An
+    empty `node` is any: who dials checks the certificate itself."""
 
     node: NodeId
     role: Role
     addresses: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.role} {self.node[:8]} at {', '.join(self.addresses) or 'no address'}"
+        who = f"{self.role} {self.node[:8]}" if self.node else self.role
+        return f"{who} at {', '.join(self.addresses) or 'no address'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +310,8 @@ def _reason(error: OSError) -> str:
     cause = error.__cause__  # trio groups what each address of a name said
     if isinstance(cause, ExceptionGroup) and isinstance(cause.exceptions[0], OSError):
         error = cause.exceptions[0]
-    return (error.strerror or str(error)).lower()
+    said = (error.strerror or str(error)).lower()
+    return said.rpartition("error connecting to ")[2].partition("): ")[2] or said  # trio names the address as a tuple
 
 
 def expecting(

@@ -15,7 +15,7 @@ import msgspec
 
 from p2pfs.errors import Invalid, Unavailable
 from p2pfs.runtime.offers import registry
-from p2pfs.runtime.sizes import format_duration, format_size, parse_duration, parse_size
+from p2pfs.runtime.sizes import expect_unit, format_duration, format_size, parse_duration, parse_size
 from p2pfs.types import GIB, KIB, MIB, Distribution
 
 CONFIG_FILE: Final = "config.toml"
@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_listen: Text = ""  # host:port[,host:port] where Prometheus may read /metrics, in the clear; empty: nowhere
     # What a peer offers beside `capacity`, by the names of p2pfs.runtime.offers: what was written, checked.
     offers: Mapping[str, str] = {}
+    given: frozenset[str] = frozenset()  # names of those that hold for this process only (--set)
 
 
 def _parse_switch(text: str) -> bool:
@@ -194,16 +195,23 @@ _FORMATTERS: Final[dict[str, Callable[[Any], str]]] = {
     "rate": lambda rate: "none" if rate is None else f"{format_size(rate)}/s",
     "switch": lambda on: "on" if on else "off",
 }
+_UNITS: Final = {
+    "duration": ("s, min, h or d", "s"),
+    "size": ("K, M, G or T", "M"),
+    "automatic size": ("M, G or T", "G"),
+    "rate": ("K, M or G", "M"),
+}
 KINDS: Final[dict[str, str]] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(Settings, include_extras=True).items()
-    if name != "offers"
+    if name not in ("offers", "given")
 }
 """Setting name → how its value is written."""
 
 
 def _nearest(name: str) -> str:
-    return (difflib.get_close_matches(name, [*KINDS, *registry.by_key()], 1, 0.0) or ["replicas"])[0]
+    near = difflib.get_close_matches(name, [*KINDS, *registry.by_key()], 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
@@ -225,13 +233,29 @@ def parse_setting(name: str, value: object) -> Any:  # noqa: ANN401 - each setti
         raise Invalid(f"setting {name}: {error}") from None
 
 
+def parse_given(name: str, text: str) -> Any:  # noqa: ANN401 - each setting has its own type
+    """As `parse_setting`, of what a person writes on a command line now: times and sizes have units there. A file may
+    be of a version that asked for none.
+
+    Raises:
+        Invalid: Unknown name, no such value, or a number whose unit was forgotten.
+    """
+    units = _UNITS.get(KINDS.get(name, ""))
+    if units is not None:
+        try:
+            expect_unit(text, *units)
+        except Invalid as error:
+            raise Invalid(f"setting {name}: {error}") from None
+    return parse_setting(name, text)
+
+
 def _reading(name: str) -> tuple[Callable[[str], Any], str]:
     """How a value is read, and how its default is written. Raises Invalid: there is no such setting."""
     if name in KINDS:
         return _PARSERS[KINDS[name]], format_setting(name, getattr(Settings(), name))
     offer = registry.by_key().get(name)
     if offer is None:
-        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them; did you mean {_nearest(name)}?")
+        raise Invalid(f"“{name}” is no setting: docs/commands.md lists them{_nearest(name)}")
     return lambda text: str(offer.read(text)), offer.default
 
 
@@ -241,16 +265,16 @@ def format_setting(name: str, value: object) -> str:
 
 
 def load(home: Path, overrides: Mapping[str, str] | None = None) -> Settings:
-    """The settings of the node at `home`; a missing file means defaults.
+    """The settings of the node at `home`; a missing file means defaults. `overrides` are written by a person now.
 
     Raises:
         Invalid: An unknown name, a value that cannot be meant, or values that contradict each other.
         Unavailable: The file is there and cannot be read.
     """
     values = {name: parse_setting(name, value) for name, value in _read(home / CONFIG_FILE).items()}
-    values |= {name: parse_setting(name, value) for name, value in (overrides or {}).items()}
+    values |= {name: parse_given(name, value) for name, value in (overrides or {}).items()}
     offers = {name: values.pop(name) for name in values.keys() - KINDS.keys()}
-    settings = Settings(**values, offers=offers)
+    settings = Settings(**values, offers=offers, given=frozenset(overrides or ()))
     _check(settings)
     return settings
 

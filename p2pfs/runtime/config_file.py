@@ -24,7 +24,19 @@ def write_settings(home: NodeHome, settings: Mapping[str, str]) -> None:
         lines = home.config_path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         lines = [_HEAD.rstrip()]
-    kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
+    kept = [line for line in lines if _name_in(line) not in settings]
     # JSON's strings are TOML's basic strings, except for DEL, which no setting contains.
     kept += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
     write_durably(home.config_path, ("\n".join(kept) + "\n").encode(), 0o600)
+
+
+def is_written(home: NodeHome, name: str) -> bool:
+    """Whether the home's configuration says something of a setting."""
+    try:
+        return name in map(_name_in, home.config_path.read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        return False
+
+
+def _name_in(line: str) -> str:
+    return line.partition("=")[0].strip()

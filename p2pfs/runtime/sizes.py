@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: "20G", "1.5 MiB", "30d", "500ms".
+"""Sizes, counts and times as people write them: "20G", "1.5 MiB", "3 copies", "30d", "500ms".
 
 Pure. Used by the configuration, the command line and everything that prints a number for a person. Units of size are
 powers of 1024 whatever their spelling (G = GB = GiB), as in JuiceFS and Ceph.
@@ -45,6 +45,23 @@ def parse_size(text: str) -> int:
     return size
 
 
+def given_size(text: str) -> int:
+    """As `parse_size`, of what a person writes now: a number without a unit is one whose unit was forgotten.
+
+    Raises:
+        Invalid: It is no size, or has no unit and is not 0.
+    """
+    expect_unit(text, "M, G or T", "G")
+    return parse_size(text)
+
+
+def expect_unit(text: str, units: str, usual: str) -> None:
+    """Raises Invalid: it is a bare number other than 0."""
+    bare = text.strip()
+    if re.fullmatch(r"[\d.]+", bare, re.ASCII) and bare.strip("0."):
+        raise Invalid(f"“{bare[:40]}” has no unit: write {units} behind the number, such as {bare[:40]}{usual}")
+
+
 def format_size(size: int) -> str:
     """The shortest of "0 B", "12.5 MiB", "3 GiB" that keeps three digits."""
     if abs(size) < 1024:
@@ -55,6 +72,13 @@ def format_size(size: int) -> str:
         power += 1
     number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
     return f"{number.removesuffix('.0')} {_SIZE_POWERS[power - 1].upper()}iB"
+
+
+def format_count(number: int, one: str, many: str = "") -> str:
+    """As "1 chunk", "3 chunks", "2 copies"; `many` where the plural is neither of these."""
+    if number == 1:
+        return f"1 {one}"
+    return f"{number} {many or (f'{one[:-1]}ies' if one.endswith('y') else f'{one}s')}"
 
 
 def parse_duration(text: str) -> float:
@@ -78,14 +102,23 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def given_duration(text: str) -> float:
+    """As `parse_duration`, of what a person writes now.
+
+    Raises:
+        Invalid: It is no time span, or has no unit and is not 0.
+    """
+    expect_unit(text, "s, min, h or d", "s")
+    return parse_duration(text)
+
+
 def parse_span(text: str) -> float:
-    """As `parse_duration`, but a unit is required: "30d", "12h", "100y".
+    """As `given_duration`, for what is counted in days: "30d", "12h", "100y".
 
     Raises:
         Invalid: It is no time span, has no unit, or is no time at all.
     """
-    if re.fullmatch(r"[\d.]+", text.strip(), re.ASCII):
-        raise Invalid(f"“{text}” has no unit: write s, m, h, d, w or y behind the number, such as {text.strip()}d")
+    expect_unit(text, "s, m, h, d, w or y", "d")
     seconds = parse_duration(text)
     if not 0 < seconds <= _LONGEST_SPAN_S:
         raise Invalid(f"“{text}” is not between a moment and ten thousand years")

@@ -25,14 +25,15 @@ from p2pfs.vfs.places import Places
 from p2pfs.wire.namespace import Attributes
 
 MOST_AHEAD: Final = 8
-"""MiB fetched ahead of a sequential reader at most."""
+"""MiB fetched ahead of a sequential reader at most, and no more than half of what the chunk it reads leaves of the
+memory they are kept in: what has to go before it is read was fetched in vain."""
 WHOLE_FROM_BLOCKS: Final = 4
 """A request for this many blocks fetches the whole chunk."""
 
 
 @dataclass(slots=True)
 class ReadAhead:
-    """What one handle's reads look like: `window` MiB are fetched ahead, none while reads jump."""
+    """What one handle's reads look like: up to `window` MiB are fetched ahead, none while reads jump."""
 
     next_offset: int = 0
     window: int = 0
@@ -72,6 +73,7 @@ class Reader:
         self._sealer, self._namespace, self._store = sealer, namespace, store
         self._places, self._nursery, self._refresh = places, nursery, refresh
         self.blocks = BlockCache(memory_bytes)
+        self._most_ahead = min(MOST_AHEAD, max(0, memory_bytes - CHUNK_BYTES) // 2 // CHUNK_BYTES)
         self._flights: dict[tuple[ChunkId, int], Signal] = {}
 
     # ---- extents
@@ -256,10 +258,10 @@ class Reader:
     # ---- ahead
 
     def _start_ahead(self, inode: Inode, ahead: ReadAhead) -> None:
-        if not ahead.window or inode.attributes.inline is not None:
+        if not ahead.window or not self._most_ahead or inode.attributes.inline is not None:
             return
         at = ahead.next_offset // CHUNK_BYTES
-        for index in range(at, at + ahead.window + 1):
+        for index in range(at, at + min(ahead.window, self._most_ahead) + 1):
             if index * CHUNK_BYTES >= inode.head.size:
                 break
             page = inode.pages.get(index // INDICES_PER_RANGE)

@@ -53,3 +53,5 @@ class PlanAnswer(msgspec.Struct, frozen=True):
     rate: float  # bytes a second that copying would take, as measured lately or assumed
     is_measured: bool
     answering: int = 0  # of those that would stay, how many can be copied to now
+    thinned: int = 0  # chunks that should have more copies than there are peers that stay (not of a stop)
+    replicas: int = 0  # copies wanted where there are peers enough; 0: by an older coordinator, which does not tell

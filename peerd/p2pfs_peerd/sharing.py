@@ -16,7 +16,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.offers import registry
-from p2pfs.runtime.offers.book import Local, OfferBook, parse_all
+from p2pfs.runtime.offers.book import Local, OfferBook, parse_given
 from p2pfs.runtime.offers.kinds import Machine
 from p2pfs.wire.offers import Offered
 from p2pfs_peerd.offer import Offer
@@ -42,17 +42,20 @@ class Sharing:
         self._home = home
         self._offer = offer
         self._changing = trio.Lock()
+        self._passing = [kind.name for key, kind in registry.by_key().items() if key in settings.given]
         machine = Machine(offer, pace.up, pace.down, clock.monotonic)
         self._book = OfferBook(_texts(settings), machine, clock, local)
         self.run = self._book.run
         self.told: Callable[[], list[Offered]] = self._book.told
 
     def state(self) -> dict[str, object]:
-        """As the command shows it. `granted` is what the pool lets this peer offer of its disk, if it has said so."""
+        """As the command shows it. `granted` is what the pool lets this peer offer of its disk, if it has said so;
+        `passing` are the kinds that this process was given with --set, which a start comes back to."""
         return {
             "offers": msgspec.to_builtins(self.told()),
             "wished": self._offer.wished(),
             "granted": self._offer.granted,
+            "passing": self._passing,
         }
 
     async def change(self, texts: Mapping[str, str], beat: Callable[[], Awaitable[None]]) -> dict[str, object]:
@@ -62,7 +65,7 @@ class Sharing:
             Invalid: There is no such kind, or what is written is no rule.
             NoSpace, Unavailable: It cannot be kept; nothing was changed.
         """
-        rules = parse_all(texts)
+        rules = parse_given(texts)
         async with self._changing:
             kept = {registry.named(name).key: text.strip() for name, text in texts.items()}
             await trio.to_thread.run_sync(partial(write_settings, self._home, kept))

@@ -218,7 +218,7 @@ def test_umount_takes_in_what_programs_have_only_mapped(pool: DemoPool) -> None:
 def test_the_coordinator_may_come_back_under_pages_not_yet_written(tmp_path: Path) -> None:
     """Whoever closes first takes the kernel's error away, and pages that it gave up are read again when it likes."""
     content = random.Random(4).randbytes(600_001)
-    with demo_pool(tmp_path, options="writeback_cache", settings={"io_timeout": "2"}) as pool:
+    with demo_pool(tmp_path, options="writeback_cache", settings={"io_timeout": "2s"}) as pool:
         path = pool.mount / "waiting"  # the first that is written: no room is promised yet
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
         os.write(descriptor, content)
@@ -244,7 +244,7 @@ def fsync_after_errors(descriptor: int) -> None:
 
 
 def test_every_close_tells_of_pages_that_found_no_room(tmp_path: Path) -> None:
-    with demo_pool(tmp_path, options="writeback_cache", settings={"capacity": "40M", "io_timeout": "5"}) as pool:
+    with demo_pool(tmp_path, options="writeback_cache", settings={"capacity": "40M", "io_timeout": "5s"}) as pool:
         path = pool.mount / "large"
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
         os.write(descriptor, bytes(1 << 20))

@@ -158,7 +158,7 @@ JOB = jobs.JobInfo(
 PLAN = plans.PlanAnswer(
     1, 2, short=3, short_bytes=4, unreadable=5, unreadable_bytes=6,
     files=[plans.FilesAtRisk("0123456789abcdef", "photos", "anna", files=1, inodes=[10])], room_bytes=7, staying=2,
-    wanted=2, rate=8.0, is_measured=True,
+    wanted=2, rate=8.0, is_measured=True, thinned=3, replicas=4,
 )  # fmt: skip
 WAIT = events.WaitEvents(0x1122334455667788, 41, 20.0)
 EVENTS = events.Events(
@@ -271,6 +271,7 @@ def test_it_is_written_as_ever(name: str) -> None:
         ("peer_info", PEER_INFO),
         ("job", JOB),
         ("plan", PLAN),
+        ("plan_without_thinned", msgspec.structs.replace(PLAN, thinned=0, replicas=0)),
         ("trash_page", TRASH_PAGE),
         ("expiring_page", EXPIRING_PAGE),
         ("hits", HITS),

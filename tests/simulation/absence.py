@@ -64,7 +64,7 @@ CALM_S: Final = SETTINGS.elect_after * (1 + (MISSED + 2) / ROUNDS) + SETTINGS.re
 """Until a peer that was just started follows a leader; one that just stopped is neither heard nor waited for; copies
 asked for in vain are asked for again, at the look after that; and those are there."""
 PATIENCE_S: Final = 600
-"""By the machine's own clock; a week is a few seconds of a core that has nothing else to do."""
+"""Of the process's own time; a week is a few seconds of a core that has nothing else to do."""
 _RETURN_S: Final = 4 * DAY_S
 
 
@@ -348,7 +348,7 @@ def simulate(seed: int, *, verbose: bool = False) -> Outcome:
 
 
 async def _main(world: World, bugs: Bugs, outcome: Outcome) -> None:
-    async with _in_time(world), trio.open_nursery() as nursery:
+    async with _in_time(), trio.open_nursery() as nursery:
         absence = Absence(world, Load(world), Faults(world, nursery), bugs, outcome)
         await absence.fill()
         await absence.week()

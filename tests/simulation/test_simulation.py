@@ -2,13 +2,17 @@
 
 import itertools
 import os
+import signal
 import time
 from typing import Final
 
 import pytest
+import trio
 
+from tests.simulation import run
 from tests.simulation.planted import PLANTED
 from tests.simulation.run import Result, explore, simulate
+from tests.simulation.world import Violation
 
 pytestmark = pytest.mark.l3
 
@@ -41,6 +45,26 @@ def test_a_seed_does_the_same_whatever_ran_before() -> None:
     alone, other, again = simulate(3), simulate(4), simulate(3)
     assert (alone.digest, alone.requests) == (again.digest, again.requests)
     assert alone.digest != other.digest
+
+
+async def test_a_run_that_goes_round_in_circles_ends_by_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATIENCE_S", 0.05)
+
+    async def circle() -> None:
+        async with run._in_time():
+            while True:
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(Violation, match="P8"):
+        await circle()
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+async def test_a_run_may_take_long_on_a_machine_that_is_busy() -> None:
+    async with run._in_time():
+        own_s, clock_s = signal.getitimer(signal.ITIMER_PROF)[0], signal.getitimer(signal.ITIMER_REAL)[0]
+    assert run.PATIENCE_S - 1 < own_s < run.PATIENCE_S + 1
+    assert clock_s > 20 * run.PATIENCE_S
 
 
 def test_random_seeds_keep_every_promise() -> None:

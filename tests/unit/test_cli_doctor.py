@@ -226,3 +226,16 @@ def test_a_mount_that_died_is_told_with_how_to_clear_it_away(monkeypatch: pytest
     assert "p2pfs umount --if-dead /mnt/photos" in only(checks.mounts()).mend
     monkeypatch.setattr(checks, "mounted_type", lambda _path: None)
     assert only(checks.mounts()).health is Health.HEALTHY
+
+
+def test_a_peer_that_left_in_peace_is_no_fault() -> None:
+    for state, word in (("left", "has left"), ("draining", "is leaving")):
+        finding = only(checks.own_peer(report(peer(state=state)), record(Role.PEER)))
+        assert (finding.health, word in finding.found) == (Health.HEALTHY, True)
+        assert "p2pfs peer undrain" in finding.found
+
+
+def test_what_the_coordinator_says_of_the_pool_is_not_always_well() -> None:
+    assert checks.coordinator("healthy").health is Health.HEALTHY
+    finding = checks.coordinator("error")
+    assert (finding.health, "p2pfs status" in finding.mend) == (Health.ERROR, True)

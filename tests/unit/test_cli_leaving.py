@@ -37,6 +37,7 @@ LOST = msgspec.structs.replace(
     WHOLE, short=4, short_bytes=6 * MIB, unreadable=2, unreadable_bytes=2 * MIB, files=[RISK]
 )
 CRAMPED = msgspec.structs.replace(SHORT, room_bytes=3 * MIB)
+THIN = msgspec.structs.replace(WHOLE, staying=1, answering=1, wanted=1, thinned=9, replicas=2)
 
 
 def job(state: str = "running", **more: Any) -> JobInfo:  # noqa: ANN401 - any field
@@ -138,6 +139,7 @@ def test_what_changes_the_pool_shows_what_it_means_and_asks(
 def test_a_drain_is_followed_until_the_peer_has_left(
     pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pool.answers["POST", "/plans"] = WHOLE
     pool.answers["POST", f"/peers/{OWN}/drain"] = NODES[0]
     old = job("cancelled", id=1)
     pool.answers["GET", "/jobs"] = [
@@ -156,15 +158,40 @@ def test_a_drain_is_followed_until_the_peer_has_left(
 def test_a_drain_that_ends_otherwise_is_no_success(
     pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str], end: JobInfo
 ) -> None:
+    pool.answers["POST", "/plans"] = WHOLE
     pool.answers["POST", f"/peers/{OWN}/drain"] = NODES[0]
     pool.answers["GET", "/jobs"] = [[job()], [end]]
     assert p2pfs("peer", "drain", "--yes") == exitcodes.FAILED
     assert end.state in capsys.readouterr().err
 
 
+def test_a_drain_that_leaves_fewer_copies_warns_of_it(
+    pool: Coordinator, p2pfs: Callable[..., int], no: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool.answers["POST", "/plans"] = THIN
+    assert p2pfs("peer", "drain", "bob") == exitcodes.FAILED
+    assert no == ["Let bob@nas leave the pool, with fewer copies of what it holds?"]
+    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NODES[1]
+    assert p2pfs("peer", "drain", "bob", "--yes", "--no-wait") == exitcodes.OK
+    assert "9 chunks will have 1 copy" in capsys.readouterr().err
+    pool.answers["POST", "/plans"] = Unavailable("it is busy")
+    assert p2pfs("peer", "drain", "bob", "--yes", "--no-wait") == exitcodes.OK
+
+
+def test_nothing_is_said_to_have_copies_that_has_none(
+    pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool.answers["POST", "/plans"] = msgspec.structs.replace(LOST, short=2, short_bytes=2 * MIB, wanted=1)
+    assert p2pfs("plan", "lose", "bob") == exitcodes.HEALTH_ERROR
+    said = capsys.readouterr().out
+    assert "nothing to copy" not in said
+    assert "lost: " in said
+
+
 def test_an_interrupted_wait_leaves_the_drain_running_and_says_so(
     pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pool.answers["POST", "/plans"] = WHOLE
     pool.answers["POST", f"/peers/{OWN}/drain"] = NODES[0]
     pool.answers["GET", "/jobs"] = [[job()], KeyboardInterrupt()]
     assert p2pfs("peer", "drain", "--yes") == 130
@@ -204,6 +231,7 @@ def test_safe_to_stop_is_one_sentence_and_an_exit_status(
     [
         ("drain", SHORT, exitcodes.OK, 4 * MIB),
         ("drain", CRAMPED, exitcodes.HEALTH_ERROR, 4 * MIB),
+        ("drain", THIN, exitcodes.HEALTH_WARNING, 0),
         ("lose", WHOLE, exitcodes.OK, 0),
         ("lose", CRAMPED, exitcodes.HEALTH_WARNING, 4 * MIB),
         ("lose", LOST, exitcodes.HEALTH_ERROR, 2 * MIB),  # what is lost cannot be copied
@@ -225,6 +253,8 @@ def test_a_plan_says_how_much_and_whether_it_can_be_done(
     assert p2pfs("plan", kind, "bob") == code
     said_to_people = capsys.readouterr().out
     assert ("not enough" in said_to_people) == (plan is CRAMPED)
+    assert ("9 chunks will have 1 copy, fewer than replicas=2: only 1 peer stays" in said_to_people) == (plan is THIN)
+    assert ("nothing to copy" in said_to_people) == (plan in (WHOLE, THIN))
     assert ("anna/photos: 3 files" in said_to_people) == (plan is LOST)
 
 

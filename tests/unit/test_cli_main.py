@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+from peer_processes import lone_peer
 
 from p2pfs import errors, exitcodes
 from p2pfs.cli import failures, main, mount_helper
+from p2pfs.types import Role
 
 pytestmark = pytest.mark.l0
 
@@ -151,3 +154,111 @@ def test_every_error_class_has_an_exit_code() -> None:
     for kind in kinds:
         if kind is not errors.UserError:
             assert 0 < failures.exit_code_of(kind("x")) < 20
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("invite", "anna@nas", "--lifetime", "5"),
+        ("invite", "anna@nas", "--capacity", "200"),
+        ("volume", "quota", "demo", "80"),
+        ("volume", "set", "demo", "trash_removed=7"),
+        ("mount", "demo", "mnt", "-o", "io_timeout=5"),
+        ("mount", "demo", "mnt", "--set", "io_timeout=5"),
+        ("peer", "start", "--set", "capacity=200"),
+        ("peer", "away", "8"),
+        ("top", "--interval", "5"),
+        ("stats", "mnt", "--interval", "5"),
+        ("warmup", "mnt", "--most", "5"),
+        ("bench", "mnt", "--size", "5000000000"),
+        ("undelete", "mnt", "--at", "5"),
+    ],
+)
+def test_a_number_whose_unit_was_forgotten_is_refused(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnt").mkdir()
+    home = lone_peer(tmp_path, Role.CLIENT, Role.PEER)
+    monkeypatch.setenv("P2PFS_HOME", str(home))
+    assert main.run(words) in (exitcodes.USAGE, exitcodes.BAD_CONFIGURATION)
+    assert "no unit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("coordinator", "start", "--set", "listen=foo"), "listen"),
+        (("coordinator", "start", "--set", "dashboard_listen=foo"), "dashboard_listen"),
+        (("peer", "start", "--set", "advertise=nas:x"), "advertise"),
+        (("peer", "start", "--set", "metrics_listen=127.0.0.1:1,foo"), "metrics_listen"),
+        (("mount", "demo", "mnt", "-o", "metrics_listen=foo"), "metrics_listen"),
+    ],
+)
+def test_an_address_that_is_none_names_its_setting(
+    words: tuple[str, ...],
+    setting: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = lone_peer(tmp_path, Role.CLIENT, Role.PEER, Role.COORDINATOR)
+    monkeypatch.setenv("P2PFS_HOME", str(home))
+    assert main.run(words) == exitcodes.BAD_CONFIGURATION
+    assert f"setting {setting}: “" in capsys.readouterr().err
+
+
+def test_a_question_that_nobody_can_answer_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def asking() -> None:
+        click.confirm("Really?")
+
+    with (tmp_path / "nothing").open("w+") as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert main.run([], asking) == exitcodes.USAGE
+    assert "no terminal to ask: give --yes" in capsys.readouterr().err
+
+
+def test_a_kit_that_cannot_be_written_is_told_before_anything_is_asked_or_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["init", "--home", str(tmp_path / "home"), "--kit-file", str(tmp_path / "none" / "kit"), "--yes"]
+    assert main.run(words) == exitcodes.USAGE
+    assert "nothing can be written in" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("statsu",), "Did you mean stats?"),
+        (("volume", "qouta"), "No such command"),
+        (("mount", "demo", "mnt", "-o", "io_timeut=5s"), "did you mean io_timeout=?"),
+        (("mount", "demo", "mnt", "-o", "idmap=foo"), "is neither a map, such as u:1000:0"),
+        (("peer", "start", "--set", "capacty=1G"), "did you mean capacity?"),
+    ],
+)
+def test_what_is_nearly_right_is_named(
+    words: tuple[str, ...],
+    near: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("P2PFS_HOME", str(lone_peer(tmp_path, Role.CLIENT, Role.PEER)))
+    assert main.run(words) in (exitcodes.USAGE, exitcodes.BAD_CONFIGURATION)
+    assert near in capsys.readouterr().err
+
+
+def test_nothing_is_suggested_that_is_far_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = str(lone_peer(tmp_path))
+    assert main.run(["peer", "start", "--home", home, "--set", "bogus=1"]) == exitcodes.BAD_CONFIGURATION
+    assert main.run(["xyzzy"]) == exitcodes.USAGE
+    assert "did you mean" not in capsys.readouterr().err.lower()
+
+
+def test_who_may_not_revoke_is_told_before_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["revoke", "bob", "--home", str(lone_peer(tmp_path))]) == exitcodes.DENIED
+    assert "role admin" in capsys.readouterr().err

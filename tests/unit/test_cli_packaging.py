@@ -16,6 +16,7 @@ import pytest
 from p2pfs.cli.main import cli
 from p2pfs.runtime import config
 from p2pfs.runtime.config import KINDS, Settings
+from p2pfs.runtime.offers import registry
 from p2pfs.runtime.sizes import parse_duration
 
 pytestmark = pytest.mark.l0
@@ -155,12 +156,15 @@ def test_at_shutdown_mounts_end_before_the_daemons_they_store_with() -> None:
 
 def test_the_sample_configuration_is_every_setting_at_its_default(tmp_path: Path) -> None:
     sample = texts.sample_configuration()
-    assert re.findall(r"^#(\w+) = ", sample, re.MULTILINE) == list(KINDS)
+    known = KINDS.keys() | {name for name, kind in registry.by_key().items() if kind.is_on}
+    names = re.findall(r"^#(\w+) = ", sample, re.MULTILINE)
+    assert sorted(names) == sorted(known)
     (tmp_path / "config.toml").write_text(sample)
     assert config.load(tmp_path) == Settings()
     (tmp_path / "config.toml").write_text(re.sub(r"^#(\w+ = )", r"\1", sample, flags=re.MULTILINE))
-    assert tomllib.loads((tmp_path / "config.toml").read_text()).keys() == KINDS.keys()
-    assert config.load(tmp_path) == Settings()
+    assert tomllib.loads((tmp_path / "config.toml").read_text()).keys() == known
+    offers = {name: kind.default for name, kind in registry.by_key().items() if name in known - KINDS.keys()}
+    assert config.load(tmp_path) == Settings(offers=offers)
 
 
 def test_the_sample_configuration_explains_every_setting() -> None:

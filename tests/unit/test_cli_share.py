@@ -77,6 +77,21 @@ def test_it_says_what_the_invite_allows_and_what_becomes_of_a_surplus(
     assert "It holds 1 GiB more than it offers. Nothing of that is deleted" in capsys.readouterr().out
 
 
+def test_it_says_what_does_not_last_and_what_the_disk_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = lone_peer(tmp_path)
+    with daemon(home, STATE | {"passing": ["storage"]}):
+        assert share(home, "storage=2G", "--json") == exitcodes.OK
+    assert json.loads(capsys.readouterr().out)["passing"] == ["storage"]
+    for words, is_told in ((["storage=2G"], True), (["upload=none"], False), ([], False)):
+        with daemon(home, STATE | {"passing": ["storage"]}):
+            assert share(home, *words) == exitcodes.OK
+        assert ("was started with --set capacity=…" in capsys.readouterr().out) == is_told
+    assert share(home, "storage=1000000T") == exitcodes.OK
+    assert f"The disk with {home} has" in capsys.readouterr().out
+
+
 def test_without_a_running_peer_the_rules_are_kept_for_its_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +118,14 @@ def test_nonsense_changes_nothing(arguments: list[str], tmp_path: Path) -> None:
     home = lone_peer(tmp_path)
     assert share(home, "storage=1G", *arguments) == exitcodes.USAGE
     assert not (home / "config.toml").exists()
+
+
+@pytest.mark.parametrize("words", ["200", "200B", "63M", "1.5"])
+def test_storage_that_nobody_means_is_refused(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = lone_peer(tmp_path)
+    assert share(home, f"storage={words}") == exitcodes.USAGE
+    assert not (home / "config.toml").exists()
+    assert share(home, "storage=0") == share(home, "storage=64M") == share(home, "storage=AUTO") == exitcodes.OK
 
 
 def test_what_the_daemon_refuses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Bars and signs of life: late, on a terminal only, and gone when it is over."""
 
+import io
 import itertools
 import os
 import threading
@@ -8,8 +9,11 @@ from collections.abc import Callable, Iterator
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from p2pfs.cli import progress, waiting
+from p2pfs.vfs.fsck.findings import Tally
 
 pytestmark = pytest.mark.l0
 
@@ -88,6 +92,31 @@ def test_a_bar_comes_late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> No
     assert [(one["visible"], one["counted"]) for one in updates] == [
         (seconds > waiting.LATE_S, "3/7 files"), (seconds > waiting.LATE_S, "4 files"),
     ]  # fmt: skip
+
+
+def test_a_check_counts_nothing_before_it_knows_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "is_wanted", lambda: True)
+    bars: list[progress.Progress] = []
+
+    def drawn() -> str:
+        screen = io.StringIO()
+        Console(width=120, file=screen).print(bars[0].get_renderable())
+        return screen.getvalue()
+
+    class Bar(Progress):
+        def __init__(self, *columns: ProgressColumn, **_options: object) -> None:
+            super().__init__(*columns, console=Console(file=io.StringIO()), disable=True)
+            bars.append(self)
+
+    monkeypatch.setattr(progress, "Progress", Bar)
+    with progress.checked_bar() as bar:
+        before = drawn()
+        bar.show(Tally(inodes=3, copies=1, bytes_read=1024), 7)
+        after = drawn()
+    assert "None" not in before
+    assert "files" not in before
+    assert "3/7 files" in after
+    assert "1 copy, 1 KiB read" in after
 
 
 def recording(updates: list[dict[str, object]]) -> Callable[..., None]:

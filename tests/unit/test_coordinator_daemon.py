@@ -16,6 +16,7 @@ from plugins.checklogs import Claims
 from wired import everything
 
 from p2pfs import exitcodes
+from p2pfs.coordinator import daemon
 from p2pfs.coordinator.authority import new_key
 from p2pfs.coordinator.daemon import open_coordinator
 from p2pfs.coordinator.files import CoordinatorFiles
@@ -23,7 +24,7 @@ from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.errors import Denied, Fenced, NotFound, Unavailable, UserError
 from p2pfs.format.invites import decode_invite
 from p2pfs.meta.remote import RemoteNamespace
-from p2pfs.net.addresses import parse_address
+from p2pfs.net.addresses import open_listeners, parse_address
 from p2pfs.net.client import Endpoint, joining_client
 from p2pfs.net.identity import client_context, identity_of
 from p2pfs.net.tls import TlsStream
@@ -181,6 +182,24 @@ async def test_the_coordinator_renews_its_own_certificate(tmp_path: Path) -> Non
         assert identity.roles == NODE_ROLES
         async with pool.client() as client:  # with the new files
             await client.call(pool.endpoint, "GET", "/map", None, PoolMap)
+
+
+@pytest.mark.parametrize(("advertise", "usual"), [("nas", 9470), ("nas:9475,10.0.0.7", 9475), ("", 9470)])
+async def test_where_it_listened_once_is_not_where_it_listens_for_ever(
+    advertise: str, usual: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def listen(where: str) -> list[trio.SocketListener]:
+        asked.append(where)
+        return await open_listeners("127.0.0.1:0")
+
+    monkeypatch.setattr(daemon, "open_listeners", listen)
+    home = new_pool(tmp_path / "home")
+    for given in ({"listen": "127.0.0.1:9998"}, {"listen": ""}):
+        async with open_coordinator(home, home.settings({"advertise": advertise, **given})):
+            pass
+    assert asked == ["127.0.0.1:9998", f":{usual}"]
 
 
 async def test_addresses_that_are_taken_are_a_clear_mistake(tmp_path: Path) -> None:

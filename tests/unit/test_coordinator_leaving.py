@@ -251,3 +251,21 @@ async def test_one_asker_has_one_plan_made_at_a_time(tmp_path: Path) -> None:
         assert len([answer for answer in answers if answer]) == 2
         await ask(2)
         assert answers[-1]
+
+
+async def test_a_plan_tells_of_chunks_that_too_few_peers_are_left_for(tmp_path: Path) -> None:
+    """Fewer copies are wanted where fewer peers stay, so that nothing of them would be short."""
+    async with pool(tmp_path) as p:
+        c = await careful(p, 4)
+        for number in range(12):
+            await c.store(number, [1, 2, 3])
+        await c.settle()
+
+        async def plan(kind: PlanKind, *numbers: int) -> tuple[int, int, int]:
+            request = PlanRequest(kind, [c.peers[number].node for number in numbers])
+            answer = await c.leaving.plan(p.identity(), request)
+            return answer.thinned, answer.wanted, answer.replicas
+
+        assert await plan(PlanKind.DRAIN, 1) == (0, 3, 3)
+        assert await plan(PlanKind.LOSE, 1, 2) == (12, 2, 3)
+        assert await plan(PlanKind.STOP, 1, 2) == (0, 3, 3)

@@ -14,6 +14,7 @@ from docs_blocks import PAGES, ROOT, blocks
 from p2pfs import errors, exitcodes
 from p2pfs.cli.main import cli
 from p2pfs.runtime.config import KINDS, Settings, format_setting
+from p2pfs.runtime.offers import registry
 from p2pfs_mount.errno import errno_of
 
 pytestmark = pytest.mark.l0
@@ -120,7 +121,8 @@ def test_settings_are_documented_with_their_defaults() -> None:
     documented = {row[0]: row[1] for row in table("commands.md", "settings")}
     defaults = Settings()
     actual = {name: format_setting(name, getattr(defaults, name)) or "(empty)" for name in KINDS}
-    assert documented == actual
+    offered = {name: kind.default for name, kind in registry.by_key().items() if kind.is_on}
+    assert documented == offered | actual
 
 
 def test_exit_codes_are_documented() -> None:

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from wired import HANDLERS, client_of, connector, memory_server, serving
 
 from p2pfs import errors
+from p2pfs.net import dialled
 from p2pfs.net.addresses import bound_addresses, format_address, open_listeners, parse_address
 from p2pfs.net.client import Client, Endpoint, joining_client
 from p2pfs.net.dialled import connect_by_tcp
@@ -96,6 +97,10 @@ async def test_nobody_there_is_unavailable(ca: TestAuthority) -> None:
         for wrong in (addresses, (), ("127.0.0.1:0",), ("nonsense",)):
             with pytest.raises(errors.Unavailable, match="cannot be reached"):
                 await client.request(Endpoint(NodeId("a" * 32), Role.PEER, wrong), "GET", "/x", timeout_s=5)
+
+
+def test_any_node_of_an_address_is_named_by_the_address_alone() -> None:
+    assert str(Endpoint(NodeId(""), Role.PEER, ("192.0.2.10:9471",))) == "peer at 192.0.2.10:9471"
 
 
 async def test_a_later_address_serves_when_the_first_is_taken_by_another_node(ca: TestAuthority) -> None:
@@ -508,3 +513,9 @@ async def test_a_name_that_cannot_be_looked_up_is_a_peer_that_cannot_be_reached(
     async with Client(ca.issue().client(), ca.pool, connect=connect) as client:
         with pytest.raises(errors.Unavailable, match="no host name"):
             await client.request(endpoint, "GET", "/health", timeout_s=5)
+
+
+def test_why_nobody_was_reached_is_a_reason_and_no_tuple() -> None:
+    error = OSError(111, "Error connecting to ('127.0.0.1', 20532): Connection refused")
+    assert dialled._reason(error) == "connection refused"
+    assert dialled._reason(OSError(113, "No route to host")) == "no route to host"

@@ -68,6 +68,26 @@ def test_what_cannot_be_meant_is_refused_and_named(tmp_path: Path, text: str, co
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("io_timeout", "5"), ("heartbeat", " 0.5 "), ("capacity", "200"), ("memory_cache", "128"), ("repair_rate", "5")],
+)
+def test_a_forgotten_unit_is_refused_on_the_command_line_and_read_in_files_of_older_versions(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    with pytest.raises(Invalid, match=f"setting {name}: .* has no unit"):
+        load(tmp_path, {name: text})
+    (tmp_path / "config.toml").write_text(f'down = "60"\n{name} = {text}\n')
+    assert getattr(load(tmp_path), name) == float(text)
+
+
+def test_nothing_needs_no_unit(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path, {"delegation": "0", "cache_size": "0", "reserve": "0", "replicas": "3", "away_for": "0.0"}
+    )
+    assert (settings.delegation, settings.cache_size, settings.reserve, settings.away_for) == (0, 0, 0, 0)
+
+
 def test_a_rate_may_be_none(tmp_path: Path) -> None:
     assert load(tmp_path, {"scrub_rate": "none"}).scrub_rate is None
     assert (

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfs.errors import Invalid
-from p2pfs.runtime.sizes import format_duration, format_size, parse_duration, parse_size
+from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_duration, parse_size
 from p2pfs.types import GIB, KIB, MIB
 
 pytestmark = pytest.mark.l0
@@ -113,3 +113,9 @@ def test_time_spans_are_shown_with_two_units_at_most(seconds: float, text: str) 
 @given(st.floats(0.001, 1e9))
 def test_a_shown_time_span_reads_back_within_its_precision(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.5)
+
+
+def test_one_is_no_plural() -> None:
+    assert [format_count(number, "chunk") for number in (0, 1, 2)] == ["0 chunks", "1 chunk", "2 chunks"]
+    assert [format_count(number, "copy") for number in (1, 3)] == ["1 copy", "3 copies"]
+    assert format_count(2, "file or directory", "files and directories") == "2 files and directories"

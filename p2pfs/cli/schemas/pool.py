@@ -179,6 +179,7 @@ class Share(Struct):
     offers: list[OfferedKind]
     wished: int | None  # bytes of storage it would offer; null: the peer does not run
     granted: int | None  # what the pool takes of it; null: not known
+    passing: list[str]  # kinds that the running peer was given with --set, which comes back when it is started anew
 
 
 class NamedNode(Struct):
@@ -217,6 +218,8 @@ class Plan(Struct):
     rate: float  # bytes a second that copying would take
     is_measured: bool  # the rate was; else it is assumed
     answering: int  # of those that would stay, how many can be copied to now
+    thinned: int  # chunks that should have more copies than there are peers that stay
+    replicas: int  # copies wanted where there are peers enough
     copy_bytes: int  # what would be copied
     copy_s: float  # how long that takes
     has_room: bool

@@ -27,7 +27,7 @@ from p2pfs.errors import Denied, Invalid, Misuse, NotFound, PoolError
 from p2pfs.net.asgi import IDENTITY
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
-from p2pfs.runtime.sizes import parse_size
+from p2pfs.runtime.sizes import given_size
 from p2pfs.types import NodeId, PoolId
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction
@@ -335,7 +335,7 @@ def _invite_wanted(fields: dict[str, str]) -> InviteRequest:
         fields.get("name", "").strip(),
         [role for role in fields.get("role", "").split(",") if role],
         zone=fields.get("zone", "").strip(),
-        capacity=parse_size(capacity) if capacity else 0,
+        capacity=given_size(capacity) if capacity else 0,
         lifetime_s=int(lifetime) if lifetime.isdecimal() and len(lifetime) < 10 else 86400,
     )
 

@@ -287,12 +287,15 @@ class Leaving:
         others = [peer.number for peer in staying if peer.is_reachable]
         readable = [peer.number for peer in self._roster.members() if peer.number not in numbers and peer.is_reachable]
         configured = self._reservations.configured.replicas
-        wanted = max(1, min(configured, len(staying)))
+        wanted, replicas = max(1, min(configured, len(staying))), configured
         if request.kind == PlanKind.STOP:  # they would go on counting as members
             wanted, _ = self._reservations.copies_wanted()
+            replicas = wanted
 
         def ask(connection: sqlite3.Connection) -> tuple[plans.Dependence, list[FilesAtRisk]]:
-            found = plans.dependence(connection, numbers, others=others, readable=readable, wanted=wanted)
+            found = plans.dependence(
+                connection, numbers, others=others, readable=readable, wanted=wanted, replicas=replicas
+            )
             known = {volume.volume: volume for volume in volumes.volumes(connection)}
             risky = plans.files_at_risk(connection, numbers, readable=readable, limit=MOST_FILES)
             return found, [
@@ -317,6 +320,8 @@ class Leaving:
             rate=rate or float(ASSUMED_RATE * max(1, len(others))),
             is_measured=bool(rate),
             answering=len(others),
+            thinned=found.thinned,
+            replicas=configured,
         )
 
     def _named(self, node: str) -> Peer:

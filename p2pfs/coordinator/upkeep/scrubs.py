@@ -8,6 +8,7 @@ from functools import partial
 
 from p2pfs.coordinator.roster import Peer, Roster
 from p2pfs.coordinator.upkeep.jobs import Job, Jobs
+from p2pfs.runtime.sizes import format_count
 from p2pfs.types import NodeId, PeerNumber
 from p2pfs.wire import failures
 from p2pfs.wire.jobs import JobAction, JobKind, JobState
@@ -74,4 +75,4 @@ class Scrubs:
 
 
 def _damage(scrub: Scrub) -> str:
-    return f"{scrub.damaged} chunks were damaged" if scrub.damaged else ""
+    return f"it found {format_count(scrub.damaged, 'damaged chunk')}" if scrub.damaged else ""

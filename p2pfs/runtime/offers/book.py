@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from p2pfs.runtime.clocks import Clock
-from p2pfs.runtime.offers import registry
+from p2pfs.runtime.offers import registry, storage
 from p2pfs.runtime.offers.kinds import Kind, Machine, Provider, Rule
 from p2pfs.wire.offers import Offered
 
@@ -24,6 +24,14 @@ Local = Callable[[float], datetime]
 def parse_all(texts: Mapping[str, str]) -> dict[str, Rule]:
     """Rules by the names of their kinds. Raises Invalid."""
     return {name: registry.named(name).rule(text) for name, text in texts.items()}
+
+
+def parse_given(texts: Mapping[str, str]) -> dict[str, Rule]:
+    """As `parse_all`, of what a person writes now. Raises Invalid."""
+    rules = parse_all(texts)
+    if storage.KIND.name in texts:
+        storage.expect_meant(texts[storage.KIND.name].strip())
+    return rules
 
 
 class OfferBook:

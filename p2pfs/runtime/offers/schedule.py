@@ -60,7 +60,7 @@ class Scheduled:
 
 def parse_scheduled(text: str, parse_amount: Callable[[str], int | None]) -> Scheduled:
     """Raises Invalid."""
-    written = text.lower().split(",")
+    written = text.split(",")
     if len(written) > MOST_PARTS:
         raise Invalid(f"a rule has at most {MOST_PARTS} parts")
     parts = tuple(_part(part.strip(), parse_amount) for part in written)
@@ -71,7 +71,7 @@ def parse_scheduled(text: str, parse_amount: Callable[[str], int | None]) -> Sch
 
 def _part(text: str, parse_amount: Callable[[str], int | None]) -> tuple[int | None, Span | None]:
     amount, at, when = text.partition("@")
-    return parse_amount(amount.strip()), _span(when.strip()) if at else None
+    return parse_amount(amount.strip()), _span(when.strip().lower()) if at else None
 
 
 def _span(text: str) -> Span:

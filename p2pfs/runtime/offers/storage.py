@@ -4,9 +4,12 @@ from typing import Final
 
 from p2pfs.errors import Invalid
 from p2pfs.runtime.offers.kinds import Always, Kind, Machine, Provider, Unit
-from p2pfs.runtime.sizes import format_size, parse_size
+from p2pfs.runtime.sizes import format_size, given_size, parse_size
+from p2pfs.types import MIB
 
 _MOST_BYTES: Final = 1 << 60
+LEAST_BYTES: Final = 64 * MIB
+"""Fewer chunks than are worth a peer."""
 AUTOMATIC: Final = "auto"
 
 
@@ -18,6 +21,12 @@ def _parse(text: str) -> Always:
     if size > _MOST_BYTES:
         raise Invalid(f"“{text}” is more than any machine has")
     return Always(size, format_size(size))
+
+
+def expect_meant(text: str) -> None:
+    """Whether a person can mean it: peers of older versions may have offered anything. Raises Invalid."""
+    if text.lower() != AUTOMATIC and 0 < given_size(text) < LEAST_BYTES:
+        raise Invalid(f"at least {format_size(LEAST_BYTES)} of storage, or 0 for nothing")
 
 
 def _provide(machine: Machine) -> Provider:

@@ -33,7 +33,7 @@ def parse_rate(text: str) -> int | None:
     elif text.lower().endswith("/s"):
         rate = parse_size(text[:-2])
     else:
-        raise Invalid(f"“{text}” is no rate: write 20Mbit, or 2M/s for bytes, or “none” for no limit")
+        raise Invalid(f"“{text[:40]}” is no rate: write 20Mbit, or 2M/s for bytes, or “none” for no limit")
     if rate < LEAST_RATE:
         raise Invalid(
             f"at least {format_rate(LEAST_RATE)}, or chunks would not get through; to be silent for a while:"

@@ -20,6 +20,7 @@ from p2pfs.format.heads import Head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.ranges import block_count, plain_size
 from p2pfs.placement.policy import copies_wanted
+from p2pfs.runtime.sizes import format_count
 from p2pfs.types import ChunkId, ChunkKey, InodeId, PeerNumber, PeerState, VolumeId
 from p2pfs.vfs.fsck.findings import Code, Finding, Findings, Remedy
 from p2pfs.vfs.fsck.walk import Item
@@ -79,7 +80,7 @@ class Chunks:
                 Code.LOST, chunk, f"no peer that answers has a copy of one of its chunks; those that do: {names}"
             )
         elif len(holders) < self._wanted:
-            message = f"one of its chunks has {len(holders)} copies, {self._wanted} are wanted"
+            message = f"one of its chunks has {format_count(len(holders), 'copy')} of {self._wanted} that are wanted"
             self._find(Code.SHORT, chunk, message)
         if self._data and holders:
             self._waiting.append((place, key))
@@ -115,7 +116,7 @@ class Chunks:
     def finish(self) -> None:
         """Tell of the peers that could not be asked."""
         for peer, copies in sorted(self._unchecked.items()):
-            message = f"{copies} copies on {self._name(peer)} were not checked: it does not answer"
+            message = f"{format_count(copies, 'copy')} on {self._name(peer)} could not be checked: it does not answer"
             self._findings.add(Finding(Code.UNCHECKED, b"", message, peer=peer))
 
     async def _check(self, place: ChunkPlace, key: ChunkKey) -> None:

@@ -4,6 +4,7 @@ from p2pfs.coordinator.dashboard.charts import copies_kind
 from p2pfs.coordinator.dashboard.figures import bar, data_table, share, size, tiles
 from p2pfs.coordinator.dashboard.markup import Html, h2, join, section
 from p2pfs.coordinator.report import StatusReport
+from p2pfs.runtime.sizes import format_count
 
 
 def content(report: StatusReport) -> Html:
@@ -20,7 +21,7 @@ def content(report: StatusReport) -> Html:
     ]
     return join(
         tiles(
-            ("chunks", f"{chunks.total}", f"{pool.replicas} copies of each are wanted"),
+            ("chunks", f"{chunks.total}", f"wanted of each: {format_count(pool.replicas, 'copy')}"),
             ("short of copies", f"{chunks.under_replicated}", f"{chunks.away} of them because peers are away"),
             ("without any copy", f"{chunks.lost}", "on peers that answer now"),
             ("used", size(pool.used), f"of {size(pool.capacity)} offered"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from p2pfs.coordinator.dashboard.figures import MOST_ROWS, data_table, moment, rate, size, span_of, state
 from p2pfs.coordinator.dashboard.layout import Frame, action
 from p2pfs.coordinator.dashboard.markup import Html, div, h2, join, progress, section, small, span
+from p2pfs.runtime.sizes import format_count
 from p2pfs.wire.jobs import ENDED, JobAction, JobInfo, JobState
 
 MOST_ENDED = 30
@@ -57,12 +58,12 @@ def _name(job: JobInfo) -> str:
 
 
 def _done(job: JobInfo) -> str:
-    return f"{job.done} chunks" + (f", {size(job.done_bytes)}" if job.done_bytes else "")
+    return format_count(job.done, "chunk") + (f", {size(job.done_bytes)}" if job.done_bytes else "")
 
 
 def _progress(job: JobInfo) -> Html:
     done, total = (job.done_bytes, job.total_bytes) if job.total_bytes else (job.done, job.total)
-    words = f"{job.done} of {job.total} chunks"
+    words = f"{job.done} of {format_count(job.total, 'chunk')}"
     if job.total_bytes:
         words += f", {size(job.done_bytes)} of {size(job.total_bytes)}"
     if job.rate:

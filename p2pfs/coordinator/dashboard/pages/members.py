@@ -25,6 +25,7 @@ from p2pfs.coordinator.dashboard.markup import (
     small,
     ul,
 )
+from p2pfs.runtime.sizes import format_count
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.plans import PlanAnswer
 
@@ -127,11 +128,15 @@ def invited(name: str, invite: str, lifetime_s: float) -> Html:
 def ask_drain(frame: Frame, node: NodeInfo, plan: PlanAnswer) -> Html:
     """What draining a peer means, before it begins."""
     seconds = plan.short_bytes / plan.rate if plan.rate else 0.0
+    staying = format_count(plan.staying, "peer that stays", "peers that stay")
+    copies = format_count(plan.wanted, "copy")
+    thin = f"{format_count(plan.thinned, 'chunk')} will have {copies} for good, fewer than the {plan.replicas} wanted."
     facts: list[Child] = [
-        li(f"It holds {plan.held} chunks ({size(plan.held_bytes)})."),
-        li(f"{plan.short} of them ({size(plan.short_bytes)}) must be copied to the {plan.staying} peers that stay."),
+        li(f"It holds {format_count(plan.held, 'chunk')} ({size(plan.held_bytes)})."),
+        li(f"{plan.short} of them ({size(plan.short_bytes)}) must be copied to the {staying}."),
         li(f"Those have {size(plan.room_bytes)} free."),
         li(f"At {rate(plan.rate)} that takes about {span_of(max(1.0, seconds))}.") if plan.short_bytes else None,
+        li(element("strong")(thin)) if plan.thinned and plan.staying else None,
     ]
     words = "It keeps serving until everything is copied, then it is let go. It can be called off at any time."
     return _confirm(frame, f"/nodes/{node.node}/drain", f"Drain {node.name}", p(words), ul(*facts))

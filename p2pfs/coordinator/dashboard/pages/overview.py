@@ -5,6 +5,7 @@ from p2pfs.coordinator.dashboard.layout import Frame
 from p2pfs.coordinator.dashboard.markup import Child, Html, code, div, h2, join, li, p, section, span, strong, ul
 from p2pfs.coordinator.dashboard.pages.jobs import job_rows
 from p2pfs.coordinator.report import BackupReport, Reason, StatusReport
+from p2pfs.runtime.sizes import format_count
 from p2pfs.types import GONE_STATES, PeerState
 
 MOST_REASONS = 50
@@ -63,10 +64,10 @@ def _figures(report: StatusReport) -> Html:
     short = f"{chunks.under_replicated} short of copies, {chunks.lost} without any"
     return tiles(
         ("used on all disks", used, f"of {size(pool.capacity)} offered"),
-        ("can still be written", size(pool.writable), f"with {pool.replicas} copies of everything"),
+        ("can still be written", size(pool.writable), f"with {format_count(pool.replicas, 'copy')} of everything"),
         ("peers", f"{up} of {len(peers)} up", _zones(report)),
         ("chunks", f"{chunks.total}", short if chunks.under_replicated or chunks.lost else "each with all its copies"),
-        ("mounted", f"{pool.sessions}", f"{len(report.volumes)} volumes"),
+        ("mounted", f"{pool.sessions}", f"{format_count(len(report.volumes), 'volume')}"),
         ("coordinator's backup", _backup_age(report.backup), _backup_remark(report.backup)),
     )
 

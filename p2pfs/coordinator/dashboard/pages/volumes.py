@@ -3,6 +3,7 @@
 from p2pfs.coordinator.dashboard.figures import data_table, moment, size
 from p2pfs.coordinator.dashboard.markup import Html, h2, join, p, section
 from p2pfs.coordinator.report import LEASE_WARNING_S, StatusReport, VolumeReport
+from p2pfs.runtime.sizes import format_count
 
 
 def content(report: StatusReport) -> Html:
@@ -21,7 +22,7 @@ def _volumes(report: StatusReport) -> Html:
             volume.owner,
             f"{volume.files}" + (f" of {volume.quota_files}" if volume.quota_files else ""),
             size(volume.bytes) + (f" of {size(volume.quota_bytes)}" if volume.quota_bytes else ""),
-            f"{volume.trash_files} files, {size(volume.trash_bytes)}" if volume.trash_files else "—",
+            f"{format_count(volume.trash_files, 'file')}, {size(volume.trash_bytes)}" if volume.trash_files else "—",
             _reserved(volume),
             _shared(volume.members),
             volume.delegated_to or "—",
