@@ -36,8 +36,8 @@ def command(
     """Show what the files below each PATH take: their size, what is stored of it, and with all copies.
 
     Stored is what different chunks take, sealed, each once: equal content of all PATHs together counts where it is met
-    first, and so does a file with several names. Small files live in the coordinator's metadata and take no chunk. What
-    a mount has not stored yet is not counted.
+    first, and so does a file with several names. Small files are stored inline, in the coordinator's metadata, and
+    take no chunk. What a mount has not stored yet is not counted.
 
     \b
     Examples:
@@ -55,10 +55,12 @@ def command(
         print_json([{"path": one.path, **_figures(one)} for one in found])
         return
     shown = str if exact and not human else format_size
-    rows = [(shown(one.size), shown(one.stored), shown(one.with_copies), f"{one.files}", one.path) for one in found]
-    print_table(
-        ("size", "stored", "with copies", "files", "path"), rows, right=("size", "stored", "with copies", "files")
-    )
+    numbers = ("size", "stored", "with copies", "inline", "files")
+    rows = [
+        (shown(one.size), shown(one.stored), shown(one.with_copies), shown(one.inline), f"{one.files}", one.path)
+        for one in found
+    ]
+    print_table((*numbers, "path"), rows, right=numbers)
 
 
 def _figures(one: Any) -> dict[str, int]:  # noqa: ANN401 - du_walk.Usage, imported only when it is made

@@ -115,7 +115,7 @@ class View:
     def _title(self) -> Text:
         way = ", reversed" if self.is_reversed else ""
         every = format_duration(self.interval_s)
-        keys = f"every {every} (+ -), by {self._order}{way} (s r), q quits"
+        keys = f"q quits, + - every {every}, s r by {self._order}{way}"
         return _line((f"p2pfs top  {time.strftime('%H:%M:%S')}  ", "bold"), (keys, "dim"))
 
     def _banner(self) -> list[RenderableType]:

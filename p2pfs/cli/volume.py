@@ -144,7 +144,7 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        say(f"{key:18} {_shown(key, value)}")
+        say(f"{key.removesuffix('_s'):18} {_shown(key, value)}")
 
 
 @command.command("set")
@@ -217,8 +217,10 @@ def _shown(key: str, value: str | int | float | bool) -> str:
         return format_size(int(value))
     if key.startswith("trash_") and key.endswith("_s"):
         return format_duration(float(value)) if value else "off"
-    if key.startswith("index_"):
+    if key.startswith("index_") or key == "dedup":
         return "on" if value else "off"
+    if key == "created_s":
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(value)))
     return str(value)
 
 

@@ -106,9 +106,10 @@ def quota(
             }
         )
         return
-    say(f"{found.name} holds {format_size(found.bytes)} of {_shown_size(found.quota_bytes)}")
+    most = format_size(found.quota_bytes) if found.quota_bytes else ""
+    say(f"{found.name} holds {format_size(found.bytes)}{_limit(most)}")
     entries = format_count(found.files, "file or directory", "files and directories")
-    say(f"and {entries} of {found.quota_files or 'as many as it likes'}")
+    say(f"and {entries}{_limit(str(found.quota_files or ''))}")
 
 
 @click.command("delete")
@@ -299,8 +300,8 @@ def _is_typed(passphrase_file: Path | None, passphrase_fd: int | None) -> bool:
     return passphrase_file is not None or passphrase_fd is not None
 
 
-def _shown_size(limit: int) -> str:
-    return format_size(limit) if limit else "as much as there is room for"
+def _limit(most: str) -> str:
+    return f" of at most {most}" if most else ", without a limit"
 
 
 def _find(home: NodeHome, volume: str) -> VolumeInfo:

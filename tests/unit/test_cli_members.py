@@ -3,6 +3,7 @@
 import pytest
 
 from p2pfs import exitcodes
+from p2pfs.cli import volume, volume_care
 from p2pfs.cli.members import find_node, find_volume
 from p2pfs.errors import UserError
 from p2pfs.wire.membership import NodeInfo
@@ -67,3 +68,15 @@ def test_volumes_of_one_name_are_told_apart_by_owner() -> None:
     with pytest.raises(UserError, match="bob/photos"):
         find_volume(volumes, "photos")
     assert find_volume(volumes, "bob/photos").volume == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [("created_s", 1795383390, "2026-11-22 21:36 UTC"), ("dedup", True, "on"), ("dedup", False, "off")],
+)
+def test_a_volume_is_shown_in_words(key: str, value: float, shown: str) -> None:
+    assert volume._shown(key, value) == shown
+
+
+def test_a_limit_that_there_is_not_reads_as_none() -> None:
+    assert (volume_care._limit("10 GiB"), volume_care._limit("")) == (" of at most 10 GiB", ", without a limit")

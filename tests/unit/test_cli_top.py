@@ -94,7 +94,7 @@ def test_it_fits_on_any_terminal(peers: int, others: int, width: int, height: in
 def test_a_screenful_says_how_the_pool_is() -> None:
     peers = [_peer(1, "anna@nas", used=4 * GIB, up=1_250_000), _peer(2, "bob@pc", state="down")]
     lines = _drawn(_view(_report(peers, jobs=1, volumes=1, reasons=1)))
-    assert lines[0].endswith("every 2s (+ -), by name (s r), q quits")
+    assert lines[0].endswith("q quits, + - every 2s, s r by name")
     assert lines[1] == "home: warning  1 of 2 peers up, 2 mounted, coordinator up 1h"
     assert lines[2] == "██░░░░░░ 20 GiB of 80 GiB, 20 GiB writable   up 10 Mbit/s, down 0 kbit/s"
     assert lines[3] == "chunks 100 (copies 4×2  96×3)  3 short  1 unreadable"
@@ -116,7 +116,7 @@ def test_peers_are_sorted_by_what_is_asked_for() -> None:
     seen = {}
     for name in ("state", "used", "free", "up", "down"):
         view.sort_by_next()
-        assert f"by {name} " in _drawn(view)[0]
+        assert f"s r by {name}" in _drawn(view)[0]
         seen[name] = order()
     assert (seen["state"], seen["used"], seen["free"], seen["up"]) == ("bac", "abc", "cba", "cab")
     view.sort_by_next()

@@ -129,7 +129,7 @@ def _as_table(chart: Chart, found: Series) -> Html:
 
 
 def _clock(time_s: float) -> str:
-    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).strftime("%d %b %H:%M")
+    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def span_choice(path: str, chosen: str) -> Html:

@@ -25,6 +25,19 @@ const heaped = (lines) => {
   return lines.map((line) => line.values.map((value, at) => (heap[at] = (heap[at] ?? 0) + (value ?? 0))));
 };
 
+const instant = (at) => new Date(at * 1000).toISOString().slice(0, 16).replace("T", " ");
+// Of an axis: the date where a day begins, hours elsewhere; amounts in the unit of the largest.
+const moments = (ticks) => ticks.map((tick, at) => {
+  const [date, hour] = instant(tick).split(" ");
+  return hour === "00:00" || (at === 0 && ticks.length > 1 && ticks[1] - tick >= 86400) ? date.slice(5) : hour;
+});
+const amounts = (unit, ticks) => {
+  if (unit === "count") return ticks.map((tick) => written(unit, tick));
+  const [, name] = written(unit, Math.max(...ticks)).split(" ");
+  const size = 1024 ** Math.max(0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].indexOf(name.replace("/s", "")));
+  return ticks.map((tick) => `${Number((tick / size).toPrecision(3))} ${name}`);
+};
+
 const plot = (place, data) => {
   const drawn = data.stacked ? heaped(data.lines).reverse() : data.lines.map((line) => line.values);
   const lines = data.stacked ? [...data.lines].reverse() : data.lines;
@@ -41,8 +54,9 @@ const plot = (place, data) => {
     width: place.clientWidth,
     height: HEIGHT,
     scales: { x: { range: () => data.span }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
-    axes: [axis, { ...axis, size: 84, incrs: data.unit === "count" ? COUNTS : POWERS, values: (_, ticks) => ticks.map((tick) => written(data.unit, tick)) }],
-    series: [{ label: "time" }, ...series],
+    tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
+    axes: [{ ...axis, values: (_, ticks) => moments(ticks) }, { ...axis, size: 84, incrs: data.unit === "count" ? COUNTS : POWERS, values: (_, ticks) => amounts(data.unit, ticks) }],
+    series: [{ label: "UTC", value: (_, at) => instant(at ?? data.times.at(-1) ?? data.span[1]) }, ...series],
     cursor: { drag: { setScale: false } },
   };
   place.replaceChildren();
