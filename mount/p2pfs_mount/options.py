@@ -78,9 +78,10 @@ class MountOptions:
                 settings[name] = value
             elif name not in _PASSED_OVER and not name.startswith("x-"):
                 near = difflib.get_close_matches(name, KINDS, 1, 0.75)
+                meant = f", did you mean {near[0]}=?" if near else ""
                 raise Invalid(
-                    f"mount option “{word}” is not known{f', did you mean {near[0]}=?' if near else ''}: there are ro, allow_other, noatime, xattr, hard, sync, "
-                    "writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of docs/commands.md"
+                    f"mount option “{word}” is not known{meant}: there are ro, allow_other, noatime, xattr, hard, "
+                    "sync, writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of docs/commands.md"
                 )
         if values.keys() >= {"read_only", "writeback_cache"}:
             raise Invalid(

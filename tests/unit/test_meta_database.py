@@ -468,6 +468,9 @@ def test_nothing_of_the_ninth_version_is_reserved_by_name_and_its_tokens_stay(
         before = InlineDatabase(path)
         row = (1, "id", token.sender, VOLUME, token.peer, token.room_bytes, token.expires_s)
         before.write_now(lambda c: c.execute("INSERT INTO reservation VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+        columns = "id, name, owner, key_check, small_file_bytes, dedup, created_s, next_id, inodes, bytes"
+        of_volume = (VOLUME, "home", "anna", b"c", 16384, 1, 0, 2, 1, 0)
+        before.write_now(lambda c: c.execute(f"INSERT INTO volume ({columns}) VALUES ({'?,' * 9}?)", of_volume))
         before.close()
     db = InlineDatabase(path)
     assert db.read(bookings.load) == []
