@@ -81,7 +81,8 @@ class MountOptions:
                 meant = f", did you mean {near[0]}=?" if near else ""
                 raise Invalid(
                     f"mount option “{word}” is not known{meant}: there are ro, allow_other, noatime, xattr, hard, "
-                    "sync, writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of docs/commands.md"
+                    "sync, writeback_cache, uid=, gid=, idmap=, home=, passphrase_file= and the settings of "
+                    "docs/commands.md"
                 )
         if values.keys() >= {"read_only", "writeback_cache"}:
             raise Invalid(
