@@ -414,8 +414,18 @@ def test_who_stands_in_for_the_coordinator_is_told(
     assert daemon == ["status", "status"]
 
 
-def test_without_a_daemon_the_trash_is_out_of_reach(p2pfs: Callable[..., int]) -> None:
+@pytest.mark.parametrize(
+    ("left", "why"), [(False, "it does not run; start it"), (True, "it has ended, or has not begun yet; start it")]
+)
+def test_without_a_daemon_the_trash_is_out_of_reach(
+    left: bool, why: str, p2pfs: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if left:
+        mounts.listen(tmp_path / "home" / "run" / "peer.sock").close()
     assert p2pfs("peer", "trash") == exitcodes.UNREACHABLE
+    told = capsys.readouterr().err
+    assert why in told
+    assert "Errno" not in told
 
 
 def test_a_drain_needs_as_many_peers_that_answer_as_copies() -> None:
