@@ -17,7 +17,6 @@ from p2pfs.coordinator.delegations import Delegations
 from p2pfs.coordinator.deletion import Deletion
 from p2pfs.coordinator.dialability import Dialability, Probe
 from p2pfs.coordinator.flow import Flow
-from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.history import History, Observer
 from p2pfs.coordinator.init import POOL_NAME
 from p2pfs.coordinator.ledger import Ledger, Promise
@@ -30,6 +29,7 @@ from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roll import RollOffice
 from p2pfs.coordinator.roster import Roster
 from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.services import Services
 from p2pfs.coordinator.sessions import GRACE, HELD, Sessions
 from p2pfs.coordinator.sharing import Sharing
 from p2pfs.coordinator.status import Status

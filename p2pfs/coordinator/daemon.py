@@ -24,11 +24,12 @@ from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dashboard import service as dashboards
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.history import open_rounds
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.services import Services
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
@@ -145,7 +146,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         accepting = Accepting(record.node, lambda stream: server.accept(stream))
         server = Server(
             COORDINATOR_ROUTES,
-            services.handlers(accepting, dashboard.link if dashboard else None),
+            Handlers(services, accepting, dashboard.link if dashboard else None).table(),
             context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),

@@ -15,6 +15,7 @@ from wired import everything
 from p2pfs.coordinator import report
 from p2pfs.coordinator.authority import new_key
 from p2pfs.coordinator.files import CoordinatorFiles
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.init import initialise
 from p2pfs.errors import Denied, Unavailable
 from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
@@ -264,7 +265,7 @@ def test_only_join_is_anonymous_only_renew_forgives_and_only_members_see_volumes
 
 
 async def test_the_coordinator_handles_every_route(servers: Servers) -> None:
-    handled = servers.pool.running.services.handlers()
+    handled = Handlers(servers.pool.running.services).table()
     assert set(handled) == {route.name for route in COORDINATOR_ROUTES}
 
 

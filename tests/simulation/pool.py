@@ -24,8 +24,9 @@ from p2pfs.chunks.traffic import Traffic
 from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.composition import compose
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.services import Services
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, Unavailable
 from p2pfs.format.heads import Head, seal_head
@@ -169,7 +170,7 @@ class SimCoordinator:
             revocations=revocations, clock=clock,
         )  # fmt: skip
         self.host.server = Server(
-            COORDINATOR_ROUTES, services.handlers(), context=None, pool=POOL,  # type: ignore[arg-type]
+            COORDINATOR_ROUTES, Handlers(services).table(), context=None, pool=POOL,  # type: ignore[arg-type]
             limits=ServerLimits(waiting_per_node=MAX_SESSIONS), revocations=revocations, clock=clock,
             authorise=services.authorise,
         )  # fmt: skip
