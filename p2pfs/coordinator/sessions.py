@@ -55,6 +55,8 @@ from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Re
 GRACE: Final = 1440
 """How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
 an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
+MISSED: Final = 3
+"""Lifetimes without a renewal after which a session no longer counts as a mount, though it is kept."""
 HELD: Final = 2
 """Lifetimes for which an inode without a name is kept for a mount that does not say it has it open."""
 MAX_TEXT: Final = 4096
@@ -112,6 +114,10 @@ class Sessions:
         """How long a session lives without being renewed."""
         return self._lifetime_s * GRACE
 
+    def alive_s(self) -> float:
+        """A session that is kept beyond this (UTC) was renewed lately: its mount is there."""
+        return self._clock.time() + self._lifetime_s * (GRACE - MISSED)
+
     # ---- life -------------------------------------------------------------------------------------------------------
 
     async def open(self, identity: Identity, volume: VolumeId, request: OpenSession) -> SessionGrant:
@@ -154,7 +160,7 @@ class Sessions:
         if len(own) < MAX_SESSIONS:
             return []
         oldest = min(own, key=lambda row: row.expires_s)
-        if oldest.expires_s - self.kept_s > now_s - 3 * self._lifetime_s:
+        if oldest.expires_s - self.kept_s > now_s - MISSED * self._lifetime_s:
             raise Denied(f"this node has {MAX_SESSIONS} mounts at work: unmount one")
         rows.close_session(connection, oldest.id)
         return [oldest.id]
