@@ -20,6 +20,7 @@ from p2pfs.coordinator.foundation import Foundation
 from p2pfs.coordinator.history import History, Observer
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.questions import Questions
 from p2pfs.coordinator.receipts import ReceiptChecker
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Copies, Reservations
@@ -180,6 +181,7 @@ async def compose(
         ),
         sharing=Sharing(record.pool, database=database, roster=roster, over=sessions.over, clock=clock),
         sessions=sessions,
+        questions=Questions(database, reservations, usefulness),
         delegations=delegations,
         reservations=reservations,
         bookings=room.bookings,

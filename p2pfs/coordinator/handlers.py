@@ -236,7 +236,7 @@ class Handlers:
     async def _questions(self, request: Request) -> Response:
         volume = parse_volume(request.parameters["volume"])
         asked = await request.message(list[Question])
-        return Response.of(await self._services.sessions.answer(request.caller, volume, asked))
+        return Response.of(await self._services.questions.answer(request.caller, volume, asked))
 
     # ---- sessions ---------------------------------------------------------------------------------------------------
 

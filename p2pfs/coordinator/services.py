@@ -15,6 +15,7 @@ from p2pfs.coordinator.flow import Flow
 from p2pfs.coordinator.history import History
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.pulse import Pulse
+from p2pfs.coordinator.questions import Questions
 from p2pfs.coordinator.relay import Relay
 from p2pfs.coordinator.reservations import Reservations
 from p2pfs.coordinator.roll import RollOffice
@@ -48,6 +49,7 @@ class Services:
     deletion: Deletion
     sharing: Sharing
     sessions: Sessions
+    questions: Questions
     delegations: Delegations
     reservations: Reservations
     bookings: Bookings
