@@ -58,11 +58,11 @@ from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
-from p2pfs_peerd.daemon import Signer
 from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.pulling import Fellows, MapPuller
+from p2pfs_peerd.signer import Signer
 from p2pfs_peerd.tokens import TokenBook
 
 from .disk import SimDisk
@@ -204,7 +204,7 @@ class SimPeer:
         self.dress: Callable[[DirectoryStore], DirectoryStore] = lambda store: store  # for liars
 
     async def run(self) -> None:
-        """One life: what `p2pfs_peerd.daemon` puts together."""
+        """One life: what `p2pfs_peerd.composition` puts together."""
         host, clock = self.host, self.host.clock
         signer, tokens, revocations = Signer(self.record), TokenBook(POOL, self.number, clock), Revocations()
         store = self.store = self.dress(await DirectoryStore.open(
