@@ -31,7 +31,7 @@ from p2pfs.runtime.home import NodeHome
 from p2pfs.types import ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.attach import attach
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.search import Search
+from p2pfs.vfs.labels import Labels
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.search import SetLabel
 
@@ -94,15 +94,15 @@ async def fill_some(fs: Filesystem, directory: InodeId, numbers: range) -> None:
     async with trio.open_nursery() as nursery:
         for number in numbers:
             nursery.start_soon(make, number)
-    await fs._namespace.apply([label(fs.search, made[number], number) for number in numbers])
+    await fs._namespace.apply([label(fs.labels, made[number], number) for number in numbers])
 
 
-def label(search: Search, inode: InodeId, number: int) -> SetLabel:
+def label(labels: Labels, inode: InodeId, number: int) -> SetLabel:
     content = None
     if number % 100 == 0:
-        content = Content(words_of.content_token(search._keys, search._volume, digest_of(number)), 0)
+        content = Content(words_of.content_token(labels._keys, labels._volume, digest_of(number)), 0)
     note = f"a note about file {number}" if number % 7 == 0 else ""
-    return search._set_label(inode, 0, Label(tags_of(number), note, content))
+    return labels._set_label(inode, 0, Label(tags_of(number), note, content))
 
 
 def measure(pool: Pool, files: int, runs: int) -> dict[str, dict[str, float]]:

@@ -16,8 +16,8 @@ from p2pfs.coordinator.backup.worker import Backup
 from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.daemon import backup_worker
 from p2pfs.coordinator.files import CoordinatorFiles
-from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import initialise
+from p2pfs.coordinator.services import Services
 from p2pfs.format.invites import decode_invite
 from p2pfs.format.kits import Kit
 from p2pfs.meta import settings as rows

@@ -16,10 +16,10 @@ from p2pfs.coordinator.authority import key_pem, new_key, to_pem
 from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.daemon import Running, open_coordinator
 from p2pfs.coordinator.files import CoordinatorFiles
-from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.init import initialise
 from p2pfs.coordinator.ledger import REST_S
 from p2pfs.coordinator.receipts import sign
+from p2pfs.coordinator.services import Services
 from p2pfs.format.invites import decode_invite
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.net.client import Client, Endpoint, joining_client

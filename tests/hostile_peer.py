@@ -84,8 +84,8 @@ class HostileApp(PeerApp):
 
 
 if __name__ == "__main__":
-    import p2pfs_peerd.daemon
+    import p2pfs_peerd.composition
 
-    p2pfs_peerd.daemon.PeerApp = HostileApp  # type: ignore[misc]  # that is the point
+    p2pfs_peerd.composition.PeerApp = HostileApp  # type: ignore[misc]  # that is the point
     sys.argv = ["p2pfs", *sys.argv[3:]]
     sys.exit(main())

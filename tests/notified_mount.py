@@ -25,9 +25,9 @@ from p2pfs.runtime import log
 from p2pfs_mount import connection
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.entries import nothing
+from p2pfs_mount.guard import guarded
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.meter import Meter
-from p2pfs_mount.operations import guarded
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KernelTrust
 

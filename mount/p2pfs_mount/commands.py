@@ -40,7 +40,7 @@ class Commands:
             "lease set": self.set_lease,
             "lease extend": self.extend_lease,
             "lease list": self.list_leases,
-            **SearchCommands(self._fs.search).table(),
+            **SearchCommands(self._fs.labels, self._fs.search).table(),
         }
 
     async def list_trash(self, request: Request, say: Say) -> None:

@@ -1,18 +1,11 @@
-"""The FUSE handlers: translate, call vfs, translate back.
+"""The FUSE handlers: translate, call vfs, translate back. What may leave them, and when, is `guard`'s."""
 
-pyfuse3 ends the mount on any exception but FUSEError and cannot interrupt a handler, so every handler is `@guarded`: it
-has a deadline, errors of the project become an errno, and anything unexpected is one logged EIO.
-"""
-
-import errno
-import functools
 import logging
 import math
 import os
 import stat
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 import pyfuse3
 import trio
@@ -30,7 +23,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from p2pfs.errors import NotFound, PoolError
+from p2pfs.errors import NotFound
 from p2pfs.types import DentryId, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
@@ -39,90 +32,15 @@ from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import Space
 from p2pfs_mount.directories import DirectoryHandle
 from p2pfs_mount.entries import DOTS, KINDS, Entries, dot, dots, nothing
-from p2pfs_mount.errno import errno_of, errno_of_number
+from p2pfs_mount.guard import guarded, guarded_number, prompt_number
 from p2pfs_mount.meter import Meter
-from p2pfs_mount.owners import Fixed, Owners, Unmapped
+from p2pfs_mount.owners import Owners
 from p2pfs_mount.pending import Pending
 from p2pfs_mount.trust import KERNEL_CACHE_S, KernelTrust
 
 log = logging.getLogger(__name__)
 
 PAGE_ENTRIES: Final = 1000
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-Handler = Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
-
-
-def guarded(handler: Handler[P, R]) -> Handler[P, R]:
-    """The contract with pyfuse3: only FUSEError leaves, and in time. For handlers that are told names."""
-    return _guarded(_timed(handler), errno_of)
-
-
-def guarded_number(handler: Handler[P, R]) -> Handler[P, R]:
-    """As `guarded`, for handlers that are told an inode's number, or a handle: that it is gone says nothing of the name
-    it was found by, which may have been given to another since."""
-    return _guarded(_timed(handler), errno_of_number)
-
-
-def prompt_number(handler: Handler[P, R]) -> Handler[P, R]:
-    """As `guarded_number`, for handlers that wait for nothing, or only within `pending`: a deadline costs 5 µs."""
-    return _guarded(handler, errno_of_number)
-
-
-def _timed(handler: Handler[P, R]) -> Handler[P, R]:
-    @functools.wraps(handler)
-    async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
-        with self.pending.one():
-            return await handler(self, *args, **kwargs)
-
-    return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
-
-
-def _guarded(handler: Handler[P, R], code: Callable[[PoolError], int]) -> Handler[P, R]:
-    operation = "view" if handler.__name__.startswith("_") else handler.__name__
-
-    @functools.wraps(handler)
-    async def handle(self: "Operations", *args: P.args, **kwargs: P.kwargs) -> R:
-        access, inode = self.meter.access, None
-        if access.is_read:
-            inode = access.inode_of(operation, args)  # `release` forgets it
-        began_ns, number = time.perf_counter_ns(), 0
-        try:
-            return await handler(self, *args, **kwargs)
-        except trio.Cancelled:
-            number = errno.EINTR
-            raise
-        except Unmapped:
-            number = errno.EOVERFLOW  # as a kernel that maps ids says it
-            raise pyfuse3.FUSEError(number) from None
-        except Fixed:
-            number = errno.EPERM  # as one that knows no owners
-            raise pyfuse3.FUSEError(number) from None
-        except PoolError as error:
-            log.debug("%s: %s", handler.__name__, error)
-            number = code(error)
-            raise pyfuse3.FUSEError(number) from None
-        except trio.TooSlowError:
-            log.error("%s was given up: it did not end in time, or the mount is ending", handler.__name__)
-            number = errno.EIO
-            raise pyfuse3.FUSEError(number) from None
-        except pyfuse3.FUSEError as error:
-            number = error.errno
-            raise
-        except Exception:
-            self.unexpected += 1
-            log.exception("%s failed unexpectedly", handler.__name__)
-            number = errno.EIO
-            raise pyfuse3.FUSEError(number) from None
-        finally:
-            took_ns = time.perf_counter_ns() - began_ns
-            self.meter.note(operation, took_ns, number)
-            if access.is_read:
-                access.note(operation, args, took_ns, number, inode)
-
-    return handle  # type: ignore[return-value]  # functools.wraps narrows the type of self
 
 
 class Operations(pyfuse3.Operations):

@@ -11,8 +11,9 @@ from typing import Any, Final
 from p2pfs.errors import Invalid
 from p2pfs.format.search import words
 from p2pfs.types import InodeId
+from p2pfs.vfs.labels import Change, Labels, Show
 from p2pfs.vfs.query import Query
-from p2pfs.vfs.search import MOST_SHOWN, Change, Found, Search, Show
+from p2pfs.vfs.search import MOST_SHOWN, Found, Search
 from p2pfs_mount.life import Command, Say
 
 _EVERY_S: Final = 0.2
@@ -24,8 +25,8 @@ Request = dict[str, Any]
 class SearchCommands:
     """Those of one mount. Numbers of inodes are those the kernel shows."""
 
-    def __init__(self, search: Search) -> None:
-        self._search = search
+    def __init__(self, labels: Labels, search: Search) -> None:
+        self._labels, self._search = labels, search
 
     def table(self) -> Mapping[str, Command]:
         """By name."""
@@ -39,7 +40,7 @@ class SearchCommands:
 
     async def show(self, request: Request, say: Say) -> None:
         """{"inode": N} → {"tags": […], "note": …, "content": whether its content is known}."""
-        label = await self._search.label(InodeId(int(request["inode"])))
+        label = await self._labels.label(InodeId(int(request["inode"])))
         await say({"tags": list(label.tags), "note": label.note, "content": label.content is not None})
 
     async def change(self, request: Request, say: Say) -> None:
@@ -53,12 +54,12 @@ class SearchCommands:
             bool(request.get("content", False)),
         )
         is_deep = bool(request.get("deep", False))
-        await self._search.change(InodeId(int(request["inode"])), change, _progress(say), is_deep=is_deep)
+        await self._labels.change(InodeId(int(request["inode"])), change, _progress(say), is_deep=is_deep)
 
     async def reindex(self, request: Request, say: Say) -> None:
         """{"inode": N, "deep": bool} → as `tag change`."""
         is_deep = bool(request.get("deep", False))
-        await self._search.index(InodeId(int(request["inode"])), _progress(say), is_deep=is_deep)
+        await self._labels.index(InodeId(int(request["inode"])), _progress(say), is_deep=is_deep)
 
     async def search(self, request: Request, say: Say) -> None:
         """{"query": text, "any": bool, "limit": N, "below": path} → a line for each that was found, the best first, and

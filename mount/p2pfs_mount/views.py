@@ -30,7 +30,8 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.inodes import Stat
 from p2pfs.vfs.views import FIRST, NAME, SearchView
 from p2pfs_mount.entries import dot, dots, entry_of
-from p2pfs_mount.operations import Operations, guarded, guarded_number
+from p2pfs_mount.guard import guarded, guarded_number
+from p2pfs_mount.operations import Operations
 from p2pfs_mount.xattrs import XattrOperations
 
 _BELIEVED_S: Final = 1.0

@@ -15,7 +15,8 @@ from pyfuse3 import InodeT, RequestContext, XAttrNameT
 from p2pfs.format.acl import ACCESS, DEFAULT
 from p2pfs.types import InodeId
 from p2pfs.vfs.leases import EXPIRES, FOR_EVER, parsed, written
-from p2pfs_mount.operations import Operations, guarded_number
+from p2pfs_mount.guard import guarded_number
+from p2pfs_mount.operations import Operations
 
 
 class XattrOperations(Operations):

@@ -9,12 +9,12 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
-from p2pfs import exitcodes
 from p2pfs.coordinator import metrics
 from p2pfs.coordinator.backup.chain import Sealing
 from p2pfs.coordinator.backup.peers import BackupPeers
@@ -24,13 +24,13 @@ from p2pfs.coordinator.composition import compose
 from p2pfs.coordinator.dashboard import service as dashboards
 from p2pfs.coordinator.dialability import prober
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.history import open_rounds
 from p2pfs.coordinator.membership import Membership
 from p2pfs.coordinator.own_certificate import OwnCertificate
 from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.services import Services
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
-from p2pfs.errors import PoolError, UserError
 from p2pfs.meta.database import Database, ThreadedDatabase, open_database
 from p2pfs.net import lan
 from p2pfs.net.addresses import bound_addresses, close_listeners, open_listeners, parse_address
@@ -43,6 +43,7 @@ from p2pfs.net.server import Limits, Server
 from p2pfs.runtime import process, worker
 from p2pfs.runtime.clocks import Clock, SystemClock
 from p2pfs.runtime.config import Settings
+from p2pfs.runtime.daemons import run_daemon
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
 from p2pfs.runtime.notify import notify
@@ -79,20 +80,7 @@ def run(home: NodeHome, settings: Settings) -> int:
     """
     process.collect_rarely()
     with home.lock("coordinator"):
-        try:
-            trio.run(_run, home, settings)
-        except (PoolError, BaseExceptionGroup) as caught:
-            error = _first(caught)
-            if isinstance(error, PoolError) and not isinstance(error, UserError):
-                raise UserError(str(error), exitcodes.FAILED) from error
-            raise error from None
-    return exitcodes.OK
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        return run_daemon(partial(_run, home, settings))
 
 
 async def _run(home: NodeHome, settings: Settings) -> None:
@@ -145,7 +133,7 @@ async def open_coordinator(home: NodeHome, settings: Settings, *, clock: Clock |
         accepting = Accepting(record.node, lambda stream: server.accept(stream))
         server = Server(
             COORDINATOR_ROUTES,
-            services.handlers(accepting, dashboard.link if dashboard else None),
+            Handlers(services, accepting, dashboard.link if dashboard else None).table(),
             context=serving,
             pool=record.pool,
             limits=Limits(waiting_per_node=MAX_SESSIONS),

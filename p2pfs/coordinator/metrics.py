@@ -7,7 +7,7 @@ long, and Prometheus may ask often. Called by `daemon`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.services import Services
 from p2pfs.meta.database import ThreadedDatabase
 from p2pfs.net.exposition import common_figures, server_figures
 from p2pfs.net.server import Server

@@ -1,4 +1,4 @@
-"""Mounts at work: their sessions, the batches that change a volume and the questions about it.
+"""Mounts at work: their sessions, and the batches that change a volume.
 
 The rules of the tree are `meta.engine`'s; here is who may use which session, what receipts a commit needs, and what
 follows from it for reservations. Called by `handlers`; `Expiry` and `Reaper` are background workers of `daemon`.
@@ -6,8 +6,7 @@ follows from it for reservations. Called by `handlers`; `Expiry` and `Reaper` ar
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -33,41 +32,20 @@ from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, InodeId, NodeId, PeerNumber, SessionId, VolumeId
 from p2pfs.wire import answers
-from p2pfs.wire.answers import Answer
 from p2pfs.wire.events import Events, WaitEvents
-from p2pfs.wire.fsck import ReadDangling, ReadInodes
-from p2pfs.wire.leases import ReadExpiring, ReadTrash
-from p2pfs.wire.namespace import (
-    Batch,
-    Commit,
-    GetSpace,
-    GetXattrs,
-    Locate,
-    NewChunk,
-    Question,
-    ReadDirectory,
-    ReadExtents,
-)
-from p2pfs.wire.search import Find, FindContent, ReadLabels
-from p2pfs.wire.usage import ReadFileUsage, ReadUsage
+from p2pfs.wire.namespace import Batch, Commit, NewChunk
 from p2pfs.wire.volumes import IdBlock, OpenSession, RenewedSession, Reserve, Reserved, SessionGrant
 
 GRACE: Final = 1440
 """How many lifetimes a silent session is really kept (60 s → a day). A laptop that slept, or a network that was cut for
 an hour, must not find its mount fenced: nothing but open unlinked files hangs on a session."""
+MISSED: Final = 3
+"""Lifetimes without a renewal after which a session no longer counts as a mount, though it is kept."""
 HELD: Final = 2
 """Lifetimes for which an inode without a name is kept for a mount that does not say it has it open."""
 MAX_TEXT: Final = 4096
 MAX_SESSIONS: Final = 64
 """Most sessions of a node; those it no longer renews make room for new ones."""
-SLICE: Final = 32
-"""Questions answered at a stretch: the event loop serves others in between."""
-PAGE_COST: Final = 16
-"""What a page of a directory or of extents, or all attributes of an inode count among them: about 3 ms."""
-PLACES: Final = 60
-"""Chunks located at the cost of one question."""
-MAX_ANSWER_BYTES: Final = 24 << 20
-"""Most bytes of answers to one request; clients refuse 32 MiB."""
 _SWEEP_S: Final = 10.0
 _REAP_ROWS: Final = 1000
 _LAPSE_ROWS: Final = 500
@@ -103,7 +81,6 @@ class Sessions:
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._rows: dict[SessionId, Session] = {}  # of those that were heard here; only their expiry changes
-        self._searching: dict[NodeId, trio.Lock] = {}  # of nodes whose searches are at work
         self.reapable = trio.Event()
         self.batches = 0  # answered since the start
 
@@ -111,6 +88,10 @@ class Sessions:
     def kept_s(self) -> float:
         """How long a session lives without being renewed."""
         return self._lifetime_s * GRACE
+
+    def alive_s(self) -> float:
+        """A session that is kept beyond this (UTC) was renewed lately: its mount is there."""
+        return self._clock.time() + self._lifetime_s * (GRACE - MISSED)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -154,7 +135,7 @@ class Sessions:
         if len(own) < MAX_SESSIONS:
             return []
         oldest = min(own, key=lambda row: row.expires_s)
-        if oldest.expires_s - self.kept_s > now_s - 3 * self._lifetime_s:
+        if oldest.expires_s - self.kept_s > now_s - MISSED * self._lifetime_s:
             raise Denied(f"this node has {MAX_SESSIONS} mounts at work: unmount one")
         rows.close_session(connection, oldest.id)
         return [oldest.id]
@@ -329,46 +310,6 @@ class Sessions:
         """Answer the requests that wait for events, and those to come: the server is about to stop."""
         self._listeners.stop()
 
-    async def answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
-        """The answers in order, refusals among them, each from one committed state.
-
-        Raises:
-            Misuse: So much was asked for that the answer would be too long.
-        """
-        async with self._search(identity.node, asked):
-            return await self._answer(identity, volume, asked)
-
-    @asynccontextmanager
-    async def _search(self, node: NodeId, asked: Sequence[Question]) -> AsyncIterator[None]:
-        """With searches among the questions: when no others of the node are at work, for each takes a whole slice."""
-        if not any(isinstance(question, _SEARCHES) for question in asked):
-            yield
-            return
-        lock = self._searching.setdefault(node, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():  # it is nobody's, so nobody waits for it either
-                self._searching.pop(node, None)
-
-    async def _answer(self, identity: Identity, volume: VolumeId, asked: Sequence[Question]) -> list[Answer]:
-        given: list[Answer] = []
-        room_bytes = MAX_ANSWER_BYTES
-        for some in slices(asked):
-            asks_space = any(isinstance(question, GetSpace) for question in some)
-            room = self._space(identity.node, volume) if asks_space else None
-            look = partial(engine.answer_all, volume=volume, asked=some, room=room, most_bytes=room_bytes)
-            answered = self._database.read(look)
-            given += answered
-            room_bytes -= sum(len(memoryview(answer.value)) for answer in answered)
-            if len(given) < len(asked):
-                await trio.lowlevel.checkpoint()
-        return given
-
-    def _space(self, node: NodeId, volume: VolumeId) -> tuple[int, int]:
-        return self._usefulness.cap(node, self._reservations.space(node, volume))
-
     async def reap(self) -> bool:
         """Delete some rows that nobody sees any more; whether there were any."""
         now_s = self._clock.time()
@@ -406,38 +347,6 @@ class Sessions:
 
     def _row(self, session: SessionId) -> Session:
         return self._database.read(lambda connection: rows.session(connection, session))
-
-
-def slices(asked: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    """The questions in runs that are each answered quickly.
-
-    Raises:
-        Misuse: There are too many.
-    """
-    if len(asked) > engine.MAX_QUESTIONS:
-        raise Misuse(f"at most {engine.MAX_QUESTIONS} questions can be asked at once")
-    first = cost = 0
-    for at, question in enumerate(asked):
-        cost += _cost(question)
-        if cost >= SLICE:
-            yield asked[first : at + 1]
-            first, cost = at + 1, 0
-    if first < len(asked):
-        yield asked[first:]
-
-
-_PAGES = ReadDirectory | ReadExtents | GetXattrs | ReadTrash | ReadExpiring
-_SURVEYS = ReadInodes | ReadDangling | ReadUsage | ReadFileUsage
-_SEARCHES = Find | FindContent | ReadLabels
-"""About 10 ms each at worst."""
-
-
-def _cost(question: Question) -> int:
-    if isinstance(question, _SEARCHES | _SURVEYS):
-        return SLICE
-    if isinstance(question, _PAGES):
-        return PAGE_COST
-    return len(question.chunks) // PLACES + 1 if isinstance(question, Locate) else 1
 
 
 class Reaper:

@@ -19,6 +19,7 @@ from p2pfs.coordinator.backup.state import Backups, indexed
 from p2pfs.coordinator.bookings import Bookings
 from p2pfs.coordinator.churn import Churn
 from p2pfs.coordinator.flow import Flow
+from p2pfs.coordinator.health import judge
 from p2pfs.coordinator.report import (
     LEASE_WARNING_S,
     ChunksReport,
@@ -30,7 +31,6 @@ from p2pfs.coordinator.report import (
     StatusReport,
     VolumeReport,
     count_chunks,
-    judge,
 )
 from p2pfs.coordinator.reservations import Copies, Reservations
 from p2pfs.coordinator.roster import Peer, Roster

@@ -29,6 +29,7 @@ from p2pfs.vfs.inode_table import InodeTable
 from p2pfs.vfs.inodes import Inode, Stat
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.keeping import Keeper
+from p2pfs.vfs.labels import Labels
 from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.listings import Listed
@@ -89,18 +90,17 @@ class Filesystem:
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
-        self.search = Search(
-            keys, volume, namespace, digest=self._digest, is_unsaved=self._is_unsaved,
-            names=index[0], prefixes=index[1],
-        )  # fmt: skip
+        names, prefixes = index
+        self.labels = Labels(keys, volume, namespace, digest=self._digest, names=names, prefixes=prefixes)
+        self.search = Search(keys, volume, namespace, is_unsaved=self._is_unsaved, prefixes=prefixes)
         self.tree = Tree(
             keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust,
-            indexed=self.search.name_operations,
+            indexed=self.labels.name_operations,
         )  # fmt: skip
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self.trash = Trash(
             keys, volume, namespace, self.tree,
-            now_ns=now_ns, told=self._reappeared, indexed=self.search.name_operations,
+            now_ns=now_ns, told=self._reappeared, indexed=self.labels.name_operations,
         )  # fmt: skip
         self.leases = Leases(keys, volume, namespace, self.tree)
         self._reader = Reader(

@@ -4,7 +4,7 @@ when it is the one, and takes in copies otherwise. Ends at once when the coordin
     answered ──elect_after / 2 without an answer──▶ absent ──an answer──▶ answered
                                                       │ greets; after elect_after follows a leader, or leads
 
-Nothing here deletes, admits, or changes what is promised: there is no code for it. Wired by `daemon`.
+Nothing here deletes, admits, or changes what is promised: there is no code for it. Wired by `composition`.
 """
 
 import logging

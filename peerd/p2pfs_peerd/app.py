@@ -1,7 +1,7 @@
 """What a peer answers: one handler for each of wire.routes.PEER_ROUTES.
 
 A handler parses, asks the store, and answers. Who may call was decided by the server from the table; whether a PUT has
-room is the token's to say. Made by `daemon`.
+room is the token's to say. Made by `composition`.
 """
 
 import re

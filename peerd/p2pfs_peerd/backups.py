@@ -1,7 +1,7 @@
 """Keeps the coordinator's backups: sealed parts that this peer can neither read nor make, below `backups/` in its home.
 
 They count in what the owner offers, have at most a share of it, and go only when the coordinator says what superseded
-them. Handlers of four of `wire.routes.PEER_ROUTES`; made by `daemon`.
+them. Handlers of four of `wire.routes.PEER_ROUTES`; made by `composition`.
 """
 
 import os

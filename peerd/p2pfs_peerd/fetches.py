@@ -2,7 +2,7 @@
 
 The client shows its own certificate and the token it would have spent on a PUT, and gets the receipt it would have got:
 nothing is delegated to the source, which answers a GET like any other. Sources are peers of the map, asked in the
-client's order. Made by `daemon`.
+client's order. Made by `composition`.
 """
 
 import logging

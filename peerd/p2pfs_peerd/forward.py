@@ -4,7 +4,7 @@
 
 Only to nodes of the pool, in TLS connections to exactly those, so nobody is led to an address that is none of theirs;
 what passes is TLS of the two ends. Bounded: splices a caller and in all, hops, neighbours asked, time to get there,
-time without a byte. Part of `daemon`.
+time without a byte. Part of `composition`.
 """
 
 import random

@@ -35,7 +35,7 @@ _FIRST_PAUSE_S: Final = 0.2
 """Until the first answer there are no keys, so it is worth asking often."""
 
 Hear = Callable[[HeartbeatAnswer], Awaitable[None]]
-"""Takes over what the coordinator said; see `daemon`."""
+"""Takes over what the coordinator said; see `composition`."""
 
 
 class Pulse:

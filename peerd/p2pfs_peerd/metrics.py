@@ -1,4 +1,4 @@
-"""What a peer tells Prometheus; names are documented in docs/monitoring.md. Called by `daemon`."""
+"""What a peer tells Prometheus; names are documented in docs/monitoring.md. Called by `composition`."""
 
 from p2pfs.chunks.directory import DirectoryStore
 from p2pfs.net.exposition import common_figures, server_figures

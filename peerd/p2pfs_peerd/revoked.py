@@ -1,5 +1,5 @@
 """The newest list of revocations, kept in the home: a peer that starts again refuses whom it refused before, even if
-the coordinator does not answer for days. Blocking. Called by `daemon`.
+the coordinator does not answer for days. Blocking. Called by `composition`.
 """
 
 from pathlib import Path

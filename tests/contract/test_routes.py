@@ -12,9 +12,10 @@ from coordination import Live, live
 from plugins.checklogs import Claims
 from wired import everything
 
-from p2pfs.coordinator import report
+from p2pfs.coordinator import health
 from p2pfs.coordinator.authority import new_key
 from p2pfs.coordinator.files import CoordinatorFiles
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.init import initialise
 from p2pfs.errors import Denied, Unavailable
 from p2pfs.net.addresses import bound_addresses, open_listeners, parse_address
@@ -264,7 +265,7 @@ def test_only_join_is_anonymous_only_renew_forgives_and_only_members_see_volumes
 
 
 async def test_the_coordinator_handles_every_route(servers: Servers) -> None:
-    handled = servers.pool.running.services.handlers()
+    handled = Handlers(servers.pool.running.services).table()
     assert set(handled) == {route.name for route in COORDINATOR_ROUTES}
 
 
@@ -306,7 +307,7 @@ def test_the_document_has_the_failures_as_they_are() -> None:
 
 
 def test_the_document_has_every_reason_that_status_gives() -> None:
-    source = Path(report.__file__).read_text(encoding="utf-8")
+    source = Path(health.__file__).read_text(encoding="utf-8")
     given = set(re.findall(r'_(?:error|warning|note)\(\s*"([A-Z_]+)"', source))
     assert len(given) > 5
     assert set(re.findall(r"`([A-Z_]+)`", section("reasons"))) == given

@@ -11,8 +11,8 @@ from p2pfs import exitcodes
 from p2pfs.coordinator.backup import restored_home
 from p2pfs.coordinator.backup.renewed_kit import renew_kit
 from p2pfs.coordinator.backup.restore import Restore
-from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import CoordinatorFiles
+from p2pfs.coordinator.foundation import STARTS
 from p2pfs.coordinator.init import initialise
 from p2pfs.coordinator.membership import all_revoked
 from p2pfs.errors import Corrupt, Denied, Fenced, NotFound, Unavailable, UserError

@@ -20,8 +20,8 @@ import trio
 import trio._core._run as scheduler
 
 import p2pfs.chunks.writing
-import p2pfs.coordinator.composition
 import p2pfs.coordinator.delegations
+import p2pfs.coordinator.foundation
 import p2pfs.coordinator.pulse
 import p2pfs.coordinator.sessions
 import p2pfs.coordinator.upkeep.jobs
@@ -54,7 +54,7 @@ STRETCHED: Final = (
     (p2pfs.coordinator.delegations, "RETRY_S", 120.0),
     (p2pfs.coordinator.sessions, "_SWEEP_S", 60.0),
     (p2pfs.coordinator.sessions, "GRACE", 4),  # lifetimes, not seconds: a silent session is over while a run lasts
-    (p2pfs.coordinator.composition, "GRACE", 4),
+    (p2pfs.coordinator.foundation, "GRACE", 4),
     (p2pfs_peerd.orders, "_AFTER_FAILURE_S", 10.0),
     (p2pfs.meta.events, "MAX_WAIT_S", 110.0),
     (p2pfs.meta.events, "SILENT_S", 400.0),

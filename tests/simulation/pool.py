@@ -24,8 +24,9 @@ from p2pfs.chunks.traffic import Traffic
 from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import Authority
 from p2pfs.coordinator.composition import compose
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.handlers import Handlers
 from p2pfs.coordinator.secrets import PoolSecrets
+from p2pfs.coordinator.services import Services
 from p2pfs.coordinator.sessions import MAX_SESSIONS, Expiry, Reaper
 from p2pfs.errors import PoolError, Unavailable
 from p2pfs.format.heads import Head, seal_head
@@ -57,11 +58,11 @@ from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
 from p2pfs.wire.volumes import CreateVolume, KeySlot, OpenSession
 from p2pfs_peerd.absence import Absence
 from p2pfs_peerd.app import PeerApp
-from p2pfs_peerd.daemon import Signer
 from p2pfs_peerd.fetches import FETCH_S, IDLE_S, Fetches
 from p2pfs_peerd.heartbeat import Pulse
 from p2pfs_peerd.orders import OrderRunner
 from p2pfs_peerd.pulling import Fellows, MapPuller
+from p2pfs_peerd.signer import Signer
 from p2pfs_peerd.tokens import TokenBook
 
 from .disk import SimDisk
@@ -169,7 +170,7 @@ class SimCoordinator:
             revocations=revocations, clock=clock,
         )  # fmt: skip
         self.host.server = Server(
-            COORDINATOR_ROUTES, services.handlers(), context=None, pool=POOL,  # type: ignore[arg-type]
+            COORDINATOR_ROUTES, Handlers(services).table(), context=None, pool=POOL,  # type: ignore[arg-type]
             limits=ServerLimits(waiting_per_node=MAX_SESSIONS), revocations=revocations, clock=clock,
             authorise=services.authorise,
         )  # fmt: skip
@@ -203,7 +204,7 @@ class SimPeer:
         self.dress: Callable[[DirectoryStore], DirectoryStore] = lambda store: store  # for liars
 
     async def run(self) -> None:
-        """One life: what `p2pfs_peerd.daemon` puts together."""
+        """One life: what `p2pfs_peerd.composition` puts together."""
         host, clock = self.host, self.host.clock
         signer, tokens, revocations = Signer(self.record), TokenBook(POOL, self.number, clock), Revocations()
         store = self.store = self.dress(await DirectoryStore.open(

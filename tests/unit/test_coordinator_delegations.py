@@ -102,7 +102,7 @@ class Mount:
 
     async def committed(self, question: Question) -> answers.Answer:
         """Looked up, for the answer to a batch under an epoch tells of no attributes."""
-        (answer,) = await self.p.services.sessions.answer(self.p.identity(self.node), VOLUME, [question])
+        (answer,) = await self.p.services.questions.answer(self.p.identity(self.node), VOLUME, [question])
         return answer
 
     async def has(self, name: bytes) -> bool:

@@ -48,7 +48,7 @@ class Mount:
         return self.next - 1
 
     async def space(self) -> Space:
-        answers = await self.p.services.sessions.answer(self.identity, VOLUME, [GetSpace()])
+        answers = await self.p.services.questions.answer(self.identity, VOLUME, [GetSpace()])
         return unwrap(answers[0], Space)
 
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from p2pfs.coordinator.report import CoordinatorReport, PeerReport, PoolReport, VolumeReport, count_chunks, judge
+from p2pfs.coordinator.health import judge
+from p2pfs.coordinator.report import CoordinatorReport, PeerReport, PoolReport, VolumeReport, count_chunks
 from p2pfs.types import GIB, Health
 from p2pfs.wire.jobs import JobInfo
 

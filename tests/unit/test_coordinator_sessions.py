@@ -10,9 +10,9 @@ import trio
 from coordination import FakeClock, Pool, chunk_id, pool, volume_message
 from plugins.checklogs import Claims
 
-from p2pfs.coordinator import sessions as module
 from p2pfs.coordinator import status
-from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, SLICE, Expiry, Reaper, slices
+from p2pfs.coordinator.questions import SLICE, slices
+from p2pfs.coordinator.sessions import GRACE, MAX_SESSIONS, Expiry, Reaper
 from p2pfs.coordinator.volumes import parse_volume
 from p2pfs.errors import Busy, Denied, Exists, Fenced, Gone, Invalid, Misuse, NotFound, TooLarge
 from p2pfs.meta import chunks_index, engine, questions, sessions
@@ -364,7 +364,7 @@ async def test_questions_are_answered_in_order_with_refusals_among_them(tmp_path
     async with pool(tmp_path) as p:
         await p.peers(3, capacity=GIB)
         mount = await mounted(p)
-        answers = await p.services.sessions.answer(
+        answers = await p.services.questions.answer(
             mount.identity, VOLUME, [GetSpace(), GetAttributes(99), GetAttributes(1)]
         )
         assert unwrap(answers[0], Space) == Space(GIB, GIB, 1)
@@ -387,7 +387,7 @@ async def test_many_questions_are_answered_in_slices_that_let_others_in_between(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count_turns)
             asked = [ReadDirectory(1, 0, 10), GetAttributes(1)] * 50
-            answers = await p.services.sessions.answer(mount.identity, VOLUME, asked)
+            answers = await p.services.questions.answer(mount.identity, VOLUME, asked)
             nursery.cancel_scope.cancel()
         assert turns >= 20
         assert len(answers) == 100
@@ -414,7 +414,7 @@ async def test_of_one_node_one_request_with_searches_is_at_work(
         other = Mount(p, (await p.join("anna@desk", Role.CLIENT)).node)
 
         async def ask(of: Mount, *asked: Question) -> None:
-            assert len(await p.services.sessions.answer(of.identity, VOLUME, asked)) == len(asked)
+            assert len(await p.services.questions.answer(of.identity, VOLUME, asked)) == len(asked)
 
         async with trio.open_nursery() as nursery:
             for number in (1, 2):
@@ -427,7 +427,7 @@ async def test_of_one_node_one_request_with_searches_is_at_work(
         assert own == sorted(own) or own == sorted(own, reverse=True)
         assert done.index(3) < 6  # another node's
         assert done.index(0) < 20  # what is no search waits for none
-        assert not p.services.sessions._searching
+        assert not p.services.questions._searching
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 999])
@@ -453,13 +453,13 @@ def test_a_search_ends_a_slice(search: Question) -> None:
 
 
 async def test_an_answer_has_a_greatest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 500)
+    monkeypatch.setattr("p2pfs.coordinator.questions.MAX_ANSWER_BYTES", 500)
     async with pool(tmp_path) as p:
         mount = await mounted(p)
         for count in (200, 31):  # in the middle, and in the only slice
             with pytest.raises(Misuse, match="too long"):
-                await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * count)
-        assert len(await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(1)] * 10)) == 10
+                await p.services.questions.answer(mount.identity, VOLUME, [GetAttributes(1)] * count)
+        assert len(await p.services.questions.answer(mount.identity, VOLUME, [GetAttributes(1)] * 10)) == 10
 
 
 async def test_large_heads_are_not_gathered_beyond_an_answers_size(tmp_path: Path) -> None:
@@ -469,11 +469,11 @@ async def test_large_heads_are_not_gathered_beyond_an_answers_size(tmp_path: Pat
         head = bytes(head_limit(MAX_FILE_BYTES))
         await mount.apply(make, Commit(make.inode, 0, MAX_FILE_BYTES, head, 2))
         with pytest.raises(Misuse, match="too long"):
-            await p.services.sessions.answer(mount.identity, VOLUME, [GetAttributes(make.inode)] * 31)
+            await p.services.questions.answer(mount.identity, VOLUME, [GetAttributes(make.inode)] * 31)
         names = [mount.make(b"link%d" % number) for number in range(3)]
         for name in names:
             await mount.apply(name, Commit(name.inode, 0, MAX_FILE_BYTES, head, 2))
-        (answer,) = await p.services.sessions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 1000)])
+        (answer,) = await p.services.questions.answer(mount.identity, VOLUME, [ReadDirectory(1, 0, 1000)])
         page = unwrap(answer, DirectoryPage)
         assert (len(page.entries), page.complete) == (1, False)
 
@@ -497,7 +497,7 @@ async def test_a_page_of_extents_has_a_greatest_size(tmp_path: Path, monkeypatch
         make = mount.make(b"file")
         rows = [ExtentRow(index, 1, None, b"sealed") for index in range(300)]
         await mount.apply(make, Commit(make.inode, 0, 1000, b"head", 2, extents=rows))
-        many, few = await p.services.sessions.answer(
+        many, few = await p.services.questions.answer(
             mount.identity, VOLUME, [ReadExtents(make.inode, 0), ReadExtents(make.inode, 2)]
         )
         with pytest.raises(TooLarge):

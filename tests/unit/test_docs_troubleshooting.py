@@ -11,7 +11,7 @@ from docs_blocks import ROOT
 
 from p2pfs import exitcodes
 from p2pfs.cli import checks, doctor, status
-from p2pfs.coordinator import report
+from p2pfs.coordinator import health
 
 pytestmark = pytest.mark.l0
 
@@ -28,7 +28,7 @@ def rows(name: str) -> list[list[str]]:
 
 
 def test_every_reason_of_status_is_there() -> None:
-    source = Path(report.__file__).read_text(encoding="utf-8")
+    source = Path(health.__file__).read_text(encoding="utf-8")
     given = set(re.findall(r'_(?:error|warning|note)\(\s*"([A-Z_]+)"', source))
     given |= set(re.findall(r'"code": "([A-Z_]+)"', Path(status.__file__).read_text(encoding="utf-8")))
     assert len(given) > 20

@@ -17,7 +17,7 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.search import Change
+from p2pfs.vfs.labels import Change
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 from p2pfs_mount import life
@@ -155,10 +155,10 @@ async def test_df_counts_what_only_the_trash_holds_as_free_but_not_as_available(
 async def test_what_cannot_be_read_is_counted_by_a_search(fs: Filesystem, tmp_path: Path) -> None:
     for name in (b"good", b"bad"):
         inode = await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))
-        await fs.search.change(inode.id, Change(("word",), has_content=True), lambda *_: _idle(), is_deep=False)
-    row = await fs.search._labelled(inode.id)
-    change = fs.search._set_label(inode.id, row.revision, fs.search._opened(row))
-    await fs.search._namespace.apply([msgspec.structs.replace(change, sealed=b"junk" * 20)])
+        await fs.labels.change(inode.id, Change(("word",), has_content=True), lambda *_: _idle(), is_deep=False)
+    row = await fs.labels._rows.one(inode.id)
+    change = fs.labels._set_label(inode.id, row.revision, fs.labels._rows.label(row))
+    await fs.labels._namespace.apply([msgspec.structs.replace(change, sealed=b"junk" * 20)])
     requests = [{"op": "search", "query": "word"}, {"op": "search hash", "blake3": blake3(b"").hexdigest()}]
     for answer in await ask(fs, tmp_path / "socket", *requests):
         found, told, done = answer

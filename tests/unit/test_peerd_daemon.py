@@ -35,8 +35,8 @@ from p2pfs.wire import codec
 from p2pfs.wire.chunks import RESERVATION_HEADER
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Listen, Revocations
 from p2pfs.wire.routes import COORDINATOR_ROUTES
-from p2pfs_peerd import daemon
-from p2pfs_peerd.daemon import Peerd, assemble
+from p2pfs_peerd import composition
+from p2pfs_peerd.composition import Peerd, assemble
 from p2pfs_peerd.relay import SPARES
 from p2pfs_peerd.revoked import RevocationFile
 
@@ -437,7 +437,7 @@ async def test_a_machine_that_moves_tells_its_new_addresses_with_the_next_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = ["127.0.0.1:5"]
-    monkeypatch.setattr(daemon, "advertised", lambda *_arguments, **_options: list(places))
+    monkeypatch.setattr(composition, "advertised", lambda *_arguments, **_options: list(places))
     settings = Settings(listen="127.0.0.1:0", heartbeat=0.05, reserve=0, relay="on")
     async with running(tmp_path, settings) as run:
         await beats_until(run, lambda beat: beat.addresses == ["127.0.0.1:5", RELAY])

@@ -20,10 +20,12 @@ from p2pfs.format.search import Label, seal_label, word_token
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import MAX_LAYERS, MIB, ROOT_INODE, InodeId, Kind
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.label_rows import AT_ONCE
+from p2pfs.vfs.labels import Change
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.query import Query
-from p2pfs.vfs.search import AT_ONCE, CANDIDATES, Change, Found, relevance_of
+from p2pfs.vfs.search import CANDIDATES, Found, relevance_of
 from p2pfs.vfs.space import EndlessSpace
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import RENAME_EXCHANGE
@@ -54,7 +56,7 @@ async def tag(fs: Filesystem, number: InodeId, *words: str, is_deep: bool = Fals
         if done:  # not while it is looked for what there is
             told.append(done)
 
-    await fs.search.change(number, Change(words, **more), show, is_deep=is_deep)  # type: ignore[arg-type]
+    await fs.labels.change(number, Change(words, **more), show, is_deep=is_deep)  # type: ignore[arg-type]
     return told
 
 
@@ -103,12 +105,12 @@ async def test_tags_are_added_and_taken_away_and_a_label_without_anything_goes()
         one = await make(fs, b"one")
         await tag(fs, one, "a", "b")
         await tag(fs, one, "c", "a", remove=("b",), note="note")
-        assert await fs.search.label(one) == Label(("a", "c"), "note")
+        assert await fs.labels.label(one) == Label(("a", "c"), "note")
         await tag(fs, one, remove=("a", "c"), note="")
-        assert await fs.search.label(one) == Label()
+        assert await fs.labels.label(one) == Label()
         assert model.labels([one]).rows[0].sealed == b""
         with pytest.raises(NotFound):
-            await fs.search.label(InodeId(12345))
+            await fs.labels.label(InodeId(12345))
         with pytest.raises(NotFound):
             await tag(fs, InodeId(12345), "a")
         with pytest.raises(Invalid):
@@ -123,12 +125,12 @@ async def test_a_tree_is_tagged_in_batches_and_counted_meanwhile() -> None:
         outside = await make(fs, b"outside")
         assert await tag(fs, top, "all", is_deep=True) == [AT_ONCE, AT_ONCE + 51]
         assert len(await paths(fs, "all", limit=1000)) == AT_ONCE + 51
-        assert await fs.search.label(outside) == Label()
+        assert await fs.labels.label(outside) == Label()
         assert await tag(fs, outside, "all", is_deep=True) == [1]
 
 
 async def test_a_tree_that_is_too_large_is_refused_before_anything_is_tagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfs.vfs.search.MOST_BELOW", 3)
+    monkeypatch.setattr("p2pfs.vfs.labels.MOST_BELOW", 3)
     async with volume() as (fs, _):
         for at in range(4):
             await make(fs, b"%d" % at)
@@ -233,7 +235,7 @@ async def test_what_comes_back_is_found_by_its_name_also_if_it_went_before_names
         await fs.remove(top, b"below.txt", directory=False)
         await fs.remove(ROOT_INODE, b"top", directory=True)
         await fs.remove(ROOT_INODE, b"alone.txt", directory=False)
-        fs.search._names = True
+        fs.labels._names = True
 
         async def show(_: object) -> None:
             return
@@ -260,19 +262,19 @@ async def test_what_was_indexed_before_follows_new_settings_when_told() -> None:
     async with volume() as (fs, _):
         top = await make(fs, b"album", kind=Kind.DIRECTORY)
         await tag(fs, await make(fs, b"picture", top), "holiday")
-        fs.search._names = fs.search._prefixes = True
+        fs.labels._names = fs.labels._prefixes = fs.search._prefixes = True
         told: list[tuple[int, int]] = []
 
         async def show(done: int, of: int, _: int) -> None:
             if done:
                 told.append((done, of))
 
-        await fs.search.index(top, show, is_deep=True)
+        await fs.labels.index(top, show, is_deep=True)
         assert told == [(2, 2)]
         assert await paths(fs, "hol* picture") == [b"album/picture"]
         assert await paths(fs, "album") == [b"album"]
-        fs.search._names = fs.search._prefixes = False
-        await fs.search.index(ROOT_INODE, show, is_deep=True)
+        fs.labels._names = fs.labels._prefixes = fs.search._prefixes = False
+        await fs.labels.index(ROOT_INODE, show, is_deep=True)
         assert await paths(fs, "picture") == []
         assert await paths(fs, "holiday") == [b"album/picture"]
 
@@ -337,10 +339,10 @@ async def test_another_inodes_label_is_corrupt(monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(model, "labels", swapped)
         with pytest.raises(Corrupt):
-            await fs.search.label(one)
+            await fs.labels.label(one)
         monkeypatch.setattr(model, "labels", lambda _: labels([two]))
         with pytest.raises(Corrupt):
-            await fs.search.label(one)
+            await fs.labels.label(one)
 
 
 async def test_a_compaction_under_way_does_not_make_a_labelled_content_another() -> None:
@@ -385,21 +387,21 @@ async def test_a_label_that_keeps_changing_is_given_up(monkeypatch: pytest.Monke
 async def test_a_content_is_read_once_though_somebody_labels_the_file_meanwhile() -> None:
     async with volume() as (fs, _):
         one = await write(fs, b"one", b"content")
-        digest, read = fs.search._digest, []
+        digest, read = fs.labels._digest, []
 
         async def slow(number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
             read.append(number)
             await tag(fs, one, "meanwhile")
             return await digest(number, count)
 
-        fs.search._digest = slow
+        fs.labels._digest = slow
         await tag(fs, one, "late", has_content=True)
         assert read == [one]
-        assert (await fs.search.label(one)).tags == ("meanwhile", "late")
+        assert (await fs.labels.label(one)).tags == ("meanwhile", "late")
 
 
 async def test_labels_of_many_words_go_in_batches_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfs.vfs.search.BATCH_ROWS", 100)
+    monkeypatch.setattr("p2pfs.vfs.labels.BATCH_ROWS", 100)
     async with volume() as (fs, model):
         for at in range(10):
             await make(fs, b"%d" % at)
@@ -460,11 +462,11 @@ async def test_names_beyond_the_first_few_are_found_and_indexed_anew(monkeypatch
         for at in range(1, 12):
             await fs.link(one, ROOT_INODE, b"name%d word%d" % (at, at))
         assert await paths(fs, "word11") == [b"name11 word11"]
-        fs.search._names = False
-        await fs.search.index(one, silent, is_deep=False)
+        fs.labels._names = False
+        await fs.labels.index(one, silent, is_deep=False)
         assert await paths(fs, "word11") == await paths(fs, "word2") == []
-        fs.search._names = True
-        await fs.search.index(one, silent, is_deep=False)
+        fs.labels._names = True
+        await fs.labels.index(one, silent, is_deep=False)
         assert await paths(fs, "word11") == [b"name11 word11"]
         session = model.names
         monkeypatch.setattr(model, "names", lambda inode: session(inode)[:9])
@@ -476,12 +478,12 @@ async def test_a_coordinator_that_tells_the_first_names_again_is_asked_no_more(m
         one = await make(fs, b"name0")
         for at in range(1, 12):
             await fs.link(one, ROOT_INODE, b"name%d word%d" % (at, at))
-        told = await fs.search._namespace.names(one)
+        told = await fs.labels._namespace.names(one)
 
         async def earlier(*_: object) -> object:
             return told[:9]
 
-        monkeypatch.setattr(fs.search._namespace, "names", earlier)
+        monkeypatch.setattr(fs.labels._namespace, "names", earlier)
         assert await paths(fs, "word8") == [b"name8 word8"]
         assert await paths(fs, "word9") == []
 
@@ -490,7 +492,7 @@ async def test_what_is_labelled_while_it_is_indexed_anew_has_tokens_of_both(monk
     async with volume() as (fs, model):
         one = await make(fs, b"invoice.pdf")
         await tag(fs, one, "before")
-        fs.search._names = fs.search._prefixes = True
+        fs.labels._names = fs.labels._prefixes = fs.search._prefixes = True
         apply, met = model.apply, []
 
         def faster(session: int, operations: list[SetLabel]) -> object:
@@ -501,7 +503,7 @@ async def test_what_is_labelled_while_it_is_indexed_anew_has_tokens_of_both(monk
             return apply(session, operations)
 
         monkeypatch.setattr(model, "apply", faster)
-        await fs.search.index(one, silent, is_deep=False)
+        await fs.labels.index(one, silent, is_deep=False)
         assert met
         assert await paths(fs, "invoice the*") == [b"invoice.pdf"]
 
@@ -511,10 +513,10 @@ async def test_a_label_that_cannot_be_read_keeps_nothing_else_from_being_found()
         bad, good = await make(fs, b"bad"), await make(fs, b"good")
         for one in (bad, good):
             await tag(fs, one, "word", has_content=True)
-        revision = (await fs.search._labelled(bad)).revision
+        revision = (await fs.labels._rows.one(bad)).revision
         of = word_token(KEYS, VOLUME, "word")
         content_of = words_of.content_token(KEYS, VOLUME, blake3(b"").digest())
-        await fs.search._namespace.apply([SetLabel(bad, revision, b"junk" * 20, [of], [], content_of)])
+        await fs.labels._namespace.apply([SetLabel(bad, revision, b"junk" * 20, [of], [], content_of)])
         unreadable: list[int] = []
         found = await fs.search.find(Query.parse("word"), unreadable=unreadable.append)
         assert ([one.path for one in found], unreadable) == ([b"good"], [bad])
@@ -522,12 +524,12 @@ async def test_a_label_that_cannot_be_read_keeps_nothing_else_from_being_found()
         assert ([one.path for one in found], unreadable) == ([b"good"], [bad, bad])
         for change in (Change(("new",)), Change(is_anew=True)):  # of a tree: all others
             with pytest.raises(Corrupt, match="1 label could not be read"):
-                await fs.search.change(ROOT_INODE, change, silent, is_deep=True)
+                await fs.labels.change(ROOT_INODE, change, silent, is_deep=True)
         with pytest.raises(Corrupt):
-            await fs.search.index(ROOT_INODE, silent, is_deep=True)
+            await fs.labels.index(ROOT_INODE, silent, is_deep=True)
         assert sorted(await paths(fs, "new")) == [b"", b"good"]
         await tag(fs, bad, "again")
-        assert await fs.search.label(bad) == Label(("again",))
+        assert await fs.labels.label(bad) == Label(("again",))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "!!", "*", "a*", " ".join(f"w{number}" for number in range(17))])

@@ -20,8 +20,8 @@ from p2pfs.coordinator import membership
 from p2pfs.coordinator.authority import NODE_LIFETIME_S, Authority, key_pem, new_key, to_pem
 from p2pfs.coordinator.backup.restore import Found
 from p2pfs.coordinator.backup.state import Restored
-from p2pfs.coordinator.composition import STARTS
 from p2pfs.coordinator.files import DEFAULT_PORT, CoordinatorFiles
+from p2pfs.coordinator.foundation import STARTS
 from p2pfs.coordinator.init import write_configuration
 from p2pfs.errors import Corrupt, Invalid, Unavailable, UserError
 from p2pfs.format.kits import Kit

@@ -21,8 +21,8 @@ from p2pfs.coordinator.dashboard.doors import Doors, Kept, Session
 from p2pfs.coordinator.dashboard.layout import Frame, document, live, mark, outside
 from p2pfs.coordinator.dashboard.markup import Child, Html, div, section
 from p2pfs.coordinator.dashboard.pages import data, jobs, login, members, overview, peers, usefulness, volumes
-from p2pfs.coordinator.handlers import Services
 from p2pfs.coordinator.report import StatusReport
+from p2pfs.coordinator.services import Services
 from p2pfs.errors import Denied, Invalid, Misuse, NotFound, PoolError
 from p2pfs.net.asgi import IDENTITY
 from p2pfs.net.identity import Identity

@@ -14,7 +14,7 @@ from p2pfs import exitcodes
 from p2pfs.coordinator.dashboard.certificate import OwnFiles
 from p2pfs.coordinator.dashboard.doors import LINK_S, Doors
 from p2pfs.coordinator.files import CoordinatorFiles
-from p2pfs.coordinator.handlers import Services
+from p2pfs.coordinator.services import Services
 from p2pfs.errors import Denied, Invalid, PoolError, UserError
 from p2pfs.net.addresses import bound_addresses, close_listeners, format_address, open_listeners, parse_address
 from p2pfs.net.advertising import advertised

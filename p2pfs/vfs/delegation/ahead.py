@@ -1,7 +1,7 @@
 """Pages of directories that will be wanted soon, learnt before they are asked for: the rest of one that is being read,
 and the next directories where a program walks. Only while the volume is delegated, when what is learnt stays right.
 
-`Delegated` says what it wants; `run` fetches it, beside the mount (`vfs.delegation.holding`).
+`Learning` says what it wants; `run` fetches it, beside the mount (`vfs.delegation.holding`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -19,12 +19,13 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pfs.errors import CoordinatorAway, NotFound, PoolError, Semantic
+from p2pfs.errors import CoordinatorAway, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
-from p2pfs.vfs.delegation.ahead import DIRECTORIES, Ahead, Wanted
+from p2pfs.vfs.delegation.ahead import Wanted
 from p2pfs.vfs.delegation.changes import Changes
-from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow, concerned, is_local, new_numbers
+from p2pfs.vfs.delegation.known import KnownTree, concerned, is_local, new_numbers
+from p2pfs.vfs.delegation.learning import Learning
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.events import Events
 from p2pfs.wire.found import LabelPage
@@ -48,8 +49,6 @@ KNOWN_BYTES: Final = 64 << 20
 """What is known of the tree takes no more memory than about this; then it is learnt anew."""
 SETTLING_S: Final = 1.0
 """After a grant, for answers that are on their way to the kernel."""
-AHEAD: Final = 128
-"""Entries of a directory that come with a lookup in it."""
 
 
 class Delegated:
@@ -84,8 +83,9 @@ class Delegated:
         self._is_taking = False  # whether `hold` waits for them: no more of them begin
         self._freed = trio.Event()
         self._away_s = -math.inf  # when a change last found the coordinator away
-        self._learning: dict[tuple[InodeId, int], trio.Event] = {}  # pages under way
-        self.ahead = Ahead(self._learn_ahead)
+        self.learning = Learning(
+            inner, self._known, holds=lambda: self.holds, answers=self._answers, known_bytes=known_bytes
+        )
 
     def __repr__(self) -> str:
         return f"Delegated(epoch {self.epoch}, {self.changes!r})"
@@ -152,7 +152,7 @@ class Delegated:
                 if self._is_unsure(found.attributes.inode):
                     break
                 return found
-            await self._learn_name(parent, name)
+            await self.learning.name(parent, name)
         await self._ordered()
         return await self.inner.lookup(parent, name)
 
@@ -163,7 +163,7 @@ class Delegated:
             row = self._known.row(inode)
             if row is not None:
                 return row
-            await self._learn_row(inode)
+            await self.learning.row(inode)
         await self._ordered()
         return await self.inner.attributes(inode)
 
@@ -173,22 +173,22 @@ class Delegated:
         while self._answers(inode) and limit > 0:
             row = self._known.row(inode)
             if row is None:
-                await self._learn_row(inode)
+                await self.learning.row(inode)
                 continue
             self._known.require_directory(inode, removed_too=True)
             upto = self._known.covered(inode)
             if not self._known.has_behind(inode, after):
-                upto = await self._learn_page(Wanted(inode, int(max(after, upto)), limit))
+                upto = await self.learning.page(Wanted(inode, int(max(after, upto)), limit))
                 if not upto:
                     continue
             before = self._known.told(inode)
             page, lacking = self._known.page(inode, after, upto, limit)
             if not lacking:
                 if page is not before:
-                    self._look_ahead(inode, page, limit)
+                    self.learning.look_ahead(inode, page, limit)
                 return page
             for number in lacking:  # a change of them went through
-                await self._learn_row(InodeId(number))
+                await self.learning.row(InodeId(number))
         await self._ordered()
         return await self.inner.directory(inode, after, limit)
 
@@ -261,96 +261,6 @@ class Delegated:
         if self.changes.outstanding or self.changes.error:
             await self.changes.settle()
 
-    # ---- learning
-
-    async def _learn(self, need: Need) -> None:
-        match need:
-            case NeedRow(inode):
-                await self._learn_row(InodeId(inode))
-            case NeedName(parent, name):
-                await self._learn_name(InodeId(parent), name)
-            case NeedListing(directory):
-                await self._learn_more(InodeId(directory))
-
-    async def _learn_row(self, inode: InodeId) -> None:
-        generation, asked = self._known.generation, self._known.moment
-        try:
-            row = await self.inner.attributes(inode)
-        except NotFound:
-            if self._known.generation == generation:
-                self._known.take_gone(inode, asked)
-            return
-        if self._known.generation == generation:
-            self._known.take_row(row, asked)
-
-    async def _learn_name(self, parent: InodeId, name: bytes) -> None:
-        """With the next entries of the directory: who asks for one will ask for others."""
-        generation, asked = self._known.generation, self._known.moment
-        found: Entry | PoolError
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._learn_more, parent)
-            try:
-                found = await self.inner.lookup(parent, name)
-            except PoolError as error:
-                found = error  # raised out here: a nursery would wrap it
-        if isinstance(found, PoolError) and not isinstance(found, NotFound):
-            raise found
-        if self._known.generation != generation or not self.holds:
-            return
-        if isinstance(found, Entry):
-            self._known.take_entry(parent, found, asked)
-        elif self._known.row(parent) is not None:
-            self._known.take_absent(parent, name, asked)
-        else:
-            raise found
-
-    async def _learn_more(self, directory: InodeId) -> None:
-        """The directory's attributes and its next entries."""
-        after = self._known.covered(directory)
-        if after == math.inf:
-            return
-        try:
-            if self._known.row(directory) is None:
-                await self._learn_row(directory)
-            await self._learn_page(Wanted(directory, int(after), AHEAD))
-        except PoolError:
-            return  # who needs it asks for something else too, and hears why
-
-    async def _learn_page(self, wanted: Wanted) -> float:
-        """Entries of a directory; up to which number they were told. 0 if that may not be so any more, or if somebody
-        else was learning it, which was waited for."""
-        place = wanted.directory, wanted.after
-        if place in self._learning:
-            await self._learning[place].wait()
-            return 0
-        learnt = self._learning[place] = trio.Event()
-        try:
-            generation, asked = self._known.generation, self._known.moment
-            page = await self.inner.directory(wanted.directory, DentryId(wanted.after), wanted.limit)
-            if self._known.generation != generation or not self._answers(wanted.directory):
-                return 0
-            return self._known.take_page(wanted.directory, wanted.after, page, asked)
-        finally:
-            del self._learning[place]
-            learnt.set()
-
-    async def _learn_ahead(self, wanted: Wanted) -> None:
-        if self._answers(wanted.directory) and not self._known.has_behind(wanted.directory, wanted.after):
-            await self._learn_page(wanted)
-
-    def _look_ahead(self, directory: InodeId, page: DirectoryPage, limit: int) -> None:
-        """A page is given away; what will be wanted next is fetched meanwhile."""
-        known = self._known
-        if known.bytes > self._known_bytes:
-            return
-        if page.complete:
-            following = known.ahead(directory, DIRECTORIES)
-            missing = [number for number in following if known.covered(number) < math.inf]
-            if len(missing) > DIRECTORIES // 2 or len(following) < DIRECTORIES:  # a few at once, not one each time
-                self.ahead.want([Wanted(InodeId(number), int(known.covered(number)), limit) for number in missing])
-        elif page.entries and not known.has_behind(directory, page.entries[-1].dentry):
-            self.ahead.want([Wanted(directory, page.entries[-1].dentry, limit)])
-
     async def _make_room(self) -> None:
         """At the beginning of a call only: what it learns must last until it is done."""
         if self._known.bytes > self._known_bytes:
@@ -384,7 +294,7 @@ class Delegated:
                 return await self._through(operations, touched)
             need = self._known.needs(operations)
             if need is not None:
-                await self._learn(need)
+                await self.learning.learn(need)
                 continue
             if not all(map(self._known.can_judge, operations)):
                 return await self._through(operations, touched)

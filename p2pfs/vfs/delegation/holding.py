@@ -74,7 +74,7 @@ class Holding:
         """Until cancelled, or until the session is over."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.delegated.changes.run)
-            nursery.start_soon(self.delegated.ahead.run)
+            nursery.start_soon(self.delegated.learning.ahead.run)
             nursery.start_soon(self._watch_sleep)
             try:
                 while True:
