@@ -1,19 +1,24 @@
 """What `p2pfs warmup` and `p2pfs evict` ask a mount to do with its caches, as `commands` answers them."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import trio
 
+from p2pfs.errors import PoolError
 from p2pfs.types import InodeId
+from p2pfs.vfs.fetching import Warmth
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.warming import Warmth
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.life import Command, Say
 
 KERNEL_S: Final = 5.0
 """How long the kernel has to drop its pages before the answer."""
+MOST_NAMED: Final = 20
+"""Of the files that could not be had."""
 _EVERY_S: Final = 0.2
 
 Request = dict[str, Any]
@@ -30,10 +35,23 @@ class CacheCommands:
         return {"warmup": self.warm, "evict": self.evict}
 
     async def warm(self, request: Request, say: Say) -> None:
-        """{"inode": N, "most": bytes or null} → a Warmth now and then, and at the end."""
+        """{"inode": N, "most": bytes or null, "named": bool} → a Warmth now and then, and at the end, with "missing"
+        then if `named`: paths of the first files of which something failed."""
         most = None if request.get("most") is None else int(request["most"])
-        tell = _Seldom(say)
-        await tell.last(await self._fs.warming.warm(InodeId(int(request["inode"])), tell, most=most))
+        tell, lacking = _Seldom(say), list[InodeId]()
+        warming, inode = self._fs.warming, InodeId(int(request["inode"]))
+        warmth: dict[str, Any] = msgspec.to_builtins(await warming.warm(inode, tell, most=most, lacks=lacking.append))
+        if request.get("named"):
+            warmth["missing"] = [os.fsdecode(path) for path in await self._paths(lacking[:MOST_NAMED])]
+        await say(warmth)
+
+    async def _paths(self, numbers: Sequence[InodeId]) -> list[bytes]:
+        found: list[bytes] = []
+        with suppress(PoolError):  # the files count without; each other name would be waited for, too
+            for number in numbers:
+                path = await self._fs.warming.path(number)
+                found += [path] if path is not None else []
+        return found
 
     async def evict(self, request: Request, say: Say) -> None:
         """{"inode": N} → as `warm`. A kernel that keeps what is written keeps its pages."""

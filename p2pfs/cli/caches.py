@@ -22,6 +22,7 @@ def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:
         PoolError: What a mount refused it with.
     """
     total: Warmth = {}
+    missing: list[str] = []
     for path in paths:
         mounted, inode = asking.located(path)
         line: Warmth = {}
@@ -30,12 +31,24 @@ def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:
         with late_bar(what, "files") as show:
             for line in mounted.ask(op, inode=inode, **request):
                 show(line["files"], line["of_files"])
+        missing += [mounted.shown(inside) for inside in line.pop("missing", ())]
         total = {name: total.get(name, 0) + value for name, value in line.items()}
-        total["is_full"] = bool(total["is_full"])
-    return total
+    for name in ("is_full", "gave_up"):
+        total[name] = bool(total.get(name, False))  # mounts of an earlier version never give up
+    return total | {"lacking": total.get("lacking", 0), "missing": missing}
 
 
 def tell(total: Warmth) -> None:
     """Say what could not be had."""
-    if total["failed"]:
-        click.echo(f"not fetched or not kept: {format_count(total['failed'], 'chunk')}", err=True)
+    if total["failed"] or total["lacking"]:
+        of = f", of {format_count(total['lacking'], 'file')}" if total["lacking"] else ""
+        click.echo(f"not fetched or not kept: {format_count(total['failed'], 'chunk')}{of}", err=True)
+    for path in total["missing"]:
+        click.echo(f"  {path}", err=True)
+    if total["missing"] and total["lacking"] > len(total["missing"]):
+        click.echo(f"  … and {total['lacking'] - len(total['missing'])} more", err=True)
+    if total["missing"]:
+        click.echo("`p2pfs why PATH` says who holds them", err=True)
+    if total["gave_up"]:
+        left = format_count(total["of_files"] - total["files"], "file")
+        click.echo(f"gave up, as nothing came for long: {left} not tried; what is there stays", err=True)

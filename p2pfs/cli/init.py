@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from p2pfs import exitcodes
-from p2pfs.cli.init_questions import Wishes, ask, unresolved
+from p2pfs.cli.init_questions import Wishes, ask, ask_kit_file, unresolved
 from p2pfs.cli.kits import HandOver, kit_file_option
 from p2pfs.cli.options import home_option, json_option, set_option, yes_option
 from p2pfs.cli.show import print_json, say
@@ -47,14 +47,14 @@ def command(
 ) -> None:
     """Make a new pool: its certificate authority, and this node with every role.
 
-    At a terminal it asks for what is not given: names, zone, where others reach this machine, how much disk to offer.
-    With --yes, --json or no terminal it takes defaults and asks nothing.
+    At a terminal it asks for what is not given: names, zone, where others reach this machine, how much disk to offer, a
+    file for the recovery kit. With --yes, --json or no terminal it takes defaults and asks nothing.
 
     Settings given with --set, such as replicas=3, are kept in the home's config.toml. The authority's key stays in the
     home: whoever copies it can admit anyone to the pool, but read nothing.
 
-    The recovery kit is printed once. Without it the pool is lost with this machine's disk: see p2pfs coordinator
-    restore.
+    The recovery kit is printed once, or written to a file. Without it the pool is lost with this machine's disk: see
+    p2pfs coordinator restore.
 
     \b
     Examples:
@@ -74,6 +74,7 @@ def command(
     wishes = Wishes(name or "", node or "", zone, addresses, overrides)
     if sys.stdin.isatty() and not (yes or as_json):
         wishes = ask(wishes, name=machine, node=default_node, home=home.path)
+        kit = kit if kit_file is not None else HandOver(ask_kit_file())
     made = initialise(
         home.path,
         pool_name=wishes.name or machine,

@@ -13,8 +13,9 @@ from typing import Final
 
 import click
 
+from p2pfs.cli.kits import HandOver
 from p2pfs.cli.show import say
-from p2pfs.errors import Invalid
+from p2pfs.errors import Invalid, UserError
 from p2pfs.runtime.sizes import format_size, given_size
 from p2pfs.types import GIB, MIB
 
@@ -59,6 +60,27 @@ def ask(given: Wishes, *, name: str, node: str, home: Path) -> Wishes:
         settings["capacity"] = capacity if offers_disk else "0"
     click.echo("")
     return Wishes(pool, named, zone, addresses, settings, offers_disk)
+
+
+def ask_kit_file() -> Path | None:
+    """A new file for the recovery kit, which need not be given; then it is shown.
+
+    Raises:
+        click.Abort: Ctrl-C.
+    """
+
+    def check(text: str) -> None:
+        try:
+            HandOver(_path(text)).require_new()
+        except UserError as error:
+            raise Invalid(str(error)) from None
+
+    say("The recovery kit brings the pool back when this disk is lost: a file for it belongs on another one.")
+    return _path(_ask("A new file for it, such as on a USB stick? (Empty: it is shown, once)", "", check))
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
 
 
 def _ask(question: str, default: str, check: Callable[[str], object]) -> str:

@@ -27,6 +27,8 @@ class _SizeOrWord(click.Group):
         if args and args[0].startswith("--"):  # options may come first
             behind = zip(["", *args], args, strict=False)
             sizes = [at for at, (before, word) in enumerate(behind) if word[:1].isdigit() and before not in _WITH_VALUE]
+            if not sizes and args[0].partition("=")[0] in _WITH_VALUE - {"--home"}:
+                raise click.UsageError("say how much, such as p2pfs reserve 50G --for 2h", ctx)
             args = [args[at] for at in sizes[:1]] + [word for at, word in enumerate(args) if at not in sizes[:1]]
         return super().parse_args(ctx, args)
 
@@ -61,7 +63,7 @@ def command(context: click.Context) -> None:
 def _reserving(size: str) -> click.Command:
     """The command that reserves `size`."""
 
-    @click.command(size)
+    @click.command(size, options_metavar="--for TIME [OPTIONS]")
     @click.option("--for", "span", metavar="TIME", required=True, help="For so long: 30min, 2h, at most 7d.")
     @click.option("--volume", metavar="VOLUME", help="For what is stored in VOLUME (default: the only one there is).")
     @home_option

@@ -139,10 +139,16 @@ def show(volume: str, home: NodeHome, as_json: bool) -> None:
     Example:
       p2pfs volume show photos
     """
-    facts = _as_json(find_volume(_volumes(home), volume))
+    found = find_volume(_volumes(home), volume)
+    facts = _as_json(found)
     if as_json:
         print_json(facts)
         return
+    if found.access:
+        rights = "read" if found.access == "ro" else "read and write"
+        name = shlex.quote(f"{found.owner}/{found.name}")
+        facts["access"] = f"shared by {found.owner}, who owns it, to {rights}; mount it as {name}"
+        del facts["members"]  # the owner's to know
     for key, value in facts.items():
         say(f"{key.removesuffix('_s'):18} {_shown(key, value)}")
 

@@ -79,14 +79,23 @@ def share(
     wanted = _parse(recipient)
     source = passphrases.source(passphrase_file, passphrase_fd, prompt=f"Passphrase of {volume}")
     found = find_volume(_volumes(home), volume)
-    members = _asked(lambda: sharing_changes.share(home, found, wanted, source, read_only=not writable))
+    before = _member(_asked(lambda: sharing_changes.members(home, found)), wanted)
+    members = sharing_changes.share(home, found, wanted, source, read_only=not writable)
     if as_json:
         print_json([_as_json(member) for member in members])
         return
-    new = next(member for member in members if member.fingerprint == wanted)
-    say(f"{found.name} is shared with {_shown(wanted)} ({', '.join(new.names)}), to {_rights(new)}")
+    new = _member(members, wanted)
+    whom = f"{_shown(wanted)} ({', '.join(new.names)})" if new is not None and new.names else _shown(wanted)
     shared = shlex.quote(f"{found.owner}/{found.name}")
-    say(f"they accept it with: p2pfs volume accept {shared} --from {sharing_changes.publish(home)}")
+    how = f"p2pfs volume accept {shared} --from {sharing_changes.publish(home)}"
+    if before is None:
+        say(f"{found.name} is shared with {whom}, to {_rights(not writable)}")
+        say(f"they accept it with: {how}")
+    else:
+        was = f", and was to {_rights(before.read_only)}" if before.read_only == writable else ", as before"
+        say(f"{found.name} is shared with {whom}, to {_rights(not writable)}{was}")
+        say("Their mounts of it have ended: they mount it again. Who accepted it need not do so once more; others do")
+        say(f"with: {how}")
 
 
 @click.command("unshare")
@@ -149,7 +158,7 @@ def members(volume: str, home: NodeHome, as_json: bool) -> None:
             (
                 _shown(member.fingerprint),
                 ", ".join(member.names) or "nobody",
-                _rights(member),
+                _rights(member.read_only),
                 time.strftime("%Y-%m-%d", time.gmtime(member.since_s)),
             )
             for member in known
@@ -237,8 +246,12 @@ def _shown(fingerprint: bytes) -> str:
     return shown(fingerprint)
 
 
-def _rights(member: Member) -> str:
-    return "read" if member.read_only else "read and write"
+def _rights(read_only: bool) -> str:
+    return "read" if read_only else "read and write"
+
+
+def _member(known: Sequence[Member], fingerprint: bytes) -> Member | None:
+    return next((member for member in known if member.fingerprint == fingerprint), None)
 
 
 def _volumes(home: NodeHome) -> list[VolumeInfo]:

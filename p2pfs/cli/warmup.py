@@ -18,8 +18,8 @@ from p2pfs.runtime.sizes import format_count, format_size, given_size
 def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: bool) -> int:
     """Fetch what is below each PATH into the disk cache of its mount, so that it is read without the network.
 
-    What is there already is not fetched again. Ctrl-C ends it; what was fetched stays. Exit status 7: some of it could
-    not be had.
+    What is there already is not fetched again. Ctrl-C ends it; what was fetched stays. What nobody gives is passed over
+    and told in the end; when nothing comes for long, the rest is not tried. Exit status 7: some of it could not be had.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     from p2pfs.cli.caches import add_up, tell
 
     limit = None if most is None else given_size(most)
-    total = add_up("warmup", "warming up", paths, most=limit)
+    total = add_up("warmup", "warming up", paths, most=limit, named=True)
     if as_json:
         print_json(total)
     else:
@@ -38,4 +38,4 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
         click.echo(f"{format_count(total['files'], 'file')}: {fetched} fetched, {cached} were there already")
         if total["is_full"]:
             click.echo("that is all that may be cached: see --most and the setting cache_size", err=True)
-    return exitcodes.UNREACHABLE if total["failed"] else exitcodes.OK
+    return exitcodes.UNREACHABLE if total["failed"] or total["lacking"] or total["gave_up"] else exitcodes.OK

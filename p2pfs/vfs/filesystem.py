@@ -107,7 +107,7 @@ class Filesystem:
             sealer, namespace, store, places, nursery,
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
-        self.warming = Warming(volume, namespace, store, self._reader, inode=self.inode)
+        self.warming = Warming(keys, volume, namespace, store, self._reader, inode=self.inode)
         copies = copies or LateCopies(namespace, nursery)
         uploader = Uploader(
             sealer, store, places, space, copies,

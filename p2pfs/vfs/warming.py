@@ -5,41 +5,27 @@ disk cache and the opened blocks in memory, which hold nothing but what is store
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
 from typing import Final
 
 import trio
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Fenced, NotFound, PoolError, TooLarge, Unsupported
+from p2pfs.errors import NotFound, PoolError, TooLarge, Unsupported
+from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, DentryId, InodeId, Kind, VolumeId
+from p2pfs.vfs.fetching import Fetching, Told, Warmth
 from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.paths import Paths, names
 from p2pfs.vfs.reader import Reader
 
 PAGE: Final = 500
 MOST_BELOW: Final = 1_000_000
 """Files and directories below one path."""
 AT_ONCE: Final = 8
-"""Chunks fetched at the same time, behind everybody who reads."""
-
-
-@dataclass(slots=True)
-class Warmth:
-    """How far it is. Bytes are sealed ones."""
-
-    files: int = 0
-    of_files: int = 0
-    fetched_bytes: int = 0
-    cached_bytes: int = 0  # were there already
-    dropped_bytes: int = 0
-    failed: int = 0  # chunks that nobody gave, or the disk did not take
-    is_full: bool = False  # the cache holds no more
-
-
-Told = Callable[[Warmth], Awaitable[None]]
+"""Chunks of a file dropped at the same time."""
 
 
 class Warming:
@@ -47,6 +33,7 @@ class Warming:
 
     def __init__(
         self,
+        keys: VolumeKeys,
         volume: VolumeId,
         namespace: Namespace,
         store: ChunkStore,
@@ -54,29 +41,29 @@ class Warming:
         *,
         inode: Callable[[InodeId], Awaitable[Inode]],
     ) -> None:
+        self._keys = keys
         self._volume, self._namespace, self._reader, self._inode = volume, namespace, reader, inode
         self._cache = store if isinstance(store, CachedStore) else None
 
-    async def warm(self, top: InodeId, told: Told, *, most: int | None = None) -> Warmth:
+    async def warm(
+        self, top: InodeId, told: Told, *, most: int | None = None, lacks: Callable[[InodeId], None] = lambda _: None
+    ) -> Warmth:
         """Have everything below an inode in the disk cache, `most` bytes of it at most, and never more than the cache
-        holds. A chunk that cannot be had is counted and passed over.
+        holds. A chunk that cannot be had is counted and passed over; `lacks` hears of its file. When too long nothing
+        came, the rest is not tried.
 
         Raises:
             Unsupported: This mount has no disk cache.
             NotFound, TooLarge: There is no such inode, or too much below it.
             Fenced: This mount's session is over.
         """
-        cache, warmth = self._required(), Warmth()
+        cache = self._required()
         room = min(cache.budget, cache.budget if most is None else most)
+        fetching = Fetching(cache, self._volume, room, told, lacks)
         files = await self._below(top)
-        warmth.of_files = len(files)
-        for number in files:
-            await self._each(number, lambda chunk, size: self._fetch(cache, chunk, size, warmth, room))
-            warmth.files += 1
-            await told(warmth)
-            if warmth.is_full:
-                break
-        return warmth
+        fetching.warmth.of_files = len(files)
+        await fetching.run(files, self._chunks)
+        return fetching.warmth
 
     async def cool(self, top: InodeId, told: Told, forget: Callable[[InodeId], None]) -> Warmth:
         """Drop what the disk cache and memory have of everything below an inode. `forget` is called for each file, to
@@ -92,24 +79,6 @@ class Warming:
         return warmth
 
     # ---- one chunk
-
-    async def _fetch(self, cache: CachedStore, chunk: ChunkId, size: int, warmth: Warmth, room: int) -> None:
-        if cache.holds(self._volume, chunk, size):
-            warmth.cached_bytes += size
-            return
-        if warmth.fetched_bytes + warmth.cached_bytes + size > room:
-            warmth.is_full = True
-            return
-        warmth.fetched_bytes += size  # before it is there: others count on the room that is left
-        try:
-            is_kept = await cache.warm(self._volume, chunk, size)
-        except Fenced:  # nothing more comes
-            raise
-        except PoolError:
-            is_kept = False
-        if not is_kept:
-            warmth.fetched_bytes -= size
-            warmth.failed += 1
 
     async def _drop(self, chunk: ChunkId, warmth: Warmth) -> None:
         self._reader.drop(chunk)
@@ -139,28 +108,32 @@ class Warming:
                 slots.release()
 
         async with aclosing(self._chunks(number)) as chunks, trio.open_nursery() as nursery:
-            async for chunk, size in chunks:
-                await slots.acquire()
-                if refused:
-                    break
-                nursery.start_soon(one, chunk, size)
+            with suppress(PoolError):
+                async for chunk, size in chunks:
+                    await slots.acquire()
+                    if refused:
+                        break
+                    nursery.start_soon(one, chunk, size)
         if refused:
             raise refused[0]
 
     async def _chunks(self, number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
-        try:
-            inode = await self._inode(number)
-        except PoolError:
-            return
+        """Raises PoolError: nobody says which."""
+        inode = await self._inode(number)
         for at in range(-(-inode.head.size // DIGEST_RANGE_BYTES)):
             if inode.has_inline:
                 return
-            try:
-                page = await self._reader.page(inode, at)
-            except PoolError:
-                return
+            page = await self._reader.page(inode, at)
             for chunk, size in list(page.sizes.items()):
                 yield chunk, size
+
+    async def path(self, number: InodeId) -> bytes | None:
+        """Where a file is, from the volume's root; None: it has no name any more. Raises Corrupt, CoordinatorAway."""
+        async with aclosing(names(self._namespace, number)) as found:
+            async for named in found:
+                paths = Paths(self._keys, self._volume, self._namespace)
+                return await paths.of_entry(named.parent, named.entry)
+        return None
 
     async def _below(self, top: InodeId) -> list[InodeId]:
         """The files below an inode, or that file itself."""

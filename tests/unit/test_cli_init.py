@@ -54,6 +54,8 @@ def test_a_person_at_a_terminal_is_asked_and_told(tmp_path: Path) -> None:
     typing.answer("HOST:PORT, the best first", "club.invalid 192.0.2.9")
     typing.answer("known here for club.invalid. Take it all the same?", "y")
     typing.answer("A size;", "2G")
+    typing.answer("A new file for it", str(tmp_path))
+    typing.answer("A new file for it", "")
     assert typing.end() == exitcodes.OK, typing.shown
     record = NodeHome(tmp_path / "home").record()
     assert (record.name, record.zone, record.addresses) == (
@@ -68,6 +70,20 @@ def test_a_person_at_a_terminal_is_asked_and_told(tmp_path: Path) -> None:
     steps = ["recovery kit", "coordinator start", "peer start", "p2pfs invite", "volume create", "p2pfs doctor"]
     assert [step for step in steps if step not in after] == []
     assert [after.index(step) for step in steps] == sorted(after.index(step) for step in steps)
+
+
+def test_the_recovery_kit_goes_to_the_file_that_a_person_names(tmp_path: Path) -> None:
+    kit = tmp_path / "stick" / "kit"
+    kit.parent.mkdir()
+    said = ["--name", "club", "--node", "anna@server", "--zone", "home", "--address", "192.0.2.9:1"]
+    typing = Typing(["init", *said, "--set", "capacity=2G"], tmp_path / "home")
+    typing.answer("A new file for it", str(tmp_path / "missing" / "kit"))
+    typing.answer("A new file for it", str(kit))
+    assert typing.end() == exitcodes.OK, typing.shown
+    assert "nothing can be written in" in typing.shown
+    assert f"the recovery kit is in {kit}" in typing.shown
+    assert kit.read_text().strip() not in typing.shown.replace("\r", "")
+    assert kit.stat().st_mode & 0o777 == 0o600
 
 
 def test_nothing_is_asked_where_all_is_said_or_defaults_are_wanted(tmp_path: Path) -> None:

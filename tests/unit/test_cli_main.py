@@ -262,3 +262,19 @@ def test_nothing_is_suggested_that_is_far_off(tmp_path: Path, capsys: pytest.Cap
 def test_who_may_not_revoke_is_told_before_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["revoke", "bob", "--home", str(lone_peer(tmp_path))]) == exitcodes.DENIED
     assert "role admin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("50G",), "Usage: p2pfs reserve 50G --for TIME [OPTIONS]"),
+        (("50G", "--volume", "photos"), "Usage: p2pfs reserve 50G --for TIME [OPTIONS]"),
+        (("--for", "2h"), "say how much, such as p2pfs reserve 50G --for 2h"),
+        (("--volume=photos",), "say how much, such as p2pfs reserve 50G --for 2h"),
+    ],
+)
+def test_a_reservation_that_lacks_something_is_told_how_one_is_written(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["reserve", *words]) == exitcodes.USAGE
+    assert told in capsys.readouterr().err

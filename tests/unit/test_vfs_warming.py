@@ -1,6 +1,6 @@
 """Filling and emptying a mount's caches on somebody's word: what is there, what is fetched, and what never goes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import Denied, Fenced, NotFound, PoolError, Unsupported
+from p2pfs.errors import CoordinatorAway, Denied, Fenced, NotFound, PoolError, Unavailable, Unsupported
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind
+from p2pfs.types import MIB, ROOT_INODE, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.vfs import fetching
+from p2pfs.vfs.fetching import Warmth
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
+from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.tree import Owner
-from p2pfs.vfs.warming import Warmth
 
 pytestmark = pytest.mark.l0
 
@@ -85,6 +87,79 @@ async def test_no_more_is_fetched_than_asked_for_and_than_the_cache_holds(tmp_pa
         full = await at.warm()
         assert full.is_full
         assert full.fetched_bytes + full.cached_bytes <= 5 * MIB
+
+
+def waits_for(at: World, monkeypatch: pytest.MonkeyPatch, unreachable: Callable[[bytes], bool], wait_s: float) -> None:
+    """Chunks that are `unreachable` are waited for in vain; the others come at once. No thread: the clock would jump
+    while it works."""
+    there = set[ChunkId]()
+
+    async def warm(volume: VolumeId, chunk: ChunkId, size: int) -> bool:
+        if unreachable(chunk):
+            await trio.sleep(wait_s)
+            raise Unavailable("nobody answers")
+        await trio.lowlevel.checkpoint()
+        there.add(chunk)
+        return True
+
+    monkeypatch.setattr(at.cache, "warm", warm)
+    monkeypatch.setattr(at.cache, "holds", lambda volume, chunk, size: chunk in there)
+
+
+async def test_files_that_nobody_gives_are_waited_for_together_and_keep_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with world(tmp_path) as at:
+        held = await at.write(b"held", content(1, seed=99))
+        chunk = next(iter((await at.fs._reader.page(held.inode, 0)).sizes))
+        for number in range(20):
+            await at.write(b"lost %d" % number, content(1, seed=number))
+        last = await at.fs.make(ROOT_INODE, b"z", Kind.DIRECTORY, 0o755, Owner(0, 0))
+        await at.write(b"held too", content(1, seed=99), last.id)
+        await at.cool()
+        waits_for(at, monkeypatch, lambda one: one != chunk, 30)
+        lacking: list[InodeId] = []
+        began_s = trio.current_time()
+        warmth = await at.fs.warming.warm(ROOT_INODE, nobody, lacks=lacking.append)
+        assert trio.current_time() - began_s <= 60  # one after the other: 600
+        assert (warmth.files, warmth.failed, warmth.lacking, warmth.gave_up) == (22, 20, 20, False)
+        assert warmth.fetched_bytes == warmth.cached_bytes > MIB
+        paths = [await at.fs.warming.path(number) for number in lacking]
+        assert sorted(path for path in paths if path) == sorted(b"lost %d" % number for number in range(20))
+
+
+async def test_when_nothing_comes_for_long_the_rest_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with world(tmp_path) as at:
+        monkeypatch.setattr(fetching, "VAIN_S", 50)
+        for number in range(3):
+            await at.write(b"%d" % number, content(40, seed=number))
+        await at.cool()
+        waits_for(at, monkeypatch, lambda _: True, 30)
+        began_s = trio.current_time()
+        warmth = await at.warm()
+        assert trio.current_time() - began_s <= 50 + 30
+        assert warmth.gave_up
+        assert warmth.files < warmth.of_files
+        assert (warmth.fetched_bytes, at.cache.used) == (0, 0)
+
+
+async def test_a_coordinator_that_is_away_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path) as at:
+        await at.write(b"file", content(1))
+        await at.cool()
+
+        async def away(_: InodeId) -> Inode:
+            await trio.lowlevel.checkpoint()
+            raise CoordinatorAway("nobody answers")
+
+        top = at.fs.inode
+        monkeypatch.setattr(
+            at.fs.warming, "_inode", lambda number: top(number) if number == ROOT_INODE else away(number)
+        )
+        warmth = await at.warm()
+        assert (warmth.lacking, warmth.failed, warmth.files) == (1, 0, 1)
 
 
 async def test_a_chunk_that_cannot_be_had_keeps_no_other_from_it(tmp_path: Path) -> None:

@@ -250,6 +250,9 @@ class Warmth(Struct):
     dropped_bytes: int
     failed: int  # chunks that nobody gave, or the disk did not take
     is_full: bool  # the cache holds no more
+    lacking: int  # files of which something failed
+    gave_up: bool  # too long nothing came: what is left was not tried
+    missing: list[str]  # paths of the first 20 of `lacking`
 
 
 class Evicted(Struct):

@@ -1,0 +1,74 @@
+"""What `p2pfs volume share` and `show` say of a volume with several people's keys."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfs import exitcodes
+from p2pfs.cli import main, sharing_changes, volume, volume_sharing
+from p2pfs.format import sharing
+from p2pfs.wire.sharing import Member
+from p2pfs.wire.volumes import VolumeInfo
+
+pytestmark = pytest.mark.l0
+
+THEIRS = bytes(range(sharing.FINGERPRINT_BYTES))
+
+
+def _member(*, read_only: bool) -> Member:
+    return Member(THEIRS, read_only, 0.0, ["bob@desk"])
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "told", "new"),
+    [
+        ([], "--rw", "(bob@desk), to read and write\nthey accept it with: p2pfs volume accept anna/photos", True),
+        ([_member(read_only=True)], "--rw", "(bob@desk), to read and write, and was to read\n", False),
+        ([_member(read_only=False)], "--ro", "(bob@desk), to read, and was to read and write\n", False),
+        ([_member(read_only=True)], "--ro", "(bob@desk), to read, as before\n", False),
+    ],
+)
+def test_other_rights_for_somebody_it_is_shared_with_need_not_be_accepted_again(
+    before: list[Member],
+    wanted: str,
+    told: str,
+    new: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def share(*_: Any, read_only: bool) -> list[Member]:  # noqa: ANN401 - not looked at
+        return [_member(read_only=read_only)]
+
+    monkeypatch.setattr(volume_sharing, "_volumes", lambda _: [VolumeInfo(1, "photos", "anna", b"", 0, True, 0)])
+    monkeypatch.setattr(sharing_changes, "members", lambda *_: before)
+    monkeypatch.setattr(sharing_changes, "share", share)
+    monkeypatch.setattr(sharing_changes, "publish", lambda _: "OURS")
+    (tmp_path / "passphrase").write_text("secret")
+    (tmp_path / "passphrase").chmod(0o600)
+    words = ["--to", sharing.shown(THEIRS), wanted, "--passphrase-file", str(tmp_path / "passphrase")]
+    assert main.run(["volume", "share", "photos", *words, "--home", str(tmp_path)]) == exitcodes.OK
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert ("need not do so once more" in shown) != new
+
+
+@pytest.mark.parametrize(
+    ("access", "told"),
+    [
+        ("", "access             owner\n"),
+        ("ro", "access             shared by anna, who owns it, to read; mount it as anna/photos\n"),
+        ("rw", "access             shared by anna, who owns it, to read and write; mount it as anna/photos\n"),
+    ],
+)
+def test_a_shared_volume_says_who_owns_it(
+    access: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = VolumeInfo(1, "photos", "anna", b"", 0, True, 0, access=access)
+    monkeypatch.setattr(volume, "_volumes", lambda _: [shared])
+    name = "anna/photos" if access else "photos"
+    assert main.run(["volume", "show", name, "--home", str(tmp_path)]) == exitcodes.OK
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert ("members" in shown) != bool(access)
