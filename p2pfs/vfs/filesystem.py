@@ -14,7 +14,7 @@ import trio
 from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, NotFound, PoolError, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, NotFound, PoolError, Semantic, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
@@ -385,6 +385,8 @@ class Filesystem:
         for inode in moved:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
+        if not flags & wire.RENAME_EXCHANGE:
+            await self._unnamed(new_parent, new_name)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
         moved[0].place = new_parent, new_name
         await self.promises.named()
@@ -397,8 +399,17 @@ class Filesystem:
 
     async def remove(self, parent: InodeId, name: bytes, *, directory: bool) -> None:
         """unlink or rmdir."""
+        if not directory:
+            await self._unnamed(parent, name)
         await self.tree.remove(parent, name, directory=directory)
         await self.promises.named()
+
+    async def _unnamed(self, parent: InodeId, name: bytes) -> None:
+        """What has this name is about to lose it."""
+        with suppress(Semantic):  # which who takes the name will meet again
+            if self.writer.unsaved_bytes():
+                inode = self.tree.known(parent, name) or await self.tree.lookup(parent, name)
+                await self.promises.unnamed(inode)
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""

@@ -4,12 +4,14 @@ A namespace may acknowledge changes before they are committed (`Namespace.settle
 Called by `vfs.filesystem`; storing is the writer's.
 """
 
+import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import trio
 
-from p2pfs.errors import Fenced, Unavailable
+from p2pfs.errors import Fenced, PoolError, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.sizes import format_size
 from p2pfs.vfs.inodes import Inode
@@ -19,6 +21,11 @@ from p2pfs.vfs.patience import until_available
 from p2pfs.vfs.writer import Writer
 
 T = TypeVar("T")
+
+REMOVED_S: Final = 5.0
+"""As long as storing what was closed may take under `fsync`: taking a file's last name waits no longer for that."""
+HOPELESS_S: Final = 60.0
+"""Nor does it wait at all so soon after it waited in vain: a tree of such files is to be removable."""
 
 
 class Promises:
@@ -37,6 +44,7 @@ class Promises:
         self._journal = journal
         self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
         self._lost: Fenced | None = None
+        self._hopeless_until = -math.inf
 
     async def changed(self, inode: Inode) -> None:
         """A program wrote to an inode, set its attributes or made it. Under `sync` it is stored on return."""
@@ -61,6 +69,17 @@ class Promises:
             await self.synced(inode)
         else:
             inode.raise_error()
+
+    async def unnamed(self, inode: Inode) -> None:
+        """A name of the inode is about to be taken. Under `fsync` what was closed and is not stored yet is stored before
+        the last one goes, so that the trash can give it back; what cannot be within 5 s is given up with the name."""
+        is_kept = self._durability is Durability.FSYNC and inode.is_dirty and inode.attributes.links == 1
+        if not is_kept or trio.current_time() < self._hopeless_until:
+            return
+        with trio.move_on_after(REMOVED_S) as waiting, suppress(PoolError):
+            await self._writer.settle_for_others(inode)
+        if waiting.cancelled_caught:
+            self._hopeless_until = trio.current_time() + HOPELESS_S
 
     async def synced(self, inode: Inode) -> None:
         """fsync: everything done to the inode, and every name given before, is on stable storage on return.

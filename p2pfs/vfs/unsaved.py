@@ -71,6 +71,8 @@ class Unsaved:
         self.give_up_doubt(inode)
         inode.appended.clear()
         inode.error = None
+        inode.mtime_ns, inode.cached_change = 0, -1  # the trash may give back what was committed of it
+        inode.resize()
         inode.progress.pulse()
         inode.kick.pulse()
 

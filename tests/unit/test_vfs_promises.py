@@ -17,6 +17,8 @@ from p2pfs.types import KIB, MIB, ROOT_INODE
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.limits import Durability, Limits, WriteLimits
+from p2pfs.vfs.promises import REMOVED_S
+from p2pfs.vfs.trash import Restored
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import Applied, Commit, Operation
 
@@ -36,7 +38,7 @@ class LateNamespace(MemoryNamespace):
 
     @classmethod
     def fresh(cls) -> "LateNamespace":
-        volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+        volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME, trash_s=3600.0)
         made = cls(volume, volume.session().number, read_only=False)
         made.lets_go = trio.Event()
         made.lets_go.set()
@@ -264,19 +266,70 @@ async def test_what_had_to_be_given_up_is_counted(claim_logs: Claims) -> None:
         assert fs.promises.losses() == "5 B written to files were given up"
 
 
-async def test_removing_a_file_that_is_not_stored_yet_drops_its_bytes() -> None:
+async def test_removing_what_cannot_be_stored_now_waits_once_and_drops_its_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     store = SlowStore()
     async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
         for number in range(20):
             await close(fs, await make(fs, b"%d" % number, BIG))
-        await wait_all_tasks_blocked()
         await store.begun.wait()
+        began_s = trio.current_time()
         for number in range(20):
             await fs.remove(ROOT_INODE, b"%d" % number, directory=False)
+        assert trio.current_time() - began_s <= REMOVED_S + 1
         assert fs.writer.unsaved_bytes() == 0
         store.lets_go.set()
-        await wait_all_tasks_blocked()
+        await trio.sleep(10)
         assert store.stored == 0
+
+
+@pytest.mark.parametrize("data", [BIG, b"small"])
+@pytest.mark.parametrize("way", ["unlink", "rename"])
+async def test_what_was_closed_and_lost_its_name_at_once_is_whole_in_the_trash(
+    autojump_clock: trio.testing.MockClock, way: str, data: bytes
+) -> None:
+    async with filesystem(LateNamespace.fresh(), MemoryStore(), limits=limits(Durability.FSYNC)) as fs:
+        await close(fs, await make(fs, b"other"))
+        handle = await make(fs, b"f", data)
+        await close(fs, handle)
+        if way == "unlink":
+            await fs.remove(ROOT_INODE, b"f", directory=False)
+        else:
+            await fs.rename(ROOT_INODE, b"other", ROOT_INODE, b"f", 0)
+        assert await brought_back(fs, b"f") == data
+
+
+async def test_what_was_given_up_with_its_name_comes_back_as_it_was_stored(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And never with a size that has no bytes."""
+    store = SlowStore()
+    store.lets_go.set()
+    async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
+        handle = await make(fs, b"f", BIG)
+        await fs.fsync(handle)
+        store.lets_go = trio.Event()
+        await fs.write(handle, len(BIG), BIG)
+        await close(fs, handle)
+        await fs.remove(ROOT_INODE, b"f", directory=False)
+        assert await brought_back(fs, b"f") == BIG
+
+
+async def brought_back(fs: Filesystem, name: bytes) -> bytes:
+    """The content of what had this name, from the trash."""
+    places: list[bytes] = []
+
+    async def show(back: Restored) -> None:
+        places.append(back.path)
+
+    await fs.trash.restore((await fs.trash.find(name)).entry.attributes.inode, show)
+    inode = await fs.lookup(ROOT_INODE, places[0])
+    handle = await fs.open(inode.id, writes=False)
+    try:
+        return bytes(await fs.read(handle, 0, inode.size))
+    finally:
+        await fs.release(handle)
 
 
 @pytest.mark.parametrize("data", [BIG, b"small"])
