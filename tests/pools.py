@@ -57,11 +57,12 @@ class DemoPool:
     def p2pfs(
         self, *arguments: str, home: Path | None = None, expect: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command as a person would; `expect` is its exit status, None for any."""
+        """Run one command as a person would, with nobody to answer it; `expect` is its exit status, None for any."""
         environment = dict(os.environ, P2PFS_HOME=str(home or self.root / "mount"))
         result = subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, timeout=START_S, env=environment, check=False
-        )
+            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S,
+            env=environment, check=False,
+        )  # fmt: skip
         assert expect is None or result.returncode == expect, (
             f"p2pfs {' '.join(arguments)} gave {result.returncode}: {result.stderr or result.stdout}"
         )

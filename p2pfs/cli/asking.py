@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,8 +51,14 @@ class Mounted:
                         return
                     yield line
         except (OSError, ValueError) as error:
-            raise Unavailable(f"the mount at {self.record.mount_point} does not answer: {error}") from None
+            why = mounts.why_silent(error)
+            raise Unavailable(f"the mount at {self.record.mount_point} does not answer: {why}{self._cure()}") from None
         raise Unavailable(f"the mount at {self.record.mount_point} ended before it had answered")
+
+    def _cure(self) -> str:
+        if self.record.alive():
+            return "; try again, and if that does not help, look into its log"
+        return f"; `p2pfs umount --if-dead {shlex.quote(self.record.mount_point)}`, and mount it again"
 
     def shown(self, path: str) -> str:
         """A path of the volume as it is in this mount, safe on a terminal."""

@@ -10,7 +10,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
 from p2pfs.cli.options import home_option, json_option, yes_option
 from p2pfs.cli.show import print_json, say
-from p2pfs.errors import Invalid, Unavailable, UserError
+from p2pfs.errors import Invalid, NotFound, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_duration
 from p2pfs.types import Role
@@ -65,20 +65,21 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
     """
     from p2pfs.cli import connect, plans
 
-    async def look(coordinator: connect.Coordinator) -> tuple[NodeInfo, PlanAnswer]:
+    async def look(coordinator: connect.Coordinator) -> tuple[NodeInfo, PlanAnswer | None]:
         found = await _meant(coordinator, home, node)
-        return found, await plans.ask(coordinator, PlanKind.DRAIN, [found])
+        try:
+            return found, await plans.ask(coordinator, PlanKind.DRAIN, [found])
+        except NotFound:  # it has left already, or never was a peer: the drain itself is answered accordingly
+            return found, None
 
     if yes:
         with contextlib.suppress(Unavailable):  # a warning, which nobody waits for
             _, plan = connect.converse(home, look)
-            if thin := plans.thinning(plan):
+            if plan is not None and (thin := plans.thinning(plan)):
                 say(thin, err=True)
     else:
         found, plan = connect.converse(home, look)
-        plans.print_plan(plan, PlanKind.DRAIN, [found], {})
-        thin = "with fewer copies of what it holds" if plans.thinning(plan) else ""
-        if not click.confirm(f"Let {found.name} leave the pool{', ' * bool(thin)}{thin}?"):
+        if plan is not None and not _agreed(found, plan):
             return exitcodes.FAILED
     told = _tell(home, node, "drain")
     if wait:
@@ -204,6 +205,15 @@ def _verdict(nodes: Sequence[NodeInfo], plan: PlanAnswer) -> str:
             "to leave for good: p2pfs peer drain"
         )
     return f"{names} can be stopped: the others hold {format_count(plan.wanted, 'copy')} of everything"
+
+
+def _agreed(node: NodeInfo, plan: PlanAnswer) -> bool:
+    """Show what the drain means, and ask."""
+    from p2pfs.cli import plans
+
+    plans.print_plan(plan, PlanKind.DRAIN, [node], {})
+    thin = "with fewer copies of what it holds" if plans.thinning(plan) else ""
+    return click.confirm(f"Let {node.name} leave the pool{', ' * bool(thin)}{thin}?")
 
 
 def _await_left(home: NodeHome, node: NodeInfo) -> int:

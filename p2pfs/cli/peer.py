@@ -147,9 +147,18 @@ def _ask(home: NodeHome, what: str, timeout_s: float) -> dict[str, int]:
             answer: dict[str, int] = json.loads(lines.readline())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no peer daemon answers for {home.path} ({error}): is it running, and are you its user?",
+            f"no peer daemon answers for {home.path}: {mounts.why_silent(error)}; {_what_to_do(error)}",
             exitcodes.UNREACHABLE,
         ) from None
     if "error" in answer:
         raise UserError(f"the peer refuses: {answer['error']}", exitcodes.FAILED)
     return answer
+
+
+def _what_to_do(error: Exception) -> str:
+    match error:
+        case FileNotFoundError() | ConnectionRefusedError():
+            return "start it with `p2pfs peer start`, or as a service with `systemctl start p2pfs-peer`"
+        case PermissionError():
+            return "run this as its user, or as root"
+    return "try again; if that does not help, look into its log and start it anew"

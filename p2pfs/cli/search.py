@@ -1,6 +1,9 @@
 """`p2pfs search`: files by words that were said of them, or by their content."""
 
+import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +79,39 @@ def _query(text: str, is_any: bool) -> dict[str, Any]:
 
 
 def _found(where: Path | None, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """In all volumes, the best first."""
+    """In all volumes, the best first. Their mounts are asked at once: each may have to wait for its pool."""
+    volumes = _one_mount_each(asking.mounts_of(where))
+    with ThreadPoolExecutor(len(volumes)) as threads:
+        answers = [threads.submit(_found_in, mounted, op, request) for mounted in volumes]
     found: list[dict[str, Any]] = []
-    volumes = asking.mounts_of(where)
-    for mounted in volumes:
+    for mounted, answer in zip(volumes, answers, strict=True):
         try:
-            for line in mounted.ask(op, below=mounted.path, **request):
-                if "unreadable" in line:
-                    _warn(mounted.record.mount_point, line["unreadable"])
-                else:
-                    found.append({**line, "path": mounted.shown(line["path"])})
+            found += answer.result()
         except PoolError as error:
             if len(volumes) == 1:
                 raise
             why = "the mount is of an older version" if str(error) == asking.NOT_KNOWN else error
             click.echo(f"{mounted.record.mount_point}: {why}", err=True)
     return sorted(found, key=lambda item: (item["stale"], -item["relevance"]))
+
+
+def _found_in(mounted: asking.Mounted, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for line in mounted.ask(op, below=mounted.path, **request):
+        if "unreadable" in line:
+            _warn(mounted.record.mount_point, line["unreadable"])
+        else:
+            found.append({**line, "path": mounted.shown(line["path"])})
+    return found
+
+
+def _one_mount_each(volumes: Sequence[asking.Mounted]) -> list[asking.Mounted]:
+    """Of two mounts of one volume, which would find the same twice, the one that the current directory is in, or the
+    first. Volumes of an earlier version's mounts are known by a name only, which says less than it seems."""
+    here = Path(os.path.realpath(os.curdir))
+    nearest = sorted(volumes, key=lambda mounted: not here.is_relative_to(mounted.record.mount_point))
+    chosen = {mounted.record.volume_id or mounted.record.mount_point: mounted for mounted in reversed(nearest)}
+    return [mounted for mounted in volumes if mounted in chosen.values()]
 
 
 def _warn(mount_point: str, unreadable: int) -> None:

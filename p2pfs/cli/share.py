@@ -91,7 +91,7 @@ def _ask_daemon(home: NodeHome, wanted: Mapping[str, str]) -> dict[str, Any] | N
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"the peer daemon does not answer ({error})", exitcodes.UNREACHABLE) from None
+        raise UserError(f"the peer daemon does not answer: {mounts.why_silent(error)}", exitcodes.UNREACHABLE) from None
     if "error" in answer:
         raise UserError(f"the peer refuses: {answer['error']}", exitcodes.FAILED)
     return answer

@@ -96,7 +96,8 @@ def _once(home: NodeHome, as_json: bool) -> int:
     else:
         view = View(0.0)
         view.take(report)
-        console_for_output().print(view.whole())
+        console = console_for_output()
+        console.print(view.whole(console.width))
     return EXIT_CODES.get(report["health"], exitcodes.HEALTH_ERROR)
 
 

@@ -35,7 +35,6 @@ _MOST_VOLUMES: Final = 4
 _LEAST_PEERS: Final = 4
 _LEAST_OTHERS: Final = 2
 _ABOVE: Final = 2
-_WIDE: Final = 1 << 20
 
 _ORDERS: Final[dict[str, Callable[[PeerReport], Any]]] = {
     "name": lambda peer: peer.name,
@@ -99,14 +98,14 @@ class View:
             *_table(_VOLUMES, _cut(volumes, room_volumes), width, len(volumes), _volume_row),
         )
 
-    def whole(self) -> RenderableType:
-        """Everything, however long."""
+    def whole(self, width: int) -> RenderableType:
+        """Everything, however long, and never a column more."""
         report = self._report
         assert report is not None
         parts: list[RenderableType] = [*_summary(report), *_reasons(report, len(report.reasons))]
-        parts += _table(_PEERS, self._sorted(report), _WIDE, len(report.peers), _peer_row)
-        parts += _table(_JOBS, report.jobs, _WIDE, len(report.jobs), _job_row)
-        parts += _table(_VOLUMES, report.volumes, _WIDE, len(report.volumes), _volume_row)
+        parts += _table(_PEERS, self._sorted(report), width, len(report.peers), _peer_row)
+        parts += _table(_JOBS, report.jobs, width, len(report.jobs), _job_row)
+        parts += _table(_VOLUMES, report.volumes, width, len(report.volumes), _volume_row)
         return Group(*parts)
 
     def _sorted(self, report: StatusReport) -> list[PeerReport]:
@@ -144,6 +143,8 @@ _VOLUMES: Final[_Titles] = (
 )  # fmt: skip
 _GAP: Final = 2
 _LEAST_CUT: Final = 4
+_LEAST_NAME: Final = 16
+"""Of the first column, which says what a row is about: rather than cut that, columns at the end are left out."""
 
 
 def _shared(left: int, peers: int, jobs: int, volumes: int) -> tuple[int, int, int]:
@@ -223,13 +224,15 @@ def _table(
 def _fitted(titles: _Titles, natural: Sequence[int], width: int) -> list[int]:
     """Widths of columns that together have at most `width`: of all, or, where cutting is not enough, of the first."""
     fitted = list(natural)
-    least = [min(most, _LEAST_CUT) if how == "cut" else most for (_, how), most in zip(titles, natural, strict=True)]
+    shortest = [_LEAST_NAME] + [_LEAST_CUT] * (len(titles) - 1)
+    cuts = zip(titles, natural, shortest, strict=True)
+    least = [min(most, short) if how == "cut" else most for (_, how), most, short in cuts]
     while len(fitted) > 1 and sum(least[: len(fitted)]) + _GAP * (len(fitted) - 1) > width:
         fitted.pop()
     excess = sum(fitted) + _GAP * (len(fitted) - 1) - width
     for at in reversed(range(len(fitted))):
         if excess > 0 and titles[at][1] == "cut":
-            less = min(excess, max(0, fitted[at] - _LEAST_CUT))
+            less = min(excess, fitted[at] - (least[at] if len(fitted) > 1 else min(fitted[at], _LEAST_CUT)))
             fitted[at] -= less
             excess -= less
     return fitted

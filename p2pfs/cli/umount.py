@@ -167,7 +167,8 @@ def _converse(record: mounts.MountRecord, path: Path, progress: Progress, silenc
     except (OSError, msgspec.DecodeError) as error:
         if record.alive():
             raise UserError(
-                f"the mount at {path} does not answer ({error}): try again, or use --force", exitcodes.FAILED
+                f"the mount at {path} does not answer: {mounts.why_silent(error)}; try again, or use --force",
+                exitcodes.FAILED,
             ) from None
     return None
 

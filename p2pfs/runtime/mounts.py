@@ -228,6 +228,24 @@ def dial(path: Path, timeout_s: float) -> socket.socket:
     return connection
 
 
+def why_silent(error: Exception) -> str:
+    """What kept a daemon that was dialled from answering, in words that say what is the matter with it."""
+    match error:
+        case FileNotFoundError():
+            return "it does not run"
+        case ConnectionRefusedError():
+            return "it has ended, or has not begun yet"
+        case PermissionError():
+            return "it belongs to another user"
+        case TimeoutError():
+            return "it says nothing: it is busy, stopped or hung"
+        case ConnectionError():
+            return "it hung up"
+        case OSError():
+            return error.strerror or "it cannot be spoken to"
+    return "it said nothing that this version understands"
+
+
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
     """A name for `path` that fits a socket address: homes may lie deeper than 107 bytes."""

@@ -13,7 +13,7 @@ import trio
 from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, NotFound, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
@@ -243,11 +243,19 @@ class Filesystem:
         return await self.tree.patience.ask(lambda: self.tree.inode(number), OPEN_S) or known
 
     async def stat(self, number: InodeId) -> Stat:
+        """Its attributes as they are now, or were known when the coordinator is away. Raises NotFound."""
         known = self._table.get(number)
         if known is None or not known.handles:
-            return (await self.inode(number)).stat()
+            return self._named_or_used(await self.inode(number)).stat()
         await self.tree.patience.ask(lambda: self.tree.inode(number), STAT_S)
         return known.stat()
+
+    def _named_or_used(self, inode: Inode) -> Inode:
+        """The coordinator may keep for this mount what another one replaced. A kernel that is told so links it no more,
+        by whichever name it remembers of it; told that it is gone, it looks the name up again. Raises NotFound."""
+        if not inode.attributes.links and not self._table.is_in_use(inode.id):
+            raise NotFound("the file has no name any more, and nobody here has it open")
+        return inode
 
     async def set_attributes(
         self,
@@ -282,7 +290,7 @@ class Filesystem:
         if mtime_ns is not None:
             inode.times_of_pages = None
         await self.promises.changed(inode)
-        return inode.stat()
+        return self._named_or_used(inode).stat()
 
     async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
         """The times of what a kernel that keeps pages has sent: see `PageTimes.keep`."""

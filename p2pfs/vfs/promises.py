@@ -78,14 +78,15 @@ class Promises:
         await self.lasting(self._namespace.settle)
 
     async def committed_at_last(self, patience_s: float) -> None:
-        """As `committed`, for who leaves: what is lost is noted for `losses`, and nobody waits longer than that.
+        """As `committed`, for who leaves: what is lost is noted for `losses`, and nobody waits longer than that. A
+        coordinator that is away may be back by then.
 
         Raises:
             Unavailable: Something is not committed yet; it is tried on.
         """
         with trio.move_on_after(patience_s) as waiting:
             try:
-                await self._namespace.settle()
+                await until_available(self._namespace.settle)
             except Fenced as error:
                 self._lost = error
         if waiting.cancelled_caught:

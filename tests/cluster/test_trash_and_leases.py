@@ -75,7 +75,9 @@ def test_what_is_purged_is_gone_for_good_and_the_command_asks_before(pool: DemoP
     file.write_text("secret")
     file.unlink()
     (number,) = [item["inode"] for item in asked(pool, "trash", "list", str(file))]
-    pool.p2pfs("trash", "purge", str(pool.mount), str(number), expect=130)  # nobody said yes
+    refused = pool.p2pfs("trash", "purge", str(pool.mount), str(number), expect=exitcodes.USAGE)  # nobody is there
+    assert "Destroy 1 file" in refused.stderr
+    assert [item["inode"] for item in asked(pool, "trash", "list", str(file))] == [number]
     assert asked(pool, "trash", "purge", str(pool.mount), str(number), "--yes") == {"purged": 1}
     pool.p2pfs("trash", "restore", str(pool.mount), str(number), expect=exitcodes.NOT_FOUND)
     pool.p2pfs("trash", "purge", str(pool.mount), expect=exitcodes.USAGE)

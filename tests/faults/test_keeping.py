@@ -215,6 +215,28 @@ async def test_a_file_kept_for_another_mount_alone_cannot_be_opened_here(two: Tw
     assert await two.a.content(handle) == b"one"
 
 
+@pytest.mark.parametrize("way", ["unlink", "rename"])
+async def test_a_kernel_is_not_told_that_a_file_has_no_names_left_which_nobody_here_has_open(
+    two: Two, way: str
+) -> None:
+    """It would not link it any more, by a name that leads to another file by now, and not look that up again."""
+    for name in (b"f", b"other"):
+        await two.a.fs.release(await two.a.made(name, name))
+    handle = await two.b.opened(b"f")
+    number = handle.inode.id
+    gate = Gate(two.b.namespace, of=Released)
+    await take_name(two.a, way)
+    assert (await two.b.fs.stat(number)).links == 0
+    assert (await two.b.fs.set_attributes(number, mode=0o600)).links == 0
+    await two.b.fs.release(handle)
+    await gate.reached.wait()
+    assert await two.b.namespace.held() == [number]
+    for asked in (lambda: two.b.fs.stat(number), lambda: two.b.fs.set_attributes(number, mode=0o644)):
+        with pytest.raises(NotFound):
+            await asked()
+    gate.open()
+
+
 # ---- letting go
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import connect, job_tables, main, plans
-from p2pfs.errors import Unavailable
+from p2pfs.errors import NotFound, Unavailable
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import MIB, NodeId, PoolId, Role
@@ -176,6 +176,24 @@ def test_a_drain_that_leaves_fewer_copies_warns_of_it(
     assert "9 chunks will have 1 copy" in capsys.readouterr().err
     pool.answers["POST", "/plans"] = Unavailable("it is busy")
     assert p2pfs("peer", "drain", "bob", "--yes", "--no-wait") == exitcodes.OK
+
+
+@pytest.mark.parametrize("yes", [("--yes",), ()])
+def test_draining_a_peer_again_that_has_left_is_fine_and_asks_nothing(
+    pool: Coordinator,
+    p2pfs: Callable[..., int],
+    no: list[str],
+    capsys: pytest.CaptureFixture[str],
+    yes: tuple[str, ...],
+) -> None:
+    pool.answers["POST", "/plans"] = NotFound("this node is no peer of the pool")
+    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NODES[1]
+    pool.answers["GET", "/jobs"] = [[job("done", subject="bob@nas")]]
+    assert p2pfs("peer", "drain", "bob", *yes) == exitcodes.OK
+    assert no == []
+    assert "bob@nas has left" in capsys.readouterr().out
+    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NotFound("this node is no peer of the pool")
+    assert p2pfs("peer", "drain", "bob", *yes) == exitcodes.NOT_FOUND
 
 
 def test_nothing_is_said_to_have_copies_that_has_none(
@@ -396,8 +414,18 @@ def test_who_stands_in_for_the_coordinator_is_told(
     assert daemon == ["status", "status"]
 
 
-def test_without_a_daemon_the_trash_is_out_of_reach(p2pfs: Callable[..., int]) -> None:
+@pytest.mark.parametrize(
+    ("left", "why"), [(False, "it does not run; start it"), (True, "it has ended, or has not begun yet; start it")]
+)
+def test_without_a_daemon_the_trash_is_out_of_reach(
+    left: bool, why: str, p2pfs: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if left:
+        mounts.listen(tmp_path / "home" / "run" / "peer.sock").close()
     assert p2pfs("peer", "trash") == exitcodes.UNREACHABLE
+    told = capsys.readouterr().err
+    assert why in told
+    assert "Errno" not in told
 
 
 def test_a_drain_needs_as_many_peers_that_answer_as_copies() -> None:

@@ -1,5 +1,8 @@
 """`p2pfs search`: what it says beside what it found."""
 
+import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,8 @@ from click.testing import CliRunner
 from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.search import command
+from p2pfs.errors import Unavailable
+from p2pfs.runtime.mounts import MountRecord
 
 pytestmark = pytest.mark.l0
 
@@ -29,7 +34,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
             return iter(told)
 
-    record: Any = SimpleNamespace(mount_point="/mnt/photos")
+    record: Any = SimpleNamespace(mount_point="/mnt/photos", volume_id="")
     monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "")])
     return told
 
@@ -47,3 +52,49 @@ def test_who_finds_no_content_is_told_which_contents_are_known(lines: list[dict[
     result = CliRunner().invoke(command, ["--hash", str(file)], standalone_mode=False)
     assert (result.return_value, "--content" in result.stdout) == (exitcodes.NOT_FOUND, True)
     assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("stands_in", "shown"),
+    [("", ["one/bill", "other/bill"]), ("two", ["other/bill", "two/bill"]), ("two/below", ["other/bill", "two/bill"])],
+)
+def test_a_file_of_a_volume_mounted_twice_is_found_once_near_the_current_directory(
+    stands_in: str, shown: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            return iter([FOUND])
+
+    mounted = [("one", "ab"), ("two", "ab"), ("other", "cd")]
+    records: list[Any] = [SimpleNamespace(mount_point=str(tmp_path / at), volume_id=of) for at, of in mounted]
+    (tmp_path / "two" / "below").mkdir(parents=True)
+    monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "") for record in records])
+    monkeypatch.chdir(tmp_path / stands_in)
+    result = CliRunner().invoke(command, ["bill", "--json"], standalone_mode=False)
+    assert sorted(str(Path(one["path"]).relative_to(tmp_path)) for one in json.loads(result.stdout)) == shown
+
+
+def test_mounts_are_asked_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2, timeout=20)
+
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            together.wait()
+            return iter([FOUND])
+
+    records: list[Any] = [SimpleNamespace(mount_point=f"/mnt/{at}", volume_id=at) for at in ("one", "two")]
+    monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "") for record in records])
+    result = CliRunner().invoke(command, ["bill"], standalone_mode=False)
+    assert (result.return_value, result.stderr) == (exitcodes.OK, "")
+
+
+@pytest.mark.parametrize(
+    ("pid", "hint"), [(os.getpid(), "look into its log"), (2**22 + 1, "p2pfs umount --if-dead /mnt/photos")]
+)
+def test_a_mount_that_does_not_answer_is_told_in_words(pid: int, hint: str, tmp_path: Path) -> None:
+    record = MountRecord(pid, str(tmp_path), str(tmp_path / "no.sock"), "/mnt/photos", "photos")
+    with pytest.raises(Unavailable) as caught:
+        list(asking.Mounted(record, "").ask("search"))
+    assert "Errno" not in str(caught.value)
+    assert "it does not run" in str(caught.value)
+    assert hint in str(caught.value)

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 from unittest.mock import MagicMock
 
@@ -103,6 +104,28 @@ def test_a_screenful_says_how_the_pool_is() -> None:
     assert ["anna@nas", "up", "4G", "8G", "████░░░░", "10M", "1M", "0.25", "2s"] in cells
     assert ["bob@pc", "down", "0", "8G", "░░░░░░░░", "0k", "0k", "0.25", "2s"] in cells  # what it said is long over
     assert ["repair", "the", "pool", "running", "████░░░░", "50%", "1MB/s", "5s"] in cells
+
+
+def _printed(view: View, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(view.whole(width))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize("draw", [_drawn, _printed])
+def test_on_a_narrow_terminal_columns_are_left_out_and_what_stays_is_readable(
+    draw: Callable[[View, int], list[str]],
+) -> None:
+    peers = [_peer(1, "caroline@living-room-nas", used=4 * GIB, up=1_250_000), _peer(2, "bob@pc", state="down")]
+    view = _view(_report(peers, jobs=1, volumes=1, reasons=1))
+    lines = draw(view, 50)
+    assert max(map(cell_len, lines)) <= 50
+    cells = [line.split() for line in lines]
+    assert ["bob@pc", "down", "0", "8G", "░░░░░░░░"] in cells
+    assert ["caroline@living-room-n…", "up", "4G", "8G", "████░░░░"] in cells
+    assert ["repair", "the", "p…", "running", "████░░░░", "50%", "1MB/s", "5s"] in cells
+    assert ["volume0", "anna", "5", "1M", "0", "laptop:…"] in cells
 
 
 def test_peers_are_sorted_by_what_is_asked_for() -> None:

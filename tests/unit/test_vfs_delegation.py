@@ -14,13 +14,15 @@ from namespaces import VOLUME, extent, new_chunk
 from plugins.checklogs import Claims
 from trio.testing import wait_all_tasks_blocked
 
-from p2pfs.errors import Denied, Fenced, Loop, NotFound, PoolError, Semantic
+from p2pfs.errors import CoordinatorAway, Denied, Fenced, Loop, NotFound, PoolError, Semantic
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.meta.protocol import InDoubt
 from p2pfs.types import ROOT_INODE, DentryId, Kind
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.delegation.known import KnownTree
+from p2pfs.vfs.limits import Durability
+from p2pfs.vfs.promises import Promises
 from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
@@ -402,3 +404,79 @@ def test_directories_that_are_told_to_go_round_in_a_circle_are_for_the_coordinat
     assert not known.can_judge(move)
     with pytest.raises(Loop):
         known.apply([move])
+
+
+def away_for_good(session: Session, io_timeout_s: float) -> None:
+    """From now on no change is answered: the first is told so after a while, and what asks again after a second."""
+
+    async def again() -> Applied:
+        await trio.sleep(1)
+        raise CoordinatorAway("still no answer")
+
+    async def lost() -> None:
+        await trio.sleep(io_timeout_s)
+        raise InDoubt("no answer", again, lambda: None)
+
+    session.before_apply = lost
+
+
+async def test_a_coordinator_that_is_away_costs_io_timeout_once(autojump_clock: object) -> None:
+    session, delegated, held = fresh(io_timeout_s=30.0)
+    async with holding(held):
+        file = (await make(delegated, b"file")).inode
+        await delegated.settle()
+        away_for_good(session, 30.0)
+        await make(delegated, b"acknowledged")
+        delegated._until_s = -math.inf
+        session.answer = lambda told: Delegation(0, 60.0)
+        began_s = trio.current_time()
+        for _ in range(5):
+            with pytest.raises(CoordinatorAway):
+                await delegated.apply([SetAttributes(file, 8, mode=0o600)])
+        assert trio.current_time() - began_s <= 30 + 5 * 3
+
+
+async def test_changes_that_wait_behind_one_another_hear_together_that_the_coordinator_is_away(
+    autojump_clock: object,
+) -> None:
+    session, delegated, held = fresh(io_timeout_s=30.0)
+    refused: list[float] = []
+    async with holding(held):
+        file = (await make(delegated, b"file")).inode
+        await delegated.settle()
+        away_for_good(session, 30.0)
+        began_s = trio.current_time()
+
+        async def change() -> None:
+            row = await delegated.attributes(file)
+            with pytest.raises(CoordinatorAway):
+                await delegated.apply([Commit(file, row.change, 9, b"head", 7, [extent(0, 1, 1)], [new_chunk(1)])])
+            refused.append(trio.current_time() - began_s)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(change)
+        assert max(refused) <= 31
+
+
+async def test_who_leaves_waits_for_a_coordinator_that_is_known_to_be_away(autojump_clock: object) -> None:
+    session, delegated, held = fresh(io_timeout_s=30.0)
+    async with holding(held):
+        gone = trio.Event()
+
+        async def again() -> Applied:
+            if trio.current_time() < back_s:
+                raise CoordinatorAway("still no answer")
+            return Applied([])
+
+        async def lost() -> None:
+            gone.set()
+            raise InDoubt("no answer", again, lambda: None)
+
+        back_s = trio.current_time() + 50
+        session.before_apply = lost
+        await make(delegated, b"acknowledged")
+        await gone.wait()
+        leaving = Promises(delegated, NotImplemented, Durability.FSYNC, NotImplemented, hard=False)
+        await leaving.committed_at_last(60)
+        assert trio.current_time() >= back_s

@@ -24,6 +24,10 @@ BATCH_BYTES: Final = 4 << 20
 MOST_WAITING: Final = 4000
 """Operations; who does more waits. A batch of them takes a fraction of a second."""
 MOST_BYTES: Final = 16 << 20
+AWAY_S: Final = 3.0
+"""How long who waits does so once the coordinator is known to be away: until the next try (PAUSE_S) has its answer."""
+PAUSE_S: Final = 2.0
+"""The longest pause between two tries of a batch."""
 _COST: Final = 500  # of an operation besides its inline data and tokens
 _ROW_COST: Final = 64  # of a token
 
@@ -45,7 +49,8 @@ class Changes:
     """
 
     def __init__(self, send: Send, *, io_timeout_s: float, journal: NoJournal | None = None) -> None:
-        """`io_timeout_s`: without progress for so long, who waits is told that the coordinator is away; inf: never."""
+        """`io_timeout_s`: without progress for so long, who waits is told that the coordinator is away; inf: never.
+        Once that is known, who waits is told so within `AWAY_S`: not each call is to wait for it anew."""
         self._send, self._io_timeout_s = send, io_timeout_s
         self._journal = journal or NoJournal()
         self._waiting: deque[_Item] = deque()
@@ -55,6 +60,7 @@ class Changes:
         self._urgent = trio.Event()
         self._lingering: trio.CancelScope | None = None  # of `run` while it waits for changes
         self._progress = trio.Event()
+        self._is_away = False  # nobody answered to the batch under way
         self.error: Fenced | None = None
 
     def __repr__(self) -> str:
@@ -104,7 +110,7 @@ class Changes:
 
         Raises:
             Fenced: It never will be.
-            CoordinatorAway: Nobody answered within `io_timeout_s`; it is tried on.
+            CoordinatorAway: Nobody answered within `io_timeout_s`, or was known not to answer; it is tried on.
         """
         position = self._queued
         await self._until(lambda: self._done >= position)
@@ -116,7 +122,8 @@ class Changes:
             if condition():
                 return
             self._urgent.set()
-            with trio.move_on_after(self._io_timeout_s) as waiting:
+            patience_s = min(AWAY_S, self._io_timeout_s) if self._is_away else self._io_timeout_s
+            with trio.move_on_after(patience_s) as waiting:
                 await self._progress.wait()
             if waiting.cancelled_caught:
                 raise CoordinatorAway("the coordinator does not answer: changes wait to be sent")
@@ -176,8 +183,16 @@ class Changes:
             return
         except InDoubt as error:
             doubt = error
-        for pause_s in backoff(0.1, 2.0):
-            log.info("%d changes wait for the coordinator: %s", len(operations), doubt)
+        self._is_away = True
+        self._pulse()  # who waits looks at how long it still may
+        try:
+            await self._sent_again(doubt, len(operations))
+        finally:
+            self._is_away = False
+
+    async def _sent_again(self, doubt: InDoubt, count: int) -> None:
+        for pause_s in backoff(0.1, PAUSE_S):
+            log.info("%d changes wait for the coordinator: %s", count, doubt)
             await trio.sleep(pause_s)
             try:
                 await doubt.again()

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pfs.errors import Semantic
+from p2pfs.errors import CoordinatorAway, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
 from p2pfs.vfs.delegation.ahead import Wanted
@@ -82,6 +82,7 @@ class Delegated:
         self._directly = 0  # changes under way that `known` does not see
         self._is_taking = False  # whether `hold` waits for them: no more of them begin
         self._freed = trio.Event()
+        self._away_s = -math.inf  # when a change last found the coordinator away
         self.learning = Learning(
             inner, self._known, holds=lambda: self.holds, answers=self._answers, known_bytes=known_bytes
         )
@@ -277,10 +278,12 @@ class Delegated:
         await trio.lowlevel.checkpoint()
         await self.changes.room()
         await self._make_room()
-        touched = concerned(operations)
+        touched, began_s = concerned(operations), trio.current_time()
         while True:
             if self._is_taking or touched & self._busy:
                 await self._freed.wait()
+                if self._away_s > began_s:  # each of many in a row would find it out for itself
+                    raise CoordinatorAway("the coordinator does not answer to a change before this one")
                 continue
             if not self.holds:
                 if not self.changes.outstanding and self.changes.error is None:
@@ -339,15 +342,22 @@ class Delegated:
     async def _through(self, operations: Sequence[Operation], touched: set[int]) -> Applied:
         """Behind everything acknowledged so far, and before anything else about these inodes."""
         async with self._occupied(touched):
-            await self._ordered()
+            try:
+                await self._ordered()
+            except CoordinatorAway:
+                self._away_s = trio.current_time()
+                raise
             generation = self._known.generation
             try:
                 applied = await self.inner.apply(operations)
             except Semantic:
                 raise
             except InDoubt as doubt:
+                self._away_s = trio.current_time()
                 raise self._doubted(doubt, operations, touched) from doubt
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, CoordinatorAway):
+                    self._away_s = trio.current_time()
                 self._doubt(touched)
                 raise
             self._adopt(operations, applied, is_newest=generation == self._known.generation)
