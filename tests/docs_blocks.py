@@ -23,7 +23,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 GENERATED: Final = ROOT / "docs" / "reference"
 """Pages made from the code, whose examples the code's own tests try."""
-PAGES: Final = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 COMMANDS: Final = frozenset({"console", "sh"})
 TEXTS: Final = frozenset({"text", "mermaid", "ini", "toml", "json", "yaml", "python", "promql"})

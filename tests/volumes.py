@@ -1,22 +1,20 @@
 """A volume in one process for tests: a `Filesystem` over any namespace and store, with known keys."""
 
 import itertools
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from p2pfs.chunks.protocol import ChunkStore
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import ROOT_INODE, Kind, VolumeId
-from p2pfs.vfs.committer import ApplyNow
 from p2pfs.vfs.filesystem import Filesystem
-from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import EndlessSpace, Space
-from p2pfs.vfs.uploads import LateCopies
+from p2pfs.vfs.surroundings import Surroundings
 
 VOLUME = VolumeId(0x0123456789ABCDEF)
 KEYS = VolumeKeys.derive(bytes(range(32)))
@@ -37,12 +35,7 @@ async def filesystem(
     limits: Limits | None = None,
     space: Space | None = None,
     now_ns: Callable[[], int] | None = None,
-    copies: LateCopies | None = None,
-    trust: Callable[[], float] = lambda: 0.0,
-    apply_now: ApplyNow = lambda _: None,
-    hurry: Callable[[], None] = lambda: None,
-    journal: NoJournal | None = None,
-    moved_s: Callable[[], float] = lambda: -math.inf,
+    **around: Any,  # noqa: ANN401 - what `Surroundings` takes
 ) -> AsyncIterator[Filesystem]:
     """A file system on these; nothing is settled at the end."""
     async with Filesystem.serve(
@@ -54,11 +47,6 @@ async def filesystem(
         space or EndlessSpace(),
         limits=limits or Limits(),
         now_ns=now_ns or ticking(),
-        copies=copies,
-        trust=trust,
-        apply_now=apply_now,
-        hurry=hurry,
-        journal=journal,
-        moved_s=moved_s,
+        around=Surroundings(**around),
     ) as served:
         yield served

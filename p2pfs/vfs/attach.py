@@ -48,6 +48,7 @@ from p2pfs.vfs.places import Places
 from p2pfs.vfs.pool import Pool
 from p2pfs.vfs.shared_keys import shared_keys
 from p2pfs.vfs.space import EndlessSpace, ReservedSpace, Space
+from p2pfs.vfs.surroundings import Surroundings
 from p2pfs.vfs.uploads import LateCopies, seals_slowly
 from p2pfs.vfs.volume_settings import configure, vouched
 from p2pfs.wire.membership import PoolMap
@@ -190,9 +191,11 @@ async def attach(
         writing: Space = EndlessSpace() if read_only else space
         async with Filesystem.serve(
             keys, number, namespace, store, places, writing,
-            limits=limits, now_ns=time.time_ns, copies=copies, trust=namespace.trust_s,
-            apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
-            index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
+            limits=limits, now_ns=time.time_ns,
+            around=Surroundings(
+                copies=copies, trust=namespace.trust_s, apply_now=namespace.apply_now, hurry=namespace.changes.hurry,
+                journal=journal, index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
+            ),
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)
             nursery.start_soon(recovery.salvage, filesystem)

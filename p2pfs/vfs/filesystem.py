@@ -4,24 +4,23 @@ Nothing here knows FUSE. Errors are those of `p2pfs.errors`. Every call either e
 deadlines of the stores and the namespace; cancelling one leaves unsaved bytes where they are.
 """
 
-import math
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final, Self
 
 import trio
 from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, NotFound, PoolError, Semantic, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, NotFound, Semantic, Unavailable
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
 from p2pfs.vfs.blocks import BlockCache
-from p2pfs.vfs.committer import ApplyNow, Committer
+from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
 from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.handles import Handle
@@ -34,6 +33,7 @@ from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
 from p2pfs.vfs.listings import Listed
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
+from p2pfs.vfs.page_times import PageTimes
 from p2pfs.vfs.patience import OPEN_S, STAT_S
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.promises import Promises
@@ -42,6 +42,7 @@ from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.refused import given_up
 from p2pfs.vfs.search import Search
 from p2pfs.vfs.space import Space
+from p2pfs.vfs.surroundings import ALONE, Surroundings
 from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Owner, Tree
 from p2pfs.vfs.unsaved import Unsaved
@@ -73,30 +74,24 @@ class Filesystem:
         *,
         limits: Limits,
         now_ns: Callable[[], int],
-        copies: LateCopies | None = None,
-        trust: Callable[[], float] = lambda: 0.0,
-        apply_now: ApplyNow = lambda _: None,
-        hurry: Callable[[], None] = lambda: None,
-        journal: NoJournal | None = None,
-        index: tuple[bool, bool] = (False, False),
-        moved_s: Callable[[], float] = lambda: -math.inf,
+        around: Surroundings,
     ) -> None:
-        self.trust = trust
-        """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
-        volume, and for some seconds after that ended, as answers begun before may still be on their way."""
+        self.trust = around.trust
+        """See `Surroundings`."""
         self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
         self._table = InodeTable(keys, volume)
         self._keeper = Keeper(namespace, self._table)
-        names, prefixes = index
+        names, prefixes = around.index
         self.labels = Labels(keys, volume, namespace, digest=self._digest, names=names, prefixes=prefixes)
         self.search = Search(keys, volume, namespace, is_unsaved=self._is_unsaved, prefixes=prefixes)
         self.tree = Tree(
-            keys, volume, namespace, self._table, self._keeper, now_ns=now_ns, deleted=self._discard, trust=trust,
-            indexed=self.labels.name_operations,
+            keys, volume, namespace, self._table, self._keeper,
+            now_ns=now_ns, deleted=self._discard, trust=around.trust, indexed=self.labels.name_operations,
         )  # fmt: skip
+        self._page_times = PageTimes(namespace, self.tree)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self.trash = Trash(
             keys, volume, namespace, self.tree,
@@ -108,24 +103,24 @@ class Filesystem:
             memory_bytes=limits.memory_cache, refresh=self._table.take,
         )  # fmt: skip
         self.warming = Warming(keys, volume, namespace, store, self._reader, inode=self.inode)
-        copies = copies or LateCopies(namespace, nursery)
+        copies = around.copies or LateCopies(namespace, nursery)
         uploader = Uploader(
             sealer, store, places, space, copies,
             dedup=limits.write.dedup, seal_in_thread=limits.write.seal_in_thread,
         )  # fmt: skip
-        self.journal = journal or NoJournal()
+        self.journal = around.journal or NoJournal()
         unsaved = Unsaved(space, copies, limits.write.dirty_bytes, self.journal)
         committer = Committer(
             sealer, namespace, self._reader, uploader, copies, unsaved,
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
-            moved=self._moved, apply_now=apply_now,
+            moved=self._moved, apply_now=around.apply_now,
         )  # fmt: skip
         self.writer = Writer(
             uploader, committer, unsaved, nursery,
-            limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused, hurry=hurry,
-            moved_s=moved_s,
+            limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
+            hurry=around.hurry, moved_s=around.moved_s,
         )  # fmt: skip
-        self.quota = VolumeQuota(namespace, self._unsaved_growth, hurry)
+        self.quota = VolumeQuota(namespace, self._unsaved_growth, around.hurry)
         self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
 
     @classmethod
@@ -141,25 +136,16 @@ class Filesystem:
         *,
         limits: Limits,
         now_ns: Callable[[], int],
-        copies: LateCopies | None = None,
-        trust: Callable[[], float] = lambda: 0.0,
-        apply_now: ApplyNow = lambda _: None,
-        hurry: Callable[[], None] = lambda: None,
-        journal: NoJournal | None = None,
-        index: tuple[bool, bool] = (False, False),
-        moved_s: Callable[[], float] = lambda: -math.inf,
+        around: Surroundings = ALONE,
     ) -> AsyncIterator[Self]:
-        """A file system whose background tasks live as long as the block. `copies` is told by the store of receipts
-        that come late; without it no copy comes late. `index`: whether names, and beginnings of words, are searchable.
-        `moved_s` says when bytes last left for the store.
+        """A file system whose background tasks live as long as the block.
 
         Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
         """
         async with trio.open_nursery() as nursery:
             filesystem = cls(
                 keys, volume, namespace, store, places, space, nursery,
-                limits=limits, now_ns=now_ns, copies=copies, trust=trust, apply_now=apply_now, hurry=hurry,
-                journal=journal, index=index, moved_s=moved_s,
+                limits=limits, now_ns=now_ns, around=around,
             )  # fmt: skip
             nursery.start_soon(filesystem._age)
             nursery.start_soon(filesystem._tell)
@@ -218,7 +204,7 @@ class Filesystem:
             await self.writer.settle_all(report)
         finally:
             try:
-                await self._settle_times(patience_s)
+                await self._page_times.settle(self._table.all(), patience_s)
             finally:
                 await self.promises.committed_at_last(patience_s)
 
@@ -307,36 +293,10 @@ class Filesystem:
         return self._named_or_used(inode).stat()
 
     async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
-        """The times of what a kernel that keeps pages has sent, which it tells but once: those that cannot be set now
-        are set by the next close or fsync, or at unmount."""
+        """The times of what a kernel that keeps pages has sent: see `PageTimes.keep`."""
         inode = self._table.get(number) or await self.tree.inode(number)
-        inode.times_of_pages = mtime_ns, ctime_ns
-        with suppress(Unavailable):
-            await self._send_times(inode)
+        await self._page_times.keep(inode, mtime_ns, ctime_ns)
         return inode.stat()
-
-    async def _send_times(self, inode: Inode) -> None:
-        times = inode.times_of_pages
-        if times is not None:
-            mtime_ns, ctime_ns = times
-            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, ctime_ns, mtime_ns=mtime_ns)]))
-            inode.changes += 1
-            if inode.times_of_pages is times:
-                inode.times_of_pages = None
-
-    async def _settle_times(self, patience_s: float) -> None:
-        """Set the times of pages that are not set yet. Raises the first error met once all had their chance."""
-        errors: list[PoolError] = []
-        with trio.move_on_after(patience_s) as waiting:
-            for inode in self._table.all():
-                try:
-                    await self._send_times(inode)
-                except PoolError as error:
-                    errors.append(error)
-        if waiting.cancelled_caught:
-            raise Unavailable("the times of some files could not be set in time")
-        if errors:
-            raise errors[0]
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         """Times move also when the size is the same. Raises OverQuota when the file would be larger than it may."""
@@ -553,7 +513,7 @@ class Filesystem:
         takes their error."""
         if handle.writes:
             handle.raise_loss()
-            await self._send_times(handle.inode)
+            await self._page_times.send(handle.inode)
             await self.promises.closed(handle.inode)
             handle.raise_loss()
 
@@ -562,7 +522,7 @@ class Filesystem:
         was lost is told once."""
         try:
             handle.raise_loss()
-            await self._send_times(handle.inode)
+            await self._page_times.send(handle.inode)
             await self.promises.synced(handle.inode)
             handle.raise_loss()
         finally:

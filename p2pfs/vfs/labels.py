@@ -16,7 +16,8 @@ from p2pfs.format import search as words_of
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.format.search import Content, Label, seal_label
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import InodeId, Kind, VolumeId
+from p2pfs.vfs.below import pages_below
 from p2pfs.vfs.label_rows import AT_ONCE, LabelRows
 from p2pfs.wire.found import Labelled
 from p2pfs.wire.namespace import Operation
@@ -227,26 +228,17 @@ class Labels:
     async def _below(self, top: InodeId, show: Show) -> list[InodeId]:
         """Everything below a directory, each once, directories before what is in them. Raises TooLarge."""
         (row,) = (await self._namespace.labels([top])).rows or (None,)
-        waiting = [top] if row is not None and row.attributes.kind == Kind.DIRECTORY else []
-        seen = {top: None}
-        while waiting:
-            directory, after, complete = waiting.pop(), DentryId(0), False
-            while not complete:
-                try:
-                    page = await self._namespace.directory(directory, after, _PAGE)
-                except NotFound:
-                    break
-                for entry in page.entries:
-                    after, number = DentryId(entry.dentry), InodeId(entry.attributes.inode)
-                    if entry.attributes.kind == Kind.DIRECTORY and number not in seen:
-                        waiting.append(number)
-                    seen[number] = None
-                if len(seen) > MOST_BELOW:
+        if row is None or row.attributes.kind != Kind.DIRECTORY:
+            return []
+        found = {top: None}
+        async with aclosing(pages_below(self._namespace, top, limit=_PAGE)) as pages:
+            async for entries, waiting in pages:
+                found |= dict.fromkeys(InodeId(entry.attributes.inode) for entry in entries)
+                if len(found) > MOST_BELOW:
                     raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")
-                await show(0, len(seen) + len(waiting), 0)  # never all
-                complete = page.complete or not page.entries
-        del seen[top]
-        return list(seen)
+                await show(0, len(found) + waiting, 0)  # never all
+        del found[top]
+        return list(found)
 
 
 def _batches(operations: Sequence[Operation]) -> Iterator[list[Operation]]:

@@ -14,7 +14,8 @@ from p2pfs.format.heads import open_head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.sizes import parse_span
-from p2pfs.types import DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import InodeId, Kind, VolumeId
+from p2pfs.vfs.below import pages_below
 from p2pfs.vfs.paths import Paths, is_below, names
 from p2pfs.vfs.tree import Tree
 from p2pfs.wire.leases import SetLease
@@ -66,23 +67,12 @@ class Leases:
         removed meanwhile is left out."""
         top = (await self._tree.inode(number)).attributes
         done = await self._set([(number, top.expires_s)], new)
-        waiting = [number] if is_deep and top.kind == Kind.DIRECTORY else []
-        seen = set(waiting)
-        while waiting:
-            directory, after, complete = waiting.pop(), DentryId(0), False
-            while not complete:
-                try:
-                    page = await self._namespace.directory(directory, after, PAGE)
-                except NotFound:
-                    break
-                rows = [entry.attributes for entry in page.entries]
-                below = {InodeId(row.inode) for row in rows if row.kind == Kind.DIRECTORY} - seen
-                seen |= below
-                waiting += below
-                done += await self._set([(InodeId(row.inode), row.expires_s) for row in rows], new)
-                await show(done)
-                complete = page.complete or not page.entries
-                after = DentryId(page.entries[-1].dentry) if page.entries else after
+        if is_deep and top.kind == Kind.DIRECTORY:
+            async with aclosing(pages_below(self._namespace, number, limit=PAGE)) as pages:
+                async for entries, _ in pages:
+                    rows = [entry.attributes for entry in entries]
+                    done += await self._set([(InodeId(row.inode), row.expires_s) for row in rows], new)
+                    await show(done)
         await show(done)
 
     async def look(self, before_s: int, below: bytes, show: Callable[[Expiring], Awaitable[None]]) -> None:

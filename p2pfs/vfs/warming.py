@@ -12,10 +12,11 @@ import trio
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import NotFound, PoolError, TooLarge, Unsupported
+from p2pfs.errors import PoolError, TooLarge, Unsupported
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, InodeId, Kind, VolumeId
+from p2pfs.vfs.below import pages_below
 from p2pfs.vfs.fetching import Fetching, Told, Warmth
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.paths import Paths, names
@@ -140,24 +141,17 @@ class Warming:
         inode = await self._inode(top)
         if inode.kind is Kind.FILE:
             return [top]
-        waiting = [top] if inode.kind is Kind.DIRECTORY else []
+        if inode.kind is not Kind.DIRECTORY:
+            return []
         files: dict[InodeId, None] = {}
-        seen = {top}
-        while waiting:
-            directory, after, complete = waiting.pop(), DentryId(0), False
-            while not complete:
-                try:
-                    page = await self._namespace.directory(directory, after, PAGE)
-                except NotFound:
-                    break
-                for entry in page.entries:
-                    after, number = DentryId(entry.dentry), InodeId(entry.attributes.inode)
-                    if entry.attributes.kind == Kind.DIRECTORY and number not in seen:
-                        seen.add(number)
-                        waiting.append(number)
-                    elif entry.attributes.kind == Kind.FILE:
-                        files[number] = None
-                if len(files) + len(seen) > MOST_BELOW:
+        directories = 1
+        async with aclosing(pages_below(self._namespace, top, limit=PAGE)) as pages:
+            async for entries, _ in pages:
+                for entry in entries:
+                    if entry.attributes.kind == Kind.FILE:
+                        files[InodeId(entry.attributes.inode)] = None
+                    elif entry.attributes.kind == Kind.DIRECTORY:
+                        directories += 1
+                if len(files) + directories > MOST_BELOW:
                     raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")
-                complete = page.complete or not page.entries
         return list(files)

@@ -1,11 +1,8 @@
 """What every Namespace does: one suite over memory, SQL in the loop, SQL with group commit, and the network."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
-from namespaces import GENUINE, KINDS, Hand, World, chunk_id, extent, new_chunk, world
+from namespaces import GENUINE, Hand, World, chunk_id, extent, new_chunk
 
 from p2pfs.errors import (
     Busy,
@@ -54,17 +51,6 @@ from p2pfs.wire.namespace import (
 )
 
 pytestmark = pytest.mark.l1
-
-
-@pytest.fixture(params=KINDS)
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(request.param, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def hand(pool: World) -> Hand:
-    return Hand(await pool.mount())
 
 
 async def attributes(hand: Hand, inode: int):  # noqa: ANN201

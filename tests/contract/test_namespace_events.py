@@ -1,11 +1,10 @@
 """What every Namespace tells of the changes of other sessions, and what it keeps for those that may have it open."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from namespaces import KINDS, Hand, World, new_chunk, world
+from namespaces import Hand, World, new_chunk
 
 from p2pfs.errors import Conflict, Exists, Fenced, NoSpace, NotFound
 from p2pfs.meta import events as module
@@ -26,17 +25,6 @@ from p2pfs.wire.namespace import (
 pytestmark = pytest.mark.l1
 
 WAIT_S = 30.0  # is never waited for in full
-
-
-@pytest.fixture(params=KINDS)
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(request.param, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def hand(pool: World) -> Hand:
-    return Hand(await pool.mount())
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """What every Namespace does with labels and tokens: who is found by what, and when no more."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from namespaces import KINDS, Hand, World, extent, new_chunk, world
+from namespaces import Hand, World, extent, new_chunk
 
 from p2pfs.errors import Conflict, Misuse, NotFound
 from p2pfs.types import ROOT_INODE, InodeId, Kind
@@ -15,15 +12,9 @@ from p2pfs.wire.search import MOST_TOKENS, NOTE, TAG, IndexName, SetLabel
 pytestmark = pytest.mark.l1
 
 
-@pytest.fixture(params=KINDS)
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(request.param, tmp_path, trash_s=3600.0) as made:
-        yield made
-
-
 @pytest.fixture
-async def hand(pool: World) -> Hand:
-    return Hand(await pool.mount())
+def trash_s() -> float:
+    return 3600.0
 
 
 def token(word: str) -> bytes:

@@ -1,11 +1,8 @@
 """What every Namespace does with leases and with what lost its last name while its volume keeps trash."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import pytest
-from namespaces import KINDS, Hand, World, new_chunk, world
+from namespaces import Hand, World, new_chunk
 from namespaces import extent as extent_of
 
 from p2pfs.errors import Exists, Misuse, NotDirectory, NotFound
@@ -16,15 +13,9 @@ from p2pfs.wire.namespace import Attributes, Opened, Released, SetXattr, TrashRo
 pytestmark = pytest.mark.l1
 
 
-@pytest.fixture(params=KINDS)
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(request.param, tmp_path, trash_s=3600.0) as made:
-        yield made
-
-
 @pytest.fixture
-async def hand(pool: World) -> Hand:
-    return Hand(await pool.mount())
+def trash_s() -> float:
+    return 3600.0
 
 
 async def trash(hand: Hand, parent: int = 0) -> dict[int, TrashRow]:

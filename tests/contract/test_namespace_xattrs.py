@@ -1,11 +1,8 @@
 """What every Namespace does with extended attributes: one suite over all of them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
-from namespaces import KINDS, Hand, World, world
+from namespaces import Hand, World
 
 from p2pfs.errors import (
     AttributeTooLarge,
@@ -33,17 +30,6 @@ from p2pfs.wire.namespace import (
 )
 
 pytestmark = pytest.mark.l1
-
-
-@pytest.fixture(params=KINDS)
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(request.param, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def hand(pool: World) -> Hand:
-    return Hand(await pool.mount())
 
 
 async def attributes(hand: Hand, inode: int):  # noqa: ANN201

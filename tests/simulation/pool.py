@@ -52,6 +52,7 @@ from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.places import Places
 from p2pfs.vfs.space import ReservedSpace
+from p2pfs.vfs.surroundings import Surroundings
 from p2pfs.vfs.uploads import LateCopies
 from p2pfs.wire.membership import HeartbeatAnswer, PoolMap, Scrub, ScrubState
 from p2pfs.wire.routes import COORDINATOR_ROUTES, PEER_ROUTES
@@ -349,9 +350,7 @@ class SimMount:
                 space,
                 limits=limits,
                 now_ns=clock.time_ns,
-                copies=copies,
-                trust=namespace.trust_s,
-                apply_now=namespace.apply_now,
+                around=Surroundings(copies=copies, trust=namespace.trust_s, apply_now=namespace.apply_now),
             ) as filesystem,
             trio.open_nursery() as following,
         ):

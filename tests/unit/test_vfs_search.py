@@ -27,6 +27,7 @@ from p2pfs.vfs.places import Places
 from p2pfs.vfs.query import Query
 from p2pfs.vfs.search import CANDIDATES, Found, relevance_of
 from p2pfs.vfs.space import EndlessSpace
+from p2pfs.vfs.surroundings import Surroundings
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import RENAME_EXCHANGE
 from p2pfs.wire.search import NOTE, TAG, Hit, SetLabel, rows
@@ -40,7 +41,7 @@ async def volume(*, names: bool = False, prefixes: bool = False) -> AsyncIterato
     namespace = model.session()
     async with Filesystem.serve(
         KEYS, VOLUME, namespace, MemoryStore(), Places(namespace), EndlessSpace(),
-        limits=Limits(), now_ns=ticking(), index=(names, prefixes),
+        limits=Limits(), now_ns=ticking(), around=Surroundings(index=(names, prefixes)),
     ) as fs:  # fmt: skip
         yield fs, model
 
