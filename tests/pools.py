@@ -106,6 +106,18 @@ class DemoPool:
             finally:
                 os.close(descriptor)
 
+    @contextlib.contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Within the block it does nothing, and its files are as a crash would have left them."""
+        threads = Path(f"/proc/{self.pid(part)}/task")
+        self.signal(part, signal.SIGSTOP)
+        try:
+            while not all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads.glob("*/stat")):
+                os.sched_yield()
+            yield
+        finally:
+            self.signal(part, signal.SIGCONT)
+
     def status(self) -> dict[str, Any]:
         """`p2pfs status --json`, whatever it thinks of the pool's health."""
         answer: dict[str, Any] = json.loads(self.p2pfs("status", "--json", expect=None).stdout)

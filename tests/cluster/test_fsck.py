@@ -42,8 +42,9 @@ def copied(pool: DemoPool) -> sqlite3.Connection:
     """The database as it is now; the coordinator relies on being the only one at its own."""
     place = pool.root / "copied"
     place.mkdir(exist_ok=True)
-    for part in (pool.root / "coordinator" / "coordinator").glob("meta.sqlite*"):
-        shutil.copy(part, place)
+    with pool.frozen("coordinator"):  # its log and what the log is of go together
+        for part in (pool.root / "coordinator" / "coordinator").glob("meta.sqlite*"):
+            shutil.copy(part, place)
     return sqlite3.connect(place / "meta.sqlite")
 
 

@@ -9,6 +9,7 @@ import select
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_a_kill_loses_nothing_that_was_closed_and_its_successor_takes_over_at_on
     descriptor = os.open(unsafe, os.O_CREAT | os.O_WRONLY)
     os.write(descriptor, b"kept by the kernel")
     pool.kill("mount")
-    with pytest.raises(OSError, match="not connected"):
+    with pytest.raises(OSError, match=r"not connected|Input/output"):  # the latter of a page that was under way
         os.close(descriptor)
     pool.clear_dead_mount()
     pool.start()
@@ -235,8 +236,9 @@ def test_the_coordinator_may_come_back_under_pages_not_yet_written(tmp_path: Pat
 
 
 def fsync_after_errors(descriptor: int) -> None:
-    """What failed before is told first."""
-    for _ in range(5):
+    """What failed before is told first; and a busy machine may answer late more than once."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         with contextlib.suppress(OSError):
             os.fsync(descriptor)
             return
