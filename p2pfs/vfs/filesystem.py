@@ -6,7 +6,7 @@ deadlines of the stores and the namespace; cancelling one leaves unsaved bytes w
 
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Final, Self
 
 import trio
