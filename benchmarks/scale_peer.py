@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from p2pfs.chunks.directory import DirectoryStore
-from p2pfs_peerd import composition
+from p2pfs_peerd import daemon
 
 
 def resident_mib() -> float:
@@ -21,7 +21,7 @@ def resident_mib() -> float:
 
 
 async def main() -> None:
-    assert composition.DEFAULT_LISTEN  # all that a peer imports is in memory, too
+    assert daemon.run  # all that a peer imports is in memory, too
     began = time.perf_counter()
     store = await DirectoryStore.open(Path(sys.argv[1]), sign=lambda *_: [], capacity=1 << 62)  # type: ignore[arg-type, return-value]
     opened = time.perf_counter()

@@ -2,7 +2,7 @@
 
 Counting is two readings of the clock and two additions a request. Of the access log nothing is kept, and nothing is
 made, while nobody reads; names in it go to the mount's own socket, which is its owner's, and nowhere else. Filled by
-`operations`, read by `figures` and through `life.Control`.
+`guard`, read by `figures` and through `life.Control`.
 """
 
 import errno

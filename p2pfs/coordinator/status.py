@@ -1,4 +1,4 @@
-"""Gathers what `GET /status` reports: facts of roster, ledger and database, judged by `report`.
+"""Gathers what `GET /status` reports: facts of roster, ledger and database, judged by `health`.
 
 Counting the copies of every chunk is a scan of the index: it runs in a thread, one at a time, and its result serves
 everybody who asks within a second. Called by `handlers`.

@@ -1,5 +1,5 @@
 """What becomes of tokens and labels when names and inodes go: rows of `keyword` and `label`, inside the caller's
-transaction. What they mean is `search`'s business.
+transaction. What they mean is the mount's business: `vfs.labels`, `vfs.search`.
 """
 
 import sqlite3

@@ -367,7 +367,7 @@ class Filesystem:
     async def _unnamed(self, parent: InodeId, name: bytes) -> None:
         """What has this name is about to lose it."""
         with suppress(Semantic):  # which who takes the name will meet again
-            if self.writer.unsaved_bytes():
+            if self.promises.keeps_removed and self.writer.unsaved_bytes():
                 inode = self.tree.known(parent, name) or await self.tree.lookup(parent, name)
                 await self.promises.unnamed(inode)
 

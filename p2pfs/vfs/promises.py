@@ -70,10 +70,15 @@ class Promises:
         else:
             inode.raise_error()
 
+    @property
+    def keeps_removed(self) -> bool:
+        """Whether anything that was closed may not be stored yet."""
+        return self._durability is Durability.FSYNC
+
     async def unnamed(self, inode: Inode) -> None:
         """A name of the inode is about to be taken. Under `fsync` what was closed and is not stored yet is stored
         before the last one goes, so that the trash can give it back; what cannot be within 5 s is given up with it."""
-        is_kept = self._durability is Durability.FSYNC and inode.is_dirty and inode.attributes.links == 1
+        is_kept = self.keeps_removed and inode.is_dirty and inode.attributes.links == 1
         if not is_kept or trio.current_time() < self._hopeless_until:
             return
         with trio.move_on_after(REMOVED_S) as waiting, suppress(PoolError):

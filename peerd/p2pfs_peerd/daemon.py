@@ -1,4 +1,4 @@
-"""The peer as a process: until SIGTERM, or until the pool has let it go.
+"""The peer as a process: until a signal, or, if that lets it leave in peace first, until the pool has let it go.
 
 `run` is what the command line calls; `serve` is the same within somebody else's trio (tests). What runs is put together
 by `composition`.
