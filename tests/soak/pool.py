@@ -24,7 +24,7 @@ from p2pfs.exitcodes import BUSY, OK
 PEERS: Final = 5
 SETTINGS: Final = {
     "heartbeat": "1s", "suspect": "4s", "down": "8s", "repair_delay": "4s", "audit_interval": "5s",
-    "inventory_interval": "60s", "scrub_period": "10min", "capacity": "3G", "reserve": "64M",
+    "inventory_interval": "60s", "scrub_period": "10min", "capacity": "8G", "reserve": "64M",
     "memory_cache": "16M", "cache_size": "64M", "write_buffer": "16M", "backup_interval": "2s", "backup_image": "5min",
     "trash_removed": "60s", "trash_keep": "30s", "purge_grace": "10s", "purge_latest": "5s", "orphan_grace": "60s",
 }  # fmt: skip
