@@ -4,6 +4,10 @@ errno, HTTP statuses and exit codes are *not* here: they live in p2pfs_mount.err
 p2pfs.exitcodes.
 """
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
+
 
 class PoolError(Exception):
     """Anything this project raises on purpose. `str(error)` is one sentence for a person."""
@@ -123,3 +127,10 @@ class UserError(PoolError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def bare(error: E) -> E:
+    """The error without what led to it, to be kept or raised once more: a traceback keeps what all its frames had, a
+    chunk of a MiB perhaps, and every raise adds to it."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,5 +1,6 @@
 """What `p2pfs warmup` and `p2pfs evict` ask a mount to do with its caches, as `commands` answers them."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -67,15 +68,16 @@ class CacheCommands:
 
 
 class _Seldom:
-    """Tells how far it is, but not more often than anybody looks."""
+    """Tells how far it is, but not more often than anybody looks, nor while one that was told is still reading."""
 
     def __init__(self, say: Say) -> None:
         self._say, self._next = say, 0.0
 
     async def __call__(self, warmth: Warmth) -> None:
         if trio.current_time() >= self._next:
-            self._next = trio.current_time() + _EVERY_S
+            self._next = math.inf
             await self.last(warmth)
+            self._next = trio.current_time() + _EVERY_S
 
     async def last(self, warmth: Warmth) -> None:
         await self._say(msgspec.to_builtins(warmth))

@@ -114,6 +114,14 @@ def raise_read_ahead(path: Path) -> None:
         setting.write_text(str(READ_AHEAD_KIB))
 
 
+async def keep_fresh(record: Path) -> None:
+    """Let the record's time say that the mount lives. Runs until cancelled."""
+    while True:
+        await trio.sleep(mounts.REFRESHED_S)
+        with contextlib.suppress(OSError):  # it is forgotten, or another's
+            os.utime(record)
+
+
 class Control:
     """Answers the mount's unix socket: one JSON request a connection, JSON lines back.
 

@@ -173,7 +173,7 @@ class _Mount:
     async def _announce(self, socket: Path, attached: Attached) -> None:
         """Say that the mount is usable once the kernel gets an answer through it."""
         await trio.to_thread.run_sync(life.raise_read_ahead, self._path, abandon_on_cancel=True)
-        mounts.register(
+        record = mounts.register(
             mounts.MountRecord(
                 os.getpid(),
                 str(self._home.path),
@@ -186,6 +186,7 @@ class _Mount:
         )
         log.info("volume %s is mounted at %s", attached.volume.name, self._path)
         self._ready()
+        await life.keep_fresh(record)
 
     async def _end_on_signal(self, attached: Attached, operations: Operations) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

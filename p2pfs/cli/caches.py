@@ -32,7 +32,7 @@ def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:
             for line in mounted.ask(op, inode=inode, **request):
                 show(line["files"], line["of_files"])
         missing += [mounted.shown(inside) for inside in line.pop("missing", ())]
-        total = {name: total.get(name, 0) + value for name, value in line.items()}
+        total |= {name: total.get(name, 0) + value for name, value in line.items()}
     for name in ("is_full", "gave_up"):
         total[name] = bool(total.get(name, False))  # mounts of an earlier version never give up
     return total | {"lacking": total.get("lacking", 0), "missing": missing}

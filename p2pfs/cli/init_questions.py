@@ -80,7 +80,13 @@ def ask_kit_file() -> Path | None:
 
 
 def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
+    """Raises Invalid: There is no such path, nor can be."""
+    if "\0" in text:
+        raise Invalid("no path has a zero byte in it")
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError:
+        raise Invalid(f"“{text}” begins with the home of a user that this machine does not know") from None
 
 
 def _ask(question: str, default: str, check: Callable[[str], object]) -> str:

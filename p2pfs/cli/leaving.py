@@ -13,7 +13,7 @@ from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Invalid, NotFound, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import format_count, format_duration, format_size, given_duration
-from p2pfs.types import Role
+from p2pfs.types import PeerState, Role
 from p2pfs.wire.jobs import JobInfo, JobKind, JobState
 from p2pfs.wire.membership import AwayRequest, NodeInfo
 from p2pfs.wire.plans import PlanAnswer, PlanKind
@@ -67,13 +67,12 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
 
     async def look(coordinator: connect.Coordinator) -> tuple[NodeInfo, PlanAnswer | None]:
         found = await _meant(coordinator, home, node)
-        try:
-            return found, await plans.ask(coordinator, PlanKind.DRAIN, [found])
-        except NotFound:  # it has left already, or never was a peer: the drain itself is answered accordingly
+        if found.state == PeerState.LEFT:  # there is nothing to agree to: that it has is all that is told
             return found, None
+        return found, await plans.ask(coordinator, PlanKind.DRAIN, [found])
 
     if yes:
-        with contextlib.suppress(Unavailable):  # a warning, which nobody waits for
+        with contextlib.suppress(Unavailable, NotFound):  # a warning, which nobody waits for
             _, plan = connect.converse(home, look)
             if plan is not None and (thin := plans.thinning(plan)):
                 say(thin, err=True)
@@ -82,6 +81,8 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
         if plan is not None and not _agreed(found, plan):
             return exitcodes.FAILED
     told = _tell(home, node, "drain")
+    if told.state == PeerState.LEFT:
+        return _say_left(told)
     if wait:
         return _await_left(home, told)
     say(f"{told.name} is being drained; it goes on by itself: p2pfs jobs -w")
@@ -242,5 +243,9 @@ def _await_left(home: NodeHome, node: NodeInfo) -> int:
     if last is not None and last.state != JobState.DONE:
         why = f": {last.error}" if last.error else ": it stays in the pool"
         raise UserError(f"the drain of {node.name} was {last.state}{why}", exitcodes.FAILED)
+    return _say_left(node)
+
+
+def _say_left(node: NodeInfo) -> int:
     say(f"{node.name} has left: nothing depends on it any more, and its daemon can be stopped")
     return exitcodes.OK

@@ -1,11 +1,13 @@
 """`p2pfs search`: files by words that were said of them, or by their content."""
 
 import os
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,11 +16,13 @@ from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.cli.waiting import waiting
-from p2pfs.errors import Invalid, PoolError, UserError
+from p2pfs.errors import Invalid, PoolError, Unavailable, UserError
 from p2pfs.runtime.sizes import format_duration, format_size
 from p2pfs.runtime.terminal import printable
 
 _PART_BYTES = 1 << 20
+_PATIENCE_S: Final = 5.0
+"""For a mount, until another of the same volume is asked as well."""
 _WHERE = click.Path(path_type=Path)
 
 
@@ -78,40 +82,82 @@ def _query(text: str, is_any: bool) -> dict[str, Any]:
     return {"query": text, "any": is_any}
 
 
+_Answer = tuple[list[dict[str, Any]], dict[str, int]]
+"""What was found, and how many labels could not be read in the mounts that had such."""
+
+
 def _found(where: Path | None, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """In all volumes, the best first. Their mounts are asked at once: each may have to wait for its pool."""
-    volumes = _one_mount_each(asking.mounts_of(where))
-    with ThreadPoolExecutor(len(volumes)) as threads:
-        answers = [threads.submit(_found_in, mounted, op, request) for mounted in volumes]
+    """In all volumes, the best first. They are asked at once: each mount may have to wait for its pool."""
+    volumes = _by_volume(asking.mounts_of(where))
+    answers = [_in_thread(partial(_first_answer, mounts, op, request)) for mounts in volumes]
     found: list[dict[str, Any]] = []
-    for mounted, answer in zip(volumes, answers, strict=True):
+    for mounts, answer in zip(volumes, answers, strict=True):
         try:
-            found += answer.result()
+            lines, unreadable = answer.result()
         except PoolError as error:
             if len(volumes) == 1:
                 raise
             why = "the mount is of an older version" if str(error) == asking.NOT_KNOWN else error
-            click.echo(f"{mounted.record.mount_point}: {why}", err=True)
+            click.echo(f"{mounts[0].record.mount_point}: {why}", err=True)
+            continue
+        found += lines
+        for mount_point, labels in unreadable.items():
+            _warn(mount_point, labels)
     return sorted(found, key=lambda item: (item["stale"], -item["relevance"]))
 
 
-def _found_in(mounted: asking.Mounted, op: str, request: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+def _first_answer(mounts: Sequence[asking.Mounted], op: str, request: dict[str, Any]) -> _Answer:
+    """Of one of a volume's mounts, which would find the same. Raises PoolError: what the first refused it with, if all
+    did."""
+    left, asked = list(mounts), set[Future[_Answer]]()
+    refused: PoolError | None = None
+    while left or asked:
+        if left:
+            asked.add(_in_thread(partial(_found_in, left.pop(0), op, request)))
+        answered, asked = wait(asked, _PATIENCE_S if left else None, FIRST_COMPLETED)
+        for answer in answered:
+            try:
+                return answer.result()
+            except PoolError as error:
+                refused = refused or error
+    raise refused or Unavailable("no mount was asked")
+
+
+def _found_in(mounted: asking.Mounted, op: str, request: dict[str, Any]) -> _Answer:
+    found, unreadable = [], {}
     for line in mounted.ask(op, below=mounted.path, **request):
         if "unreadable" in line:
-            _warn(mounted.record.mount_point, line["unreadable"])
+            unreadable[mounted.record.mount_point] = line["unreadable"]
         else:
             found.append({**line, "path": mounted.shown(line["path"])})
-    return found
+    return found, unreadable
 
 
-def _one_mount_each(volumes: Sequence[asking.Mounted]) -> list[asking.Mounted]:
-    """Of two mounts of one volume, which would find the same twice, the one that the current directory is in, or the
-    first. Volumes of an earlier version's mounts are known by a name only, which says less than it seems."""
-    here = Path(os.path.realpath(os.curdir))
-    nearest = sorted(volumes, key=lambda mounted: not here.is_relative_to(mounted.record.mount_point))
-    chosen = {mounted.record.volume_id or mounted.record.mount_point: mounted for mounted in reversed(nearest)}
-    return [mounted for mounted in volumes if mounted in chosen.values()]
+def _in_thread(work: Callable[[], _Answer]) -> Future[_Answer]:
+    """In a thread that Ctrl-C does not wait for: a mount may be silent for minutes."""
+    future = Future[_Answer]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised where the result is wanted
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _by_volume(mounts: Sequence[asking.Mounted]) -> list[list[asking.Mounted]]:
+    """The mounts of each volume, that first which the current directory is in. Volumes of an earlier version's mounts
+    are known by a name only, which says less than it seems."""
+    try:
+        here = Path(os.getcwd())  # as the kernel knows it: no link is read in what may be a dead mount
+    except OSError:  # it is gone
+        here = Path("/")
+    volumes: dict[str, list[asking.Mounted]] = {}
+    for mounted in sorted(mounts, key=lambda mounted: not here.is_relative_to(mounted.record.mount_point)):
+        volumes.setdefault(mounted.record.volume_id or mounted.record.mount_point, []).append(mounted)
+    return list(volumes.values())
 
 
 def _warn(mount_point: str, unreadable: int) -> None:

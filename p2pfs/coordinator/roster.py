@@ -204,6 +204,7 @@ class Roster:
             sorted(node.roles),
             revoked=node.revoked_s is not None,
             peer=peer.number if peer else 0,
+            state=peer.state if peer else "",
         )
 
     # ---- life -------------------------------------------------------------------------------------------------------

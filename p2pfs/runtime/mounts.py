@@ -2,8 +2,9 @@
 
 Written by a mount when it is usable and removed by it when it ends; read by `p2pfs umount`, `p2pfs where` and the demo,
 which learn from it whose process to talk to, and by the next mount there, which learns whose session is over. A record
-outlives a killed mount, so the kernel's word (`mounted_type`) comes first. Nothing here touches the mount point itself:
-a dead or hung mount must not hang who looks for it.
+outlives a killed mount, so the kernel's word (`mounted_type`) comes first; its file's time says when the mount last
+lived, and a week later another one's beginning removes it. Nothing here touches the mount point itself: a dead or hung
+mount must not hang who looks for it.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import hashlib
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,10 @@ from p2pfs.runtime.process import is_alive
 
 KERNEL_TYPE: Final = "fuse.p2pfs"
 """The file system type the kernel shows for our mounts."""
+REFRESHED_S: Final = 86_400.0
+"""How often a mount that lives says so by its record's time."""
+_KEPT_S: Final = 7 * 86_400.0
+"""For how long the record of a dead mount is what `succeeded` goes by."""
 _MOST_LINKS: Final = 40
 _SUN_PATH_BYTES: Final = 107
 """Longest path of a Unix socket on Linux, without its terminating zero."""
@@ -81,7 +87,8 @@ def _digest(mount_point: Path) -> str:
 
 
 def register(record: MountRecord) -> Path:
-    """Write the record of a mount that became usable; the path it is kept under.
+    """Write the record of a mount that became usable, and remove those of mounts that are long gone; the path it is
+    kept under.
 
     Raises:
         Denied: The registry's directory belongs to somebody else.
@@ -91,7 +98,22 @@ def register(record: MountRecord) -> Path:
     _make_private(directory)
     path = _record_path(directory, Path(record.mount_point))
     write_durably(path, msgspec.json.encode(record), 0o644)
+    _tidy()
     return path
+
+
+def _tidy() -> None:
+    """Every look for a mount reads all records: tests and killed mounts would leave ever more."""
+    for path in _record_paths():
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime < _KEPT_S:
+                continue
+            record = _read(path)
+            if record is None or record.alive():
+                continue
+            # Looked up for each, and last: who mounts there anew is seen before its record takes this one's place.
+            if all(kind != KERNEL_TYPE for _device, kind in _all_mounted(Path(record.mount_point), None)):
+                path.unlink()
 
 
 def forget(mount_point: Path) -> None:
@@ -122,13 +144,17 @@ def succeeded(mount_point: Path) -> str:
 
 def known() -> list[MountRecord]:
     """All records of this user's mounts, whether or not their processes still live."""
-    found = [_read(path) for directory in _directories() if directory.is_dir() for path in directory.glob("*.json")]
+    found = [_read(path) for path in _record_paths()]
     return [record for record in found if record is not None]
 
 
 def find_above(path: Path) -> MountRecord | None:
     """The record of the nearest mount that holds `path`."""
     return next((record for above in (path, *path.parents) if (record := find(above))), None)
+
+
+def _record_paths() -> list[Path]:
+    return [path for directory in _directories() if directory.is_dir() for path in directory.glob("*.json")]
 
 
 def _record_path(directory: Path, mount_point: Path) -> Path:

@@ -186,6 +186,7 @@ async def attach(
             ),
             memory_cache=settings.memory_cache,
             durability=durability,
+            has_trash=info.trash_removed_s > 0,
             access_times=access_times and not read_only,
         )
         writing: Space = EndlessSpace() if read_only else space

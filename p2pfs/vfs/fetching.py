@@ -6,7 +6,8 @@ their turn nor add up without end, so a chunk goes
     begun ──SLOW_S──▶ slow: others have its turn ──▶ there | failed
       └──────────────────────▶ there | failed
 
-and once VAIN_S were waited for chunks that did not come, nothing more is begun.
+and once VAIN_S were waited for chunks that did not come, nothing more is begun. Going through what is there already is
+no waiting, however long it takes.
 """
 
 from collections import Counter
@@ -47,6 +48,7 @@ class Warmth:
 
 
 Told = Callable[[Warmth], Awaitable[None]]
+"""May be called again before it has returned."""
 Chunks = Callable[[InodeId], AsyncGenerator[tuple[ChunkId, int]]]
 """The chunks of a file with their sizes. Raises PoolError: nobody says."""
 
@@ -87,19 +89,21 @@ class Fetching:
     async def _go_through(self, files: Iterable[InodeId], chunks: Chunks) -> None:
         for number in files:
             self._left[number] = 1
+            asked_s = trio.current_time()
             try:
                 async with aclosing(chunks(number)) as found:
                     async for chunk, size in found:
                         await self._begin(number, chunk, size)
                         if self.warmth.gave_up:
-                            break
+                            return  # with this file not done
+                        asked_s = trio.current_time()
             except Fenced:  # nothing more comes
                 raise
             except NotFound:
                 pass  # it is gone by now
             except PoolError:
                 self._lack(number)
-                self._heard(is_there=False)
+                self._heard(asked_s, is_there=False)
             await self._done(number)
             if self.warmth.gave_up or self.warmth.is_full:
                 break
@@ -115,7 +119,6 @@ class Fetching:
                 return
             await self._turn()
             if warmth.gave_up:
-                self._lack(number)
                 return
             warmth.fetched_bytes += size  # before it is there: others count on the room that is left
             self._wanting[chunk], self._since[chunk] = [], trio.current_time()
@@ -140,7 +143,7 @@ class Fetching:
             raise
         except PoolError:
             is_there = False
-        del self._since[chunk]
+        began_s = self._since.pop(chunk)
         files = self._wanting.pop(chunk)
         if is_there:
             self.warmth.cached_bytes += size * (len(files) - 1)
@@ -149,14 +152,15 @@ class Fetching:
             self.warmth.failed += 1
             for number in files:
                 self._lack(number)
-        self._heard(is_there=is_there)
+        self._heard(began_s, is_there=is_there)
         for number in files:
             await self._done(number)
 
-    def _heard(self, *, is_there: bool) -> None:
+    def _heard(self, began_s: float, *, is_there: bool) -> None:
+        """Of what was waited for since `began_s`. Others were under way meanwhile: no second counts twice."""
         now_s = trio.current_time()
         if not is_there:
-            self._vain_s += now_s - self._heard_s
+            self._vain_s += now_s - max(self._heard_s, began_s)
             self.warmth.gave_up = self._vain_s >= VAIN_S
         self._heard_s = now_s
         self._ended.set()

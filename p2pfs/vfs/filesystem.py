@@ -121,7 +121,10 @@ class Filesystem:
             hurry=around.hurry, moved_s=around.moved_s,
         )  # fmt: skip
         self.quota = VolumeQuota(namespace, self._unsaved_growth, around.hurry)
-        self.promises = Promises(namespace, self.writer, limits.durability, self.journal, hard=limits.write.hard)
+        self.promises = Promises(
+            namespace, self.writer, limits.durability, self.journal,
+            hard=limits.write.hard, has_trash=limits.has_trash,
+        )  # fmt: skip
 
     @classmethod
     @asynccontextmanager
@@ -345,7 +348,7 @@ class Filesystem:
         for inode in moved:
             if inode.is_dirty:
                 await self.writer.settle_for_others(inode)
-        if not flags & wire.RENAME_EXCHANGE:
+        if not flags:  # with either of them nothing loses its name
             await self._unnamed(new_parent, new_name)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
         moved[0].place = new_parent, new_name
@@ -368,8 +371,8 @@ class Filesystem:
         """What has this name is about to lose it."""
         with suppress(Semantic):  # which who takes the name will meet again
             if self.promises.keeps_removed and self.writer.unsaved_bytes():
-                inode = self.tree.known(parent, name) or await self.tree.lookup(parent, name)
-                await self.promises.unnamed(inode)
+                known = self.tree.known(parent, name) if self.trust() > 0 else None  # else it may have other names
+                await self.promises.unnamed(known or await self.tree.lookup(parent, name))
 
     async def target(self, number: InodeId) -> bytes:
         """Where a symbolic link points. Raises Invalid, NotFound, Corrupt."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from p2pfs.errors import bare
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.reader import ReadAhead
 
@@ -25,4 +26,4 @@ class Handle:
         handle is closed more than once, by its duplicates and in a child that begins another program, and who looks
         at the answer of which is not known."""
         if self.inode.losses > self.told and self.inode.loss is not None:
-            raise self.inode.loss
+            raise bare(self.inode.loss)

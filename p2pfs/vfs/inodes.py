@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 import trio
 
-from p2pfs.errors import Corrupt, PoolError
+from p2pfs.errors import Corrupt, PoolError, bare
 from p2pfs.format.extents import Extent, open_extent
 from p2pfs.format.heads import Head, add, inline_digest, open_head, row_digest
 from p2pfs.format.keys import VolumeKeys
@@ -181,6 +181,7 @@ class Inode:
         self.mtime_ns = 0  # of unsaved writes, 0 if none, or if a program has set the time since
         self.read_ns = 0  # when it was last read, if that counts and is newer than the attributes' atime
         self.freezes = 0  # the number of the last
+        self.closed = 0  # and of the last that a close promised
         self.last_commit: tuple[bytes, int] | None = None  # for vfs.journal, as is
         self.place: tuple[InodeId, bytes] | None = None  # a name it had when this mount last looked
         self._stat: tuple[Attributes, Head, int, Stat] | None = None  # what was told last, and what it was made of
@@ -322,13 +323,13 @@ class Inode:
 
     def fail(self, error: PoolError) -> None:
         """Keep a background error for the next write, fsync or close."""
-        self.error = error
+        self.error = bare(error)
         self.progress.pulse()
 
     def lose(self, error: PoolError) -> None:
         """Something was lost that a program takes to be written: every handle open now is to say so."""
         self.losses += 1
-        self.loss = error
+        self.loss = bare(error)
 
     def raise_error(self) -> None:
         error, self.error = self.error, None

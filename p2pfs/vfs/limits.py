@@ -40,4 +40,5 @@ class Limits:
     write: WriteLimits = field(default_factory=WriteLimits)
     memory_cache: int = 128 * MIB
     durability: Durability = Durability.CLOSE
+    has_trash: bool = True  # the volume keeps what is removed for a while
     access_times: bool = True  # reading updates atime, by relatime's rule

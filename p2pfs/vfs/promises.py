@@ -6,12 +6,11 @@ Called by `vfs.filesystem`; storing is the writer's.
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final, TypeVar
 
 import trio
 
-from p2pfs.errors import Fenced, PoolError, Unavailable
+from p2pfs.errors import Fenced, Unavailable
 from p2pfs.meta.protocol import Namespace
 from p2pfs.runtime.sizes import format_size
 from p2pfs.vfs.inodes import Inode
@@ -40,8 +39,9 @@ class Promises:
         journal: NoJournal,
         *,
         hard: bool,
+        has_trash: bool = True,
     ) -> None:
-        self._journal = journal
+        self._journal, self._has_trash = journal, has_trash
         self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
         self._lost: Fenced | None = None
         self._hopeless_until = -math.inf
@@ -61,9 +61,11 @@ class Promises:
         """A descriptor is closed. Under `close` and `sync` what was done to the file, its making included, is stored on
         return, unless it has no name: nobody will see it again. Under `fsync` its bytes are in the journal or, where
         none can be kept, stored too. Raises an error of storing kept since."""
-        if self._journal.keeps and inode.is_dirty and inode.attributes.links:
+        if self._durability is Durability.FSYNC and inode.is_dirty and inode.attributes.links:
             self._writer.freeze(inode)
-            await self._journal.keep(inode)
+            inode.closed = inode.freezes
+            if self._journal.keeps:
+                await self._journal.keep(inode)
         waits = self._durability is not Durability.FSYNC or self._journal.has_ended
         if waits and inode.attributes.links and (inode.is_dirty or inode.changes > inode.settled):
             await self.synced(inode)
@@ -72,17 +74,17 @@ class Promises:
 
     @property
     def keeps_removed(self) -> bool:
-        """Whether anything that was closed may not be stored yet."""
-        return self._durability is Durability.FSYNC
+        """Whether what was closed may not be stored yet, and the trash is to have it."""
+        return self._has_trash and self._durability is Durability.FSYNC
 
     async def unnamed(self, inode: Inode) -> None:
-        """A name of the inode is about to be taken. Under `fsync` what was closed and is not stored yet is stored
-        before the last one goes, so that the trash can give it back; what cannot be within 5 s is given up with it."""
-        is_kept = self.keeps_removed and inode.is_dirty and inode.attributes.links == 1
-        if not is_kept or trio.current_time() < self._hopeless_until:
+        """A name of the inode is about to be taken, perhaps its last: where `keeps_removed`, what was closed and is not
+        stored yet is stored before, so that the trash can give it back; what cannot be within 5 s is given up with it.
+        Errors are left to who wrote."""
+        if inode.attributes.links > 1 or trio.current_time() < self._hopeless_until:
             return
-        with trio.move_on_after(REMOVED_S) as waiting, suppress(PoolError):
-            await self._writer.settle_for_others(inode)
+        with trio.move_on_after(REMOVED_S) as waiting:
+            await self._writer.stored(inode, inode.closed)
         if waiting.cancelled_caught:
             self._hopeless_until = trio.current_time() + HOPELESS_S
 

@@ -9,12 +9,15 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from p2pfs.errors import NoSpace, OverQuota, PoolError, Unavailable
+from p2pfs.errors import NoSpace, OverQuota, PoolError, Unavailable, bare
 from p2pfs.types import KIB, MIB, PeerNumber
 from p2pfs.wire.chunks import Token
 
 FIRST_ROOM: Final = 64 * MIB
 MOST_ROOM: Final = 1024 * MIB
+SOON_S: Final = 30.0
+LATE_S: Final = 120.0
+"""Tokens that are used up sooner are replaced by larger ones, those that lasted longer by smaller ones."""
 LOW_ROOM: Final = 16 * MIB
 """A token with less left is replaced before the next chunk: twice what may be on its way at once."""
 SETTLING_S: Final = 13.0
@@ -129,7 +132,7 @@ class ReservedSpace:
                 if not self._has_room(size):
                     refusal = self._refusal
                     if refusal is not None and refusal is not known and refusal.size <= size:
-                        raise refusal.error  # one asks for all who wait meanwhile
+                        raise bare(refusal.error)  # one asks for all who wait meanwhile
                     await self._ask_for(size)
         self.adopt(size)
 
@@ -173,7 +176,10 @@ class ReservedSpace:
         by now: what was on its way may have been stored. Raises as the coordinator; then what there was is good yet."""
         needed = need()
         returned = [token.id for token in self._tokens.values()]
-        room = max(self._room, 2 * needed)
+        lasted_s = self._now_s() - self._renewed_s
+        is_spent = any(2 * left < self._tokens[peer].room_bytes for peer, left in self._left.items())
+        rolled = rolling(self._room, lasted_s, is_spent=is_spent)
+        room = max(rolled, 2 * needed)
         # What this mount stored counts twice, as stored and as promised, until the peers' next heartbeats. What it has
         # yet to store leaves less unspent of the tokens there are, which count beside those that are asked for.
         spent = any(left < self._tokens[peer].room_bytes for peer, left in self._left.items())
@@ -199,7 +205,7 @@ class ReservedSpace:
                     continue
                 # the pool, or its owner's share, has no room for a comfortable reservation: take what this write needs
                 room = max(needed, room // 4)
-        self._room = min(2 * self._room, MOST_ROOM)
+        self._room = rolled
         self._tokens = {PeerNumber(token.peer): token for token in tokens}
         self._left = {PeerNumber(token.peer): token.room_bytes for token in tokens}
         self._drawn = self._promised
@@ -225,6 +231,14 @@ class ReservedSpace:
         self._left.clear()
         if returned:
             await self._reserve(0, returned)
+
+
+def rolling(room_bytes: int, lasted_s: float, *, is_spent: bool) -> int:
+    """What to ask for after tokens for `room_bytes` a peer lasted so long: enough for half a minute. What is promised
+    to one is refused to others, so who writes a little must not sit on much."""
+    if is_spent and lasted_s < SOON_S:
+        return min(2 * room_bytes, MOST_ROOM)
+    return max(room_bytes // 2, FIRST_ROOM) if lasted_s > LATE_S else room_bytes
 
 
 def _sealed(size: int) -> int:

@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -362,17 +362,20 @@ class Writer:
             raise
         inode.error = kept
 
+    async def stored(self, inode: Inode, last: int) -> None:
+        """Wait until the freezes up to this number are committed, however often that is tried, or given up. Whatever
+        goes wrong is its writer's to hear."""
+        if inode.frozen and inode.frozen[0].number <= last:
+            with self._hurried(inode, last):
+                while any(freeze.number <= last for freeze in inode.frozen):
+                    await inode.progress.wait()
+
     async def _settle(self, inode: Inode, patience_s: float) -> None:
         self.freeze(inode)
         if not inode.frozen:
             return
-        self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
-        inode.kick.pulse()
         last = inode.freezes
-        awaited = self._awaited.setdefault(inode.id, [])
-        awaited.append(last)
-        inode.progress.pulse()  # who gathers looks again
-        try:
+        with self._hurried(inode, last):
             while any(freeze.number <= last for freeze in inode.frozen):
                 with trio.move_on_after(patience_s) as waiting:
                     await inode.progress.wait()
@@ -380,6 +383,17 @@ class Writer:
                 if waiting.cancelled_caught and not self._moves(patience_s):
                     raise Unavailable("what was written could not be stored in time; it is kept and tried again")
             inode.raise_error()
+
+    @contextmanager
+    def _hurried(self, inode: Inode, last: int) -> Iterator[None]:
+        """Within the block somebody waits for the freezes up to this number."""
+        self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
+        inode.kick.pulse()
+        awaited = self._awaited.setdefault(inode.id, [])
+        awaited.append(last)
+        inode.progress.pulse()  # who gathers looks again
+        try:
+            yield
         finally:
             awaited.remove(last)
             if not awaited:

@@ -189,3 +189,4 @@ class NodeInfo(msgspec.Struct, frozen=True):
     roles: list[str]
     revoked: bool
     peer: int
+    state: str = ""  # PeerState; empty: no peer, or an earlier version answers

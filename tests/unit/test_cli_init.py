@@ -1,6 +1,7 @@
 """`p2pfs init` asks at a terminal what was not said, and nobody else; then it says what it made and what comes next."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from terminals import Typing
 
 from p2pfs import exitcodes
-from p2pfs.cli.init_questions import Wishes, addresses_in, ask
+from p2pfs.cli.init_questions import Wishes, addresses_in, ask, ask_kit_file
 from p2pfs.cli.main import cli
 from p2pfs.errors import Invalid
 from p2pfs.net import interfaces
@@ -78,12 +79,25 @@ def test_the_recovery_kit_goes_to_the_file_that_a_person_names(tmp_path: Path) -
     said = ["--name", "club", "--node", "anna@server", "--zone", "home", "--address", "192.0.2.9:1"]
     typing = Typing(["init", *said, "--set", "capacity=2G"], tmp_path / "home")
     typing.answer("A new file for it", str(tmp_path / "missing" / "kit"))
+    typing.answer("A new file for it", "~nouser/kit")
     typing.answer("A new file for it", str(kit))
     assert typing.end() == exitcodes.OK, typing.shown
     assert "nothing can be written in" in typing.shown
+    assert "home of a user that this machine does not know" in typing.shown
     assert f"the recovery kit is in {kit}" in typing.shown
     assert kit.read_text().strip() not in typing.shown.replace("\r", "")
     assert kit.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("text", "why"), [("~nouser/kit", "home of a user"), ("a\0b", "zero byte")])
+def test_a_path_that_cannot_be_is_explained(text: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prompt(_: str, *, value_proc: Callable[[str], str], **__: object) -> str:
+        with pytest.raises(click.UsageError, match=why):
+            value_proc(text)
+        return value_proc("")
+
+    monkeypatch.setattr(click, "prompt", prompt)
+    assert ask_kit_file() is None
 
 
 def test_nothing_is_asked_where_all_is_said_or_defaults_are_wanted(tmp_path: Path) -> None:

@@ -178,22 +178,35 @@ def test_a_drain_that_leaves_fewer_copies_warns_of_it(
     assert p2pfs("peer", "drain", "bob", "--yes", "--no-wait") == exitcodes.OK
 
 
-@pytest.mark.parametrize("yes", [("--yes",), ()])
+@pytest.mark.parametrize("options", [("--yes",), (), ("--no-wait",), ("--yes", "--no-wait")])
 def test_draining_a_peer_again_that_has_left_is_fine_and_asks_nothing(
     pool: Coordinator,
     p2pfs: Callable[..., int],
     no: list[str],
     capsys: pytest.CaptureFixture[str],
-    yes: tuple[str, ...],
+    options: tuple[str, ...],
 ) -> None:
-    pool.answers["POST", "/plans"] = NotFound("this node is no peer of the pool")
-    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NODES[1]
-    pool.answers["GET", "/jobs"] = [[job("done", subject="bob@nas")]]
-    assert p2pfs("peer", "drain", "bob", *yes) == exitcodes.OK
+    left = msgspec.structs.replace(NODES[1], state="left")
+    pool.answers["GET", "/nodes"] = [NODES[0], left]
+    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = left
+    assert p2pfs("peer", "drain", "bob", *options) == exitcodes.OK
     assert no == []
-    assert "bob@nas has left" in capsys.readouterr().out
-    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NotFound("this node is no peer of the pool")
-    assert p2pfs("peer", "drain", "bob", *yes) == exitcodes.NOT_FOUND
+    said = capsys.readouterr().out
+    assert "bob@nas has left" in said
+    assert "goes on" not in said
+
+
+def test_a_drain_that_was_not_agreed_to_does_not_begin_for_want_of_a_plan(
+    pool: Coordinator, p2pfs: Callable[..., int], no: list[str]
+) -> None:
+    """It was a member when it was looked up: it may be one again when the drain is asked for."""
+    pool.answers["POST", "/plans"] = NotFound("this node is no peer of the pool")
+    assert p2pfs("peer", "drain", "bob") == exitcodes.NOT_FOUND
+    assert not any("/peers/" in path for _, path, _ in pool.asked)
+    pool.answers["GET", "/jobs"] = [[job("done", subject="bob@nas")]]
+    pool.answers["POST", f"/peers/{'e' * 32}/drain"] = NODES[1]  # by a coordinator that says no states
+    assert p2pfs("peer", "drain", "bob", "--yes") == exitcodes.OK
+    assert no == []
 
 
 def test_nothing_is_said_to_have_copies_that_has_none(

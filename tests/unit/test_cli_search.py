@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from p2pfs import exitcodes
-from p2pfs.cli import asking
+from p2pfs.cli import asking, search
 from p2pfs.cli.search import command
 from p2pfs.errors import Unavailable
 from p2pfs.runtime.mounts import MountRecord
@@ -86,6 +88,72 @@ def test_mounts_are_asked_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "") for record in records])
     result = CliRunner().invoke(command, ["bill"], standalone_mode=False)
     assert (result.return_value, result.stderr) == (exitcodes.OK, "")
+
+
+@pytest.mark.parametrize("silent", [Unavailable("it hung up"), None], ids=["refuses", "hangs"])
+def test_another_mount_of_a_volume_is_asked_when_the_first_does_not_answer(
+    silent: Unavailable | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    over = threading.Event()
+
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            if self.record.mount_point == str(tmp_path):
+                if silent is not None:
+                    raise silent
+                over.wait(60)
+            return iter([FOUND])
+
+    records: list[Any] = [SimpleNamespace(mount_point=at, volume_id="ab") for at in ("/mnt/other", str(tmp_path))]
+    monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "") for record in records])
+    monkeypatch.setattr(search, "_PATIENCE_S", 0.01)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["bill", "--json"], standalone_mode=False)
+    over.set()
+    assert [one["path"] for one in json.loads(result.stdout)] == ["/mnt/other/bill"]
+
+
+def test_what_the_nearest_mount_refused_is_told_when_all_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            raise Unavailable(f"nothing from {self.record.mount_point}")
+
+    records: list[Any] = [SimpleNamespace(mount_point=at, volume_id="ab") for at in ("/mnt/other", str(tmp_path))]
+    monkeypatch.setattr(asking, "mounts_of", lambda _: [Mounted(record, "") for record in records])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=f"nothing from {tmp_path}"):
+        CliRunner().invoke(command, ["bill"], standalone_mode=False, catch_exceptions=False)
+
+
+def test_a_current_directory_that_is_gone_keeps_nothing_from_being_found(
+    lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    lines += [FOUND]
+    result = CliRunner().invoke(command, ["bill"], standalone_mode=False)
+    assert (result.return_value, result.stderr) == (exitcodes.OK, "")
+
+
+def test_ctrl_c_does_not_wait_for_a_mount_that_is_silent() -> None:
+    """The interpreter joins what threads it knows of before it ends."""
+    program = """if True:
+        import os, signal, threading
+        from types import SimpleNamespace
+        from p2pfs.cli import asking, search
+
+        class Mounted(asking.Mounted):
+            def ask(self, op, **request):
+                os.kill(os.getpid(), signal.SIGINT)
+                threading.Event().wait()
+
+        asking.mounts_of = lambda _: [Mounted(SimpleNamespace(mount_point="/mnt/a", volume_id="a"), "")]
+        search.command(["bill"])
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20, check=False)
+    assert b"Aborted" in ended.stderr
 
 
 @pytest.mark.parametrize(

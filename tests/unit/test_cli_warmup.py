@@ -49,6 +49,23 @@ def test_that_the_rest_was_not_tried_is_told(line: dict[str, Any], tmp_path: Pat
     assert "gave up, as nothing came for long: 7 files not tried" in result.stderr
 
 
+def test_what_one_mount_lacks_is_told_also_before_one_of_an_earlier_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    new = EARLIER | {"failed": 1, "lacking": 1, "gave_up": True, "of_files": 4, "missing": ["a"]}
+    answers = [new, EARLIER]
+
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            return iter([dict(answers.pop(0))])
+
+    record: Any = SimpleNamespace(mount_point="/mnt/photos")
+    monkeypatch.setattr(asking, "located", lambda _: (Mounted(record, ""), 7))
+    result = CliRunner().invoke(command, [str(tmp_path), str(tmp_path)], standalone_mode=False)
+    assert "not fetched or not kept: 1 chunk, of 1 file\n  /mnt/photos/a\n" in result.stderr
+    assert "gave up, as nothing came for long: 1 file not tried" in result.stderr
+
+
 def test_a_mount_of_an_earlier_version_is_understood(line: dict[str, Any], tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(tmp_path)], standalone_mode=False)
     assert (result.return_value, result.stderr) == (exitcodes.OK, "")

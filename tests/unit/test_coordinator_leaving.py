@@ -111,13 +111,15 @@ async def test_a_peer_leaves_when_nothing_depends_on_it(tmp_path: Path) -> None:
         chunks = [await c.store(number, [1, 2, 3]) for number in range(12)]
         await c.settle()
         leaver = c.peers[2]
-        await p.services.leaving.drain(p.identity(), leaver.node)
+        began = await p.services.leaving.drain(p.identity(), leaver.node)
+        assert began.state == PeerState.DRAINING
         await c.work()
         held = [chunk for chunk in chunks if 2 in c.holders(chunk)]
         assert held
         assert p.services.roster.peers[leaver.number].state is PeerState.DRAINING
         await c.settle()
         assert p.services.roster.peers[leaver.number].state is PeerState.LEFT
+        assert (await p.services.leaving.drain(p.identity(), leaver.node)).state == PeerState.LEFT
         assert all(len(c.having(chunk) - {2}) == 3 for chunk in chunks)
         assert c.jobs()["drain"] == "done"
         assert all(2 not in c.holders(chunk) for chunk in chunks)  # its rows are cleared away

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,12 +16,14 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.meta.memory import MemoryVolume
-from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.types import ROOT_INODE, InodeId, Kind
+from p2pfs.vfs.fetching import Told, Warmth
 from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.labels import Change
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.volumes import VolumeInfo, VolumeSettings
 from p2pfs_mount import life
+from p2pfs_mount.cache_commands import CacheCommands
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.volume_commands import VolumeCommands
@@ -163,3 +166,38 @@ async def test_what_cannot_be_read_is_counted_by_a_search(fs: Filesystem, tmp_pa
     for answer in await ask(fs, tmp_path / "socket", *requests):
         found, told, done = answer
         assert (found["path"], told, done) == ("good", {"unreadable": 1}, {"done": True})
+
+
+async def test_who_reads_slowly_is_not_told_twice_at_once(autojump_clock: object) -> None:
+    """Chunks come in tasks of their own, and a stream takes one line at a time."""
+    sending, receiving = trio.testing.lockstep_stream_pair()
+    left = 3
+
+    class Warming:
+        async def warm(self, _inode: InodeId, told: Told, **_: object) -> Warmth:
+            async def come(after_s: float) -> None:
+                await trio.sleep(after_s)
+                await told(Warmth(files=1))
+                nonlocal left
+                left -= 1
+
+            async with trio.open_nursery() as nursery:
+                for number in range(left):
+                    nursery.start_soon(come, float(number))
+            return Warmth(files=3)
+
+    async def say(message: dict[str, object]) -> None:
+        await sending.send_all(json.dumps(message).encode() + b"\n")
+
+    async def warm() -> None:
+        filesystem: Any = SimpleNamespace(warming=Warming())
+        kernel: Any = None
+        await CacheCommands(filesystem, kernel).warm({"inode": ROOT_INODE}, say)
+        await sending.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(warm)
+        await trio.sleep(10)  # whoever asked was stopped
+        assert left == 1  # the others have gone on
+        lines = b"".join([part async for part in receiving]).splitlines()
+    assert [json.loads(line)["files"] for line in lines] == [1, 3]

@@ -1,6 +1,7 @@
 """The mount's unix socket: who asked it to leave hears what came of it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,20 @@ import trio.testing
 from plugins.checklogs import Claims
 
 from p2pfs_mount import life
+
+
+async def test_a_mount_that_lives_says_so_by_its_records_time(tmp_path: Path, autojump_clock: object) -> None:
+    """Records of a week ago are removed when nobody lives any more: a mount of years may be killed today."""
+    record = tmp_path / "record"
+    record.touch()
+    os.utime(record, (0, 0))
+    with trio.move_on_after(86_400 * 1.5):
+        await life.keep_fresh(record)
+    assert record.stat().st_mtime > 0
+    record.unlink()
+    with trio.move_on_after(86_400 * 1.5):
+        await life.keep_fresh(record)
+    assert not record.exists()
 
 
 async def test_who_asked_to_leave_is_told_what_is_lost_before_the_process_ends(tmp_path: Path) -> None:

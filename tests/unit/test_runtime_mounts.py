@@ -1,6 +1,7 @@
 """The registry of mounts, sockets with long paths, and reading what the kernel says."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,43 @@ def test_only_a_mount_whose_process_is_gone_for_certain_is_succeeded() -> None:
     path.write_bytes(path.read_bytes().replace(b',"session":"%s"' % (b"5" * 32), b""))  # of an earlier version
     assert mounts.find(Path("/mnt/photos")) is not None
     assert mounts.succeeded(Path("/mnt/photos")) == ""
+
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("pid", "days", "mounted", "is_kept"),
+    [
+        (NOBODY, 8, "", False),
+        (NOBODY, 6, "", True),  # the next mount there succeeds it
+        (NOBODY, 8, "fuse.p2pfs photos", True),  # `umount --if-dead` finds it
+        (NOBODY, 8, "ext4 /dev/vda", False),
+        (os.getppid(), 8, "", True),
+    ],
+)
+def test_a_mount_that_begins_removes_records_of_those_long_gone(
+    pid: int, days: int, mounted: str, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, damaged = mounts.register(_record(pid=pid)), mounts.register(_record("/mnt/damaged", NOBODY))
+    damaged.write_bytes(b"{")
+    for one in (path, damaged):
+        os.utime(one, (0, time.time() - days * DAY_S))
+    table = f"40 22 0:35 / /mnt/photos rw - {mounted} rw\n" if mounted else ""
+    look = mounts._all_mounted
+    monkeypatch.setattr(mounts, "_all_mounted", lambda at, _: look(at, table))
+    mounts.register(_record("/mnt/films"))
+    assert path.exists() == is_kept
+    assert damaged.exists()  # it may be a later version's
+    assert {record.mount_point for record in mounts.known()} >= {"/mnt/films"}
+
+
+def test_a_mount_that_takes_a_place_over_does_so_before_its_old_record_goes() -> None:
+    path = mounts.register(_record(pid=NOBODY))
+    os.utime(path, (0, time.time() - 8 * DAY_S))
+    assert mounts.succeeded(Path("/mnt/photos")) == "5" * 32
+    mounts.register(_record())
+    assert mounts.find(Path("/mnt/photos")) == _record()
 
 
 def test_where_records_are_depends_on_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

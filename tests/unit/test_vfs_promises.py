@@ -1,6 +1,9 @@
 """Which calls wait until what they did is on stable storage: by the mount's durability, and only those that must."""
 
+import dataclasses
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import CoordinatorAway, Fenced, NoSpace, Unavailable
+from p2pfs.errors import CoordinatorAway, Exists, Fenced, NoSpace, PoolError, Unavailable
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import KIB, MIB, ROOT_INODE
 from p2pfs.vfs.filesystem import Filesystem
@@ -20,7 +23,7 @@ from p2pfs.vfs.limits import Durability, Limits, WriteLimits
 from p2pfs.vfs.promises import REMOVED_S
 from p2pfs.vfs.trash import Restored
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import Applied, Commit, Operation
+from p2pfs.wire.namespace import RENAME_NOREPLACE, Applied, Commit, Operation
 
 pytestmark = pytest.mark.l2
 
@@ -298,6 +301,127 @@ async def test_what_was_closed_and_lost_its_name_at_once_is_whole_in_the_trash(
         else:
             await fs.rename(ROOT_INODE, b"other", ROOT_INODE, b"f", 0)
         assert await brought_back(fs, b"f") == data
+
+
+class FailingStore(MemoryStore):
+    """Fails so often, after two seconds each, with this error."""
+
+    def __init__(self, error: PoolError, times: float = math.inf) -> None:
+        super().__init__()
+        self.error, self.times = error, times
+
+    async def put(self, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401 - as MemoryStore
+        if self.times <= 0:
+            return await super().put(*arguments, **more)
+        self.times -= 1
+        await trio.sleep(2)
+        raise self.error
+
+
+async def test_a_tree_of_files_that_cannot_be_stored_is_removed_soon(autojump_clock: trio.testing.MockClock) -> None:
+    store = FailingStore(Unavailable("no peer answers"))
+    async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
+        for number in range(20):
+            handle = await make(fs, b"%d" % number, BIG)
+            with suppress(Unavailable):  # of the background
+                await fs.flush(handle)
+            await fs.release(handle)
+        began_s = trio.current_time()
+        for number in range(20):
+            await fs.remove(ROOT_INODE, b"%d" % number, directory=False)
+        assert trio.current_time() - began_s <= REMOVED_S + 1
+
+
+async def test_what_could_not_be_stored_at_first_is_whole_in_the_trash(autojump_clock: trio.testing.MockClock) -> None:
+    store = FailingStore(NoSpace("full"), times=1)
+    async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
+        await close(fs, await make(fs, b"f", BIG))
+        await trio.sleep(2.1)
+        await fs.remove(ROOT_INODE, b"f", directory=False)
+        assert await brought_back(fs, b"f") == BIG
+
+
+async def test_an_error_that_is_kept_keeps_no_chunk_in_memory(autojump_clock: trio.testing.MockClock) -> None:
+    """By the frames of its traceback; a full pool fails many files."""
+    store = FailingStore(NoSpace("full"), times=1)
+    async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
+        handle = await make(fs, b"f", BIG)
+        await fs.flush(handle)
+        await trio.sleep(2.1)
+        error = handle.inode.error
+        assert isinstance(error, NoSpace)
+        assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
+
+
+async def test_taking_a_name_takes_nobodys_error(autojump_clock: trio.testing.MockClock) -> None:
+    """As when the file has another name by then, or the name is kept."""
+    store = FailingStore(Unavailable("no peer answers"), times=4)
+    async with filesystem(LateNamespace.fresh(), store, limits=limits(Durability.FSYNC)) as fs:
+        handle = await make(fs, b"f", BIG)
+        await fs.flush(handle)
+        await trio.sleep(2.1)
+        assert handle.inode.error is not None
+        await fs.promises.unnamed(handle.inode)
+        with pytest.raises(Unavailable):
+            await fs.flush(handle)
+
+
+@pytest.mark.parametrize("what", ["open", "kept", "no trash"])
+async def test_nothing_is_waited_for_in_vain_that_the_trash_will_not_get(
+    autojump_clock: trio.testing.MockClock, what: str
+) -> None:
+    store = SlowStore()
+    some = dataclasses.replace(limits(Durability.FSYNC), has_trash=what != "no trash")
+    async with filesystem(LateNamespace.fresh(), store, limits=some) as fs:
+        await close(fs, await make(fs, b"other"))
+        handle = await make(fs, b"f", BIG)
+        if what == "open":
+            fs.writer.freeze(handle.inode)  # on its way, as it got old
+        else:
+            await close(fs, handle)
+        began_s = trio.current_time()
+        if what == "kept":
+            with pytest.raises(Exists):
+                await fs.rename(ROOT_INODE, b"other", ROOT_INODE, b"f", RENAME_NOREPLACE)
+        else:
+            await fs.remove(ROOT_INODE, b"f", directory=False)
+        assert trio.current_time() == began_s
+        store.lets_go.set()
+
+
+async def test_a_name_that_another_mount_left_to_be_the_last_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    names = LateNamespace.fresh()
+    async with filesystem(names, MemoryStore(), limits=limits(Durability.FSYNC)) as fs:
+        handle = await make(fs, b"f", BIG)
+        await fs.link(handle.inode.id, ROOT_INODE, b"g")
+        other = names._volume.session()
+        async with filesystem(other, MemoryStore()) as another:
+            await another.remove(ROOT_INODE, b"g", directory=False)
+        await close(fs, handle)
+        await fs.remove(ROOT_INODE, b"f", directory=False)
+        assert await brought_back(fs, b"f") == BIG
+
+
+@pytest.mark.parametrize("durability", [Durability.CLOSE, Durability.SYNC])
+async def test_where_every_close_stores_taking_a_name_asks_no_more_questions(durability: Durability) -> None:
+    names = LateNamespace.fresh()
+    async with filesystem(names, MemoryStore(), limits=limits(durability)) as fs:
+        await close(fs, await make(fs, b"new"))
+        handle = await make(fs, b"open")
+        await fs.write(handle, 0, b"unsaved")
+        asked = 0
+        real = names.lookup
+
+        async def lookup(*arguments: Any) -> Any:  # noqa: ANN401 - as it is
+            nonlocal asked
+            asked += 1
+            return await real(*arguments)
+
+        names.lookup = lookup  # type: ignore[method-assign]
+        await fs.rename(ROOT_INODE, b"new", ROOT_INODE, b"old", 0)
+        assert asked <= 1  # whether something has the new name
 
 
 async def test_what_was_given_up_with_its_name_comes_back_as_it_was_stored(

@@ -14,7 +14,17 @@ from p2pfs.errors import CoordinatorAway, NoSpace, OverQuota, PoolError
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.net.client import Client, Endpoint
 from p2pfs.types import MIB, ROOT_INODE, ChunkId, NodeId, PeerNumber, Role, VolumeId
-from p2pfs.vfs.space import FIRST_ROOM, LOW_ROOM, MARGIN_S, MISSED_S, SETTLING_S, ReservedSpace
+from p2pfs.vfs.space import (
+    FIRST_ROOM,
+    LATE_S,
+    LOW_ROOM,
+    MARGIN_S,
+    MISSED_S,
+    MOST_ROOM,
+    SETTLING_S,
+    ReservedSpace,
+    rolling,
+)
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Token
 
@@ -75,6 +85,30 @@ async def test_a_token_that_is_nearly_used_up_is_replaced_before_the_next_chunk(
     space.unspent(ONE, token, MIB)
     await space.cover(MIB)
     assert len(coordinator.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("lasted_s", "is_spent", "times"),
+    [(1, True, 2), (29, True, 2), (31, True, 1), (1, False, 1), (119, True, 1), (121, True, 0.5), (121, False, 0.5)],
+)
+def test_who_writes_fast_is_promised_more_and_who_writes_slowly_less(
+    lasted_s: float, is_spent: bool, times: float
+) -> None:
+    assert rolling(4 * FIRST_ROOM, lasted_s, is_spent=is_spent) == 4 * FIRST_ROOM * times
+    assert rolling(FIRST_ROOM, LATE_S + 1, is_spent=is_spent) == FIRST_ROOM
+    assert rolling(MOST_ROOM, 1, is_spent=True) == MOST_ROOM
+
+
+async def test_a_writer_that_takes_its_time_never_sits_on_much() -> None:
+    coordinator = Coordinator(p1=1 << 40, p2=1 << 40)
+    space = coordinator.space()
+    for _ in range(10 * FIRST_ROOM // MIB):
+        await space.promise(MIB)
+        for peer in (ONE, TWO):
+            assert space.token(peer, MIB) is not None
+        space.settle(MIB, is_stored=True)
+        coordinator.now_s += 1.0
+    assert set(coordinator.asked) == {FIRST_ROOM}
 
 
 async def test_what_was_stored_under_earlier_tokens_asks_for_none_of_the_room_of_later_ones() -> None:

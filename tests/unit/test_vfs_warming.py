@@ -1,7 +1,7 @@
 """Filling and emptying a mount's caches on somebody's word: what is there, what is fetched, and what never goes."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -143,6 +143,68 @@ async def test_when_nothing_comes_for_long_the_rest_is_not_tried(
         assert warmth.gave_up
         assert warmth.files < warmth.of_files
         assert (warmth.fetched_bytes, at.cache.used) == (0, 0)
+
+
+async def test_going_through_what_is_there_is_no_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """The second time only what nobody gives is missing, and each file's chunks are asked of the coordinator."""
+    async with world(tmp_path) as at:
+        last = await at.fs.make(ROOT_INODE, b"z", Kind.DIRECTORY, 0o755, Owner(0, 0))
+        lost = await at.write(b"lost", content(1, seed=99), last.id)
+        chunk = next(iter((await at.fs._reader.page(lost.inode, 0)).sizes))
+        for number in range(30):
+            await at.write(b"%d" % number, content(1, seed=number))
+        waits_for(at, monkeypatch, lambda one: one == chunk, 1)
+        assert (await at.warm()).failed == 1
+        quick = at.fs.warming._chunks
+
+        async def slow(number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
+            await trio.sleep(10)
+            async with aclosing(quick(number)) as chunks:
+                async for found in chunks:
+                    yield found
+
+        monkeypatch.setattr(at.fs.warming, "_chunks", slow)
+        warmth = await at.warm()
+        assert (warmth.files, warmth.failed, warmth.gave_up) == (31, 1, False)
+
+
+async def test_of_a_file_only_what_it_was_last_asked_for_was_waited_for_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with world(tmp_path) as at:
+        await at.write(b"file", content(3))
+        await at.warm()
+        quick = at.fs.warming._chunks
+
+        async def cut(number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
+            async with aclosing(quick(number)) as chunks:
+                async for found in chunks:
+                    await trio.sleep(fetching.VAIN_S)
+                    yield found
+            await trio.sleep(30)
+            raise CoordinatorAway("nobody answers")
+
+        monkeypatch.setattr(at.fs.warming, "_chunks", cut)
+        warmth = await at.warm()
+        assert (warmth.files, warmth.lacking, warmth.gave_up) == (1, 1, False)
+
+
+async def test_files_that_were_not_tried_lack_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with world(tmp_path) as at:
+        monkeypatch.setattr(fetching, "VAIN_S", 50)
+        monkeypatch.setattr(fetching, "MOST_SLOW", 0)
+        for number in range(20):
+            await at.write(b"%d" % number, content(1, seed=number))
+        await at.cool()
+        waits_for(at, monkeypatch, lambda _: True, 60)
+        lacking: list[InodeId] = []
+        warmth = await at.fs.warming.warm(ROOT_INODE, nobody, lacks=lacking.append)
+        assert (warmth.files, warmth.failed, warmth.lacking, warmth.gave_up) == (8, 8, 8, True)
+        assert len(lacking) == 8
 
 
 async def test_a_coordinator_that_is_away_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
