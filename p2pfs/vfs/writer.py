@@ -263,7 +263,7 @@ class Writer:
         if isinstance(error, Unavailable) and self._limits.hard:
             return False
         if isinstance(error, CoordinatorAway) and not is_late:  # known to be away, it is one within some seconds
-            return inode.id in self._awaited  # not a later call, when it may be back
+            return inode.listeners > 0  # not a later call, when it may be back
         return True
 
     def _fail(self, inode: Inode, error: PoolError) -> None:
@@ -375,7 +375,7 @@ class Writer:
         if not inode.frozen:
             return
         last = inode.freezes
-        with self._hurried(inode, last):
+        with self._hurried(inode, last), inode.listening():
             while any(freeze.number <= last for freeze in inode.frozen):
                 with trio.move_on_after(patience_s) as waiting:
                     await inode.progress.wait()

@@ -138,6 +138,16 @@ async def test_what_is_stored_after_all_leaves_no_error(kind: str, autojump_cloc
 
 
 @KINDS
+async def test_who_waits_for_others_bytes_leaves_their_writer_no_error(kind: str, autojump_clock: MockClock) -> None:
+    async with mounted(kind) as mount:
+        await mount.fs.write(mount.file, 0, DATA)
+        mount.fs.writer.freeze(mount.file.inode)
+        mount.back_in(IO_TIMEOUT_S - 10)
+        await mount.fs.writer.stored(mount.file.inode, mount.file.inode.freezes)
+        assert (mount.file.inode.is_dirty, mount.fs.writer.failures) == (False, 0)
+
+
+@KINDS
 async def test_a_longer_outage_is_told_once(kind: str, autojump_clock: MockClock) -> None:
     async with mounted(kind) as mount:
         await mount.fs.write(mount.file, 0, DATA)
