@@ -29,6 +29,8 @@ REQUEST_BYTES: Final = 1 << 16
 _AUTOMOUNT: Final = "autofs"
 UNMOUNT_S: Final = 20.0
 TELL_S: Final = 5.0
+AGAIN_S: Final = 20.0
+"""How often who waits for the end is told the same: storing may wait for longer than they would for a silent mount."""
 READ_AHEAD_KIB: Final = 1024
 
 Say = Callable[[dict[str, object]], Awaitable[None]]
@@ -192,9 +194,17 @@ class Control:
             tell, told = trio.open_memory_channel[int](1)
 
             async def report(channel: trio.MemoryReceiveChannel[int]) -> None:
-                async for pending in channel:
+                unsaved: int | None = None
+                while True:
+                    try:
+                        with trio.move_on_after(AGAIN_S):
+                            unsaved = await channel.receive()
+                    except trio.EndOfChannel:
+                        return
+                    if unsaved is None:
+                        continue
                     with contextlib.suppress(trio.BrokenResourceError):  # who asked went away: go on leaving
-                        await _say(stream, {"pending_bytes": pending})
+                        await _say(stream, {"pending_bytes": unsaved})
 
             def pending(count: int) -> None:
                 with contextlib.suppress(trio.WouldBlock):

@@ -4,7 +4,8 @@ Pure state with synchronous methods; the reader, writer and tree await around it
 refers to it or unsaved bytes exist.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -171,6 +172,7 @@ class Inode:
         self.doubt: Doubt | None = None  # the last commit may have been done
         self.moves = 0  # how often appended bytes moved
         self.error: PoolError | None = None
+        self.listeners = 0  # who waits for storing, and takes its error at once
         self.times_of_pages: tuple[int, int] | None = None  # mtime and ctime that are still to be set
         self.losses = 0  # how often something was lost that a program takes to be written
         self.loss: PoolError | None = None  # why, the last time; see `Handle.raise_loss`
@@ -320,6 +322,15 @@ class Inode:
         if sealed is not None and inline_digest(self._keys, self._volume, self.id, sealed) != self.head.digest(0):
             raise Corrupt(f"inode {self.id}: its inline data is not what was written")
         return sealed
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within the block somebody waits who calls `raise_error` at each `progress`."""
+        self.listeners += 1
+        try:
+            yield
+        finally:
+            self.listeners -= 1
 
     def fail(self, error: PoolError) -> None:
         """Keep a background error for the next write, fsync or close."""

@@ -1,5 +1,5 @@
 """How long a mount waits: for news of what it knows already not as long as for what it does not know; and with
-`-o hard`, for what nobody can give it now, without end.
+`-o hard`, or when it leaves, for what nobody can give it now.
 
 While the coordinator is away, reads go on from what is known (design: errors people see). Used by tree and filesystem.
 """
@@ -63,6 +63,6 @@ async def until_available(effort: Callable[[], Awaitable[T]]) -> T:
         try:
             return await effort()
         except Unavailable as error:
-            log.info("waiting, as the mount is hard: %s", error)
+            log.info("tried again in %.1f s: %s", pause_s, error)
         await trio.sleep(pause_s)
     raise AssertionError("pauses are endless")

@@ -14,8 +14,9 @@ from typing import Final
 
 import trio
 
-from p2pfs.errors import Fenced, Gone, NotFound, PoolError, Unavailable
+from p2pfs.errors import CoordinatorAway, Fenced, Gone, NotFound, PoolError, Unavailable
 from p2pfs.format.ranges import pieces
+from p2pfs.runtime.retry import backoff
 from p2pfs.types import MIB, Buffer, InodeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
@@ -226,7 +227,7 @@ class Writer:
     async def _store(self, inode: Inode, freeze: Freeze) -> None:
         """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""
         pause = 0.5
-        gone_until = math.inf  # from when on receipts that prove nothing any more are the program's trouble too
+        trouble_s = math.inf  # from when on what passes by itself, as a rule, is the program's trouble too
         while freeze in inode.frozen:
             try:
                 with trio.CancelScope() as freeze.uploading:  # ends early when the inode is removed
@@ -244,11 +245,9 @@ class Writer:
                 return
             except PoolError as error:
                 log.info("inode %d: storing is delayed: %s", inode.id, error)
-                if isinstance(error, Gone):
-                    gone_until = min(gone_until, trio.current_time() + self._limits.io_timeout_s)
-                if isinstance(error, Gone) and trio.current_time() < gone_until:
-                    pass  # a peer left, or a chunk was purged, between its storing and now
-                elif not (self._limits.hard and isinstance(error, Unavailable)):
+                if isinstance(error, (Gone, CoordinatorAway)):
+                    trouble_s = min(trouble_s, trio.current_time() + self._limits.io_timeout_s)
+                if self._is_told(inode, error, is_late=trio.current_time() >= trouble_s):
                     self._fail(inode, error)
             except Exception:  # a bug met by one file must not cost the unsaved bytes of all others
                 log.exception("inode %d: storing failed unexpectedly", inode.id)
@@ -256,6 +255,16 @@ class Writer:
             with trio.move_on_after(pause):
                 await inode.kick.wait()
             pause = min(2 * pause, 15.0)
+
+    def _is_told(self, inode: Inode, error: PoolError, *, is_late: bool) -> bool:
+        """Whether programs hear of this error, or only that it is tried again."""
+        if isinstance(error, Gone) and not is_late:  # a peer left, or a chunk was purged, between its storing and now
+            return False
+        if isinstance(error, Unavailable) and self._limits.hard:
+            return False
+        if isinstance(error, CoordinatorAway) and not is_late:  # known to be away, it is one within some seconds
+            return inode.listeners > 0  # not a later call, when it may be back
+        return True
 
     def _fail(self, inode: Inode, error: PoolError) -> None:
         self.failures += 1
@@ -366,7 +375,7 @@ class Writer:
         if not inode.frozen:
             return
         last = inode.freezes
-        with self._hurried(inode, last):
+        with self._hurried(inode, last), inode.listening():
             while any(freeze.number <= last for freeze in inode.frozen):
                 with trio.move_on_after(patience_s) as waiting:
                     await inode.progress.wait()
@@ -390,6 +399,22 @@ class Writer:
             if not awaited:
                 self._awaited.pop(inode.id, None)
 
+    async def _settle_at_last(self, inode: Inode) -> None:
+        """As `_settle`, where no program waits that could try again: a coordinator that is away may be back within
+        2 × `io_timeout`. Errors kept from earlier attempts are forgotten."""
+        patience_s = 2 * self._limits.io_timeout_s
+        least, until_s = self.unsaved_bytes(), trio.current_time() + patience_s
+        for pause_s in backoff(0.5, 5.0):
+            inode.error = None
+            try:
+                return await self._settle(inode, patience_s)
+            except CoordinatorAway:
+                if self.unsaved_bytes() < least:
+                    least, until_s = self.unsaved_bytes(), trio.current_time() + patience_s
+                if trio.current_time() >= until_s and not self._moves(patience_s):
+                    raise
+            await trio.sleep(pause_s)
+
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
         """Store everything (unmount); tells the unsaved bytes after each inode. Errors kept from earlier attempts are
         forgotten: they are repeated now. Waits 2 × `io_timeout` without progress at most, even if programs wait longer.
@@ -397,9 +422,8 @@ class Writer:
         errors: list[PoolError] = []
 
         async def settle(inode: Inode) -> None:
-            inode.error = None
             try:
-                await self._settle(inode, 2 * self._limits.io_timeout_s)
+                await self._settle_at_last(inode)
             except PoolError as error:
                 errors.append(error)
             report(self.unsaved_bytes())
@@ -417,9 +441,9 @@ class Writer:
         stored stays dirty, and its error is kept for the next who uses the file."""
 
         async def settle(inode: Inode) -> None:
-            kept, inode.error = inode.error, None
+            kept = inode.error
             try:
-                await self._settle(inode, 2 * self._limits.io_timeout_s)
+                await self._settle_at_last(inode)
             except PoolError as error:
                 log.info("inode %d: not stored before others may open it: %s", inode.id, error)
                 kept = kept or error

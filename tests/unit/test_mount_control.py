@@ -82,6 +82,28 @@ async def test_who_does_not_listen_keeps_nobody(tmp_path: Path, autojump_clock: 
         nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_for_the_end_is_told_again_while_storing_takes_its_time(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    path = tmp_path / "socket"
+
+    async def leave(report: Callable[[int], None]) -> str:
+        report(7)
+        await trio.sleep(3.5 * life.AGAIN_S)
+        return ""
+
+    control = life.Control(leave, dict)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control.serve, path)
+        while not path.exists():
+            await trio.lowlevel.checkpoint()
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(b'{"op":"umount"}\n')
+            heard = b"".join([part async for part in stream]).splitlines()
+        nursery.cancel_scope.cancel()
+    assert [json.loads(line) for line in heard] == [{"pending_bytes": 7}] * 4 + [{"done": True, "lost": ""}]
+
+
 async def test_a_command_that_fails_as_nobody_expects_ends_its_connection_and_no_mount(
     tmp_path: Path, claim_logs: Claims
 ) -> None:
