@@ -149,6 +149,7 @@ def test_ctrl_c_does_not_wait_for_a_mount_that_is_silent() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
                 threading.Event().wait()
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
         asking.mounts_of = lambda _: [Mounted(SimpleNamespace(mount_point="/mnt/a", volume_id="a"), "")]
         search.command(["bill"])
     """
