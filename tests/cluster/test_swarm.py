@@ -16,6 +16,9 @@ WAIT_S = 30.0
 LONGEST_S = 30.0
 """To write a file while something fails, on a machine that does other things too."""
 
+ROUNDS = 6
+"""Files written until one is passed on by the peer that is meant: others may be quicker."""
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoPool]:
@@ -66,11 +69,15 @@ def test_a_holder_that_gives_others_nothing_or_lies_costs_little_and_all_copies_
     try:
         pool.remount_empty()
         hostile.be(how)
-        began_s = time.monotonic()
-        content = write(pool, how)
-        assert time.monotonic() - began_s < LONGEST_S
-        wait_for_copies(pool, 3)
-        assert hostile.count > 0
+        for _ in range(ROUNDS):
+            began_s = time.monotonic()
+            content = write(pool, how)
+            assert time.monotonic() - began_s < LONGEST_S
+            wait_for_copies(pool, 3)
+            if hostile.count:
+                break
+        else:
+            pytest.fail("nobody asked it for anything")
         hostile.be("")
         pool.remount_empty()
         assert (pool.mount / how).read_bytes() == content
