@@ -98,6 +98,7 @@ class News:
             await trio.sleep(PAUSE_S)  # a coordinator that says so again and again must not keep us busy
         asked = trio.current_time()
         events = await self._namespace.events(WAIT_S)
+        self._tree.patience.heard()  # else opens would go on from what these events say is stale
         self._is_lost = True
         if not events.lost:
             await self.take(events)

@@ -55,6 +55,10 @@ class Patience:
             break
         return None
 
+    def heard(self) -> None:
+        """The coordinator spoke of itself: whoever asks now is likely to be answered, however vain the last wait."""
+        self._not_before = -math.inf
+
 
 async def until_available(effort: Callable[[], Awaitable[T]]) -> T:
     """Make an effort again and again while it is Unavailable. It may be repeated without harm. Only a cancellation or

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
-from mount_pairs import Two, mounts
+from mount_pairs import Two, fail, mounts
 from plugins.checklogs import Claims
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2pfs.errors import NotFound
+from p2pfs.errors import CoordinatorAway, NotFound
 from p2pfs.meta import events
 from p2pfs.types import ROOT_INODE, InodeId
 from p2pfs.vfs.handles import Handle
@@ -47,6 +47,18 @@ async def test_a_reader_that_has_the_file_open_gets_the_new_bytes_without_openin
     await two.a.fs.fsync(handle)
     await wait_all_tasks_blocked()
     assert await two.b.content(seen) == b"longer"
+
+
+async def test_an_open_asks_again_once_the_coordinator_was_heard_of(two: Two) -> None:
+    """Else it would go on, for seconds, from what the news just said is stale."""
+    handle = await two.a.made(b"f", b"one")
+    await two.b.fs.release(await two.b.opened(b"f"))
+    fail(two.b.namespace, CoordinatorAway("no answer"), "lookup")
+    await two.b.fs.release(await two.b.opened(b"f"))  # from what is known, which is allowed now
+    await two.a.fs.write(handle, 0, b"longer")
+    await two.a.fs.fsync(handle)
+    await wait_all_tasks_blocked()
+    assert await two.b.content(await two.b.opened(b"f")) == b"longer"
 
 
 @pytest.mark.parametrize("way", ["unlink", "rename"])

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from soak.launcher import Launcher
 from soak.parts import Commands, Failed, Part, Version, running, users_of
 from soak.schedule import Fault, Step
 from soak.warnings import Past
-from soak.worker import Gate, Worker
+from soak.worker import Gate, Silence, Worker
 
 from p2pfs.exitcodes import BUSY, OK
 
@@ -46,6 +46,7 @@ class Pool:
         self.admin = root / "mount"
         self.parts: dict[str, Part] = {}
         self.gates = {name: Gate() for name in MOUNTS}
+        self.silence = Silence()
         self.workers: list[Worker] = []
         self.history: list[Past] = []
 
@@ -105,7 +106,7 @@ class Pool:
             assert point is not None
             for number in (1, 2):
                 command = self._worker_command(name)
-                worker = Worker(f"{name}-{number}", seed, point, self.gates[name], command, pause_s)
+                worker = Worker(f"{name}-{number}", seed, point, self.gates[name], command, pause_s, self.silence)
                 self.workers.append(worker)
         for worker in self.workers:
             worker.others = [other for other in self.workers if self._volume(other) == self._volume(worker)]
@@ -185,12 +186,14 @@ class Pool:
         if step.fault in (Fault.LOSE, Fault.DRAIN, Fault.RESTORE):
             self.await_healed()
             begun_s = time.time()
+        effect = {
+            Fault.KILL: self._kill, Fault.RESTART: self._restart, Fault.PAUSE: self._pause, Fault.LOSE: self._lose,
+            Fault.DRAIN: self._drain, Fault.JOIN: self._welcome, Fault.UPGRADE: self._upgrade,
+            Fault.RESTORE: self._restore, Fault.LOOK: self._look,
+        }[step.fault]  # fmt: skip
         try:
-            {
-                Fault.KILL: self._kill, Fault.RESTART: self._restart, Fault.PAUSE: self._pause, Fault.LOSE: self._lose,
-                Fault.DRAIN: self._drain, Fault.JOIN: self._welcome, Fault.UPGRADE: self._upgrade,
-                Fault.RESTORE: self._restore, Fault.LOOK: self._look,
-            }[step.fault](step)  # fmt: skip
+            with self.silence.lasting() if step.part == "coordinator" else nullcontext():
+                effect(step)
         finally:
             self.history.append(Past(step.fault, step.part or "coordinator", begun_s, time.time()))
         self.require_workers()

@@ -5,6 +5,7 @@ What to do is `tree`'s affair. An error ends it with what it was doing, unless t
 """
 
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -18,7 +19,8 @@ from typing import Final
 from soak.tree import PIECE, Content, Kind, Operation, Tree, temporary
 
 SEEN_WITHIN_S: Final = 5.0
-"""P9 says one second for names of another mount; the rest is the busy machine's."""
+"""P9 says one second for names of another mount; the rest is the busy machine's. Counted while the coordinator
+answers."""
 Command = Callable[..., None]
 """`p2pfs` with these words. Raises OSError if it fails."""
 
@@ -61,12 +63,35 @@ class Gate:
             self._changed.notify_all()
 
 
+class Silence:
+    """Whether the coordinator answers: while it is away, mounts go on from what they know. Made for one controlling
+    thread, read by the workers'."""
+
+    def __init__(self) -> None:
+        self._over_s = -math.inf
+
+    @contextlib.contextmanager
+    def lasting(self):  # noqa: ANN201 - a context manager
+        """It does not answer within the block."""
+        self._over_s = math.inf
+        try:
+            yield
+        finally:
+            self._over_s = time.monotonic()
+
+    def over_s(self) -> float:
+        """When the last one was over, by `time.monotonic`: inf while one lasts."""
+        return self._over_s
+
+
 class Worker(threading.Thread):
     """Works below `directory` until told to stop. `others` are whose files it looks at, through `mount`."""
 
-    def __init__(self, name: str, seed: str, mount: Path, gate: Gate, command: Command, pause_s: float) -> None:
+    def __init__(
+        self, name: str, seed: str, mount: Path, gate: Gate, command: Command, pause_s: float, silence: Silence
+    ) -> None:
         super().__init__(name=name, daemon=True)
-        self.mount, self.gate = mount, gate
+        self.mount, self.gate, self._silence = mount, gate, silence
         self.tree, self.done = Tree(), Counter[Kind]()
         self.written_bytes = self.read_bytes = 0
         self.error: Exception | None = None
@@ -229,12 +254,12 @@ class Worker(threading.Thread):
             other.lock.release()
 
     def _await_seen(self, path: Path, wanted: Content) -> None:
-        limit = time.monotonic() + SEEN_WITHIN_S
+        began = time.monotonic()
         while True:
             try:
                 return self._compare(path, wanted)
             except (Broken, FileNotFoundError):
-                if time.monotonic() > limit:
+                if time.monotonic() > max(began, self._silence.over_s()) + SEEN_WITHIN_S:
                     raise
             time.sleep(0.05)
 

@@ -1,8 +1,10 @@
 """The soak's own judgement: what it plans; and that a lost byte, a leak and an unexplained warning are found."""
 
+import contextlib
 import os
 import random
 import shutil
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,11 @@ from soak.memory import MIB, Sample
 from soak.schedule import LAST, LEAST_PEERS, MOST_PEERS, SPARED_FROM, Fault, Schedule, Step
 from soak.tree import CHANGES_NOTHING, MOST_BYTES, MOST_NAMES, Kind, Operation, Tree, temporary
 from soak.warnings import Past, Warned
-from soak.worker import Broken, Gate, Worker, contents
+from soak.worker import SEEN_WITHIN_S, Broken, Gate, Silence, Worker, contents
 
 pytestmark = pytest.mark.l0
 
+BACK_S = 200.0
 PEERS, MOUNTS, VETERANS = ["peer-1", "peer-2", "peer-3", "peer-4", "peer-5"], ["mount", "anna"], ["peer-1", "anna"]
 
 
@@ -137,7 +140,7 @@ def worker(directory: Path) -> Worker:
         if words[0] == "undelete":
             raise OSError("a plain directory brings nothing back")
 
-    return Worker("one", "1", directory, Gate(), bring_back, 0.0)
+    return Worker("one", "1", directory, Gate(), bring_back, 0.0, Silence())
 
 
 def worked(directory: Path, count: int) -> Worker:
@@ -179,6 +182,31 @@ def test_a_file_that_is_gone_is_missed_after_a_crash(tmp_path: Path) -> None:
     (one.directory / path).unlink()
     with pytest.raises(Broken, match="not there"):
         one.settle()
+
+
+def test_an_old_content_is_waited_for_only_while_and_just_after_the_coordinator_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, away = 100.0, contextlib.ExitStack()
+
+    def pass_on(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now >= BACK_S:
+            away.close()
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", pass_on)
+    silence = Silence()
+    one, path = Worker("one", "1", tmp_path, Gate(), worker(tmp_path)._command, 0.0, silence), tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(Broken):
+        one._await_seen(path, b"newer")
+    assert now == pytest.approx(100 + SEEN_WITHIN_S, abs=0.2)
+    away.enter_context(silence.lasting())
+    with pytest.raises(Broken):
+        one._await_seen(path, b"newer")
+    assert now == pytest.approx(BACK_S + SEEN_WITHIN_S, abs=0.2)
 
 
 @pytest.mark.usefixtures("_no_disk")

@@ -39,6 +39,14 @@ async def test_after_the_longest_wait_nobody_asks_for_a_while(autojump_clock: Mo
     assert await patience.ask(answer, OPEN_S) == "new"
 
 
+@pytest.mark.parametrize("question", [silence, away])
+async def test_a_coordinator_that_was_heard_of_is_asked_at_once(autojump_clock: MockClock, question: object) -> None:
+    patience = Patience()
+    assert await patience.ask(question, OPEN_S) is None  # type: ignore[arg-type]
+    patience.heard()
+    assert await patience.ask(answer, STAT_S) == "new"
+
+
 async def test_a_process_that_was_stopped_meanwhile_asks_again(mock_clock: MockClock) -> None:
     patience = Patience()
     questions = 0
