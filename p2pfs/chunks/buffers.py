@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from p2pfs.chunks.header import HEADER_BYTES
 from p2pfs.chunks.pages import aligned
+from p2pfs.chunks.spares import Spares
 from p2pfs.runtime.credits import ByteCredits
 from p2pfs.types import SEALED_CHUNK_BYTES
 
@@ -29,7 +30,7 @@ class BufferPool:
     """At most `limit` buffers lent at once; whoever comes later waits, which is the peer's back-pressure."""
 
     def __init__(self, limit: int = 16) -> None:
-        self._free: list[ChunkBuffer] = []
+        self._free = Spares[ChunkBuffer](limit)
         self._limit = ByteCredits(limit)
 
     @property
@@ -40,10 +41,10 @@ class BufferPool:
     async def lend(self) -> AsyncIterator[ChunkBuffer]:
         """A buffer for the duration of the block."""
         await self._limit.take(1)
-        buffer = self._free.pop() if self._free else ChunkBuffer()
+        buffer = self._free.take() or ChunkBuffer()
         try:
             yield buffer
         finally:
             if not buffer.forfeited:
-                self._free.append(buffer)
+                self._free.put(buffer)
             self._limit.give(1)

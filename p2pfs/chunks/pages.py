@@ -11,6 +11,7 @@ import weakref
 from typing import Final
 
 from p2pfs.chunks.disk import Disk
+from p2pfs.chunks.spares import Spares
 from p2pfs.types import KIB, SEALED_CHUNK_BYTES
 
 PAGE: Final = 4096
@@ -46,25 +47,16 @@ class PagePool:
     """Lends memory that comes back by itself when the last view of it is garbage. Thread-safe."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[mmap.mmap]] = {SMALL_BYTES: [], LARGE_BYTES: []}
+        self._free = {size: Spares[mmap.mmap](most) for size, most in _KEPT.items()}
 
     def lend(self, size: int) -> memoryview:
         """Memory for a header and `size` bytes. Slices of the view, and slices of those, keep it lent."""
         wanted = class_of(size)
-        free = self._free[wanted]
-        try:
-            memory = free.pop()
-        except IndexError:
-            memory = aligned(wanted)
+        memory = self._free[wanted].take() or aligned(wanted)
         # Views hold on to the object they are views of: a new one each time, whose end is the end of all of them.
         lent = _LENT[wanted].from_buffer(memory)
-        weakref.finalize(lent, self._take_back, wanted, memory).atexit = False
+        weakref.finalize(lent, self._free[wanted].put, memory).atexit = False
         return memoryview(lent).cast("B")
-
-    def _take_back(self, wanted: int, memory: mmap.mmap) -> None:
-        free = self._free[wanted]
-        if len(free) < _KEPT[wanted]:
-            free.append(memory)
 
 
 _chunks = PagePool()

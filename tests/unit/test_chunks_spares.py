@@ -1,0 +1,40 @@
+"""Memory kept to be used again: at most so much, and no longer than it is needed."""
+
+import pytest
+
+from p2pfs.chunks.spares import LOOK_EVERY, Spares
+
+pytestmark = pytest.mark.l0
+
+
+def test_the_last_one_put_is_taken_first_and_no_more_than_so_many_are_kept() -> None:
+    spares = Spares[str](2)
+    assert spares.take() is None
+    for thing in ("one", "two", "three"):
+        spares.put(thing)
+    assert len(spares) == 2
+    assert [spares.take(), spares.take(), spares.take()] == ["two", "one", None]
+
+
+def busy(spares: Spares[object], at_once: int, times: int) -> None:
+    for _ in range(times):
+        for thing in [spares.take() or object() for _ in range(at_once)]:
+            spares.put(thing)
+
+
+def test_what_only_the_busiest_moment_needed_goes_again() -> None:
+    spares = Spares[object](16)
+    busy(spares, 16, 1)
+    assert len(spares) == 16
+    busy(spares, 3, 2 * LOOK_EVERY)
+    assert len(spares) == 3
+
+
+def test_what_is_needed_now_and_then_within_a_look_stays() -> None:
+    spares = Spares[object](16)
+    busy(spares, 5, 1)
+    kept = {id(thing) for thing in spares._things}
+    for _ in range(20):
+        busy(spares, 1, 20)
+        busy(spares, 5, 1)
+    assert {id(thing) for thing in spares._things} == kept
