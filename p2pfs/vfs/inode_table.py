@@ -67,6 +67,9 @@ class InodeTable:
             self._references[inode] = left
         else:
             self._used_by_reference.discard(inode)
+            known = self.glimpse(inode)
+            if known is not None and self._is_gone(known):
+                self._let_go(known)
 
     def references(self, inode: InodeId) -> int:
         """How often the kernel was told of it and has not given it back."""
@@ -114,7 +117,7 @@ class InodeTable:
             return inode, False
         self._seen.pop(inode.id, None)
         self._inodes[inode.id] = inode
-        self.drop_unused(inode)
+        self._rest(inode)
         return inode, True
 
     def take_listed(self, attributes: Attributes) -> tuple[Inode | Glimpse, bool]:
@@ -130,7 +133,7 @@ class InodeTable:
             return glimpse, False
         self._seen.pop(number, None)
         self._glimpses[number] = glimpse
-        self.drop_unused(glimpse)
+        self._rest(glimpse)
         return glimpse, True
 
     def _looked_at(self, number: InodeId) -> Inode:
@@ -153,7 +156,14 @@ class InodeTable:
                 candidate.let_go()
 
     def drop_unused(self, inode: Inode | Glimpse) -> None:
-        """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others."""
+        """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others; at
+        once if it has no name either."""
+        if self._is_gone(inode):
+            self._let_go(inode)
+        else:
+            self._rest(inode)
+
+    def _rest(self, inode: Inode | Glimpse) -> None:
         self._weigh(inode)
         self._idle[inode.id] = None
         self._idle.move_to_end(inode.id)
@@ -163,12 +173,22 @@ class InodeTable:
             oldest, _ = self._idle.popitem(last=False)
             candidate = self.glimpse(oldest)
             if candidate is not None and not self._must_stay(candidate):
-                (self._inodes if oldest in self._inodes else self._glimpses).pop(oldest)
-                self._remember_change(candidate)
+                self._let_go(candidate)
+
+    def _is_gone(self, inode: Inode | Glimpse) -> bool:
+        """Whether nobody finds it again."""
+        return not (inode.attributes.links or inode.id in self._references or self._must_stay(inode))
 
     def _must_stay(self, inode: Inode | Glimpse) -> bool:
         lacks_times = isinstance(inode, Inode) and inode.times_of_pages is not None
         return inode.handles > 0 or inode.is_dirty or lacks_times or inode.id in self._opening
+
+    def _let_go(self, inode: Inode | Glimpse) -> None:
+        number = inode.id
+        self._idle.pop(number, None)
+        self._inline_bytes -= self._inline.pop(number, 0)
+        (self._inodes if number in self._inodes else self._glimpses).pop(number, None)
+        self._remember_change(inode)
 
     def _remember_change(self, inode: Inode | Glimpse) -> None:
         self._seen[inode.id] = inode.head.change
