@@ -87,7 +87,7 @@ def pack(entries: dict[str, bytes], top: str) -> bytes:
 
 
 def versions() -> dict[str, Any]:
-    from p2pfs.cli.version import version_of
+    from p2pfs.cli.versions import version_of
 
     names = (
         "p2pfs",
@@ -142,7 +142,7 @@ def _doctor(home: NodeHome) -> list[Any]:
 
 def _status(home: NodeHome) -> dict[str, Any]:
     from p2pfs.cli import connect
-    from p2pfs.cli.status import parse
+    from p2pfs.cli.report import parse
 
     return parse(connect.fetch(home, "/status"))
 

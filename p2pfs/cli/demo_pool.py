@@ -19,7 +19,7 @@ from p2pfs.cli.demo_parts import Launched, Part, PartState, end
 from p2pfs.cli.demo_plan import Plan
 from p2pfs.cli.kits import HandOver
 from p2pfs.cli.mount import parse_options, require_machine
-from p2pfs.cli.status import parse
+from p2pfs.cli.report import parse
 from p2pfs.errors import Exists, UserError
 from p2pfs.format.invites import decode_invite
 from p2pfs.runtime import mounts

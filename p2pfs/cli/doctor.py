@@ -12,10 +12,10 @@ import click
 from p2pfs.cli import checks
 from p2pfs.cli.checks import Finding
 from p2pfs.cli.clock import machine_clock_error
-from p2pfs.cli.find import look_around, shake_hands
+from p2pfs.cli.looking import look_around, shake_hands
 from p2pfs.cli.options import home_option, json_option
+from p2pfs.cli.report import EXIT_CODES, parse
 from p2pfs.cli.show import print_json, print_table, say
-from p2pfs.cli.status import EXIT_CODES, parse
 from p2pfs.cli.waiting import waiting
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -77,7 +77,7 @@ def _pool(home: NodeHome, now_s: float) -> Iterator[Finding]:
     import trio
 
     from p2pfs.cli import connect
-    from p2pfs.cli.version import version_of
+    from p2pfs.cli.versions import version_of
 
     record = home.record()
     try:

@@ -1,20 +1,19 @@
 """`p2pfs coordinator find`: the coordinator has another address than this node remembers."""
 
-from functools import partial
 from typing import Final
 
 import click
 import msgspec
 
 from p2pfs import exitcodes
+from p2pfs.cli.looking import look_around
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.errors import UserError
 from p2pfs.runtime import process
-from p2pfs.runtime.home import NodeHome, NodeRecord
-from p2pfs.types import NodeId, Role
+from p2pfs.runtime.home import NodeHome
+from p2pfs.types import Role
 
-_DIAL_S: Final = 3.0
 _MOST_ADDRESSES: Final = 8
 
 
@@ -51,32 +50,3 @@ def find(home: NodeHome, as_json: bool) -> None:
         say(f"the coordinator is at {found}; start again what runs here: p2pfs-peer, mounts")
     else:
         say(f"the coordinator is at {found}, as this node knew")
-
-
-def look_around(home: NodeHome, record: NodeRecord) -> str | None:
-    """Where on the local network the coordinator itself answers.
-
-    Raises:
-        Unavailable: This machine cannot look.
-    """
-    import trio
-
-    from p2pfs.net import lan
-    from p2pfs.net.finding import first_that_answers
-
-    async def look() -> str | None:
-        greet = partial(shake_hands, home, record, record.coordinator, Role.COORDINATOR)
-        return await first_that_answers(await lan.look(record.pool), greet)
-
-    return trio.run(look)
-
-
-async def shake_hands(home: NodeHome, record: NodeRecord, node: NodeId, role: Role, address: str) -> None:
-    """With exactly that node at that address. Raises PoolError."""
-    from p2pfs.net.client import Client, Endpoint
-    from p2pfs.net.identity import Credentials, client_context
-
-    context = client_context(Credentials(home.ca_path, home.certificate_path, home.key_path))
-    path = "/status" if role is Role.COORDINATOR else "/health"
-    async with Client(context, pool=record.pool, connect_s=_DIAL_S) as client:
-        await client.request(Endpoint(node, role, (address,)), "GET", path, timeout_s=_DIAL_S)

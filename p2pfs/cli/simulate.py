@@ -168,10 +168,11 @@ class Measured:
             UserError: There is no home, and so nobody to ask.
             Unavailable: It does not answer.
         """
-        from p2pfs.cli import connect, status
+        from p2pfs.cli import connect
+        from p2pfs.cli.report import parse
 
         try:
-            return cls(status.parse(connect.fetch(home, "/status")))
+            return cls(parse(connect.fetch(home, "/status")))
         except UserError as error:
             if error.exit_code != exitcodes.NO_HOME:
                 raise

@@ -1,22 +1,13 @@
 """`p2pfs status`: the pool in one word, with reasons, tables for people and stable JSON for programs."""
 
-from typing import Any, Final
-
 import click
-import msgspec
 
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
+from p2pfs.cli.report import EXIT_CODES, parse, unreachable
 from p2pfs.cli.show import print_json
-from p2pfs.errors import Misuse, Unavailable
+from p2pfs.errors import Unavailable
 from p2pfs.runtime.home import NodeHome
-from p2pfs.types import Health
-
-EXIT_CODES: Final = {
-    Health.HEALTHY.value: exitcodes.OK,
-    Health.WARNING.value: exitcodes.HEALTH_WARNING,
-    Health.ERROR.value: exitcodes.HEALTH_ERROR,
-}
 
 
 @click.command("status")
@@ -50,42 +41,3 @@ def command(home: NodeHome, as_json: bool) -> int:
 
         print_report(report)
     return EXIT_CODES.get(report["health"], exitcodes.HEALTH_ERROR)
-
-
-def parse(answer: bytes) -> dict[str, Any]:
-    """The report in the coordinator's JSON, kept as it is: a newer coordinator may say more than this version knows.
-
-    Raises:
-        Misuse: It is no report.
-    """
-    try:
-        report = msgspec.json.decode(answer)
-    except msgspec.DecodeError as error:
-        raise Misuse(f"the coordinator's status is not JSON: {error}") from None
-    empty = _empty()
-    if not isinstance(report, dict) or report.get("health") not in EXIT_CODES or not empty.keys() <= report.keys():
-        raise Misuse("the coordinator's status is not one: is it another version of p2pfs?")
-    return report
-
-
-def unreachable(home: NodeHome, message: str) -> dict[str, Any]:
-    """The report where the coordinator does not answer: same keys, nothing known."""
-    record = home.record()
-    reason = {"code": "COORDINATOR_UNREACHABLE", "message": message, "severity": Health.ERROR.value}
-    return _empty() | {
-        "reasons": [reason],
-        "coordinator": {"node": record.coordinator, "addresses": record.addresses, "reachable": False},
-    }
-
-
-def _empty() -> dict[str, Any]:
-    return {
-        "health": Health.ERROR.value,
-        "reasons": [],
-        "pool": None,
-        "coordinator": None,
-        "peers": [],
-        "volumes": [],
-        "chunks": {"total": 0, "under_replicated": 0, "lost": 0, "by_copies": {}, "away": 0},
-        "jobs": [],
-    }

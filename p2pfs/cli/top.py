@@ -12,8 +12,8 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
+from p2pfs.cli.report import EXIT_CODES, parse, unreachable
 from p2pfs.cli.show import console_for_output, print_json
-from p2pfs.cli.status import EXIT_CODES, parse, unreachable
 from p2pfs.errors import Invalid, PoolError, Unavailable
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import given_duration

@@ -1,12 +1,12 @@
 """`p2pfs version`."""
 
-import importlib.metadata
 import platform
 
 import click
 
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
+from p2pfs.cli.versions import version_of
 
 
 @click.command("version")
@@ -25,11 +25,3 @@ def command(as_json: bool) -> None:
         return
     for name, version in versions.items():
         click.echo(f"{name} {version or 'not installed'}")
-
-
-def version_of(distribution: str) -> str | None:
-    """The installed version, None if it is not installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

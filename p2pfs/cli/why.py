@@ -12,8 +12,8 @@ import click
 from p2pfs.cli import holders
 from p2pfs.cli.holders import Held, Place
 from p2pfs.cli.options import json_option
+from p2pfs.cli.report import parse
 from p2pfs.cli.show import print_json, print_table
-from p2pfs.cli.status import parse
 from p2pfs.runtime.sizes import format_count, format_duration
 from p2pfs.types import PeerState
 

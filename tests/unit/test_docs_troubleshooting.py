@@ -10,7 +10,7 @@ import pytest
 from docs_blocks import ROOT
 
 from p2pfs import exitcodes
-from p2pfs.cli import checks, doctor, status
+from p2pfs.cli import checks, doctor, report
 from p2pfs.coordinator import health
 
 pytestmark = pytest.mark.l0
@@ -30,7 +30,7 @@ def rows(name: str) -> list[list[str]]:
 def test_every_reason_of_status_is_there() -> None:
     source = Path(health.__file__).read_text(encoding="utf-8")
     given = set(re.findall(r'_(?:error|warning|note)\(\s*"([A-Z_]+)"', source))
-    given |= set(re.findall(r'"code": "([A-Z_]+)"', Path(status.__file__).read_text(encoding="utf-8")))
+    given |= set(re.findall(r'"code": "([A-Z_]+)"', Path(report.__file__).read_text(encoding="utf-8")))
     assert len(given) > 20
     assert {row[0] for row in rows("status")} == given
 
