@@ -84,7 +84,10 @@ def _entering(name: str) -> list[str]:
 class FarPool(Pool):
     """A demo pool at one end of the link. The demo knows loopback only, so its address is changed in its process."""
 
-    _PROGRAM = f"from p2pfs.cli import demo_plan, main; demo_plan.HOST = {FAR_ADDRESS!r}; main.main()"
+    _PROGRAM = (
+        "from p2pfs.cli import main; from p2pfs.cli.trying import demo_plan; "
+        f"demo_plan.HOST = {FAR_ADDRESS!r}; main.main()"
+    )
 
     def p2pfs(self, *arguments: str) -> str:
         return said(*self._command(*arguments))

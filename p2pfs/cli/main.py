@@ -5,15 +5,23 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import failures
 
+
+class _Group(NamedTuple):
+    """Commands that belong together."""
+
+    package: str  # below p2pfs.cli
+    title: str
+
+
 _GROUPS: Final = {
-    "A pool and its machines": {
+    _Group("pool", "A pool and its machines"): {
         "init": "Make a new pool, with this machine as coordinator",
         "invite": "Print a one-time invite for a new machine",
         "join": "Enter a pool with an invite",
@@ -22,14 +30,14 @@ _GROUPS: Final = {
         "peer": "Offer this machine's spare disk, and take it back in peace",
         "share": "Say how much of this machine the pool may use",
     },
-    "Volumes": {
+    _Group("volumes", "Volumes"): {
         "volume": "Make volumes and look into them",
         "mount": "Mount a volume as a directory",
         "umount": "Unmount one when everything is stored",
         "key": "See and change passphrases",
         "reserve": "Promise a volume room for a while",
     },
-    "Files": {
+    _Group("files", "Files"): {
         "where": "Show which machines hold a file",
         "why": "Show what a file can lose and still be read",
         "du": "Show what files take, stored once and with all copies",
@@ -41,7 +49,7 @@ _GROUPS: Final = {
         "undelete": "Bring back what was removed or has expired",
         "trash": "See what can be brought back, or let it go",
     },
-    "How it is": {
+    _Group("health", "How it is"): {
         "status": "Show the pool's health, peers, volumes and chunks",
         "stats": "Show what a mount is doing",
         "accesslog": "Show every request to a mount",
@@ -54,14 +62,15 @@ _GROUPS: Final = {
         "plan": "Say beforehand what losing peers would mean",
         "debug": "Pack up logs and state for whoever looks for a fault",
     },
-    "Trying and measuring": {
+    _Group("trying", "Trying and measuring"): {
         "demo": "Run a whole pool on this machine",
         "bench": "Measure how fast a mounted volume is",
         "simulate": "Say how many copies a pool needs",
         "version": "Show versions",
     },
 }
-"""Commands, each with a module of its name below p2pfs.cli, in the order `--help` shows: as a newcomer meets them."""
+"""Commands, each with a module of its name in its group's package, in the order `--help` shows: as a newcomer meets
+them."""
 
 _INTERRUPTED: Final = 130
 """What shells expect of a command ended by Ctrl-C."""
@@ -74,10 +83,12 @@ class _LazyGroup(click.Group):
         return [name for names in _GROUPS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command: click.Command = importlib.import_module(f"p2pfs.cli.{cmd_name}").command
-        return command
+        for group, commands in _GROUPS.items():
+            if cmd_name in commands:
+                module = importlib.import_module(f"p2pfs.cli.{group.package}.{cmd_name}")
+                command: click.Command = module.command
+                return command
+        return None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -92,8 +103,8 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.list_commands(ctx)))
-        for title, commands in _GROUPS.items():
-            with formatter.section(title):
+        for group, commands in _GROUPS.items():
+            with formatter.section(group.title):
                 formatter.write_dl([(name.ljust(width), short) for name, short in commands.items()])
 
 

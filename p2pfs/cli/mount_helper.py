@@ -13,10 +13,10 @@ import click
 
 from p2pfs import exitcodes
 from p2pfs.cli import main as cli
-from p2pfs.cli import mount as mounting
-from p2pfs.cli import umount as unmounting
 from p2pfs.cli.options import MountPoint
 from p2pfs.cli.progress import stored_bar
+from p2pfs.cli.volumes import mount as mounting
+from p2pfs.cli.volumes import umount as unmounting
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome, default_home
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import bench, bench_phases, main
-from p2pfs.cli.bench_figures import MEANINGS, fetched_sentence, percentile, phase, row
+from p2pfs.cli import main
+from p2pfs.cli.trying import bench, bench_phases
+from p2pfs.cli.trying.bench_figures import MEANINGS, fetched_sentence, percentile, phase, row
 from p2pfs.runtime import mounts
 from p2pfs.types import MIB
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 import p2pfs
 from p2pfs import exitcodes
 from p2pfs.cli import main
-from p2pfs.cli.bundle import TAIL_BYTES, files, tail
-from p2pfs.cli.redaction import Redactor, Secrets
+from p2pfs.cli.health.bundle import TAIL_BYTES, files, tail
+from p2pfs.cli.health.redaction import Redactor, Secrets
 from p2pfs.format.invites import Invite, encode_invite
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome

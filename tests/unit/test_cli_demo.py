@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import demo_parts, demo_plan, main
-from p2pfs.cli.demo_parts import Launched, Part, PartState
-from p2pfs.cli.demo_pool import DemoPool
+from p2pfs.cli import main
+from p2pfs.cli.trying import demo_parts, demo_plan
+from p2pfs.cli.trying.demo_parts import Launched, Part, PartState
+from p2pfs.cli.trying.demo_pool import DemoPool
 from p2pfs.errors import UserError
 
 pytestmark = pytest.mark.l0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pki import make_ca
 
-from p2pfs.cli import checks
-from p2pfs.cli.checks import Finding
-from p2pfs.cli.clock import machine_clock_error
+from p2pfs.cli.health import checks
+from p2pfs.cli.health.checks import Finding
+from p2pfs.cli.health.clock import machine_clock_error
 from p2pfs.errors import Unavailable
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.mounts import MountRecord

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from p2pfs.cli import demo, init, invite, join
+from p2pfs.cli.pool import init, invite, join
+from p2pfs.cli.trying import demo
 from p2pfs.runtime import process
 
 pytestmark = pytest.mark.l0

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from terminals import Typing
 
 from p2pfs import exitcodes
-from p2pfs.cli.init_questions import Wishes, addresses_in, ask, ask_kit_file
 from p2pfs.cli.main import cli
+from p2pfs.cli.pool.init_questions import Wishes, addresses_in, ask, ask_kit_file
 from p2pfs.errors import Invalid
 from p2pfs.net import interfaces
 from p2pfs.net.interfaces import Own

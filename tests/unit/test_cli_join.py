@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pki import issue, make_ca
 
 from p2pfs import exitcodes
-from p2pfs.cli import join, main
+from p2pfs.cli import main
+from p2pfs.cli.pool import join
 from p2pfs.errors import Denied, Exists, Misuse, PoolError, Unavailable, UserError
 from p2pfs.format.invites import Invite, encode_invite
 from p2pfs.net import enrolment, lan

@@ -9,7 +9,7 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import main
-from p2pfs.cli.kits import read_kit
+from p2pfs.cli.pool.kits import read_kit
 from p2pfs.coordinator.files import CoordinatorFiles
 from p2pfs.errors import UserError
 from p2pfs.format.kits import Kit, decode_kit, encode_kit

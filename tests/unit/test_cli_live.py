@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, demo_plan, main, volume_keys
-from p2pfs.cli.demo_parts import Launched, Part
-from p2pfs.cli.listing import Item, walk
+from p2pfs.cli import connect, main
+from p2pfs.cli.trying import demo_plan
+from p2pfs.cli.trying.demo_parts import Launched, Part
+from p2pfs.cli.volumes import volume_keys
+from p2pfs.cli.volumes.listing import Item, walk
 from p2pfs.errors import Corrupt, Denied, Invalid, NotFound, UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head

@@ -1,5 +1,6 @@
 """The command line as a whole: help, errors and exit codes, and what is imported when."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ ALL = [
     ("mount.p2pfs", mount_helper.mount_command),
     ("umount.p2pfs", mount_helper.umount_command),
 ]
+_COMMANDS = {f"p2pfs.cli.{group.package}.{name}" for group, commands in main._GROUPS.items() for name in commands}
 
 
 @pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
@@ -69,6 +71,23 @@ def test_help_imports_nothing_slow() -> None:
     outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert outcome.stderr.strip() == "0 []"
     assert "How it is:" in outcome.stdout
+
+
+def test_a_command_imports_none_of_the_others() -> None:
+    script = (
+        "import sys; from p2pfs.cli import main; code = main.run(['version']); "
+        f"print(code, *sorted({_COMMANDS!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert outcome.stderr.split() == ["0", "p2pfs.cli.trying.version"]
+
+
+def test_a_group_is_a_package_that_imports_nothing() -> None:
+    """Else asking for one of its commands would cost what the others need."""
+    for package in {name.split(".")[2] for name in _COMMANDS}:
+        tree = ast.parse((Path(main.__file__).parent / package / "__init__.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree)
+        assert len(tree.body) == 1, package
 
 
 def _raising(error: BaseException) -> click.Command:

@@ -3,8 +3,8 @@
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import volume, volume_care
 from p2pfs.cli.members import find_node, find_volume
+from p2pfs.cli.volumes import volume, volume_care
 from p2pfs.errors import UserError
 from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.volumes import VolumeInfo

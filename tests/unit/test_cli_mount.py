@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, main, mount, mount_helper, umount
+from p2pfs.cli import connect, main, mount_helper
+from p2pfs.cli.volumes import mount, umount
 from p2pfs.errors import UserError
 from p2pfs.runtime import log, process
 from p2pfs.runtime.home import NodeHome, NodeRecord

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from p2pfs import exitcodes
-from p2pfs.cli import asking, search
-from p2pfs.cli.search import command
+from p2pfs.cli import asking
+from p2pfs.cli.files import search
+from p2pfs.cli.files.search import command
 from p2pfs.errors import Unavailable
 from p2pfs.runtime.mounts import MountRecord
 
@@ -142,7 +143,8 @@ def test_ctrl_c_does_not_wait_for_a_mount_that_is_silent() -> None:
     program = """if True:
         import os, signal, threading
         from types import SimpleNamespace
-        from p2pfs.cli import asking, search
+        from p2pfs.cli import asking
+        from p2pfs.cli.files import search
 
         class Mounted(asking.Mounted):
             def ask(self, op, **request):

@@ -13,8 +13,9 @@ import pytest
 from peer_processes import lone_peer
 
 from p2pfs import exitcodes
-from p2pfs.cli import main, peer
-from p2pfs.cli.share import command
+from p2pfs.cli import main
+from p2pfs.cli.pool import peer
+from p2pfs.cli.pool.share import command
 from p2pfs.runtime import mounts
 from p2pfs.types import GIB, Role
 

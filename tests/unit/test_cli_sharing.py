@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import main, sharing_changes, volume, volume_sharing
+from p2pfs.cli import main
+from p2pfs.cli.volumes import sharing_changes, volume, volume_sharing
 from p2pfs.format import sharing
 from p2pfs.wire.sharing import Member
 from p2pfs.wire.volumes import VolumeInfo

@@ -7,8 +7,8 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import main
-from p2pfs.cli.simulate import parse_count, parse_rate, parse_share, parse_time
-from p2pfs.cli.simulate_show import _kept
+from p2pfs.cli.trying.simulate import parse_count, parse_rate, parse_share, parse_time
+from p2pfs.cli.trying.simulate_show import _kept
 from p2pfs.errors import Invalid
 
 pytestmark = pytest.mark.l0

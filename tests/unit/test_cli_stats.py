@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import asking, main, stats
+from p2pfs.cli import asking, main
+from p2pfs.cli.health import stats
 from p2pfs.errors import PoolError
 from p2pfs.runtime.mounts import MountRecord
 from p2pfs_mount import life

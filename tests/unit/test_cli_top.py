@@ -13,8 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, main, top
-from p2pfs.cli.top_view import View
+from p2pfs.cli import connect, main
+from p2pfs.cli.health import top
+from p2pfs.cli.health.top_view import View
 from p2pfs.coordinator.report import (
     ChunksReport,
     CoordinatorReport,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import main, umount
+from p2pfs.cli import main
+from p2pfs.cli.volumes import umount
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 

@@ -11,7 +11,7 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import connect, main
-from p2pfs.cli.usefulness import sentences
+from p2pfs.cli.health.usefulness import sentences
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import GIB, MIB, NodeId, PoolId, Role
 from p2pfs.wire.membership import NodeInfo

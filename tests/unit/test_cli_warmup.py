@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking
-from p2pfs.cli.warmup import command
+from p2pfs.cli.files.warmup import command
 
 pytestmark = pytest.mark.l0
 

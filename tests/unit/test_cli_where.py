@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from p2pfs import exitcodes
-from p2pfs.cli import asking, connect, fsck, main
+from p2pfs.cli import asking, connect, main
+from p2pfs.cli.health import fsck
 from p2pfs.errors import Invalid
 from p2pfs.runtime import mounts
 from p2pfs.runtime.config_file import write_settings

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from p2pfs import exitcodes
-from p2pfs.cli import connect, holders, main
-from p2pfs.cli.holders import Held, Place
-from p2pfs.cli.why import Survival, judge
+from p2pfs.cli import connect, main
+from p2pfs.cli.files import holders
+from p2pfs.cli.files.holders import Held, Place
+from p2pfs.cli.files.why import Survival, judge
 from p2pfs.runtime.home import NodeHome
 
 pytestmark = pytest.mark.l0

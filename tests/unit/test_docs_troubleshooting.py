@@ -10,7 +10,8 @@ import pytest
 from docs_blocks import ROOT
 
 from p2pfs import exitcodes
-from p2pfs.cli import checks, doctor, report
+from p2pfs.cli import report
+from p2pfs.cli.health import checks, doctor
 from p2pfs.coordinator import health
 
 pytestmark = pytest.mark.l0

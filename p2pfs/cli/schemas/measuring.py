@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from p2pfs.cli.bench_figures import Phase
+from p2pfs.cli.trying.bench_figures import Phase
 
 
 class Bench(Struct):

@@ -1,0 +1,1 @@
+"""Commands for files in a mounted volume."""

@@ -1,0 +1,1 @@
+"""Commands that say how a pool, a mount or this machine is."""

@@ -1,0 +1,1 @@
+"""Commands for volumes, their keys and their mounts."""
