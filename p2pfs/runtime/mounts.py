@@ -30,6 +30,7 @@ REFRESHED_S: Final = 86_400.0
 _KEPT_S: Final = 7 * 86_400.0
 """For how long the record of a dead mount is what `succeeded` goes by."""
 _MOST_LINKS: Final = 40
+_MOST_BYTES: Final = 65536
 _SUN_PATH_BYTES: Final = 107
 """Longest path of a Unix socket on Linux, without its terminating zero."""
 
@@ -105,7 +106,7 @@ def register(record: MountRecord) -> Path:
 def _tidy() -> None:
     """Every look for a mount reads all records: tests and killed mounts would leave ever more."""
     for path in _record_paths():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it went just now, or cannot go: no reason not to mount
             if time.time() - path.lstat().st_mtime < _KEPT_S:
                 continue
             record = _read(path)
@@ -119,7 +120,7 @@ def _tidy() -> None:
 def forget(mount_point: Path) -> None:
     """Remove this process's record of a mount that ended; none is fine. Another's stays: that one lives on after it was
     detached, or has taken this one's place, or has died, and then its record is what `succeeded` goes by."""
-    for directory in _directories():
+    for directory in _own_directories():
         path = _record_path(directory, mount_point)
         record = _read(path)
         if record is not None and record.pid == os.getpid():
@@ -129,7 +130,7 @@ def forget(mount_point: Path) -> None:
 
 def find(mount_point: Path) -> MountRecord | None:
     """The record of the mount at this canonical path, whether or not its process still lives."""
-    for directory in _directories():
+    for directory in _own_directories():
         record = _read(_record_path(directory, mount_point))
         if record is not None and record.mount_point == str(mount_point):
             return record
@@ -154,7 +155,27 @@ def find_above(path: Path) -> MountRecord | None:
 
 
 def _record_paths() -> list[Path]:
-    return [path for directory in _directories() if directory.is_dir() for path in directory.glob("*.json")]
+    found: list[Path] = []
+    for directory in _own_directories():
+        with contextlib.suppress(OSError):
+            found += directory.glob("*.json")
+    return found
+
+
+def _own_directories() -> list[Path]:
+    """Those that nobody else can have put anything into. Below /tmp anybody may have made one in this user's name."""
+    found = []
+    for directory in _directories():
+        with contextlib.suppress(OSError):
+            if _is_own(directory.parent) and _is_own(directory):
+                found.append(directory)
+    return found
+
+
+def _is_own(directory: Path) -> bool:
+    """Raises OSError."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _record_path(directory: Path, mount_point: Path) -> Path:
@@ -164,16 +185,19 @@ def _record_path(directory: Path, mount_point: Path) -> Path:
 def _read(path: Path) -> MountRecord | None:
     """None for what is not there, not ours or not a record: a hint that cannot be read is no hint."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # A pipe would be waited for, in the loop of a mount.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(fd, "rb") as file:
-        if os.fstat(fd).st_uid not in (0, os.geteuid()):
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
             return None
-        try:
-            return msgspec.json.decode(file.read(65536), type=MountRecord)
-        except (msgspec.DecodeError, OSError):
-            return None
+        return msgspec.json.decode(os.read(fd, _MOST_BYTES), type=MountRecord)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
 
 
 def _directories() -> list[Path]:
@@ -197,8 +221,7 @@ def _make_private(directory: Path) -> None:
     public = directory.is_relative_to("/run/p2pfs")
     directory.mkdir(parents=True, exist_ok=True, mode=0o755 if public else 0o700)
     for level in (directory.parent, directory):
-        found = level.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        if not _is_own(level):
             raise Denied(f"{level} belongs to somebody else: remove it or set XDG_RUNTIME_DIR")
         if not public:
             level.chmod(0o700)

@@ -1,9 +1,16 @@
 """The registry of mounts, sockets with long paths, and reading what the kernel says."""
 
+import contextlib
+import errno
 import os
+import stat
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from p2pfs.errors import Denied
@@ -52,7 +59,7 @@ def test_a_record_of_another_directory_of_this_user_is_found_too(tmp_path: Path)
     assert mounts.find(Path("/mnt/photos")) == _record()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}', b'{"home": "\xff"}'])
 def test_a_damaged_record_is_no_record(content: bytes) -> None:
     mounts.register(_record()).write_bytes(content)
     assert mounts.find(Path("/mnt/photos")) is None
@@ -78,6 +85,81 @@ def test_a_registry_made_by_somebody_else_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(Denied, match="somebody else"):
         mounts.register(_record())
+
+
+@pytest.mark.parametrize("whose", ["parent", "directory"])
+def test_a_directory_that_somebody_else_made_is_not_looked_into(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may make /tmp/p2pfs-UID and forbid to look into it; once that ended each mount of the user."""
+    other = tmp_path / "other" / "mounts"
+    planted = other / mounts.register(_record()).name
+    other.mkdir(parents=True)
+    planted.write_bytes(msgspec.json.encode(_record("/mnt/planted", NOBODY)))
+    os.utime(planted, (0, 0))
+    foreign = other if whose == "directory" else other.parent
+    monkeypatch.setattr(Path, "is_dir", refusing(foreign, Path.is_dir))
+    monkeypatch.setattr(Path, "glob", refusing(foreign, Path.glob))
+    monkeypatch.setattr(Path, "lstat", owned_by_another(foreign, Path.lstat))
+    mounts.register(_record())
+    assert mounts.known() == [_record()]
+    assert mounts.find(Path("/mnt/planted")) is None
+    mounts.forget(Path("/mnt/planted"))
+    assert planted.exists()
+
+
+def refusing(foreign: Path, real: Callable[..., Any]) -> Callable[..., Any]:
+    """As it is for a user who may not look into a directory; these tests may run as root, who may."""
+
+    def refuse(path: Path, *arguments: object) -> object:
+        if path.is_relative_to(foreign):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    return refuse
+
+
+def owned_by_another(foreign: Path, real: Callable[[Path], os.stat_result]) -> Callable[[Path], os.stat_result]:
+    def lstat(path: Path) -> os.stat_result:
+        found = list(real(path))
+        if path == foreign:
+            found[stat.ST_UID] = os.geteuid() + 1
+        return os.stat_result(found)
+
+    return lstat
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+def test_what_is_no_file_is_neither_waited_for_nor_in_the_way(make: Callable[[Path], None]) -> None:
+    path = mounts.register(_record("/mnt/films"))
+    path.unlink()
+    make(path)
+    os.utime(path, (0, 0))
+
+    def look() -> list[mounts.MountRecord]:
+        mounts.register(_record())
+        assert mounts.find(Path("/mnt/films")) is None
+        return mounts.known()
+
+    with ThreadPoolExecutor(1) as aside:
+        looking = aside.submit(look)
+        try:
+            assert looking.result(10) == [_record()]
+        finally:
+            while path.is_fifo() and not looking.done():  # who waits for a writer is let go
+                with contextlib.suppress(OSError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    assert path.exists()
+
+
+def test_a_registry_that_cannot_be_tidied_keeps_no_mount_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object) -> list[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "glob", fail)
+    path = mounts.register(_record())
+    assert path.exists()
+    assert mounts.known() == []
 
 
 def test_a_record_knows_whether_its_process_lives() -> None:
