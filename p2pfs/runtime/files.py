@@ -3,6 +3,7 @@
 Not for chunks, which have their own store. Blocking: call it at start-up or in a thread.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -38,7 +39,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = Tr
         if sync:
             sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that went read-only refuses this, too
+            temporary.unlink()
         if error.errno in _FULL:
             raise NoSpace(f"no space left on the disk of {path}") from error
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error

@@ -155,6 +155,26 @@ def test_a_durable_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_durable_write_fails_in_one_way_though_nothing_can_be_cleaned_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Daemons go on for what is told so: one raw error, of a disk that went read-only, would end them."""
+    path = tmp_path / "file"
+    write_durably(path, b"old", 0o600)
+    for call in ("open", "unlink"):
+        monkeypatch.setattr(os, call, _read_only)
+    with pytest.raises(Unavailable, match=r"cannot write .*file: Read-only"):
+        write_durably(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    with pytest.raises(Unavailable, match="too long"):
+        write_durably(tmp_path / ("n" * 250), b"new")
+
+
+def _read_only(*_: object, **__: object) -> int:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
 def test_a_durable_write_syncs_before_it_renames_and_the_directory_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
