@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.files.warmup import command
+from p2pfs.types import MIB
 
 pytestmark = pytest.mark.l0
 
@@ -72,3 +73,22 @@ def test_a_mount_of_an_earlier_version_is_understood(line: dict[str, Any], tmp_p
     line["failed"] = 1
     result = CliRunner().invoke(command, [str(tmp_path)], standalone_mode=False)
     assert (result.return_value, result.stderr) == (exitcodes.UNREACHABLE, "not fetched or not kept: 1 chunk\n")
+
+
+def test_most_bounds_all_paths_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    allowed: list[int] = []
+
+    class Mounted(asking.Mounted):
+        def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+            allowed.append(request["most"])
+            return iter([EARLIER | {"fetched_bytes": 100, "cached_bytes": 50}])
+
+    at = iter("abc")
+    monkeypatch.setattr(asking, "located", lambda _: (Mounted(_record(f"/mnt/{next(at)}"), ""), 7))
+    result = CliRunner().invoke(command, ["--most", "1M", *[str(tmp_path)] * 3], standalone_mode=False)
+    assert result.return_value == exitcodes.OK
+    assert allowed == [MIB, MIB - 150, MIB - 300]
+
+
+def _record(mount_point: str) -> Any:  # noqa: ANN401
+    return SimpleNamespace(mount_point=mount_point)

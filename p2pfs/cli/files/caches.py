@@ -23,11 +23,12 @@ def add_up(op: str, what: str, paths: Sequence[Path], **request: Any) -> Warmth:
     """
     total: Warmth = {}
     missing: list[str] = []
+    most = request.get("most")
     for path in paths:
         mounted, inode = asking.located(path)
         line: Warmth = {}
-        if request.get("most") is not None:
-            request["most"] = max(0, request["most"] - total.get("fetched_bytes", 0) - total.get("cached_bytes", 0))
+        if most is not None:
+            request["most"] = max(0, most - total.get("fetched_bytes", 0) - total.get("cached_bytes", 0))
         with late_bar(what, "files") as show:
             for line in mounted.ask(op, inode=inode, **request):
                 show(line["files"], line["of_files"])
