@@ -36,12 +36,13 @@ class CacheCommands:
         return {"warmup": self.warm, "evict": self.evict}
 
     async def warm(self, request: Request, say: Say) -> None:
-        """{"inode": N, "most": bytes or null, "named": bool} → a Warmth now and then, and at the end, with "missing"
-        then if `named`: paths of the first files of which something failed."""
+        """{"inodes": [N, …], "most": bytes or null, "named": bool} → a Warmth now and then, and at the end, with
+        "missing" then if `named`: paths of the first files of which something failed. "inode": N is [N]."""
         most = None if request.get("most") is None else int(request["most"])
         tell, lacking = _Seldom(say), list[InodeId]()
-        warming, inode = self._fs.warming, InodeId(int(request["inode"]))
-        warmth: dict[str, Any] = msgspec.to_builtins(await warming.warm(inode, tell, most=most, lacks=lacking.append))
+        tops = [InodeId(int(number)) for number in request.get("inodes") or [request["inode"]]]
+        told = await self._fs.warming.warm(tops, tell, most=most, lacks=lacking.append)
+        warmth: dict[str, Any] = msgspec.to_builtins(told)
         if request.get("named"):
             warmth["missing"] = [os.fsdecode(path) for path in await self._paths(lacking[:MOST_NAMED])]
         await say(warmth)

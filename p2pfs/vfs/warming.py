@@ -4,7 +4,7 @@ What is filled is the disk cache of ciphertext, checked by hash like all that co
 disk cache and the opened blocks in memory, which hold nothing but what is stored; bytes not stored yet are in neither.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -24,7 +24,7 @@ from p2pfs.vfs.reader import Reader
 
 PAGE: Final = 500
 MOST_BELOW: Final = 1_000_000
-"""Files and directories below one path."""
+"""Files and directories below one path, and files below all."""
 AT_ONCE: Final = 8
 """Chunks of a file dropped at the same time."""
 
@@ -47,22 +47,31 @@ class Warming:
         self._cache = store if isinstance(store, CachedStore) else None
 
     async def warm(
-        self, top: InodeId, told: Told, *, most: int | None = None, lacks: Callable[[InodeId], None] = lambda _: None
+        self,
+        tops: Iterable[InodeId],
+        told: Told,
+        *,
+        most: int | None = None,
+        lacks: Callable[[InodeId], None] = lambda _: None,
     ) -> Warmth:
-        """Have everything below an inode in the disk cache, `most` bytes of it at most, and never more than the cache
-        holds. A chunk that cannot be had is counted and passed over; `lacks` hears of its file. When too long nothing
-        came, the rest is not tried.
+        """Have everything below some inodes in the disk cache, `most` bytes of it at most, and never more than the
+        cache holds. A chunk that cannot be had is counted and passed over; `lacks` hears of its file. When too long
+        nothing came, the rest is not tried.
 
         Raises:
             Unsupported: This mount has no disk cache.
-            NotFound, TooLarge: There is no such inode, or too much below it.
+            NotFound, TooLarge: There is no such inode, or too much below one, or them all.
             Fenced: This mount's session is over.
         """
         cache = self._required()
         room = min(cache.budget, cache.budget if most is None else most)
         fetching = Fetching(cache, self._volume, room, told, lacks)
-        files = await self._below(top)
-        fetching.warmth.of_files = len(files)
+        files: dict[InodeId, None] = {}
+        for top in tops:
+            files |= dict.fromkeys(await self._below(top))
+            _require_few(len(files))
+            fetching.warmth.of_files = len(files)
+            await told(fetching.warmth)  # looking below many takes longer than who asked would bear silence
         await fetching.run(files, self._chunks)
         return fetching.warmth
 
@@ -152,6 +161,10 @@ class Warming:
                         files[InodeId(entry.attributes.inode)] = None
                     elif entry.attributes.kind == Kind.DIRECTORY:
                         directories += 1
-                if len(files) + directories > MOST_BELOW:
-                    raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")
+                _require_few(len(files) + directories)
         return list(files)
+
+
+def _require_few(count: int) -> None:
+    if count > MOST_BELOW:
+        raise TooLarge(f"more than {MOST_BELOW} files: take the directories in it one by one")

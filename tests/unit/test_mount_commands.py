@@ -1,7 +1,7 @@
 """What a mount answers to commands over its socket: lines, refusals with their class, and nonsense without ending."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,13 +168,31 @@ async def test_what_cannot_be_read_is_counted_by_a_search(fs: Filesystem, tmp_pa
         assert (found["path"], told, done) == ("good", {"unreadable": 1}, {"done": True})
 
 
+@pytest.mark.parametrize(("request_", "tops"), [({"inode": 5}, [5]), ({"inodes": [5, 7]}, [5, 7])])
+async def test_what_is_warmed_up_may_be_several(request_: dict[str, object], tops: list[int]) -> None:
+    class Warming:
+        async def warm(self, asked: Sequence[InodeId], _told: Told, *, most: int | None, **_: object) -> Warmth:
+            assert (asked, most) == (tops, 9)
+            return Warmth(files=len(asked))
+
+    said: list[dict[str, object]] = []
+
+    async def say(message: dict[str, object]) -> None:
+        said.append(message)
+
+    filesystem: Any = SimpleNamespace(warming=Warming())
+    kernel: Any = None
+    await CacheCommands(filesystem, kernel).warm({**request_, "most": 9}, say)
+    assert said[-1]["files"] == len(tops)
+
+
 async def test_who_reads_slowly_is_not_told_twice_at_once(autojump_clock: object) -> None:
     """Chunks come in tasks of their own, and a stream takes one line at a time."""
     sending, receiving = trio.testing.lockstep_stream_pair()
     left = 3
 
     class Warming:
-        async def warm(self, _inode: InodeId, told: Told, **_: object) -> Warmth:
+        async def warm(self, _tops: Sequence[InodeId], told: Told, **_: object) -> Warmth:
             async def come(after_s: float) -> None:
                 await trio.sleep(after_s)
                 await told(Warmth(files=1))

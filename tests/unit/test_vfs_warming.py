@@ -40,8 +40,8 @@ class World:
             await self.fs.fsync(handle)
         return handle
 
-    async def warm(self, top: InodeId = ROOT_INODE, most: int | None = None) -> Warmth:
-        return await self.fs.warming.warm(top, nobody, most=most)
+    async def warm(self, *tops: InodeId, most: int | None = None) -> Warmth:
+        return await self.fs.warming.warm(tops or [ROOT_INODE], nobody, most=most)
 
     async def cool(self, top: InodeId = ROOT_INODE) -> tuple[Warmth, list[InodeId]]:
         forgotten: list[InodeId] = []
@@ -89,6 +89,20 @@ async def test_no_more_is_fetched_than_asked_for_and_than_the_cache_holds(tmp_pa
         assert full.fetched_bytes + full.cached_bytes <= 5 * MIB
 
 
+async def test_what_lies_below_several_is_one_round(tmp_path: Path) -> None:
+    """The second of them once let go of what the first had fetched, and a file in both counted twice."""
+    async with world(tmp_path, budget=5 * MIB) as at:
+        tops = [await at.fs.make(ROOT_INODE, name, Kind.DIRECTORY, 0o755, Owner(0, 0)) for name in (b"one", b"two")]
+        for seed, top in enumerate(tops, 1):
+            await at.write(b"file", content(3, seed=seed), top.id)
+        await at.cool()
+        full = await at.warm(tops[0].id, tops[1].id)
+        assert (full.of_files, full.is_full) == (2, True)
+        assert 4 * MIB <= full.fetched_bytes + full.cached_bytes <= 5 * MIB
+        again = await at.warm(tops[0].id, ROOT_INODE)
+        assert (again.of_files, again.fetched_bytes, again.cached_bytes) == (2, 0, full.fetched_bytes)
+
+
 def waits_for(at: World, monkeypatch: pytest.MonkeyPatch, unreachable: Callable[[bytes], bool], wait_s: float) -> None:
     """Chunks that are `unreachable` are waited for in vain; the others come at once. No thread: the clock would jump
     while it works."""
@@ -120,7 +134,7 @@ async def test_files_that_nobody_gives_are_waited_for_together_and_keep_no_other
         waits_for(at, monkeypatch, lambda one: one != chunk, 30)
         lacking: list[InodeId] = []
         began_s = trio.current_time()
-        warmth = await at.fs.warming.warm(ROOT_INODE, nobody, lacks=lacking.append)
+        warmth = await at.fs.warming.warm([ROOT_INODE], nobody, lacks=lacking.append)
         assert trio.current_time() - began_s <= 60  # one after the other: 600
         assert (warmth.files, warmth.failed, warmth.lacking, warmth.gave_up) == (22, 20, 20, False)
         assert warmth.fetched_bytes == warmth.cached_bytes > MIB
@@ -202,7 +216,7 @@ async def test_files_that_were_not_tried_lack_nothing(
         await at.cool()
         waits_for(at, monkeypatch, lambda _: True, 60)
         lacking: list[InodeId] = []
-        warmth = await at.fs.warming.warm(ROOT_INODE, nobody, lacks=lacking.append)
+        warmth = await at.fs.warming.warm([ROOT_INODE], nobody, lacks=lacking.append)
         assert (warmth.files, warmth.failed, warmth.lacking, warmth.gave_up) == (8, 8, 8, True)
         assert len(lacking) == 8
 
@@ -269,7 +283,7 @@ async def test_without_a_disk_cache_there_is_nothing_to_warm() -> None:
     volume, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
     async with filesystem(volume.session(), store) as served:
         with pytest.raises(Unsupported, match="disk cache"):
-            await served.warming.warm(ROOT_INODE, nobody)
+            await served.warming.warm([ROOT_INODE], nobody)
         assert (await served.warming.cool(ROOT_INODE, nobody, lambda _: None)).files == 0
 
 

@@ -1,6 +1,7 @@
 """`p2pfs warmup PATH…`: have files in the mount's disk cache before somebody reads them."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -8,6 +9,9 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json
 from p2pfs.runtime.sizes import format_count, format_size, given_size
+
+_AT_ONCE: Final = 2000
+"""Paths in one request to a mount, which takes 64 KiB."""
 
 
 @click.command("warmup")
@@ -29,7 +33,7 @@ def command(paths: tuple[Path, ...], most: str | None, quiet: bool, as_json: boo
     from p2pfs.cli.files.caches import add_up, tell
 
     limit = None if most is None else given_size(most)
-    total = add_up("warmup", "warming up", paths, most=limit, named=True)
+    total = add_up("warmup", "warming up", paths, at_once=_AT_ONCE, most=limit, named=True)
     if as_json:
         print_json(total)
     else:
