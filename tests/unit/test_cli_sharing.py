@@ -30,7 +30,7 @@ def _member(*, read_only: bool) -> Member:
         ([_member(read_only=True)], "--ro", "(bob@desk), to read, as before\n", False),
     ],
 )
-def test_other_rights_for_somebody_it_is_shared_with_need_not_be_accepted_again(
+def test_other_rights_need_not_be_accepted_again_by_who_knows_the_key_that_signs_them(
     before: list[Member],
     wanted: str,
     told: str,
@@ -52,7 +52,11 @@ def test_other_rights_for_somebody_it_is_shared_with_need_not_be_accepted_again(
     assert main.run(["volume", "share", "photos", *words, "--home", str(tmp_path)]) == exitcodes.OK
     shown = capsys.readouterr().out
     assert told in shown
-    assert ("need not do so once more" in shown) != new
+    again = (
+        "Who accepted it from this machine's key need not do\nso once more; others, and who accepted it from another"
+        " machine's key, do with: p2pfs volume accept anna/photos --from OURS\n"
+    )
+    assert (again in shown) != new
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ def share(
     else:
         was = f", and was to {_rights(before.read_only)}" if before.read_only == writable else ", as before"
         say(f"{found.name} is shared with {whom}, to {_rights(not writable)}{was}")
-        say("Their mounts of it have ended: they mount it again. Who accepted it need not do so once more; others do")
-        say(f"with: {how}")
+        say("Their mounts of it have ended: they mount it again. Who accepted it from this machine's key need not do")
+        say(f"so once more; others, and who accepted it from another machine's key, do with: {how}")
 
 
 @click.command("unshare")
