@@ -1,5 +1,6 @@
 """What `p2pfs volume share` and `show` say of a volume with several people's keys."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from p2pfs import exitcodes
 from p2pfs.cli import main
 from p2pfs.cli.volumes import sharing_changes, volume, volume_sharing
+from p2pfs.errors import CoordinatorAway
 from p2pfs.format import sharing
+from p2pfs.runtime.home import NodeHome
 from p2pfs.wire.sharing import Member
 from p2pfs.wire.volumes import VolumeInfo
 
@@ -39,17 +42,7 @@ def test_other_rights_need_not_be_accepted_again_by_who_knows_the_key_that_signs
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def share(*_: Any, read_only: bool) -> list[Member]:  # noqa: ANN401 - not looked at
-        return [_member(read_only=read_only)]
-
-    monkeypatch.setattr(volume_sharing, "_volumes", lambda _: [VolumeInfo(1, "photos", "anna", b"", 0, True, 0)])
-    monkeypatch.setattr(sharing_changes, "members", lambda *_: before)
-    monkeypatch.setattr(sharing_changes, "share", share)
-    monkeypatch.setattr(sharing_changes, "publish", lambda _: "OURS")
-    (tmp_path / "passphrase").write_text("secret")
-    (tmp_path / "passphrase").chmod(0o600)
-    words = ["--to", sharing.shown(THEIRS), wanted, "--passphrase-file", str(tmp_path / "passphrase")]
-    assert main.run(["volume", "share", "photos", *words, "--home", str(tmp_path)]) == exitcodes.OK
+    assert _share(before, wanted, lambda _: "OURS", monkeypatch, tmp_path) == exitcodes.OK
     shown = capsys.readouterr().out
     assert told in shown
     again = (
@@ -57,6 +50,41 @@ def test_other_rights_need_not_be_accepted_again_by_who_knows_the_key_that_signs
         " machine's key, do with: p2pfs volume accept anna/photos --from OURS\n"
     )
     assert (again in shown) != new
+
+
+@pytest.mark.parametrize("before", [[], [_member(read_only=False)]])
+def test_that_it_is_shared_is_told_though_the_coordinator_goes_away_then(
+    before: list[Member], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(_: NodeHome) -> str:
+        raise CoordinatorAway("the coordinator does not answer")
+
+    assert _share(before, "--ro", away, monkeypatch, tmp_path) == exitcodes.UNREACHABLE
+    shown = capsys.readouterr()
+    assert "(bob@desk), to read" in shown.out
+    assert "does not answer" in shown.err
+
+
+def _share(
+    before: list[Member],
+    wanted: str,
+    publish: Callable[[NodeHome], str],
+    monkeypatch: pytest.MonkeyPatch,
+    root: Path,
+) -> int:
+    """The exit code of `p2pfs volume share` beside a coordinator that does it."""
+
+    def share(*_: Any, read_only: bool) -> list[Member]:  # noqa: ANN401 - not looked at
+        return [_member(read_only=read_only)]
+
+    monkeypatch.setattr(volume_sharing, "_volumes", lambda _: [VolumeInfo(1, "photos", "anna", b"", 0, True, 0)])
+    monkeypatch.setattr(sharing_changes, "members", lambda *_: before)
+    monkeypatch.setattr(sharing_changes, "share", share)
+    monkeypatch.setattr(sharing_changes, "publish", publish)
+    (root / "passphrase").write_text("secret")
+    (root / "passphrase").chmod(0o600)
+    words = ["--to", sharing.shown(THEIRS), wanted, "--passphrase-file", str(root / "passphrase")]
+    return main.run(["volume", "share", "photos", *words, "--home", str(root)])
 
 
 @pytest.mark.parametrize(

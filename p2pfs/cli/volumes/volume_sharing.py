@@ -86,14 +86,15 @@ def share(
         return
     new = _member(members, wanted)
     whom = f"{_shown(wanted)} ({', '.join(new.names)})" if new is not None and new.names else _shown(wanted)
+    was = ""
+    if before is not None:
+        was = f", and was to {_rights(before.read_only)}" if before.read_only == writable else ", as before"
+    say(f"{found.name} is shared with {whom}, to {_rights(not writable)}{was}")  # it is, whatever becomes of the rest
     shared = shlex.quote(f"{found.owner}/{found.name}")
     how = f"p2pfs volume accept {shared} --from {sharing_changes.publish(home)}"
     if before is None:
-        say(f"{found.name} is shared with {whom}, to {_rights(not writable)}")
         say(f"they accept it with: {how}")
     else:
-        was = f", and was to {_rights(before.read_only)}" if before.read_only == writable else ", as before"
-        say(f"{found.name} is shared with {whom}, to {_rights(not writable)}{was}")
         say("Their mounts of it have ended: they mount it again. Who accepted it from this machine's key need not do")
         say(f"so once more; others, and who accepted it from another machine's key, do with: {how}")
 
