@@ -133,9 +133,17 @@ def test_what_the_daemon_refuses_is_said(tmp_path: Path, capsys: pytest.CaptureF
     home = lone_peer(tmp_path)
     with daemon(home, {"error": "the disk is full"}):
         assert share(home, "storage=1G") == exitcodes.FAILED
-    with daemon(home, None):
-        assert share(home) == exitcodes.UNREACHABLE
     assert "the peer refuses: the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["share"], ["peer", "trash", "empty", "--yes"]])
+def test_a_daemon_that_hangs_up_is_not_taken_for_one_of_another_version(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = lone_peer(tmp_path)
+    with daemon(home, None):
+        assert main.run([*words, "--home", str(home)]) == exitcodes.UNREACHABLE
+    assert "it hung up" in capsys.readouterr().err
 
 
 def test_who_is_no_peer_has_nothing_to_offer(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def _ask(home: NodeHome, what: str, timeout_s: float) -> dict[str, int]:
     try:
         with mounts.dial(home.path / "run" / "peer.sock", timeout_s) as connection, connection.makefile("rb") as lines:
             connection.sendall(json.dumps({"op": what}).encode() + b"\n")
-            answer: dict[str, int] = json.loads(lines.readline())
+            if not (line := lines.readline()).endswith(b"\n"):
+                raise ConnectionError
+            answer: dict[str, int] = json.loads(line)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no peer daemon answers for {home.path}: {mounts.why_silent(error)}; {_what_to_do(error)}",

@@ -87,7 +87,9 @@ def _ask_daemon(home: NodeHome, wanted: Mapping[str, str]) -> dict[str, Any] | N
     try:
         with mounts.dial(home.path / "run" / "peer.sock", _ANSWER_S) as connection, connection.makefile("rb") as lines:
             connection.sendall(json.dumps(request).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(lines.readline())
+            if not (line := lines.readline()).endswith(b"\n"):
+                raise ConnectionError
+            answer: dict[str, Any] = json.loads(line)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except (OSError, ValueError) as error:
