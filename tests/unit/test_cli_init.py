@@ -89,7 +89,14 @@ def test_the_recovery_kit_goes_to_the_file_that_a_person_names(tmp_path: Path) -
     assert kit.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("text", "why"), [("~nouser/kit", "home of a user"), ("a\0b", "zero byte")])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("~nouser/kit", "home of a user"),
+        ("a\0b", "zero byte"),
+        *((text, "write a path, or nothing") for text in ("y", "Yes", "n", "NO", "none")),
+    ],
+)
 def test_a_path_that_cannot_be_is_explained(text: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def prompt(_: str, *, value_proc: Callable[[str], str], **__: object) -> str:
         with pytest.raises(click.UsageError, match=why):

@@ -20,6 +20,8 @@ from p2pfs.runtime.sizes import format_size, given_size
 from p2pfs.types import GIB, MIB
 
 _NONE: Final = ("0", "none", "no")
+_NO_PATHS: Final = ("y", "yes", "n", "no", "none")
+"""Answers to another question: nobody looks for the kit in a file that is called so."""
 _MOST_SHOWN: Final = 8
 
 
@@ -80,7 +82,9 @@ def ask_kit_file() -> Path | None:
 
 
 def _path(text: str) -> Path | None:
-    """Raises Invalid: There is no such path, nor can be."""
+    """Raises Invalid: There is no such path, nor can be, or it is not meant as one."""
+    if text.lower() in _NO_PATHS:
+        raise Invalid(f"write a path, or nothing; ./{text} is a file of that name here")
     if "\0" in text:
         raise Invalid("no path has a zero byte in it")
     try:
