@@ -30,7 +30,7 @@ _AUTOMOUNT: Final = "autofs"
 UNMOUNT_S: Final = 20.0
 TELL_S: Final = 5.0
 AGAIN_S: Final = 20.0
-"""How often who waits for the end is told the same: storing may wait for longer than they would for a silent mount."""
+"""How often who waits for the end is told the same while it stores, which may take longer than they bear silence."""
 READ_AHEAD_KIB: Final = 1024
 
 Say = Callable[[dict[str, object]], Awaitable[None]]
@@ -132,12 +132,15 @@ class Control:
 
     def __init__(
         self,
-        leave: Callable[[Callable[[int], None]], Awaitable[str]],
+        store: Callable[[Callable[[int], None]], Awaitable[None]],
+        leave: Callable[[], Awaitable[str]],
         stats: Callable[[], dict[str, int]],
         commands: Mapping[str, Command] | None = None,
     ) -> None:
-        """`leave` is told whom to report unsaved bytes to, and returns what it can never store."""
-        self._leave, self._stats, self._commands = leave, stats, commands or {}
+        """`store` is told whom to report unsaved bytes to; `leave` comes after it, and returns what can never be
+        stored."""
+        self._store, self._leave = store, leave
+        self._stats, self._commands = stats, commands or {}
         self._leaving = 0  # who asked to leave and has not been told what came of it
         self._told = trio.Event()
 
@@ -193,30 +196,34 @@ class Control:
         async with trio.open_nursery() as nursery:
             tell, told = trio.open_memory_channel[int](1)
 
-            async def report(channel: trio.MemoryReceiveChannel[int]) -> None:
-                unsaved: int | None = None
-                while True:
-                    try:
-                        with trio.move_on_after(AGAIN_S):
-                            unsaved = await channel.receive()
-                    except trio.EndOfChannel:
-                        return
-                    if unsaved is None:
-                        continue
-                    with contextlib.suppress(trio.BrokenResourceError):  # who asked went away: go on leaving
-                        await _say(stream, {"pending_bytes": unsaved})
-
             def pending(count: int) -> None:
                 with contextlib.suppress(trio.WouldBlock):
                     tell.send_nowait(count)
 
-            nursery.start_soon(report, told)
+            nursery.start_soon(_report, stream, told)
             try:
-                answer: dict[str, object] = {"done": True, "lost": await self._leave(pending)}
+                with tell:
+                    await self._store(pending)
+                # Nothing is told from here on: what cannot end, the kernel's unmounting, is given up by who waits.
+                answer: dict[str, object] = {"done": True, "lost": await self._leave()}
             except (PoolError, OSError, subprocess.SubprocessError) as error:
                 answer = {"error": str(error), "exit_code": getattr(error, "exit_code", exitcodes.DATA_NOT_STORED)}
-            tell.close()
         await _say(stream, answer)
+
+
+async def _report(stream: trio.SocketStream, told: trio.MemoryReceiveChannel[int]) -> None:
+    """Pass on what is unsaved, the same again where nothing new is told for `AGAIN_S`; until the other end closes."""
+    unsaved: int | None = None
+    while True:
+        try:
+            with trio.move_on_after(AGAIN_S):
+                unsaved = await told.receive()
+        except trio.EndOfChannel:
+            return
+        if unsaved is None:
+            continue
+        with contextlib.suppress(trio.BrokenResourceError):  # who asked went away: go on leaving
+            await _say(stream, {"pending_bytes": unsaved})
 
 
 def _remove(path: Path) -> None:

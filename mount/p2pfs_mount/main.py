@@ -119,7 +119,8 @@ class _Mount:
         socket = mounts.socket_path(self._home.path, self._path)
         figures = MountFigures(attached, operations, kernel)
         control = life.Control(
-            lambda report: self._leave(attached, operations, report),
+            lambda report: self._store(attached, operations, report),
+            lambda: self._leave(attached),
             figures.stats,
             {
                 "access log": operations.meter.access.follow,
@@ -225,14 +226,16 @@ class _Mount:
             self._exit_code = exitcodes.DATA_NOT_STORED
             log.error("not all was stored: %s", lost)
 
-    async def _leave(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> str:
-        """`p2pfs umount`: store everything, then take the mount away. Raises PoolError and leaves it mounted.
-        Returns what this mount can never store, or nothing: staying would not help."""
+    async def _store(self, attached: Attached, operations: Operations, report: Callable[[int], None]) -> None:
+        """`p2pfs umount`: store everything. Raises PoolError; then it stays mounted."""
         try:
             await self._take_in_pages(operations)
             await attached.filesystem.settle_all(report)
         finally:
             self._release(operations)
+
+    async def _leave(self, attached: Attached) -> str:
+        """Then take the mount away. Returns what it can never store, or nothing: staying would not help."""
         await trio.to_thread.run_sync(life.unmount, self._path)
         self._unmounted.set()
         return attached.filesystem.promises.losses()

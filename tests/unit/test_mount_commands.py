@@ -42,7 +42,11 @@ async def _idle() -> None:
     return
 
 
-async def _leave(_report: object) -> str:
+async def _store(_report: object) -> None:
+    return
+
+
+async def _leave() -> str:
     return ""
 
 
@@ -52,7 +56,7 @@ async def ask(fs: Filesystem, path: Path, *requests: object) -> list[list[dict[s
 
 
 async def ask_table(table: Mapping[str, life.Command], path: Path, *requests: object) -> list[list[dict[str, Any]]]:
-    control = life.Control(_leave, dict, table)
+    control = life.Control(_store, _leave, dict, table)
     answers = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.serve, path)

@@ -27,17 +27,21 @@ async def test_a_mount_that_lives_says_so_by_its_records_time(tmp_path: Path, au
     assert not record.exists()
 
 
+async def nothing(_report: Callable[[int], None]) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 async def test_who_asked_to_leave_is_told_what_is_lost_before_the_process_ends(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     left = trio.Event()
 
-    async def leave(_report: Callable[[int], None]) -> str:
+    async def leave() -> str:
         left.set()  # the kernel has let go, and the process is about to end
         for _ in range(20):
             await trio.lowlevel.checkpoint()
         return "3 changes were lost"
 
-    control = life.Control(leave, dict)
+    control = life.Control(nothing, leave, dict)
     heard = b""
 
     async def ask() -> None:
@@ -63,12 +67,12 @@ async def test_who_does_not_listen_keeps_nobody(tmp_path: Path, autojump_clock: 
     path = tmp_path / "socket"
     asked = trio.Event()
 
-    async def leave(_report: Callable[[int], None]) -> str:
+    async def leave() -> str:
         asked.set()
         await trio.sleep_forever()
         raise AssertionError
 
-    control = life.Control(leave, dict)
+    control = life.Control(nothing, leave, dict)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.serve, path)
         while not path.exists():
@@ -82,17 +86,20 @@ async def test_who_does_not_listen_keeps_nobody(tmp_path: Path, autojump_clock: 
         nursery.cancel_scope.cancel()
 
 
-async def test_who_waits_for_the_end_is_told_again_while_storing_takes_its_time(
+async def test_who_waits_for_the_end_is_told_again_while_storing_takes_its_time_and_no_longer(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     path = tmp_path / "socket"
 
-    async def leave(report: Callable[[int], None]) -> str:
+    async def store(report: Callable[[int], None]) -> None:
         report(7)
         await trio.sleep(3.5 * life.AGAIN_S)
+
+    async def leave() -> str:
+        await trio.sleep(10 * life.AGAIN_S)  # a fusermount3 that nothing ends: who asked gives up in the silence
         return ""
 
-    control = life.Control(leave, dict)
+    control = life.Control(store, leave, dict)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.serve, path)
         while not path.exists():
@@ -118,7 +125,7 @@ async def test_a_command_that_fails_as_nobody_expects_ends_its_connection_and_no
         async with trio.open_nursery() as nursery:
             nursery.start_soon(overflow, {}, _say)
 
-    async def leave(_report: Callable[[int], None]) -> str:
+    async def leave() -> str:
         return ""
 
     async def ask(text: bytes) -> bytes:
@@ -126,7 +133,7 @@ async def test_a_command_that_fails_as_nobody_expects_ends_its_connection_and_no
             await stream.send_all(text + b"\n")
             return b"".join([part async for part in stream])
 
-    control = life.Control(leave, dict, {"overflow": overflow, "fail": fail})
+    control = life.Control(nothing, leave, dict, {"overflow": overflow, "fail": fail})
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, path)

@@ -166,10 +166,13 @@ async def test_lines_say_what_was_asked_and_no_content(
 async def test_over_the_socket_a_reader_that_hangs_up_is_forgotten(tmp_path: Path) -> None:
     path, one = tmp_path / "socket", Meter(lambda _: None)
 
-    async def leave(_report: Callable[[int], None]) -> str:
+    async def store(_report: Callable[[int], None]) -> None:
         raise AssertionError
 
-    control = life.Control(leave, dict, {"access log": one.access.follow})
+    async def leave() -> str:
+        raise AssertionError
+
+    control = life.Control(store, leave, dict, {"access log": one.access.follow})
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, path)

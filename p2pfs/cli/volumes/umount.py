@@ -21,7 +21,8 @@ from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 
 SILENCE_S: Final = 60.0
-"""Longest time without any line from the mount; it reports about once a second while it stores."""
+"""Longest time without any line from the mount. While it stores it says every 20 s at least how much is left; while
+it has the kernel let go it says nothing."""
 _GONE_WITHIN_S: Final = 30.0
 _POLL_S: Final = 0.05
 
