@@ -221,6 +221,15 @@ def used_by_the_machine(machine: Machine) -> None:
     write(machine, "/srv/photos", "photos")
     write(machine, "/mnt/pool", "home")
     assert "fuse.p2pfs" in machine.output("findmnt -no FSTYPE /mnt/pool")
+    # What root writes into the home, the services' user must be able to read.
+    machine.output("""
+        systemctl stop p2pfs-coordinator p2pfs-peer
+        p2pfs coordinator kit --yes --kit-file /root/kit2
+        p2pfs share storage=5G
+        systemctl start p2pfs-coordinator p2pfs-peer
+        systemctl is-active p2pfs-coordinator p2pfs-peer
+        test -z "$(find /var/lib/p2pfs/config.toml /var/lib/p2pfs/tls /var/lib/p2pfs/coordinator ! -user p2pfs)"
+    """)
     machine.output("! grep -rq 'correct horse' /proc/$(systemctl show -P MainPID p2pfs-mount@photos)/environ")
 
 

@@ -27,7 +27,7 @@ def write_settings(home: NodeHome, settings: Mapping[str, str]) -> None:
     kept = [line for line in lines if _name_in(line) not in settings]
     # JSON's strings are TOML's basic strings, except for DEL, which no setting contains.
     kept += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
-    write_durably(home.config_path, ("\n".join(kept) + "\n").encode(), 0o600)
+    write_durably(home.config_path, ("\n".join(kept) + "\n").encode(), 0o600, like=home.path)
 
 
 def is_written(home: NodeHome, name: str) -> bool:

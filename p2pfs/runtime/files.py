@@ -14,8 +14,9 @@ from p2pfs.errors import NoSpace, Unavailable
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = True) -> None:
-    """Replace `path` by `data`.
+def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = True, like: Path | None = None) -> None:
+    """Replace `path` by `data`. Written by root, it is given to the owner of `like`: commands are typed as root in the
+    homes of daemons that have a user of their own.
 
     Durability: on return content and name are on stable storage; without `sync` only a crash of this process leaves the
     old or the new content for certain.
@@ -29,6 +30,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = Tr
         # The mode is given at creation: a secret is never readable for others, not for an instant.
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
+            if like is not None:
+                give_to_owner(fd, like)
             os.fchmod(fd, mode)
             _write_all(fd, data)
             if sync:
@@ -44,6 +47,14 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = Tr
         if error.errno in _FULL:
             raise NoSpace(f"no space left on the disk of {path}") from error
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def give_to_owner(fd: int, like: Path) -> None:
+    """Have a file that root made belong to the owner of `like`; nothing where somebody else calls. Raises OSError."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        if os.fstat(fd).st_uid != owner.st_uid:  # otherwise there is nothing to need the right to give for
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def sync_directory(path: Path) -> None:

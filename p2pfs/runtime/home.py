@@ -17,7 +17,7 @@ import msgspec
 from p2pfs import exitcodes
 from p2pfs.errors import Invalid, Unavailable, UserError
 from p2pfs.runtime import config
-from p2pfs.runtime.files import sync_directory, write_durably
+from p2pfs.runtime.files import give_to_owner, sync_directory, write_durably
 from p2pfs.types import NodeId, PeerNumber, PoolId, Role
 
 __all__ = ["NodeHome", "NodeRecord", "default_home", "write_durably"]
@@ -157,11 +157,11 @@ class NodeHome:
 
     def save(self, record: NodeRecord) -> None:
         """Replace what is known about the node, such as its coordinator's addresses."""
-        write_durably(self.record_path, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        write_durably(self.record_path, msgspec.json.format(msgspec.json.encode(record)) + b"\n", like=self.path)
 
     def replace_certificate(self, certificate: bytes) -> None:
         """A renewed certificate (PEM) for the same key."""
-        write_durably(self.certificate_path, certificate)
+        write_durably(self.certificate_path, certificate, like=self.path)
 
     @contextmanager
     def lock(self, kind: str) -> Iterator[None]:
@@ -185,7 +185,9 @@ class NodeHome:
 
     def _open_lock(self, kind: str) -> int:
         try:
-            return os.open(self.path / f".{kind}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path / f".{kind}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            give_to_owner(fd, self.path)
+            return fd
         except OSError as error:
             raise UserError(f"cannot lock {self.path}: {error.strerror}", exitcodes.FAILED) from error
 

@@ -2,10 +2,12 @@
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from root_hands import as_root
 
 from p2pfs import exitcodes
 from p2pfs.cli import main
@@ -44,6 +46,21 @@ def test_init_shows_the_kit_and_keeps_nothing_of_its_secret(tmp_path: Path, caps
     recovery = CoordinatorFiles(NodeHome(tmp_path / "home")).load_recovery()
     assert recovery is not None
     assert recovery.key.public_bytes_raw() == kit.box_key.public_key().public_bytes_raw()
+
+
+def test_root_makes_a_new_kit_for_a_coordinator_with_a_user_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of it belongs to that user, who could not start otherwise; the kit stays root's."""
+    home = tmp_path / "home"
+    assert made(home) == exitcodes.OK
+    given = as_root(monkeypatch, owner=54321)
+    words = ["coordinator", "kit", "--yes", "--home", str(home), "--kit-file", str(tmp_path / "kit")]
+    assert main.run(words) == exitcodes.OK
+    (lock, *_), (recovery, *owner) = given
+    assert lock == ".coordinator.lock"
+    assert recovery.startswith(".recovery.json.")
+    assert owner == [os.getuid(), os.getgid()]
 
 
 def test_init_writes_the_kit_to_a_new_private_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,18 @@ import stat
 from pathlib import Path
 
 import pytest
+from root_hands import as_root
 
 from p2pfs import exitcodes
 from p2pfs.errors import NoSpace, Unavailable, UserError
 from p2pfs.runtime import files
+from p2pfs.runtime.config_file import write_settings
 from p2pfs.runtime.home import NodeHome, NodeRecord, default_home, write_durably
 from p2pfs.types import NodeId, PeerNumber, PoolId, Role
 
 pytestmark = pytest.mark.l0
+
+SOMEBODY = 54321
 
 RECORD = NodeRecord(
     pool=PoolId("a" * 32),
@@ -64,11 +68,11 @@ def test_a_crash_before_the_record_leaves_nothing_that_counts(tmp_path: Path, mo
     written: list[str] = []
     real = files.write_durably
 
-    def stop_at_the_record(path: Path, data: bytes, mode: int = 0o644) -> None:
+    def stop_at_the_record(path: Path, data: bytes, mode: int = 0o644, *, like: Path | None = None) -> None:
         if path.name == "node.json":
             raise KeyboardInterrupt
         written.append(path.name)
-        real(path, data, mode)
+        real(path, data, mode, like=like)
 
     monkeypatch.setattr("p2pfs.runtime.home.write_durably", stop_at_the_record)
     with pytest.raises(KeyboardInterrupt):
@@ -193,6 +197,50 @@ def test_a_durable_write_syncs_before_it_renames_and_the_directory_after(
     monkeypatch.setattr(os, "replace", replace)
     write_durably(tmp_path / "file", b"x" * 100_000)
     assert steps == ["fsync file", "rename", "fsync directory"]
+
+
+def test_what_root_writes_into_a_home_belongs_to_the_homes_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands are typed as root, daemons have a user of their own, who could not read it otherwise."""
+    home = NodeHome(tmp_path / "home")
+    _create(home)
+    given = as_root(monkeypatch, owner=SOMEBODY)
+    write_durably(tmp_path / "elsewhere", b"")
+    assert given == [], "what goes anywhere else is root's own"
+    write_settings(home, {"capacity": "2G"})
+    home.save(RECORD)
+    home.replace_certificate(b"NEW")
+    with home.lock("peer"):
+        pass
+    names = [".config.toml.", ".node.json.", ".node.pem.", ".peer.lock"]
+    assert [name.startswith(begin) for (name, *_), begin in zip(given, names, strict=True)] == [True] * 4, given
+    assert {(uid, gid) for _, uid, gid in given} == {(os.getuid(), os.getgid())}
+
+
+@pytest.mark.parametrize("user", ["root in a home of its own", "nobody in particular"])
+def test_nothing_is_given_away_that_need_not_or_cannot_be(
+    user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = as_root(monkeypatch, owner=os.getuid() if user.startswith("root") else SOMEBODY)
+    if not user.startswith("root"):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    write_durably(tmp_path / "file", b"", like=tmp_path)
+    assert given == []
+
+
+def test_what_cannot_be_given_to_the_homes_user_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_durably(tmp_path / "file", b"old")
+
+    def refused(_fd: int, _uid: int, _gid: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    as_root(monkeypatch, owner=SOMEBODY)
+    monkeypatch.setattr(os, "fchown", refused)
+    with pytest.raises(Unavailable, match="not permitted"):
+        write_durably(tmp_path / "file", b"new", like=tmp_path)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_home_of_ones_own_is_made_private(tmp_path: Path) -> None:

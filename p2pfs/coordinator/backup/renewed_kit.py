@@ -29,7 +29,7 @@ def renew_kit(home: NodeHome, *, now_s: float, hand_over: Callable[[Kit], None])
             withdraw(connection, old.serial, now_s=now_s)
         hand_over(kit)
         # Before the commit: a crash between leaves two kits that open peers, and backups for the new one.
-        write_durably(files.recovery, recovery.encode(), 0o600)
+        write_durably(files.recovery, recovery.encode(), 0o600, like=home.path)
 
     database = InlineDatabase(files.database)
     try:
