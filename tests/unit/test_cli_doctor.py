@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pki import make_ca
 
-from p2pfs.cli.health import checks
+from p2pfs.cli import connect
+from p2pfs.cli.health import checks, doctor
 from p2pfs.cli.health.checks import Finding
 from p2pfs.cli.health.clock import machine_clock_error
 from p2pfs.errors import Unavailable
@@ -86,6 +87,56 @@ def test_a_key_that_others_can_read_is_an_error(home: NodeHome) -> None:
     finding = next(iter(checks.state(home)))
     assert finding.health is Health.ERROR
     assert str(home.key_path) in finding.mend
+
+
+def test_root_looks_at_the_home_of_a_services_user(home: NodeHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything there is that user's, root's commands included."""
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = real(path, follow_symlinks=follow_symlinks)
+        owner = 0 if path in left_by_root else 54321
+        return os.stat_result((*found[:4], owner, *found[5:]))
+
+    left_by_root: set[Path] = set()
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert only(checks.state(home)).health is Health.HEALTHY
+    (home.path / "coordinator").mkdir()
+    for path in (home.config_path, home.path / "coordinator" / "recovery.json"):
+        path.touch(0o600)
+        left_by_root.add(path)
+    *bad, _well = checks.state(home)
+    assert [(finding.health, finding.mend) for finding in bad] == [
+        (Health.ERROR, f"chown --reference={home.path} {path}") for path in sorted(left_by_root)
+    ]
+    left_by_root.clear()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "belongs to user 54321" in next(checks.state(home)).found, "anybody else has one of their own"
+
+
+@pytest.mark.parametrize(
+    ("text", "looked_at"),
+    [
+        ("", ["state", "state", "disk", "certificate", "coordinator"]),
+        ("io_timeout = 'soon'\n", ["state", "disk", "certificate"]),
+    ],
+)
+def test_a_fault_of_the_state_does_not_hide_the_others(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch, text: str, looked_at: list[str]
+) -> None:
+    def away(*_given: object) -> None:
+        raise Unavailable("nobody answers")
+
+    monkeypatch.setattr(connect, "fetch", away)
+    monkeypatch.setattr(doctor, "_machine", lambda: [])
+    monkeypatch.setattr(doctor, "look_around", away)
+    home.config_path.write_text(text)
+    if not text:
+        home.key_path.chmod(0o644)
+    found = doctor.findings(home)
+    assert [finding.check for finding in found] == looked_at
+    assert found[0].health is Health.ERROR
 
 
 @pytest.mark.parametrize(

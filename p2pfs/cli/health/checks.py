@@ -3,6 +3,7 @@
 Checks never change anything, need no daemon and never raise for what they find wrong.
 """
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -123,22 +124,26 @@ def open_files(limit: int) -> Iterator[Finding]:
 
 
 def state(home: NodeHome) -> Iterator[Finding]:
-    """The node's directory: whether it is there, sound, and nobody else's."""
+    """The node's directory: whether it is there, sound, and one user's: this one's, or with root the daemons'."""
     try:
         record = home.record()
-        home.settings()
     except UserError as error:
-        text, _, mend = str(error).partition(": ")
-        yield Finding("state", Health.ERROR, text, mend or f"look into {home.path}")
+        yield _unusable(home, error)
         return
-    found = home.path.stat()
-    if found.st_uid != os.geteuid():
+    owner = home.path.stat().st_uid
+    if os.geteuid() not in (0, owner):
         yield Finding(
             "state",
             Health.ERROR,
-            f"{home.path} belongs to user {found.st_uid}",
+            f"{home.path} belongs to user {owner}",
             "run p2pfs as that user, or set --home",
         )
+    yield from _of_others(home, owner)
+    try:
+        home.settings()
+    except UserError as error:
+        yield _unusable(home, error)
+        return
     for path in (home.path, home.key_path):
         if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding(
@@ -148,6 +153,25 @@ def state(home: NodeHome) -> Iterator[Finding]:
                 f"chmod go= {path}; revoke the node if others may have read it",
             )
     yield well("state", f"{record.name} ({', '.join(record.roles)}) in {home.path}")
+
+
+def _unusable(home: NodeHome, error: UserError) -> Finding:
+    text, _, mend = str(error).partition(": ")
+    return Finding("state", Health.ERROR, text, mend or f"look into {home.path}")
+
+
+def _of_others(home: NodeHome, owner: int) -> Iterator[Finding]:
+    """What daemons read and replace, where it is not the home's user's: commands of root's left such files once."""
+    for path in (home.config_path, *sorted(home.path.glob("tls/*")), *sorted(home.path.glob("coordinator/*"))):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if found.st_uid != owner:
+                yield Finding(
+                    "state",
+                    Health.ERROR,
+                    f"{path} belongs to user {found.st_uid}, the home to user {owner}",
+                    f"chown --reference={home.path} {path}",
+                )
 
 
 def disk(home: NodeHome) -> Iterator[Finding]:

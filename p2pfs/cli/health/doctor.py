@@ -61,15 +61,20 @@ def _machine() -> Iterator[Finding]:
 
 
 def _node(home: NodeHome) -> Iterator[Finding]:
-    state = list(checks.state(home))
-    yield from state
-    if not home.exists() or any(finding.health is Health.ERROR for finding in state):
-        return
+    yield from checks.state(home)
+    try:
+        record = home.record()
+    except UserError:
+        return  # nobody lives here whom the rest could be about
     now_s = time.time()
-    if Role.COORDINATOR in home.record().roles:
+    if Role.COORDINATOR in record.roles:
         yield from checks.set_clock(machine_clock_error())
     yield from checks.disk(home)
     yield from checks.certificate(home, now_s)
+    try:
+        home.settings()
+    except UserError:
+        return  # told above; nothing can be asked without them
     yield from _pool(home, now_s)
 
 
