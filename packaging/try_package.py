@@ -230,6 +230,12 @@ def used_by_the_machine(machine: Machine) -> None:
         systemctl is-active p2pfs-coordinator p2pfs-peer
         test -z "$(find /var/lib/p2pfs/config.toml /var/lib/p2pfs/tls /var/lib/p2pfs/coordinator ! -user p2pfs)"
     """)
+    machine.output("""
+        echo OPTIONS=--set metrics_listen=127.0.0.1:9475 >/etc/default/p2pfs-coordinator
+        systemctl restart p2pfs-coordinator
+        python3 -c 'import urllib.request as r; print(r.urlopen("http://127.0.0.1:9475/metrics").read().decode())' \
+            | grep '^p2pfs_build_info'
+    """)
     # 20: one peer is fewer than the two copies wanted.
     until("root's doctor finds nothing broken", lambda: machine.run("p2pfs doctor").returncode in (0, 20), 40)
     machine.output("! grep -rq 'correct horse' /proc/$(systemctl show -P MainPID p2pfs-mount@photos)/environ")

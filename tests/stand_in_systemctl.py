@@ -54,11 +54,19 @@ def start(name: str) -> None:
         environment["NOTIFY_SOCKET"] = str(notices)
         with (ENABLED / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command.replace("@PREFIX@/bin/", "").split(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment, start_new_session=True,
+                words_of(command.replace("@PREFIX@/bin/", ""), environment), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
         (RUNNING / f"{name}.pid").write_text(f"{process.pid}\n")
         await_ready(name, listening, process)
+
+
+def words_of(command: str, environment: dict[str, str]) -> list[str]:
+    """As systemd has it: a word that is $NAME stands for the words of that variable, which may be none."""
+    found: list[str] = []
+    for word in command.split():
+        found += environment.get(word[1:], "").split() if word[1:].isidentifier() and word[0] == "$" else [word]
+    return found
 
 
 def await_ready(name: str, listening: socket.socket, process: "subprocess.Popen[bytes]") -> None:

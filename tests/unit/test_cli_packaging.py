@@ -114,6 +114,17 @@ def test_units_name_commands_settings_and_pages_that_are_there(unit: str) -> Non
             assert f"{page}.{section}" in texts.man_pages()
 
 
+@pytest.mark.parametrize("part", ["coordinator", "peer"])
+@pytest.mark.parametrize("unit", ["p2pfs-{}.service", "user/p2pfs-{}.service"])
+def test_what_a_services_file_of_variables_says_reaches_the_daemon(unit: str, part: str) -> None:
+    """It reads nothing from its environment but its home; without the file nothing is added."""
+    directives = _directives(unit.format(part))
+    assert dict(directives)["ExecStart"].endswith(f" {part} start $OPTIONS")
+    keys = [pair for pair in directives if pair[0] == "EnvironmentFile" or pair[1].startswith("OPTIONS")]
+    file = f"-/etc/default/p2pfs-{part}" if "/" not in unit else f"-%E/p2pfs/{part}"
+    assert keys == [("Environment", "OPTIONS="), ("EnvironmentFile", file)]
+
+
 def _commands(words: list[str]) -> list[click.Command]:
     found: list[click.Command] = [cli]
     for word in words:
