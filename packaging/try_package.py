@@ -180,6 +180,7 @@ def call(command: list[str], timeout_s: float) -> str:
 def installed(machine: Machine) -> None:
     machine.output("apt-get install -y --no-install-recommends /root/first.deb", timeout_s=300)
     machine.output("p2pfs version && man -w p2pfs p2pfs-volume-create mount.p2pfs p2pfs-config >/dev/null")
+    machine.output("test -z \"$(dpkg -L p2pfs | grep -E '^/s?bin/')\"")
     machine.output("test -x /sbin/mount.p2pfs && getent passwd p2pfs && test -d /etc/p2pfs/mounts")
     machine.output("test $(stat -c %a /etc/p2pfs/mounts) = 700 && test ! -e /var/lib/p2pfs")
     machine.output("systemd-analyze verify p2pfs-coordinator.service p2pfs-peer.service p2pfs-mount@photos.service")

@@ -277,6 +277,13 @@ def test_the_packages_scripts_are_well_formed_and_keep_what_they_must() -> None:
     assert "Default: false" in (debian / "p2pfs.templates").read_text()
 
 
+def test_the_package_has_nothing_below_links_of_the_system() -> None:
+    """Where /sbin is a link to usr/sbin, dpkg does not know that a file in one is the same as in the other."""
+    stage = (PACKAGING / "stage").read_text()
+    assert not re.search(r"\$root/(s?bin|lib)\b", stage)
+    assert '"$root/usr/sbin/mount.p2pfs"' in stage
+
+
 def test_the_package_needs_no_user_to_be_made_by_hand() -> None:
     made = re.findall(r"^u (\S+)", (PACKAGING / "debian" / "p2pfs.sysusers").read_text(), re.MULTILINE)
     assert made == [dict(_directives(unit))["User"] for unit in UNITS[:1]]
