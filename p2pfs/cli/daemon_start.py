@@ -1,5 +1,6 @@
 """What `coordinator start` and `peer start` have in common: checks, log, limits, then the service's own `run`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def start(
     """Run a service of this node until it is told to stop. `load` imports it, after what is cheap was checked.
 
     Raises:
-        UserError: NO_HOME, BAD_CONFIGURATION, DENIED (the node has not got that role), BUSY.
+        UserError: NO_HOME, BAD_CONFIGURATION, DENIED (the node has not got that role, or is another user's), BUSY.
     """
     record = home.record()
     if role not in record.roles:
@@ -29,12 +30,24 @@ def start(
             f"or join again with an invite for that role",
             exitcodes.DENIED,
         )
+    _require_own(home, role)
     settings = home.settings(overrides)
     require_addresses(settings)
     log.setup(settings.log_level, log_file, form=settings.log_format, part=role.value)
     process.harden()
     process.raise_file_limit()
     return load()(home, settings) or exitcodes.OK
+
+
+def _require_own(home: NodeHome, role: Role) -> None:
+    """Chunks and rows that root wrote would be lost to the service, which has a user of its own."""
+    owner = home.path.stat().st_uid
+    if os.geteuid() == 0 != owner:
+        raise UserError(
+            f"{home.path} belongs to user {owner}, who could not read what root writes there: "
+            f"systemctl start p2pfs-{role}, or start it as that user",
+            exitcodes.DENIED,
+        )
 
 
 def require_addresses(settings: Settings) -> None:

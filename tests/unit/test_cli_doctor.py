@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pki import make_ca
+from root_hands import owned_by
 
 from p2pfs.cli import connect
 from p2pfs.cli.health import checks, doctor
@@ -94,9 +95,7 @@ def test_root_looks_at_the_home_of_a_services_user(home: NodeHome, monkeypatch: 
     real = Path.stat
 
     def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
-        found = real(path, follow_symlinks=follow_symlinks)
-        owner = 0 if path in left_by_root else 54321
-        return os.stat_result((*found[:4], owner, *found[5:]))
+        return owned_by(0 if path in left_by_root else 54321, real(path, follow_symlinks=follow_symlinks))
 
     left_by_root: set[Path] = set()
     monkeypatch.setattr(Path, "stat", stat)

@@ -1,6 +1,7 @@
 """The command line as a whole: help, errors and exit codes, and what is imported when."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from peer_processes import lone_peer
+from root_hands import owned_by
 
 from p2pfs import errors, exitcodes
 from p2pfs.cli import failures, main, mount_helper
@@ -202,6 +204,20 @@ def test_a_number_whose_unit_was_forgotten_is_refused(
     monkeypatch.setenv("P2PFS_HOME", str(home))
     assert main.run(words) in (exitcodes.USAGE, exitcodes.BAD_CONFIGURATION)
     assert "no unit" in capsys.readouterr().err
+
+
+def test_root_starts_no_daemon_in_the_home_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service could not read its chunks afterwards."""
+    home, stat = lone_peer(tmp_path, Role.CLIENT, Role.PEER), Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **given: owned_by(54321, stat(path, **given)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    # With a setting that is refused where this is not.
+    assert main.run(["peer", "start", "--home", str(home), "--set", "listen=foo"]) == exitcodes.DENIED
+    told = capsys.readouterr().err
+    assert "belongs to user 54321" in told
+    assert "systemctl start p2pfs-peer" in told
 
 
 @pytest.mark.parametrize(
