@@ -94,7 +94,13 @@ async def mounted(files: int, directories: int = 0) -> AsyncIterator[tuple[Sessi
     session = Session(volume)
     delegated = Delegated(session, now=trio.current_time, io_timeout_s=30.0)
     async with (
-        filesystem(delegated, MemoryStore(), trust=delegated.trust_s, now_ns=ticking(2 * 10**18)) as fs,
+        filesystem(
+            delegated,
+            MemoryStore(),
+            trust=delegated.trust_s,
+            holds=lambda: delegated.holds,
+            now_ns=ticking(2 * 10**18),
+        ) as fs,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(Holding(delegated, trio.current_time).hold)
