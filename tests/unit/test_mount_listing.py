@@ -43,9 +43,9 @@ class Session(MemoryNamespace):
         self.may_answer.set()
         self.error: PoolError | None = None
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
         self.pages.append((inode, after))
-        page = await super().directory(inode, after, limit)
+        page = await super().directory(inode, after, limit, content=content)
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
