@@ -4,7 +4,7 @@ An answer is taken in only if what is known was not cleared since it was asked f
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,6 +20,10 @@ from p2pfs.wire.namespace import DirectoryPage, Entry
 
 AHEAD: Final = 128
 """Entries of a directory that come with a lookup in it."""
+
+BELOW: Final = 2
+"""Directories of one that is listed which are fetched ahead: whoever walks goes on with them, and whoever does not has
+asked for little in vain."""
 
 
 class Learning:
@@ -133,10 +137,15 @@ class Learning:
         known = self._known
         if known.bytes > self._known_bytes:
             return
+        self._want(known.first_below(page, BELOW), limit)
         if page.complete:
             following = known.ahead(directory, DIRECTORIES)
             missing = [number for number in following if known.covered(number) < math.inf]
             if len(missing) > DIRECTORIES // 2 or len(following) < DIRECTORIES:  # a few at once, not one each time
-                self.ahead.want([self._wanted(number, int(known.covered(number)), limit) for number in missing])
+                self._want(missing, limit)
         elif page.entries and not known.has_behind(directory, page.entries[-1].dentry):
             self.ahead.want([self._wanted(directory, page.entries[-1].dentry, limit)])
+
+    def _want(self, directories: Sequence[int], limit: int) -> None:
+        pages = [(number, self._known.covered(number)) for number in directories]
+        self.ahead.want([self._wanted(number, int(upto), limit) for number, upto in pages if upto < math.inf])
