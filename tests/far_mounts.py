@@ -104,10 +104,10 @@ class FarNamespace(MemoryNamespace):
             setattr(self, verb, self._far(getattr(self, verb)))
 
     def _far(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def far(*args: Any) -> Any:  # noqa: ANN401
+        async def far(*args: Any, **more: Any) -> Any:  # noqa: ANN401
             await self._world.delay()
             try:
-                return await call(*args)
+                return await call(*args, **more)
             finally:
                 await self._world.delay()
 

@@ -103,8 +103,8 @@ def interpose(namespace: MemoryNamespace, method: str, hook: Callable[..., Await
     """From now on the method is `hook(call, *arguments)`, where `call()` is what it was."""
     real = getattr(namespace, method)
 
-    async def interposed(*arguments: Any) -> Any:  # noqa: ANN401 - any method's
-        return await hook(lambda: real(*arguments), *arguments)
+    async def interposed(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401 - any method's
+        return await hook(lambda: real(*arguments, **more), *arguments)
 
     setattr(namespace, method, interposed)
 

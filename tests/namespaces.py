@@ -571,11 +571,12 @@ class Hand:
     async def names(self, inode: int = ROOT_INODE, limit: int = 1000) -> list[bytes]:
         return [entry.name for entry in await self.entries(inode, limit)]
 
-    async def entries(self, inode: int = ROOT_INODE, limit: int = 1000) -> list[Entry]:
+    async def entries(self, inode: int = ROOT_INODE, limit: int = 1000, *, content: bool = False) -> list[Entry]:
         """All entries of a directory, page by page."""
         found: list[Entry] = []
         while True:
-            page = await self.namespace.directory(inode, found[-1].dentry if found else 0, limit)  # type: ignore[arg-type]
+            after = found[-1].dentry if found else 0
+            page = await self.namespace.directory(inode, after, limit, content=content)  # type: ignore[arg-type]
             assert len(page.entries) <= limit
             found += page.entries
             if page.complete:

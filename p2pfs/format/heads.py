@@ -75,8 +75,11 @@ def open_head(keys: VolumeKeys, volume: VolumeId, inode: InodeId, sealed: bytes)
     if digest_bytes < 0 or digest_bytes % DIGEST_BYTES:
         raise Corrupt("a head has a strange length")
     change, size, kind = _FIXED.unpack_from(plain)
-    starts = range(_FIXED.size, len(plain), DIGEST_BYTES)
-    digests = tuple([int.from_bytes(plain[at : at + DIGEST_BYTES], "big") for at in starts])  # a walk makes very many
+    if digest_bytes == DIGEST_BYTES:  # nearly all, and a walk makes very many
+        digests: tuple[int, ...] = (int.from_bytes(plain[_FIXED.size :], "big"),)
+    else:
+        starts = range(_FIXED.size, len(plain), DIGEST_BYTES)
+        digests = tuple(int.from_bytes(plain[at : at + DIGEST_BYTES], "big") for at in starts)
     if size > MAX_SIZE or (digests and not digests[-1]):
         raise Corrupt("a head says something impossible")
     known = _KINDS.get(kind)

@@ -22,10 +22,12 @@ _ATTRIBUTES: Final = (
 _DATA: Final = "(SELECT x.data FROM inline_data x WHERE x.volume = i.volume AND x.inode = i.inode)"
 _TARGET: Final = f"CASE WHEN i.kind = {int(Kind.SYMLINK)} THEN {_DATA} END"
 
-FIELDS: Final = (
-    f"{_ATTRIBUTES}, CASE WHEN i.inline AND i.kind = {int(Kind.FILE)} THEN {_DATA} END, {_TARGET}, i.expires_s"
-)
+_INLINE: Final = f"CASE WHEN i.inline AND i.kind = {int(Kind.FILE)} THEN"
+
+FIELDS: Final = f"{_ATTRIBUTES}, {_INLINE} {_DATA} END, {_TARGET}, i.expires_s"
 """SQL for the fields of Attributes in order, from `inode i`."""
+FIELDS_UNTOLD: Final = f"{_ATTRIBUTES}, {_INLINE} x'' END, {_TARGET}, i.expires_s"
+"""So too, with inline data UNTOLD."""
 
 
 @dataclass(slots=True)

@@ -82,9 +82,13 @@ class LocalNamespace:
         """See Namespace."""
         return self._ask(GetAttributes(inode))  # type: ignore[no-any-return]
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def content(self, inode: InodeId) -> Attributes:
         """See Namespace."""
-        return self._ask(ReadDirectory(inode, after, limit))  # type: ignore[no-any-return]
+        return await self.attributes(inode)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
+        """See Namespace."""
+        return self._ask(ReadDirectory(inode, after, limit, content))  # type: ignore[no-any-return]
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

@@ -139,9 +139,13 @@ class MemoryNamespace:
         """See Namespace."""
         return (await self._begin()).attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def content(self, inode: InodeId) -> Attributes:
         """See Namespace."""
-        return (await self._begin()).directory(inode, after, limit)
+        return await self.attributes(inode)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
+        """See Namespace."""
+        return (await self._begin()).directory(inode, after, limit, content=content)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

@@ -16,6 +16,7 @@ from p2pfs.meta import protocol
 from p2pfs.types import INDICES_PER_RANGE, ROOT_INODE, Kind, VolumeId
 from p2pfs.wire.namespace import (
     FIRST_CHANGE,
+    UNTOLD,
     Attributes,
     ChunkPlace,
     DirectoryPage,
@@ -153,13 +154,14 @@ class MemoryState:
             raise NotFound("there is no such inode")
         return self._inodes[inode]
 
-    def directory(self, inode: int, after: int, limit: int) -> DirectoryPage:
+    def directory(self, inode: int, after: int, limit: int, *, content: bool = False) -> DirectoryPage:
         """See Namespace."""
         self.require_directory(inode, removed_too=True)
         if limit < 1:
             raise Misuse("a page has at least one entry")
         behind = sorted((n.dentry, name, n) for name, n in self._names[inode].items() if n.dentry > after)
-        entries = [Entry(n.dentry, name, n.tag, self._inodes[n.inode]) for _, name, n in behind[:limit]]
+        show = _whole if content else _untold
+        entries = [Entry(n.dentry, name, n.tag, show(self._inodes[n.inode])) for _, name, n in behind[:limit]]
         return DirectoryPage(entries, len(behind) <= limit)
 
     def extents(self, inode: int, range_number: int) -> ExtentPage:
@@ -354,3 +356,11 @@ class MemoryState:
             seen.add(directory)
             directory = self._up[directory]
         return directory == ancestor
+
+
+def _whole(row: Attributes) -> Attributes:
+    return row
+
+
+def _untold(row: Attributes) -> Attributes:
+    return row if row.inline is None else replace(row, inline=UNTOLD)

@@ -55,9 +55,14 @@ class Namespace(Protocol):
         """Raises NotFound."""
         ...
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def content(self, inode: InodeId) -> Attributes:
+        """As `attributes`, and never without the inline data that there is: others may leave it UNTOLD."""
+        ...
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
         """Dentries numbered above `after`, ascending, at most `limit`; fewer when they are large, `complete` says
-        whether more follow. Raises NotFound, NotDirectory."""
+        whether more follow. Files' inline data comes with them if `content` is wanted. Raises NotFound,
+        NotDirectory."""
         ...
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:

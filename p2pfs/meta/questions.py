@@ -57,7 +57,7 @@ def directory(connection: sqlite3.Connection, volume: VolumeId, question: ReadDi
         raise Misuse("a directory page has at least one entry")
     limit = min(question.limit, MAX_PAGE)
     cursor = connection.execute(
-        f"SELECT d.dentry, d.name, d.tag, {inodes.FIELDS} FROM dentry d"
+        f"SELECT d.dentry, d.name, d.tag, {inodes.FIELDS if question.content else inodes.FIELDS_UNTOLD} FROM dentry d"
         " JOIN inode i ON i.volume = d.volume AND i.inode = d.inode"
         " WHERE d.volume = ? AND d.parent = ? AND d.dentry > ? ORDER BY d.dentry LIMIT ?",
         (volume, question.inode, question.after, limit + 1),

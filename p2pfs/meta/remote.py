@@ -174,9 +174,13 @@ class RemoteNamespace:
         """See Namespace."""
         return await self._ask(GetAttributes(inode), Attributes)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def content(self, inode: InodeId) -> Attributes:
         """See Namespace."""
-        return await self._ask(ReadDirectory(inode, after, limit), DirectoryPage)
+        return await self.attributes(inode)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
+        """See Namespace."""
+        return await self._ask(ReadDirectory(inode, after, limit, content), DirectoryPage)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""

@@ -194,8 +194,9 @@ async def attach(
             keys, number, namespace, store, places, writing,
             limits=limits, now_ns=time.time_ns,
             around=Surroundings(
-                copies=copies, trust=namespace.trust_s, apply_now=namespace.apply_now, hurry=namespace.changes.hurry,
-                journal=journal, index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
+                copies=copies, trust=namespace.trust_s, holds=lambda: namespace.holds,
+                apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
+                index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
             ),
         ) as filesystem:  # fmt: skip
             await recovery.restore(filesystem)

@@ -88,7 +88,7 @@ class Committer:
         """Whether file and freeze fit the metadata; decided anew before each try, since other mounts write too."""
         return (
             max(inode.head.size, freeze.end) <= self._small_file
-            and (inode.has_inline or not inode.head.digests)
+            and (inode.is_inline or not inode.head.digests)
             and all(earlier.inline for earlier in inode.frozen[: inode.frozen.index(freeze)])
         )
 

@@ -89,7 +89,7 @@ class Filesystem:
         self.search = Search(keys, volume, namespace, is_unsaved=self._is_unsaved, prefixes=prefixes)
         self.tree = Tree(
             keys, volume, namespace, self._table, self._keeper,
-            now_ns=now_ns, deleted=self._discard, trust=around.trust, indexed=self.labels.name_operations,
+            now_ns=now_ns, deleted=self._discard, holds=around.holds, indexed=self.labels.name_operations,
         )  # fmt: skip
         self._page_times = PageTimes(namespace, self.tree)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)

@@ -11,13 +11,13 @@ from p2pfs.format.heads import Head
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import InodeId, Kind, VolumeId
 from p2pfs.vfs.inodes import Inode, Stat, opened_head
-from p2pfs.wire.namespace import Attributes
+from p2pfs.wire.namespace import UNTOLD, Attributes
 
 
 class Glimpse:
     """Verified attributes; nobody has the file open, and nothing of it is unsaved."""
 
-    __slots__ = ("_stat", "_told_s", "attributes", "head", "id", "inline_is_known", "kind")
+    __slots__ = ("_stat", "_told_s", "attributes", "head", "id", "kind")
 
     handles: Final = 0
     is_dirty: Final = False
@@ -28,7 +28,6 @@ class Glimpse:
         self.attributes = attributes
         self.head: Head = opened_head(keys, volume, attributes)
         self.kind: Kind = self.head.kind
-        self.inline_is_known = True
         self._stat: Stat | None = None
         self._told_s = 0.0
 
@@ -48,13 +47,11 @@ class Glimpse:
 
     def let_go(self) -> None:
         """See Inode."""
-        self.inline_is_known = False
-        self.attributes = msgspec.structs.replace(self.attributes, inline=None)
+        self.attributes = msgspec.structs.replace(self.attributes, inline=UNTOLD)
 
     def inode(self, keys: VolumeKeys, volume: VolumeId) -> Inode:
         """All there is to know of it."""
         inode = Inode(keys, volume, self.attributes, self.head)
-        inode.inline_is_known = self.inline_is_known
         if self._stat is not None:
             inode.kernel_size.tell(self._stat.size, self._told_s)
         return inode

@@ -144,10 +144,13 @@ class InodeTable:
 
     def _weigh(self, inode: Inode | Glimpse) -> None:
         """Keep inline data within its budget: what came first goes first, unless it is in use."""
-        self._inline_bytes -= self._inline.pop(inode.id, 0)
-        if inode.attributes.inline is not None:
-            self._inline[inode.id] = len(inode.attributes.inline)
-            self._inline_bytes += len(inode.attributes.inline)
+        sealed = inode.attributes.inline
+        if self._inline:
+            self._inline_bytes -= self._inline.pop(inode.id, 0)
+        if not sealed:
+            return
+        self._inline[inode.id] = len(sealed)
+        self._inline_bytes += len(sealed)
         while self._inline_bytes > INLINE_BYTES and self._inline:
             oldest, size = self._inline.popitem(last=False)
             self._inline_bytes -= size
@@ -165,8 +168,9 @@ class InodeTable:
 
     def _rest(self, inode: Inode | Glimpse) -> None:
         self._weigh(inode)
+        if inode.id in self._idle:
+            self._idle.move_to_end(inode.id)
         self._idle[inode.id] = None
-        self._idle.move_to_end(inode.id)
         if isinstance(inode, Inode) and not inode.handles and not inode.is_dirty and len(inode.pages) > 0:
             inode.let_go_pages()
         while len(self._idle) > IDLE_INODES:

@@ -21,7 +21,7 @@ from p2pfs.types import INDICES_PER_RANGE, ChunkId, InodeId, Kind, VolumeId
 from p2pfs.vfs.appending import Appended, KernelSize
 from p2pfs.vfs.dirty import ChunkPlan, DirtyMib
 from p2pfs.wire.chunks import Receipt
-from p2pfs.wire.namespace import Applied, Attributes, ExtentPage, ExtentRow
+from p2pfs.wire.namespace import UNTOLD, Applied, Attributes, ExtentPage, ExtentRow
 
 MOST_PAGES: Final = 16
 """Ranges of one inode whose extents are kept: 4 GiB of a file."""
@@ -131,6 +131,11 @@ class Doubt:
     done: Callable[[Applied], None]
 
 
+def _with_inline(row: Attributes, other: Attributes) -> Attributes:
+    """`row` with the inline data of another row of the same content, if only that one tells it."""
+    return msgspec.structs.replace(row, inline=other.inline) if row.inline == UNTOLD and other.inline else row
+
+
 class Signal:
     """Wakes everyone who waits, as often as it is pulsed."""
 
@@ -164,7 +169,6 @@ class Inode:
         self.handles = 0
         self.cached_change = -1  # the change the kernel's cached pages are of
         self.xattrs_change = -1  # the attr_change that remembered extended attributes (vfs.xattrs) are of
-        self.inline_is_known = True  # False: there may be inline data that was let go to save memory
         self.content = trio.Lock()
         self.active: dict[int, DirtyMib] = {}
         self.frozen: list[Freeze] = []
@@ -195,8 +199,19 @@ class Inode:
         return self.head.kind
 
     @property
-    def has_inline(self) -> bool:
+    def inline_is_known(self) -> bool:
+        """Not while there is inline data that was not asked for, or was let go to save memory."""
+        return self.attributes.inline != UNTOLD
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the content is inline data, known or not."""
         return self.attributes.inline is not None
+
+    @property
+    def has_inline(self) -> bool:
+        """Whether it is, and is known."""
+        return bool(self.attributes.inline)
 
     @property
     def is_dirty(self) -> bool:
@@ -232,15 +247,15 @@ class Inode:
             return True
         if attributes.change < self.head.change:
             return False
-        if attributes.change > self.head.change or attributes.head != self.attributes.head:
+        is_same = attributes.change == self.head.change and attributes.head == self.attributes.head
+        if not is_same:
             self.head = opened_head(self._keys, self._volume, attributes)
             self.pages.clear()
             self.inline = None
-            self.inline_is_known = True
             self.resize()
-        if attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change:
-            self.attributes = attributes
-            self.inline_is_known = True
+        is_newer = attributes.attr_change >= self.attributes.attr_change or attributes.change > self.attributes.change
+        newer, older = (attributes, self.attributes) if is_newer else (self.attributes, attributes)
+        self.attributes = _with_inline(newer, older) if is_same else newer
         return True
 
     def committed(self, attributes: Attributes, head: Head) -> None:
@@ -251,7 +266,6 @@ class Inode:
         self.head = head
         self.attributes = attributes
         self.inline = None
-        self.inline_is_known = True
         self.resize()
 
     def keep_xattrs(self, attr_change: int) -> None:
@@ -279,8 +293,7 @@ class Inode:
     def let_go(self) -> None:
         """Forget the inline data of an inode that is not in use; it is asked for again when it is."""
         if self.has_inline:
-            self.attributes = msgspec.structs.replace(self.attributes, inline=None)
-            self.inline_is_known = False
+            self.attributes = msgspec.structs.replace(self.attributes, inline=UNTOLD)
         self.inline = None
 
     def let_go_pages(self) -> None:
@@ -317,8 +330,9 @@ class Inode:
         return loaded
 
     def check_inline(self) -> bytes | None:
-        """The sealed inline data, verified to be this change's. Raises Corrupt."""
-        sealed = self.attributes.inline
+        """The sealed inline data, verified to be this change's; None if there is none, or if it is not known. Raises
+        Corrupt."""
+        sealed = self.attributes.inline or None
         if sealed is not None and inline_digest(self._keys, self._volume, self.id, sealed) != self.head.digest(0):
             raise Corrupt(f"inode {self.id}: its inline data is not what was written")
         return sealed

@@ -30,8 +30,9 @@ class KnownNames:
         return self._children.get(place)
 
     def put(self, place: Place, child: Child) -> None:
+        if place in self._children:
+            self._children.move_to_end(place)
         self._children[place] = child
-        self._children.move_to_end(place)
         if len(self._children) > REMEMBERED_NAMES:
             self._children.popitem(last=False)
         if child.kind is Kind.DIRECTORY:

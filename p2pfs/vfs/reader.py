@@ -120,9 +120,9 @@ class Reader:
         self.blocks.drop(chunk)
 
     async def fetch_inline(self, inode: Inode) -> None:
-        """Ask again for inline data that was let go to save memory."""
+        """Ask for inline data that was not told, or let go to save memory."""
         if not inode.inline_is_known:
-            self._refresh(await self._namespace.attributes(inode.id))
+            self._refresh(await self._namespace.content(inode.id))
 
     # ---- reading
 

@@ -19,6 +19,8 @@ class Surroundings:
     trust: Callable[[], float] = lambda: 0.0
     """For how many seconds what is answered now stays right whatever other sessions do: 0 while they may change the
     volume, and for some seconds after that ended, as answers begun before may still be on their way."""
+    holds: Callable[[], bool] = lambda: False
+    """Whether the same question is answered by the same object as long as nothing has changed: see `Delegated`."""
     apply_now: ApplyNow = lambda _: None
     """Does a change that nobody has to be asked about; see `Delegated.apply_now`."""
     hurry: Callable[[], None] = lambda: None

@@ -65,12 +65,12 @@ class Tree:
         *,
         now_ns: Callable[[], int],
         deleted: Callable[[Inode], None],
-        trust: Callable[[], float] = lambda: 0.0,
+        holds: Callable[[], bool] = lambda: False,
         indexed: Callable[[InodeId, int, bytes], list[Operation]] = lambda *_: [],
     ) -> None:
-        """`trust` as `Filesystem.trust`; `indexed`: what goes with a new name (its inode, dentry) to have it found."""
+        """`holds` as of `Surroundings`; `indexed`: what goes with a new name (its inode, dentry) to have it found."""
         self._indexed = indexed
-        self._keys, self._volume, self._deleted, self._trust = keys, volume, deleted, trust
+        self._keys, self._volume, self._deleted, self._holds = keys, volume, deleted, holds
         self._namespace, self._table, self._keeper, self._now_ns = namespace, table, keeper, now_ns
         self.patience = Patience()
         self._names = KnownNames()
@@ -177,7 +177,7 @@ class Tree:
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
             listed.append(Listed(name, DentryId(entry.dentry), inode))
-        if self._trust() > 0:  # else the same page never comes again
+        if self._holds():  # else the same page never comes again
             self._listings.put((number, after), page, listed)
         return listed, page.complete
 

@@ -131,7 +131,7 @@ class Warming:
         """Raises PoolError: nobody says which."""
         inode = await self._inode(number)
         for at in range(-(-inode.head.size // DIGEST_RANGE_BYTES)):
-            if inode.has_inline:
+            if inode.is_inline:
                 return
             page = await self._reader.page(inode, at)
             for chunk, size in list(page.sizes.items()):

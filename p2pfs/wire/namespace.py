@@ -24,6 +24,8 @@ XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 FIRST_CHANGE: Final = 0
 """`change` of a new inode, and inside the head that comes with it; each commit adds one."""
+UNTOLD: Final = b""
+"""In place of the inline data of a file: there is some, which was not asked for. Sealed data is never empty."""
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -45,7 +47,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mtime_ns: int
     ctime_ns: int
     head: bytes  # sealed format.heads.Head
-    inline: bytes | None = None  # sealed content of a small file
+    inline: bytes | None = None  # sealed content of a small file, or UNTOLD
     target: bytes | None = None  # sealed symlink target
     expires_s: int = 0  # UTC: the lease; 0: for ever
 
@@ -372,11 +374,13 @@ class GetAttributes(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class ReadDirectory(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """→ DirectoryPage of the dentries numbered above `after`. Raises NotFound, NotDirectory."""
+    """→ DirectoryPage of the dentries numbered above `after`. Without `content` the inline data of files is UNTOLD.
+    Raises NotFound, NotDirectory."""
 
     inode: int
     after: int
     limit: int
+    content: bool = True
 
 
 class ReadExtents(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -39,6 +39,7 @@ from p2pfs.wire.namespace import (
     FIRST_CHANGE,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    UNTOLD,
     Accessed,
     AddReplicas,
     Commit,
@@ -224,6 +225,23 @@ async def test_pages_list_each_name_once_in_order_of_cookies(hand: Hand) -> None
     assert (page.entries, page.complete) == ([], True)
     page = await hand.namespace.directory(ROOT_INODE, DentryId(0), 7)
     assert page.complete
+
+
+async def test_a_listing_tells_of_content_that_there_is_some_unless_it_is_wanted(hand: Hand) -> None:
+    small, empty = await hand.make(b"small"), await hand.make(b"empty")
+    await hand.commit(small, FIRST_CHANGE, inline=b"content")
+    bare = await hand.namespace.directory(ROOT_INODE, DentryId(0), 10)
+    full = await hand.namespace.directory(ROOT_INODE, DentryId(0), 10, content=True)
+    assert [entry.attributes.inode for entry in bare.entries] == [small, empty]
+    assert bare.entries[0].attributes.inline in (UNTOLD, b"content")  # who knows it may tell it
+    assert bare.entries[1].attributes.inline is None
+    assert [entry.attributes.inline for entry in full.entries] == [b"content", None]
+    for page in (bare, full):
+        assert [replace(entry.attributes, inline=None) for entry in page.entries] == [
+            replace(await attributes(hand, entry.attributes.inode), inline=None) for entry in page.entries
+        ]
+    assert (await hand.namespace.content(InodeId(small))).inline == b"content"
+    assert (await hand.namespace.content(InodeId(empty))).inline is None
 
 
 async def test_a_page_is_not_upset_by_names_that_went(hand: Hand) -> None:
@@ -528,7 +546,7 @@ async def test_a_commit_replaces_the_head_and_counts(hand: Hand) -> None:
     assert (row.change, row.size, row.head, row.inline) == (FIRST_CHANGE + 1, 10, b"head 1", b"sealed inline")
     assert (row.mtime_ns, row.ctime_ns, row.mode) == (now, now, 0o600)
     page = await hand.namespace.extents(InodeId(inode), 0)
-    (entry,) = await hand.entries()
+    (entry,) = await hand.entries(content=True)
     assert page.attributes == row == await attributes(hand, inode) == entry.attributes
     assert (page.extents, page.places) == ([], [])
 

@@ -50,7 +50,7 @@ Seen = dict[bytes, tuple[int, int, int, bytes | None]]
 
 
 async def look(namespace: Delegated | RemoteNamespace) -> Seen:
-    entries = await Hand(namespace).entries()
+    entries = await Hand(namespace).entries(content=isinstance(namespace, RemoteNamespace))  # the other one knows it
     return {
         entry.name: (entry.attributes.inode, entry.attributes.mode, entry.attributes.links, entry.attributes.inline)
         for entry in entries

@@ -210,6 +210,7 @@ def made() -> dict[str, str]:
             namespace.DirectoryPage([namespace.Entry(11, b"name", b"tag", ATTRIBUTES)], True)
         ).hex(),
         "xattr_page": codec.encode(namespace.XattrPage(ATTRIBUTES, [namespace.Xattr(b"name", b"value")])).hex(),
+        "listing_question": codec.encode([namespace.ReadDirectory(1, 10, 1000, False)]).hex(),
         "xattr_question": codec.encode([namespace.GetXattrs(10)]).hex(),
         "orders": codec.encode(ORDERS).hex(),
         "report": codec.encode(REPORT).hex(),
@@ -304,6 +305,12 @@ def test_the_version_before_finds_all_it_knows(name: str) -> None:
     before, now = (msgspec.msgpack.decode(bytes.fromhex(VECTORS[one])) for one in (name, BEFORE[name]))
     assert len(before) < len(now)
     assert now[: len(before)] == before
+
+
+def test_who_asked_for_a_directory_before_content_could_be_left_out_gets_it() -> None:
+    assert codec.decode(codec.encode([[3, 1, 10, 1000]]), list[namespace.Question]) == [
+        namespace.ReadDirectory(1, 10, 1000, content=True)
+    ]
 
 
 def test_an_old_header_page_is_read() -> None:

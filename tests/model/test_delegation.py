@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from namespaces import VOLUME, extent, new_chunk
 
 from p2pfs.errors import PoolError
@@ -23,10 +24,12 @@ from p2pfs.wire.delegations import Delegation
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    UNTOLD,
     Accessed,
     Applied,
     Attributes,
     Commit,
+    Entry,
     Link,
     Make,
     Opened,
@@ -37,6 +40,7 @@ from p2pfs.wire.namespace import (
     SetAttributes,
     SetXattr,
     Unlink,
+    XattrPage,
 )
 
 pytestmark = pytest.mark.l2
@@ -70,10 +74,10 @@ class Far:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the session has
         call: Callable[..., Awaitable[Any]] = getattr(self._inner, name)
 
-        async def far(*arguments: Any) -> Any:  # noqa: ANN401
+        async def far(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
             await self._delay()
             try:
-                return await call(*arguments)
+                return await call(*arguments, **more)
             finally:
                 await self._delay()
 
@@ -221,11 +225,12 @@ class Run:
         limit = self.chance.choice((1, 3, 1000))
         question: Callable[[Any], Awaitable[Any]] = self.chance.choice(
             [
-                lambda namespace: namespace.lookup(InodeId(parent), name),
-                lambda namespace: namespace.attributes(inode),
+                lambda namespace: _entry(namespace, InodeId(parent), name),
+                lambda namespace: _row(namespace, inode),
+                lambda namespace: namespace.content(inode),
                 lambda namespace: _listing(namespace, InodeId(parent), after, limit),
                 lambda namespace: namespace.extents(inode, 0),
-                lambda namespace: namespace.xattrs(inode),
+                lambda namespace: _xattrs(namespace, inode),
             ]
         )
         expected = await outcome(question(self.direct))
@@ -261,8 +266,27 @@ async def _listing(namespace: Any, parent: InodeId, after: DentryId, limit: int)
         assert len(page.entries) <= limit
         found += page.entries
         if page.complete:
-            return [(entry.name, entry.attributes) for entry in found]
+            return [(entry.name, _untold(entry.attributes)) for entry in found]
         after = page.entries[-1].dentry
+
+
+async def _entry(namespace: Any, parent: InodeId, name: bytes) -> Entry:  # noqa: ANN401
+    found = await namespace.lookup(parent, name)
+    return replace(found, attributes=_untold(found.attributes))
+
+
+async def _row(namespace: Any, inode: InodeId) -> Attributes:  # noqa: ANN401
+    return _untold(await namespace.attributes(inode))
+
+
+async def _xattrs(namespace: Any, inode: InodeId) -> XattrPage:  # noqa: ANN401
+    page = await namespace.xattrs(inode)
+    return replace(page, attributes=_untold(page.attributes))
+
+
+def _untold(row: Attributes) -> Attributes:
+    """Whoever is not asked for content may tell it or not, but always whether there is some."""
+    return row if row.inline is None else replace(row, inline=UNTOLD)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 10))

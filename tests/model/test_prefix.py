@@ -90,9 +90,9 @@ class Way:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the session has
         call: Callable[..., Awaitable[Any]] = getattr(self._inner, name)
 
-        async def far(*arguments: Any) -> Any:  # noqa: ANN401
+        async def far(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
             await self._delay()
-            return await call(*arguments)
+            return await call(*arguments, **more)
 
         return far
 

@@ -350,7 +350,12 @@ class SimMount:
                 space,
                 limits=limits,
                 now_ns=clock.time_ns,
-                around=Surroundings(copies=copies, trust=namespace.trust_s, apply_now=namespace.apply_now),
+                around=Surroundings(
+                    copies=copies,
+                    trust=namespace.trust_s,
+                    holds=lambda: namespace.holds,
+                    apply_now=namespace.apply_now,
+                ),
             ) as filesystem,
             trio.open_nursery() as following,
         ):

@@ -147,7 +147,8 @@ class Pair:
         for inode in self.inodes:
             for question, by_model in (
                 (GetAttributes(inode), lambda: self.model.attributes(inode)),  # noqa: B023 - called at once
-                (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
+                (ReadDirectory(inode, 0, 100), lambda: self.model.directory(inode, 0, 100, content=True)),  # noqa: B023
+                (ReadDirectory(inode, 0, 100, False), lambda: self.model.directory(inode, 0, 100)),  # noqa: B023
                 (ReadExtents(inode, 0), lambda: self.model.extents(inode, 0)),  # noqa: B023
                 (GetXattrs(inode), lambda: self.model.xattrs(inode)),  # noqa: B023
                 (ReadNames(inode), lambda: self.model.names(inode)),  # noqa: B023

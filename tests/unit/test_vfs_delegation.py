@@ -149,8 +149,8 @@ async def test_an_answer_that_a_change_overtook_is_not_believed(
     chmod = SetAttributes(file, 8, mode=0o600)
     real, gate, waiting = getattr(session, method), trio.Event(), trio.Event()
 
-    async def late(*arguments: Any) -> Any:  # noqa: ANN401
-        answer: Any = await outcome(real(*arguments))
+    async def late(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
+        answer: Any = await outcome(real(*arguments, **more))
         if not waiting.is_set():
             waiting.set()
             await gate.wait()

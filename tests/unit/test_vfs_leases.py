@@ -84,8 +84,8 @@ async def test_what_is_removed_meanwhile_is_left_out() -> None:
         numbers = [await make(fs, b"%d" % at) for at in range(3)]
         directory = model.directory
 
-        def late(inode, after, limit):  # noqa: ANN001, ANN202
-            page = directory(inode, after, limit)
+        def late(inode, after, limit, **more):  # noqa: ANN001, ANN003, ANN202
+            page = directory(inode, after, limit, **more)
             del model._inodes[numbers[1]]
             return page
 

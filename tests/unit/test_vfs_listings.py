@@ -99,11 +99,11 @@ def test_twenty_thousand_entries_without_content_are_kept() -> None:
     assert listings.bytes <= LISTED_BYTES
 
 
-@pytest.mark.parametrize(("trust_s", "count"), [(0.0, 0), (5.0, 1)])
-def test_listings_are_kept_only_while_nobody_else_changes_the_volume(trust_s: float, count: int) -> None:
+@pytest.mark.parametrize(("holds", "count"), [(False, 0), (True, 1)])
+def test_listings_are_kept_only_while_nobody_else_changes_the_volume(holds: bool, count: int) -> None:
     async def main() -> None:
         volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
-        async with filesystem(volume.session(), MemoryStore(), trust=lambda: trust_s) as fs:
+        async with filesystem(volume.session(), MemoryStore(), holds=lambda: holds) as fs:
             await fs.make(ROOT_INODE, b"file", Kind.FILE, 0o644, Owner(0, 0))
             await fs.directory(ROOT_INODE, DentryId(0), 10)
             assert len(fs.tree._listings) == count

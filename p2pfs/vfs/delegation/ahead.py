@@ -19,11 +19,12 @@ MOST_UNDER_WAY: Final = 2
 
 
 class Wanted(NamedTuple):
-    """A page: up to `limit` entries of a directory behind a dentry's number."""
+    """A page: up to `limit` entries of a directory behind a dentry's number, files with or without their content."""
 
     directory: InodeId
     after: int
     limit: int
+    content: bool
 
 
 class Ahead:

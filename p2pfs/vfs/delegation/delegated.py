@@ -22,7 +22,6 @@ import trio
 from p2pfs.errors import CoordinatorAway, Semantic
 from p2pfs.meta.protocol import Delegable, InDoubt
 from p2pfs.types import ChunkId, DentryId, InodeId
-from p2pfs.vfs.delegation.ahead import Wanted
 from p2pfs.vfs.delegation.changes import Changes
 from p2pfs.vfs.delegation.known import KnownTree, concerned, is_local, new_numbers
 from p2pfs.vfs.delegation.learning import Learning
@@ -30,6 +29,7 @@ from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.wire.events import Events
 from p2pfs.wire.found import LabelPage
 from p2pfs.wire.namespace import (
+    UNTOLD,
     Applied,
     Attributes,
     ChunkPlace,
@@ -167,10 +167,23 @@ class Delegated:
         await self._ordered()
         return await self.inner.attributes(inode)
 
-    async def directory(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage:
+    async def content(self, inode: InodeId) -> Attributes:
+        """See Namespace."""
+        row = await self.attributes(inode)
+        if row.inline == UNTOLD and self._answers(inode):
+            change, sealed = row.change, await self.learning.contents.of(row)
+            row = await self.attributes(inode)  # it may have been changed meanwhile
+            if sealed is not None and row.inline == UNTOLD and row.change == change:
+                return msgspec.structs.replace(row, inline=sealed)
+        if row.inline != UNTOLD:
+            return row
+        await self._ordered()
+        return await self.inner.content(inode)
+
+    async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
         """See Namespace."""
         await self._make_room()
-        while self._answers(inode) and limit > 0:
+        while self._answers(inode) and limit > 0 and not content:
             row = self._known.row(inode)
             if row is None:
                 await self.learning.row(inode)
@@ -178,7 +191,7 @@ class Delegated:
             self._known.require_directory(inode, removed_too=True)
             upto = self._known.covered(inode)
             if not self._known.has_behind(inode, after):
-                upto = await self.learning.page(Wanted(inode, int(max(after, upto)), limit))
+                upto = await self.learning.listing(inode, int(max(after, upto)), limit)
                 if not upto:
                     continue
             before = self._known.told(inode)
@@ -190,7 +203,7 @@ class Delegated:
             for number in lacking:  # a change of them went through
                 await self.learning.row(InodeId(number))
         await self._ordered()
-        return await self.inner.directory(inode, after, limit)
+        return await self.inner.directory(inode, after, limit, content=content)
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
@@ -200,8 +213,12 @@ class Delegated:
             if not self._answers(inode):
                 return page
             row = self._known.row(inode)
-            if row is None or row.change == page.attributes.change:
-                return page if row is None else msgspec.structs.replace(page, attributes=row)
+            if row is None:
+                return page
+            if row.change == page.attributes.change:
+                if row.inline == UNTOLD:
+                    row = msgspec.structs.replace(row, inline=page.attributes.inline)
+                return msgspec.structs.replace(page, attributes=row)
 
     async def xattrs(self, inode: InodeId) -> XattrPage:
         """See Namespace."""

@@ -17,6 +17,7 @@ from p2pfs.vfs.delegation.known_pages import KnownPages
 from p2pfs.wire.leases import Restore
 from p2pfs.wire.namespace import (
     RENAME_EXCHANGE,
+    UNTOLD,
     Accessed,
     Applied,
     Attributes,
@@ -38,6 +39,7 @@ _SESSION: Final = 1
 _ROW_COST: Final = 700
 """Bytes of memory for an inode's row besides its head, content and target; measured."""
 _NAME_COST: Final = 600
+_UNTOLD_COST: Final = 200
 _GONE_COST: Final = 100
 _ANY_NUMBER: Final = 1 << 63
 _LOCAL: Final = (Make, Link, Unlink, Rename, SetAttributes, Opened, Released, Accessed, IndexName)
@@ -88,6 +90,7 @@ class KnownTree(KnownPages):
         self._absent: dict[int, set[bytes]] = {}
         self._gone: dict[int, bool] = {}
         self._forgotten: dict[int, int] = {}
+        self._untold: dict[int, tuple[int, int]] = {}  # where in which directory a file was listed without its content
         self.clear_pages()
 
     # ---- what is known
@@ -158,7 +161,15 @@ class KnownTree(KnownPages):
         if entry.attributes.kind == Kind.DIRECTORY:
             self._up.setdefault(entry.attributes.inode, parent)
             self._place[entry.attributes.inode] = entry.dentry
+        elif entry.attributes.inline == UNTOLD:
+            self._untold[entry.attributes.inode] = parent, entry.dentry
+            self.bytes += _UNTOLD_COST
         return True
+
+    def place_of_untold(self, inode: int) -> tuple[int, int] | None:
+        """The directory that a file was listed in without its content, and its dentry's number there; it may have been
+        moved since."""
+        return self._untold.get(inode)
 
     def take_absent(self, parent: int, name: bytes, asked: int) -> None:
         """There is no such name, it was said."""

@@ -4,8 +4,9 @@ each that was told last. The half of `known` that only reads what is known.
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from typing import Final
 
@@ -78,14 +79,19 @@ class KnownPages(MemoryRules):
             return []
         order = self._sorted(parent)
         at = bisect_right(order, place, key=itemgetter(0))
-        before = self._directories(parent, order[max(0, at - 1 - _AROUND) : max(0, at - 1)])
-        if before and self.covered(before[-1]) < math.inf:
+        before = next(self._directories(parent, order[max(0, at - 1 - _AROUND) : max(0, at - 1)][::-1]), None)
+        if before is not None and self.covered(before) < math.inf:
             return []
-        return self._directories(parent, order[at : at + _AROUND])[:most]
+        return list(islice(self._directories(parent, order[at : at + _AROUND]), most))
 
-    def _directories(self, parent: int, places: Sequence[tuple[int, bytes]]) -> list[int]:
+    def first_below(self, page: DirectoryPage, most: int) -> list[int]:
+        """The first directories of a page."""
+        below = (entry.attributes.inode for entry in page.entries if entry.attributes.kind == Kind.DIRECTORY)
+        return list(islice(below, most))
+
+    def _directories(self, parent: int, places: Sequence[tuple[int, bytes]]) -> Iterator[int]:
         rows = (self._inodes.get(self._names[parent][name].inode) for _, name in places)
-        return [row.inode for row in rows if row is not None and row.kind == Kind.DIRECTORY]
+        return (row.inode for row in rows if row is not None and row.kind == Kind.DIRECTORY)
 
     def page(self, directory: int, after: int, upto: float, limit: int) -> tuple[DirectoryPage, list[int]]:
         """As `between`, up to `limit`: the same object as last time while it is the same."""

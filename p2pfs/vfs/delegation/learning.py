@@ -4,7 +4,8 @@ An answer is taken in only if what is known was not cleared since it was asked f
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -13,11 +14,16 @@ from p2pfs.errors import NotFound, PoolError
 from p2pfs.meta.protocol import Delegable
 from p2pfs.types import DentryId, InodeId
 from p2pfs.vfs.delegation.ahead import DIRECTORIES, Ahead, Wanted
+from p2pfs.vfs.delegation.contents import Contents
 from p2pfs.vfs.delegation.known import KnownTree, Need, NeedListing, NeedName, NeedRow
 from p2pfs.wire.namespace import DirectoryPage, Entry
 
 AHEAD: Final = 128
 """Entries of a directory that come with a lookup in it."""
+
+BELOW: Final = 2
+"""Directories of one that is listed which are fetched ahead: whoever walks goes on with them, and whoever does not has
+asked for little in vain."""
 
 
 class Learning:
@@ -37,6 +43,7 @@ class Learning:
         self._holds, self._answers = holds, answers
         self._under_way: dict[tuple[InodeId, int], trio.Event] = {}  # pages
         self.ahead = Ahead(self._ahead)
+        self.contents = Contents(inner, known.place_of_untold)
 
     async def learn(self, need: Need) -> None:
         """Whatever it is. Raises PoolError."""
@@ -65,6 +72,7 @@ class Learning:
         generation, asked = self._known.generation, self._known.moment
         found: Entry | PoolError
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._row_too, parent)
             nursery.start_soon(self._more, parent)
             try:
                 found = await self._inner.lookup(parent, name)
@@ -81,17 +89,24 @@ class Learning:
         else:
             raise found
 
-    async def _more(self, directory: InodeId) -> None:
-        """The directory's attributes and its next entries."""
-        after = self._known.covered(directory)
-        if after == math.inf:
-            return
-        try:
+    async def _row_too(self, directory: InodeId) -> None:
+        with suppress(PoolError):  # who needs it asks for something else too, and hears why
             if self._known.row(directory) is None:
                 await self.row(directory)
-            await self.page(Wanted(directory, int(after), AHEAD))
-        except PoolError:
-            return  # who needs it asks for something else too, and hears why
+
+    async def _more(self, directory: InodeId) -> None:
+        """The directory's next entries."""
+        after = self._known.covered(directory)
+        if after < math.inf:
+            with suppress(PoolError):
+                await self.page(Wanted(directory, int(after), AHEAD, content=True))
+
+    async def listing(self, directory: InodeId, after: int, limit: int) -> float:
+        """As `page`, for a listing: what comes with it depends on whether files that were listed are read."""
+        return await self.page(self._wanted(directory, after, limit))
+
+    def _wanted(self, directory: int, after: int, limit: int) -> Wanted:
+        return Wanted(InodeId(directory), after, limit, self.contents.are_read)
 
     async def page(self, wanted: Wanted) -> float:
         """Entries of a directory; up to which number they were told. 0 if that may not be so any more, or if somebody
@@ -103,7 +118,9 @@ class Learning:
         learnt = self._under_way[place] = trio.Event()
         try:
             generation, asked = self._known.generation, self._known.moment
-            page = await self._inner.directory(wanted.directory, DentryId(wanted.after), wanted.limit)
+            page = await self._inner.directory(
+                wanted.directory, DentryId(wanted.after), wanted.limit, content=wanted.content
+            )
             if self._known.generation != generation or not self._answers(wanted.directory):
                 return 0
             return self._known.take_page(wanted.directory, wanted.after, page, asked)
@@ -120,10 +137,15 @@ class Learning:
         known = self._known
         if known.bytes > self._known_bytes:
             return
+        self._want(known.first_below(page, BELOW), limit)
         if page.complete:
             following = known.ahead(directory, DIRECTORIES)
             missing = [number for number in following if known.covered(number) < math.inf]
             if len(missing) > DIRECTORIES // 2 or len(following) < DIRECTORIES:  # a few at once, not one each time
-                self.ahead.want([Wanted(InodeId(number), int(known.covered(number)), limit) for number in missing])
+                self._want(missing, limit)
         elif page.entries and not known.has_behind(directory, page.entries[-1].dentry):
-            self.ahead.want([Wanted(directory, page.entries[-1].dentry, limit)])
+            self.ahead.want([self._wanted(directory, page.entries[-1].dentry, limit)])
+
+    def _want(self, directories: Sequence[int], limit: int) -> None:
+        pages = [(number, self._known.covered(number)) for number in directories]
+        self.ahead.want([self._wanted(number, int(upto), limit) for number, upto in pages if upto < math.inf])
