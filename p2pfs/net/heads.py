@@ -24,10 +24,10 @@ ASK_RAW: Final = (("connection", "upgrade"), ("upgrade", RAW_PROTOCOL))
 """The headers of who asks for it, and of who agrees."""
 SWITCHING: Final = 101
 
-_PLAIN_RESPONSE: Final = re.compile(
-    rb"HTTP/1\.1 [2-5]\d\d [A-Za-z -]*\r\n(?:[a-z-]+: [\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\r\n)*\r\n"
-)
-"""As our servers write it; httptools takes ten times as long to say the same of it."""
+_PLAIN_HEADERS: Final = rb"\r\n(?:[a-z-]+: [\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\r\n)*\r\n"
+_PLAIN_REQUEST: Final = re.compile(rb"(GET|HEAD|POST|PUT|DELETE) (/[A-Za-z0-9._~/-]*) HTTP/1\.1" + _PLAIN_HEADERS)
+_PLAIN_RESPONSE: Final = re.compile(rb"HTTP/1\.1 [2-5]\d\d [A-Za-z -]*" + _PLAIN_HEADERS)
+"""As our clients and servers write it; httptools takes three to ten times as long to say the same of it."""
 _JUDGED: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 _PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*")
 _TARGET: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?-]*))?")
@@ -107,6 +107,9 @@ def parse_request(head: bytes) -> RequestHead:
     Raises:
         BadHead: It is refused.
     """
+    plain = _plain_request(head)
+    if plain is not None:
+        return plain
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     _feed(parser, collector, head)
@@ -133,7 +136,7 @@ def parse_request(head: bytes) -> RequestHead:
 
 def parse_response(head: bytes) -> ResponseHead:
     """The response whose head is exactly `head`. Raises BadHead."""
-    headers = _plain_headers(head)
+    headers = _plain_headers(head) if _PLAIN_RESPONSE.fullmatch(head) else None
     if headers is not None:
         return ResponseHead(int(head[9:12]), headers, _content_length(headers), True)
     collector = _Collector()
@@ -146,10 +149,18 @@ def parse_response(head: bytes) -> ResponseHead:
     return ResponseHead(status, headers, _content_length(headers), _keeps_alive(headers))
 
 
-def _plain_headers(head: bytes) -> dict[str, str] | None:
-    """The headers of a response with nothing in it that needs judging; None of any other."""
-    if not _PLAIN_RESPONSE.fullmatch(head):
+def _plain_request(head: bytes) -> RequestHead | None:
+    """A request with nothing in it that needs judging; None of any other."""
+    line = _PLAIN_REQUEST.fullmatch(head)
+    headers = _plain_headers(head) if line is not None else None
+    if line is None or headers is None or "host" not in headers or "expect" in headers:
         return None
+    length = _content_length(headers)
+    return RequestHead(line[1].decode("ascii"), line[2].decode("ascii"), "", headers, length or 0, True)
+
+
+def _plain_headers(head: bytes) -> dict[str, str] | None:
+    """The headers of a head that is written plainly, unless one of them needs judging."""
     lines = head.decode("ascii").split("\r\n")[1:-2]
     headers = dict([line.split(": ", 1) for line in lines])
     return headers if len(headers) == len(lines) and headers.keys().isdisjoint(_JUDGED) else None

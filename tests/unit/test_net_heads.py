@@ -1,6 +1,7 @@
 """The parser seam: what is a head, what is refused, and that nothing else ever happens."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
@@ -189,66 +190,93 @@ ANSWER = (
 )
 
 
-def test_our_servers_answers_need_no_judge() -> None:
-    assert heads._plain_headers(ANSWER) == dict(parse_response(ANSWER).headers)
-    assert heads._plain_headers(response_head(204, length=None)) == {}
+REQUEST = (
+    b"GET /volumes/0123456789abcdef/chunks/ab HTTP/1.1\r\nhost: 5\r\ncontent-length: 12\r\nrange: bytes=0-65551\r\n\r\n"
+)
+
+
+def test_what_we_write_needs_no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "httptools", None)
+    assert parse_response(ANSWER).headers["content-range"] == "bytes 0-65551/1048832"
+    assert parse_response(response_head(204, length=None)).headers == {}
+    request = parse_request(REQUEST)
+    assert (request.method, request.path, request.query) == ("GET", "/volumes/0123456789abcdef/chunks/ab", "")
+    assert request.headers == {"host": "5", "content-length": "12", "range": "bytes=0-65551"}
+    assert (request.content_length, request.keep_alive) == (12, True)
+
+
+NOISE = st.sampled_from(
+    [
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b":",
+        b"\t",
+        b"\0",
+        b"\xff",
+        b"200",
+        b"101",
+        b"199",
+        b"99",
+        b"600",
+        b"2000",
+        b"PUT",
+        b"CONNECT",
+        b"?a=b",
+        b"%2f",
+        b"*",
+        b"HTTP/1.0",
+        b"Connection: close\r\n",
+        b"connection: close\r\n",
+        b"upgrade: p2pfs-raw\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"content-length: 1\r\n",
+        b"content-length: -1\r\n",
+        b"expect: 100-continue\r\n",
+        b"host: 5\r\n",
+        b"x:\r\n",
+        b"x: \r\n",
+        b"x: y \r\n",
+        b" folded\r\n",
+        b"\r\n\r\n",
+    ]
+)
 
 
 @settings(max_examples=500, deadline=None)
-@given(
-    st.sampled_from(
-        [
-            b"\r\n",
-            b"\n",
-            b"\r",
-            b" ",
-            b":",
-            b"\t",
-            b"\0",
-            b"\xff",
-            b"200",
-            b"101",
-            b"199",
-            b"99",
-            b"600",
-            b"2000",
-            b"HTTP/1.0",
-            b"Connection: close\r\n",
-            b"connection: close\r\n",
-            b"upgrade: p2pfs-raw\r\n",
-            b"transfer-encoding: chunked\r\n",
-            b"content-length: 1\r\n",
-            b"content-length: -1\r\n",
-            b"x:\r\n",
-            b"x: \r\n",
-            b"x: y \r\n",
-            b" folded\r\n",
-            b"\r\n\r\n",
-        ]
-    ),
-    st.integers(0, len(ANSWER)),
-    st.booleans(),
-)
+@given(NOISE, st.integers(0, len(ANSWER)), st.booleans())
 @example(b"", 0, True)
-def test_what_needs_no_judge_is_judged_the_same(noise: bytes, position: int, insert: bool) -> None:
-    head = bytearray(ANSWER)
+def test_an_answer_that_needs_no_judge_is_judged_the_same(noise: bytes, position: int, insert: bool) -> None:
+    _same_without_a_judge(parse_response, ANSWER, noise, position, insert)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(NOISE, st.integers(0, len(REQUEST)), st.booleans())
+@example(b"", 0, True)
+@example(b"expect: 100-continue\r\n", REQUEST.index(b"host"), True)
+@example(b"x: y\r\n", REQUEST.index(b"host"), False)
+def test_a_request_that_needs_no_judge_is_judged_the_same(noise: bytes, position: int, insert: bool) -> None:
+    _same_without_a_judge(parse_request, REQUEST, noise, position, insert)
+
+
+def _same_without_a_judge(
+    parse: Callable[[bytes], object], whole: bytes, noise: bytes, position: int, insert: bool
+) -> None:
+    head = bytearray(whole)
     head[position : position + (0 if insert else len(noise))] = noise
-    found = heads._plain_headers(bytes(head))
-    if found is None:
-        return
     with pytest.MonkeyPatch.context() as patch:
-        quick: object
-        try:
-            quick = parse_response(bytes(head))
-        except BadHead as error:
-            quick = error.status
+        quick = _read(parse, bytes(head))
         patch.setattr(heads, "_plain_headers", lambda _head: None)
-        slow: object
-        try:
-            slow = parse_response(bytes(head))
-        except BadHead as error:
-            slow = error.status
+        slow = _read(parse, bytes(head))
     assert quick == slow
+
+
+def _read(parse: Callable[[bytes], object], head: bytes) -> object:
+    try:
+        return parse(head)
+    except BadHead as error:
+        return error.status
 
 
 @pytest.mark.parametrize(
