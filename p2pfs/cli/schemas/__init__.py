@@ -25,6 +25,7 @@ OUTPUTS: Final[dict[str, Any]] = {
     "init": pool.NewPool,
     "invite": pool.NewInvite,
     "jobs": list[JobInfo],
+    "jobs --watch": list[JobInfo],
     "join": pool.Joined,
     "key add": volumes.NewRecovery | list[volumes.Slot],
     "key fingerprint": volumes.Fingerprint,
@@ -78,4 +79,4 @@ OUTPUTS: Final[dict[str, Any]] = {
     "why": volumes.Why,
 }
 """Command, with what makes it print something else → type. Those of LINES print one such value a line."""
-LINES: Final = frozenset({"accesslog", "stats --interval", "volume ls"})
+LINES: Final = frozenset({"accesslog", "jobs --watch", "stats --interval", "volume ls"})
