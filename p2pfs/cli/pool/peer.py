@@ -19,6 +19,7 @@ from p2pfs.cli.options import (
 )
 from p2pfs.cli.pool import leaving
 from p2pfs.cli.show import print_json
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
@@ -134,11 +135,13 @@ def empty(yes: bool, home: NodeHome) -> int:
         size = _ask(home, "trash", 30.0)["trash"]
         if not click.confirm(f"Remove {format_size(size)} of deleted chunks for good?"):
             return exitcodes.FAILED
-    done = _ask(home, "empty_trash", _EMPTYING_S)
+    with waiting("emptying the trash"):
+        done = _ask(home, "empty_trash", _EMPTYING_S)
     click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
     return exitcodes.OK
 
 
+@waiting("asking the peer")
 def _ask(home: NodeHome, what: str, timeout_s: float) -> dict[str, int]:
     """What the running daemon of this home answers on its socket."""
     home.record()
