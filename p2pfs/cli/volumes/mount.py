@@ -50,7 +50,7 @@ class Request:
     metavar="OPTIONS",
     multiple=True,
     shell_complete=completing.mount_options,
-    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …; as in fstab.",
+    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …: all are in mount.p2pfs(8).",
 )
 @log_file_option
 @pid_file_option
