@@ -23,6 +23,7 @@ from p2pfs.format import keys
 from p2pfs.net import lan
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import MIB, PoolId
+from p2pfs.wire.jobs import JobAction
 from p2pfs.wire.volumes import KeySlot
 
 pytestmark = [
@@ -104,8 +105,10 @@ def test_every_report_is_as_documented(
     _read_pool(pool, hand, tmp_path, monkeypatch)
     _read_volumes(hand, tmp_path)
     _read_files(pool, hand)
-    # The one is below, the other in tests/unit/test_cli_stats.py.
-    assert OUTPUTS.keys() - hand.seen == {"coordinator find", "accesslog"}
+    assert hand.read("revoke", "revoke", "bert@laptop", "--yes")["revoked"]
+    # The first is below; the others are in tests/unit/test_cli_stats.py and test_cli_leaving.py.
+    elsewhere = {f"jobs {action}" for action in JobAction} | {"peer drain", "peer forget", "accesslog"}
+    assert OUTPUTS.keys() - hand.seen == {"coordinator find"} | elsewhere
 
 
 def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +124,7 @@ def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path, monkeypatch: pytest.M
     hand.read("debug bundle", "debug", "bundle", "--out", tmp_path / "bundle.tar.gz", home=coordinator)
     hand.read("peer status", "peer", "status", home=peer)
     hand.read("peer trash", "peer", "trash", home=peer)
+    hand.read("peer trash empty", "peer", "trash", "empty", "--yes", home=peer)
     hand.read("share", "share", home=peer)
     hand.read("dashboard", "dashboard")
     hand.read("top", "top")

@@ -132,10 +132,14 @@ def _add(action: JobAction, what: str) -> None:
     @command.command(action.value, help=f"{what} Needs the role admin.\n\n\b\nExample:\n  p2pfs jobs {action.value} 12")
     @click.argument("number", metavar="JOB", type=click.IntRange(min=1))
     @home_option
-    def act(number: int, home: NodeHome) -> int:
+    @json_option
+    def act(number: int, home: NodeHome, as_json: bool) -> int:
         from p2pfs.cli import connect
 
         job = connect.call(home, "POST", f"/jobs/{number}/{action.value}", None, JobInfo)
+        if as_json:
+            print_json(job)
+            return exitcodes.OK
         name = f"{job.kind} of {job.subject}" if job.subject else job.kind
         say(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
         return exitcodes.OK

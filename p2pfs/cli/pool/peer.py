@@ -14,6 +14,7 @@ from p2pfs.cli.options import (
     json_option,
     log_file_option,
     pid_file_option,
+    require_answer,
     set_option,
     yes_option,
 )
@@ -124,20 +125,25 @@ def trash(context: click.Context, home: NodeHome, as_json: bool) -> int | None:
 @trash.command("empty")
 @yes_option
 @home_option
-def empty(yes: bool, home: NodeHome) -> int:
+@json_option
+def empty(yes: bool, home: NodeHome, as_json: bool) -> int:
     """Empty the trash of this home's own peer now. What was deleted by mistake cannot be brought back after that.
 
     \b
     Example:
       p2pfs peer trash empty
     """
+    require_answer(yes, as_json)
     if not yes:
         size = _ask(home, "trash", 30.0)["trash"]
         if not click.confirm(f"Remove {format_size(size)} of deleted chunks for good?"):
             return exitcodes.FAILED
     with waiting("emptying the trash"):
         done = _ask(home, "empty_trash", _EMPTYING_S)
-    click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
+    if as_json:
+        print_json({"removed": done["removed"], "freed": done["freed"]})
+    else:
+        click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
     return exitcodes.OK
 
 
