@@ -44,6 +44,8 @@ _HOW_WRITTEN: Final = {
     "distribution": "auto, direct, relay or swarm",
 }
 _HOW_OFFERED: Final = "for p2pfs share: 20Mbit, or 20Mbit@08:00-18:00,100Mbit by the time of day; or none"
+_NOBODY: Final = "nobody yet"
+"""What the table says of a setting that is understood, so that old files stay valid, and does nothing."""
 _HELP: Final = ("-h, --help", "Show this message and exit.")
 _INTRODUCTION: Final = """\
 # Settings of one p2pfs node: every key with its default.
@@ -70,10 +72,12 @@ def _plain(cell: str) -> str:
 
 
 def sample_configuration() -> str:
-    """A config.toml with every setting, commented out, at its default."""
+    """A config.toml with every setting that something reads, commented out, at its default."""
     defaults, parts = Settings(), [_INTRODUCTION]
     offered = registry.by_key()
     for name, _default, reader, meaning in table("settings"):
+        if reader == _NOBODY:
+            continue
         written = format_setting(name, getattr(defaults, name)) if name in KINDS else offered[name].default
         parts.append(
             f"# {meaning[:1].upper()}{meaning[1:]}.\n"

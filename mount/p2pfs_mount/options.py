@@ -28,8 +28,25 @@ _PASSED_OVER: Final = frozenset(
         "suid",
         "nosuid",
     )
-) | frozenset(("dev", "nodev", "relatime", "strictatime", "nodiratime", "async", "nofail", "_netdev"))
-"""Words of fstab that are mount(8)'s or the kernel's business."""
+) | frozenset(
+    (
+        "dev",
+        "nodev",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nodiratime",
+        "lazytime",
+        "nolazytime",
+        "async",
+        "nofail",
+        "_netdev",
+        "_rnetdev",
+        "comment",
+    )
+)
+"""Words of fstab that are mount(8)'s or the kernel's business, with a value behind `=` or without. Not `dirsync`: it
+asks for what only `sync` gives, and would be given less."""
 _MOST_ID_MAP: Final = 64 * KIB
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ .+-]{1,64}")
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from p2pfs import exitcodes
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Denied, PoolError, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.types import Role, VolumeId, volume_name
@@ -60,7 +61,8 @@ class Coordinator:
         import httpx
 
         try:
-            response = await self._http.request(method, path, content=body)
+            with waiting("asking the coordinator"):
+                response = await self._http.request(method, path, content=body)
         except httpx.TransportError as error:
             if isinstance(error.__cause__, PoolError):
                 raise error.__cause__ from None  # httpx's classes tell less than what our connection knows

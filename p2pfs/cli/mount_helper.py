@@ -27,7 +27,7 @@ PASSPHRASES: Final = Path("/etc/p2pfs/mounts")
 @click.command("mount.p2pfs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("volume")
 @click.argument("mount_point", type=MountPoint())
-@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="As in fstab; see `p2pfs mount --help`.")
+@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="As in fstab, with commas between; see above.")
 @click.option("-f", "fake", is_flag=True, help="Do everything except mounting.")
 @click.option("-r", "read_only", is_flag=True, help="The same as -o ro.")
 @click.option("-s", "_sloppy", is_flag=True, help="Ignored.")
@@ -40,6 +40,13 @@ def mount_command(
     volume: str, mount_point: Path, options: tuple[str, ...], fake: bool, read_only: bool, **_ignored: object
 ) -> int:
     """Called by mount(8) for file systems of the type p2pfs; returns when the mount is usable.
+
+    Options: ro; allow_other, for others than who mounts (mounts of root have it); noatime: reading leaves atime alone;
+    xattr: extended attributes and access control lists; hard: wait for a pool that does not answer; sync:
+    durability=sync; writeback_cache: the kernel collects small writes, and nobody else can mount the volume meanwhile;
+    uid=N and gid=N: whose all files are here; idmap=u:STORED:LOCAL[:COUNT],g:… or idmap=FILE: whose they are, by
+    number; home=DIR: the node's state directory; passphrase_file=FILE; and settings, such as io_timeout=10s
+    (p2pfs-config(5)). What fstab has for others, such as _netdev, nofail and x-systemd.automount, is passed over.
 
     Without the option passphrase_file, root's passphrase is the first line of /etc/p2pfs/mounts/VOLUME.passphrase.
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from p2pfs import exitcodes
+from p2pfs.errors import UserError
 from p2pfs.runtime.home import NodeHome, default_home
 from p2pfs.runtime.process import pid_file
 
@@ -40,6 +42,16 @@ def home_option(function: F) -> F:
 def json_option(function: F) -> F:
     """`--json`; the command gets `as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table.")(function)
+
+
+def require_answer(yes: bool, as_json: bool) -> None:
+    """Of a command that asks before it changes anything: a program that reads its JSON has to say yes beforehand.
+
+    Raises:
+        UserError: USAGE.
+    """
+    if as_json and not yes:
+        raise UserError("with --json nothing is asked: say --yes too", exitcodes.USAGE)
 
 
 def set_option(function: F) -> F:

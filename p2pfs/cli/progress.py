@@ -9,16 +9,26 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-from p2pfs.cli.waiting import LATE_S, is_wanted
+from p2pfs.cli.show import say
+from p2pfs.cli.waiting import LATE_S, drawing, is_wanted
 from p2pfs.runtime.sizes import format_count, format_size
 from p2pfs.vfs.fsck.findings import Tally
 from p2pfs.wire.jobs import JobInfo, JobState
+
+
+@contextmanager
+def _drawn(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Bars for who wants them, gone at the end; see `waiting.is_wanted`."""
+    console = Console(stderr=True)
+    with drawing(), Progress(*columns, console=console, transient=True, disable=not is_wanted()) as progress:
+        yield progress
 
 
 @contextmanager
@@ -31,8 +41,7 @@ def stored_bar() -> Iterator[Callable[[int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _drawn(*columns) as progress:
         task = progress.add_task("storing", total=None, visible=False)
         most = 0
 
@@ -46,8 +55,8 @@ def stored_bar() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def drain_bar(name: str) -> Iterator[Callable[[JobInfo], None]]:
-    """A bar on standard error; the function is told the job as it is. Without a terminal only why it is stuck is
-    printed."""
+    """A bar on standard error; the function is told the job as it is. Where there is none (`waiting.is_wanted`), only
+    why it is stuck is printed."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,16 +65,16 @@ def drain_bar(name: str) -> Iterator[Callable[[JobInfo], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[why]}", style="yellow"),
     )
-    console, told = Console(stderr=True, highlight=False), ""
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    told = ""
+    with _drawn(*columns) as progress:
         task = progress.add_task(f"draining {name}", total=None, why="")
 
         def show(job: JobInfo) -> None:
             nonlocal told
             why = "held back: p2pfs jobs resume" if job.state == JobState.PAUSED else job.error
             progress.update(task, total=job.total_bytes or None, completed=job.done_bytes, why=why)
-            if why and why != told and not console.is_terminal:
-                console.print(f"the drain of {name} does not get on: {why}")
+            if why and why != told and not is_wanted():
+                say(f"the drain of {name} does not get on: {why}", err=True)
             told = why
 
         yield show
@@ -73,8 +82,8 @@ def drain_bar(name: str) -> Iterator[Callable[[JobInfo], None]]:
 
 @contextmanager
 def counted_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar on standard error; the function is told how many files are done, of how many, and how many bytes were
-    read for that."""
+    """A bar on standard error, once it has taken LATE_S; the function is told how many files are done, of how many, and
+    how many bytes were read for that."""
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -82,13 +91,14 @@ def counted_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
         TextColumn("{task.fields[read]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _drawn(*columns) as progress:
         task = progress.add_task(what, total=None, visible=False, read="")
+        began_s = time.monotonic()
 
         def show(done: int, of: int, read_bytes: int) -> None:
             read = f"{format_size(read_bytes)} read" if read_bytes else ""
-            progress.update(task, total=of, completed=done, visible=True, read=read)
+            is_late = time.monotonic() - began_s >= LATE_S
+            progress.update(task, total=of, completed=done, visible=is_late, read=read)
 
         yield show
 
@@ -115,7 +125,7 @@ class CheckedBar:
 
 @contextmanager
 def checked_bar() -> Iterator[CheckedBar]:
-    """A bar on standard error that is told what was looked at. See `waiting.is_wanted`."""
+    """A bar on standard error that is told what was looked at."""
     columns = (
         TextColumn("checking"),
         BarColumn(),
@@ -123,16 +133,16 @@ def checked_bar() -> Iterator[CheckedBar]:
         TextColumn("{task.fields[read]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
+    with _drawn(*columns) as progress:
         yield CheckedBar(progress, progress.add_task("checking", total=None, counted="", read=""))
 
 
 @contextmanager
 def late_bar(what: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on standard error, once it has taken LATE_S; the function is told how many are done, and of how many (None:
-    nobody knows). See `waiting.is_wanted`."""
+    nobody knows)."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[counted]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_wanted()) as progress:
+    with _drawn(*columns) as progress:
         task = progress.add_task(what, total=None, visible=False, counted="")
         began_s = time.monotonic()
 

@@ -1,7 +1,8 @@
 """A sign of life for what takes longer than two seconds and cannot say how far it is; bars are in `progress`.
 
 A thread writes it, as what is waited for may hold the event loop, or none runs. Nothing without a terminal, with
-`--json` or with `--quiet`; never around a question to a person.
+`--json` or with `--quiet`; never around a question to a person. One at a time: inside a sign, a bar or a screen there
+is no second one, so that whoever asks the coordinator need not know who shows what meanwhile.
 """
 
 import itertools
@@ -34,16 +35,51 @@ def is_wanted() -> bool:
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[str], None]]:
     """Show on standard error that `what` goes on, and for how long; the function says a line meanwhile."""
+    if _terminal.is_taken:
+        yield _terminal.say
+        return
     sign = _Sign(what)
     thread = threading.Thread(target=sign.run, name="waiting", daemon=True) if is_wanted() else None
     if thread is not None:
         thread.start()
     try:
-        yield sign.say
+        with _terminal.taken(sign.say):
+            yield sign.say
     finally:
         sign.over.set()
         if thread is not None:
             thread.join()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """No sign while the block runs: it draws by itself."""
+    with _terminal.taken(_say):
+        yield
+
+
+def _say(text: str) -> None:
+    say(text, err=True)
+
+
+class _Terminal:
+    """Who draws, and how something is said meanwhile."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        self.say: Callable[[str], None] = _say
+
+    @contextmanager
+    def taken(self, say: Callable[[str], None]) -> Iterator[None]:
+        before = self.is_taken, self.say
+        self.is_taken, self.say = True, say
+        try:
+            yield
+        finally:
+            self.is_taken, self.say = before
+
+
+_terminal: Final = _Terminal()
 
 
 class _Sign:

@@ -120,12 +120,18 @@ class Readiness:
         os.close(fd)
 
 
-def daemonise(log: Path, *, timeout_s: float = 120.0, leaves_group: bool = True) -> Readiness:
+def daemonise(
+    log: Path,
+    *,
+    timeout_s: float = 120.0,
+    leaves_group: bool = True,
+    meanwhile: contextlib.AbstractContextManager[object] | None = None,
+) -> Readiness:
     """Go on in a background process whose output goes to `log`; only the child returns.
 
     The parent stays until the child is ready, has failed, has died or `timeout_s` is over, and exits accordingly. Call
     it before trio runs and before any thread starts. `leaves_group`: the child gets a session of its own, away from the
-    terminal; otherwise it stays with whoever started it.
+    terminal; otherwise it stays with whoever started it. `meanwhile` is entered by the parent alone while it waits.
 
     Raises:
         UserError: The log cannot be written.
@@ -140,7 +146,7 @@ def daemonise(log: Path, *, timeout_s: float = 120.0, leaves_group: bool = True)
     child = os.fork()
     if child:
         os.close(writer)
-        _await_child(child, reader, log, timeout_s)
+        _await_child(child, reader, log, timeout_s, meanwhile or contextlib.nullcontext())
     os.close(reader)
     if leaves_group:
         os.setsid()
@@ -152,18 +158,23 @@ def daemonise(log: Path, *, timeout_s: float = 120.0, leaves_group: bool = True)
     return Readiness(writer)
 
 
-def _await_child(child: int, reader: int, log: Path, timeout_s: float) -> NoReturn:
+def _await_child(
+    child: int, reader: int, log: Path, timeout_s: float, meanwhile: contextlib.AbstractContextManager[object]
+) -> NoReturn:
     """The parent's end: read until the child closes the pipe, then exit without running anybody's clean-up twice."""
 
     def give_up(_signal: int, _frame: object) -> NoReturn:
+        shown.close()
         os.write(2, f"p2pfs: not ready after {timeout_s:.0f} s; see {log}\n".encode())
         os._exit(exitcodes.FAILED)
 
-    signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
     answer = b""
-    while piece := os.read(reader, 4096):
-        answer += piece
+    with contextlib.ExitStack() as shown:
+        signal.signal(signal.SIGALRM, give_up)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        shown.enter_context(meanwhile)
+        while piece := os.read(reader, 4096):
+            answer += piece
     first, _, message = answer.partition(b"\n")
     if not first.isdigit():
         message = f"the background process ({child}) ended before it was ready; see {log}".encode()

@@ -17,11 +17,13 @@ from pools import DemoPool, demo_pool
 
 from p2pfs import exitcodes
 from p2pfs.cli import main
+from p2pfs.cli.health import jobs
 from p2pfs.cli.schemas import LINES, OUTPUTS
 from p2pfs.format import keys
 from p2pfs.net import lan
 from p2pfs.runtime.home import NodeHome
 from p2pfs.types import MIB, PoolId
+from p2pfs.wire.jobs import JobAction
 from p2pfs.wire.volumes import KeySlot
 
 pytestmark = [
@@ -97,24 +99,32 @@ def hand(pool: DemoPool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return Hand(capsys, monkeypatch, pool.root / "mount")
 
 
-def test_every_report_is_as_documented(pool: DemoPool, hand: Hand, tmp_path: Path) -> None:
-    _read_pool(pool, hand, tmp_path)
+def test_every_report_is_as_documented(
+    pool: DemoPool, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _read_pool(pool, hand, tmp_path, monkeypatch)
     _read_volumes(hand, tmp_path)
     _read_files(pool, hand)
-    # The one is below, the other goes on until Ctrl-C.
-    assert OUTPUTS.keys() - hand.seen == {"coordinator find", "accesslog"}
+    assert hand.read("revoke", "revoke", "bert@laptop", "--yes")["revoked"]
+    # The first is below; the others are in tests/unit/test_cli_stats.py and test_cli_leaving.py.
+    elsewhere = {f"jobs {action}" for action in JobAction} | {"peer drain", "peer forget", "accesslog"}
+    assert OUTPUTS.keys() - hand.seen == {"coordinator find"} | elsewhere
 
 
-def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path) -> None:
+def _read_pool(pool: DemoPool, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer, coordinator = pool.root / "peer-1", pool.root / "coordinator"
     (name,) = (part["name"] for part in hand.read("status", "status")["peers"] if part["name"].endswith("peer-1"))
     hand.read("version", "version")
     hand.read("demo status", "demo", "status", "--root", pool.root)
     hand.read("doctor", "doctor", expect=None)  # another pool's mount on this machine may be dead
     hand.read("jobs", "jobs", "--all")
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "_reader_left", lambda: True)  # as `| head` does: one line is enough
+        hand.read("jobs --watch", "jobs", "--watch", "--all")
     hand.read("debug bundle", "debug", "bundle", "--out", tmp_path / "bundle.tar.gz", home=coordinator)
     hand.read("peer status", "peer", "status", home=peer)
     hand.read("peer trash", "peer", "trash", home=peer)
+    hand.read("peer trash empty", "peer", "trash", "empty", "--yes", home=peer)
     hand.read("share", "share", home=peer)
     hand.read("dashboard", "dashboard")
     hand.read("top", "top")

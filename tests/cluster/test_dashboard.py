@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from pools import DemoPool, demo_pool
 
+from p2pfs import exitcodes
 from p2pfs.coordinator.dashboard import assets
 from p2pfs.coordinator.dashboard.application import COOKIE
 from p2pfs.coordinator.dashboard.layout import PAGES
@@ -165,6 +167,47 @@ def test_an_invite_made_here_lets_a_machine_in(pool: DemoPool, look: Look, tmp_p
     pool.p2pfs("join", str(tmp_path / "invite"), home=tmp_path / "laptop")
     page.get_by_role("link", name="Back to members").click()
     page.get_by_role("rowheader", name="anna@laptop").wait_for()
+    pool.p2pfs("volume", "list", home=tmp_path / "laptop")
+    page.get_by_role("link", name="Revoke anna@laptop").click()
+    page.get_by_role("button", name="Revoke anna@laptop").click()
+    page.wait_for_url("**/members")
+    page.get_by_role("row", name="anna@laptop").get_by_text("revoked").wait_for()
+    pool.p2pfs("volume", "list", home=tmp_path / "laptop", expect=exitcodes.DENIED)
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"), [((360, 740), "light"), ((360, 740), "dark"), ((1280, 800), "dark")], ids=str
+)
+def test_every_page_fits_its_screen_and_can_be_read_and_touched(
+    pool: DemoPool,
+    chromium: Any,  # noqa: ANN401
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    """On a phone nothing is scrolled sideways; in the dark text is still lighter than what it stands on."""
+    width, height = size
+    seen = Look(chromium, viewport={"width": width, "height": height}, color_scheme=scheme)
+    enter(seen.page, link_of(pool))
+    for _, path, words in PAGES:
+        seen.page.goto(base(seen.page.url) + path)
+        seen.page.get_by_role("heading", name=words, level=1).wait_for()
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, words
+        text, ground = (seen.page.evaluate(f"getComputedStyle(document.body).{name}") for name in COLOURS)
+        assert (brightness(text) > brightness(ground)) is (scheme == "dark"), words
+        touched = seen.page.locator("main button:visible, main td a:visible, nav a:visible").all()
+        small = {one.inner_text(): box["height"] for one in touched if (box := one.bounding_box())["height"] < LEAST_PX}
+        assert small == {}, words
+    assert seen.complaints == []
+    seen.context.close()
+
+
+COLOURS = ("color", "backgroundColor")
+LEAST_PX = 24
+"""What a finger, or a hand that shakes, can hit: WCAG 2.2, 2.5.8."""
+
+
+def brightness(colour: str) -> int:
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
 
 
 @pytest.mark.usefixtures("scripts")
@@ -210,6 +253,7 @@ def forged(target: str) -> str:
     return f'<form method="post" action="{target}/invites">{fields}<button>Win</button></form>'
 
 
+@pytest.mark.usefixtures("scripts")  # which are sent, and not run
 def test_without_scripts_everything_is_there_and_says_so(pool: DemoPool, chromium: Any) -> None:  # noqa: ANN401
     seen = Look(chromium, java_script_enabled=False)
     url = link_of(pool)

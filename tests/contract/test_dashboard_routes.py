@@ -15,6 +15,7 @@ from p2pfs.coordinator.dashboard.guard import HEADERS
 from p2pfs.errors import Denied
 from p2pfs.types import Role
 from p2pfs.wire.dashboard import LoginLink
+from p2pfs.wire.jobs import JobAction, JobKind, JobState
 from p2pfs.wire.routes import DASHBOARD_ROUTES, Route
 
 pytestmark = pytest.mark.l1
@@ -272,6 +273,34 @@ async def test_who_is_about_to_revoke_themselves_is_told(there: Site) -> None:
     other, _ = await there.pool.join("anna@laptop", Role.CLIENT)
     assert "your own node" in (await browser.get(f"/nodes/{node}/revoke")).text
     assert "your own node" not in (await browser.get(f"/nodes/{other}/revoke")).text
+
+
+async def test_an_admin_revokes_a_node(there: Site, claim_logs: Claims) -> None:
+    claim_logs("revoked anna@laptop", count=1)
+    node, _ = await there.pool.join("anna@laptop", Role.CLIENT)
+    browser = await there.admin()
+    assert "Revoke anna@laptop" in (await browser.get(f"/nodes/{node}/revoke")).text
+    answer = await browser.act(f"/nodes/{node}/revoke")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/members")
+    assert [one.revoked for one in there.pool.running.services.membership.nodes() if one.node == node] == [True]
+    assert "revoked" in (await browser.get("/members")).text
+
+
+async def test_an_admin_acts_on_a_job(there: Site) -> None:
+    node, _ = await there.pool.join("anna@nas", Role.PEER)
+    services, browser = there.pool.running.services, await there.admin()
+    job = services.jobs.open(JobKind.DRAIN, services.roster.nodes[node].id)
+    for action, state in (
+        (JobAction.PAUSE, JobState.PAUSED), (JobAction.RESUME, JobState.RUNNING), (JobAction.RETRY, JobState.RUNNING),
+        (JobAction.CANCEL, JobState.CANCELLED),
+    ):  # fmt: skip
+        answer = await browser.act(f"/jobs/{job.row.id}/{action}")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/jobs")
+        (shown,) = (one for one in services.jobs.listed(services.roster.name_of) if one.id == job.row.id)
+        assert shown.state == state, action
+    assert f">{JobState.CANCELLED}<" in (await browser.get("/jobs")).text
+    refused = await browser.act(f"/jobs/{job.row.id}/pause")  # it is over
+    assert refused.status_code >= 400
 
 
 async def test_the_coordinators_own_port_has_no_page(there: Site) -> None:

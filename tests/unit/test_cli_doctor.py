@@ -1,6 +1,7 @@
 """`p2pfs doctor`: what keeps a machine from working, each with what to do about it."""
 
 import os
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pki import make_ca
 from root_hands import owned_by
 
 from p2pfs.cli import connect
-from p2pfs.cli.health import checks, doctor
+from p2pfs.cli.health import bundle, checks, doctor
 from p2pfs.cli.health.checks import Finding
 from p2pfs.cli.health.clock import machine_clock_error
 from p2pfs.errors import Unavailable
@@ -193,6 +194,19 @@ def test_a_clock_is_judged_by_the_coordinators(ahead_s: float, health: Health) -
 
 def test_an_earlier_coordinator_tells_no_clock() -> None:
     assert list(checks.clock(report(), NOW)) == []
+
+
+@pytest.mark.parametrize(
+    ("library", "extra"), [("pyfuse3", "mount"), ("psutil", "peer"), ("zeroconf", "lan"), ("starlette", "web")]
+)
+def test_a_library_that_is_missing_is_named_with_what_brings_it(
+    monkeypatch: pytest.MonkeyPatch, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    _python, missing = checks.versions()
+    assert missing.health is Health.WARNING
+    assert (library in missing.found, missing.mend) == (True, f"install p2pfs with the extra [{extra}]")
+    assert library in bundle.versions()
 
 
 def test_versions_that_differ_are_told() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import connect, job_tables, main, plans
+from p2pfs.cli.schemas import OUTPUTS
 from p2pfs.errors import NotFound, Unavailable
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome, NodeRecord
@@ -254,6 +255,45 @@ def test_safe_to_stop_is_one_sentence_and_an_exit_status(
     assert words in json.loads(capsys.readouterr().out)["sentence"]
 
 
+# ---- for programs ---------------------------------------------------------------------------------------------------
+
+
+def read(name: str, capsys: pytest.CaptureFixture[str]) -> Any:  # noqa: ANN401 - any of OUTPUTS
+    """What a command printed, of its documented type."""
+    value = json.loads(capsys.readouterr().out)
+    assert msgspec.to_builtins(msgspec.convert(value, OUTPUTS[name])) == value
+    return value
+
+
+def test_what_became_of_a_peer_is_told_to_programs(
+    pool: Coordinator, p2pfs: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draining, lost = (msgspec.structs.replace(NODES[1], state=state) for state in ("draining", "lost"))
+    bob = draining.node
+    pool.answers["POST", "/plans"] = WHOLE
+    pool.answers["POST", f"/peers/{bob}/drain"] = draining
+    assert p2pfs("peer", "drain", "bob", "--no-wait", "--yes", "--json") == exitcodes.OK
+    assert read("peer drain", capsys)["state"] == "draining"
+    pool.answers["GET", "/jobs"] = [[job(subject="bob@nas")], [job("done", subject="bob@nas")]]
+    assert p2pfs("peer", "drain", "bob", "--yes", "--json") == exitcodes.OK
+    assert read("peer drain", capsys)["state"] == "left"
+    pool.answers["POST", f"/peers/{bob}/forget"] = lost
+    assert p2pfs("peer", "forget", "bob", "--yes", "--json") == exitcodes.OK
+    assert read("peer forget", capsys)["state"] == "lost"
+
+
+@pytest.mark.parametrize(
+    "words", [("peer", "drain"), ("peer", "forget", "bob"), ("peer", "trash", "empty"), ("revoke", "bob")]
+)
+def test_a_program_is_asked_nothing(
+    pool: Coordinator, p2pfs: Callable[..., int], no: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert p2pfs(*words, "--json") == exitcodes.USAGE
+    said = capsys.readouterr()
+    assert (said.out, no, pool.asked) == ("", [], [])
+    assert "--yes" in said.err
+
+
 # ---- plans ----------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +390,8 @@ def test_an_action_is_sent_for_its_job(
     pool.answers["POST", f"/jobs/3/{action}"] = job()
     assert p2pfs("jobs", action, "3") == exitcodes.OK
     assert "drain of anna@nas" in capsys.readouterr().out
+    assert p2pfs("jobs", action, "3", "--json") == exitcodes.OK
+    assert read(f"jobs {action}", capsys)["id"] == 3
 
 
 @pytest.mark.parametrize(
@@ -412,6 +454,8 @@ def test_the_trash_is_shown_and_emptied_after_a_yes(
     assert "empty_trash" not in daemon
     assert p2pfs("peer", "trash", "empty", "--yes") == exitcodes.OK
     assert "removed 5 chunks" in capsys.readouterr().out
+    assert p2pfs("peer", "trash", "empty", "--yes", "--json") == exitcodes.OK
+    assert read("peer trash empty", capsys) == {"removed": 5, "freed": 5 * MIB}
 
 
 def test_who_stands_in_for_the_coordinator_is_told(

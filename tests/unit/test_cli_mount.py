@@ -268,7 +268,7 @@ def test_behind_an_automount_the_process_stays_in_the_group_that_may_look_there(
 ) -> None:
     given: list[bool] = []
 
-    def daemonise(_log: Path, *, leaves_group: bool) -> process.Readiness:
+    def daemonise(_log: Path, *, leaves_group: bool, meanwhile: object) -> process.Readiness:
         given.append(leaves_group)
         return process.Readiness()
 

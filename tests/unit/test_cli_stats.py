@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pfs import exitcodes
 from p2pfs.cli import asking, main
 from p2pfs.cli.health import stats
+from p2pfs.cli.schemas import LINES, OUTPUTS
 from p2pfs.errors import PoolError
 from p2pfs.runtime.mounts import MountRecord
 from p2pfs_mount import life
@@ -124,7 +126,11 @@ def test_the_access_log_is_shown_line_by_line(
     assert shown.out.split() == ["one", "two"]
     assert "3 lines were missed" in shown.err
     assert run(monkeypatch, Mount(*told), "accesslog", "/mnt", "--json") == exitcodes.OK
-    assert json.loads(capsys.readouterr().out.splitlines()[0]) == {"line": "one"}
+    told_as_json = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line]
+    assert told_as_json == [{"line": "one"}, {"line": "two"}]
+    assert "accesslog" in LINES
+    for value in told_as_json:
+        assert msgspec.to_builtins(msgspec.convert(value, OUTPUTS["accesslog"])) == value
 
 
 def test_an_older_mount_is_called_that(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,10 @@ def test_every_command_and_option_is_documented() -> None:
             if isinstance(parameter, click.Option) and not given.intersection(parameter.opts)
         ]
         assert missing == [], name
+        for parameter in command.params:
+            if isinstance(parameter, click.Argument) and isinstance(parameter.type, click.Choice):
+                unsaid = [choice for choice in parameter.type.choices if f"`{choice}`" not in sections[name]]
+                assert unsaid == [], f"{name} {parameter.name}"
 
 
 def test_settings_are_documented_with_their_defaults() -> None:

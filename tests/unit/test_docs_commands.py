@@ -20,7 +20,17 @@ UNITS = {path.stem for path in (ROOT / "packaging").glob("*.service")}
 def test_every_block_says_what_it_is_and_who_runs_it(page: Path) -> None:
     told = [(block.where, complaint(block, RUN_PAGES)) for block in blocks(page)]
     assert [pair for pair in told if pair[1]] == []
-    assert re.findall(r"^ +```.*", page.read_text(encoding="utf-8"), flags=re.MULTILINE) == []  # found by nobody
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^ +```.*", text, flags=re.MULTILINE) == []  # found by nobody
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^ {4,}(?:\$ )?p2pfs .*", prose, flags=re.MULTILINE) == []  # nor are blocks by indentation
+
+
+@BY_NAME
+def test_what_is_run_elsewhere_names_where(page: Path) -> None:
+    for block in blocks(page):
+        if block.excuse is not None and block.excuse[0] == "elsewhere":
+            assert (ROOT / block.excuse[1].partition(" ")[0]).is_file(), block.where
 
 
 @BY_NAME

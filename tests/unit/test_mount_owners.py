@@ -1,6 +1,7 @@
 """Numbers of users and groups are translated both ways, and nobody is taken for somebody else."""
 
 import errno
+import re
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from volumes import ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.cli import completing
+from p2pfs.cli.mount_helper import mount_command
 from p2pfs.errors import Invalid
 from p2pfs.format import acl
 from p2pfs.meta.memory import MemoryVolume
@@ -90,6 +93,26 @@ def test_an_id_map_can_be_in_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(Invalid):
         MountOptions.parse(text)
+
+
+def test_words_of_fstab_for_others_are_passed_over() -> None:
+    others = "defaults,lazytime,norelatime,_netdev,_rnetdev,nofail,comment=systemd.automount,x-systemd.automount"
+    assert MountOptions.parse(others) == MountOptions()
+
+
+def test_names_are_not_promised_to_be_synchronous_where_they_are_not() -> None:
+    with pytest.raises(Invalid, match=r"“dirsync” is not known.* sync,"):
+        MountOptions.parse("dirsync")
+
+
+def test_every_option_is_listed_where_the_owner_of_a_machine_looks() -> None:
+    """In mount.p2pfs(8), which is made of the command's help."""
+    with pytest.raises(Invalid) as told:
+        MountOptions.parse("no such option")
+    words = str(told.value).partition("there are ")[2].partition(" and the settings")[0].split(", ")
+    assert set(words) == set(completing._MOUNT_OPTIONS)
+    help_text = mount_command.help or ""
+    assert [word for word in words if not re.search(rf"(?<![\w_]){re.escape(word)}", help_text)] == []
 
 
 def test_an_empty_file_is_no_id_map(tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ pytestmark = pytest.mark.l0
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_JSON = {
-    *("revoke", "peer away", "peer drain", "peer undrain", "peer forget", "peer start", "peer trash empty"),
+    *("peer away", "peer undrain", "peer start"),
     *("coordinator start", "coordinator restore", "coordinator confirm", "coordinator kit"),
-    *("jobs pause", "jobs resume", "jobs cancel", "jobs retry"),
     *("mount", "umount", "demo start", "demo stop", "demo env"),
 }
 """Commands that do something and report nothing but that it is done, or that run until they are told to stop."""

@@ -80,11 +80,17 @@ def test_the_living_and_the_dead_are_told_apart() -> None:
 
 
 DAEMON = """
-    import os, sys
+    import contextlib, os, sys
     from pathlib import Path
     from p2pfs.runtime.process import daemonise
     log, mode = Path(sys.argv[1]), sys.argv[2]
-    readiness = daemonise(log, timeout_s=20 if mode != "slow" else 0.3)
+    @contextlib.contextmanager
+    def shown():
+        print("waiting", file=sys.stderr, flush=True)
+        yield
+        print("over", file=sys.stderr, flush=True)
+
+    readiness = daemonise(log, timeout_s=20 if mode != "slow" else 0.3, meanwhile=shown())
     print("in the log", os.getsid(0) == os.getpid(), flush=True)
     if mode == "ready":
         readiness.ready()
@@ -112,7 +118,10 @@ DAEMON = """
 def test_the_parent_of_a_daemon_tells_how_it_started(tmp_path: Path, mode: str, code: int, words: str) -> None:
     done = _python(DAEMON, tmp_path / "log", mode)
     assert done.returncode == code
-    assert words in done.stderr
+    first, second, *rest = done.stderr.splitlines()
+    assert (first, second) == ("waiting", "over")  # of the parent alone, and over before it says how it went
+    assert words in "\n".join(rest)
+    assert bool(rest) is bool(words)
     assert done.stdout == ""
     assert (tmp_path / "log").read_text() == "in the log True\n"
 

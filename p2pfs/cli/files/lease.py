@@ -1,9 +1,7 @@
 """`p2pfs lease show|set|extend|list`: until when files and directories are kept."""
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +13,7 @@ from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.errors import Invalid, PoolError, UserError
-from p2pfs.runtime.sizes import format_count, format_duration, format_size, parse_span
+from p2pfs.runtime.sizes import format_duration, format_size, parse_span
 
 _NEVER: Final = "never"
 _FOR_EVER: Final = 0
@@ -145,25 +143,14 @@ def _parse_span(text: str) -> float:
 
 def _followed(lines: Iterator[dict[str, Any]]) -> int:
     """How many inodes it was in the end; a count for who watches a terminal."""
+    from p2pfs.cli.progress import late_bar
+
     changed = 0
-    with _counted() as count:
+    with late_bar("changing", "files and directories") as show:
         for line in lines:
             changed = line["changed"]
-            count(changed)
+            show(changed, None)
     return changed
-
-
-@contextmanager
-def _counted() -> Iterator[Any]:
-    is_terminal = os.isatty(2)
-
-    def count(changed: int) -> None:
-        if is_terminal:
-            click.echo(f"\r{format_count(changed, 'file or directory', 'files and directories')}", err=True, nl=False)
-
-    yield count
-    if is_terminal:
-        click.echo("\r\033[K", err=True, nl=False)
 
 
 def _show(path: Path, expires_s: int, as_json: bool, changed: int | None = None) -> None:

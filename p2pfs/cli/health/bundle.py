@@ -100,6 +100,7 @@ def versions() -> dict[str, Any]:
         "pyfuse3",
         "psutil",
         "zeroconf",
+        "starlette",
     )
     told = {name: version_of(name) for name in names}
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if os.path.exists("/etc/os-release") else ""

@@ -50,15 +50,23 @@ def well(check: str, found: str) -> Finding:
 # ---- this machine ---------------------------------------------------------------------------------------------------
 
 
+_OPTIONAL: Final = (
+    ("pyfuse3", "mount", "mount"),
+    ("psutil", "peer", "be a peer"),
+    ("zeroconf", "lan", "find the coordinator on the local network, nor be found there"),
+    ("starlette", "web", "serve the dashboard as a coordinator"),
+)
+"""Library, the extra it comes with, and what cannot be done without."""
+
+
 def versions() -> Iterator[Finding]:
     """Python, and the libraries that are there only with an extra."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield well("versions", f"Python {python}")
-    for name, extra in (("pyfuse3", "mount"), ("psutil", "peer")):
+    for name, extra, what in _OPTIONAL:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            what = "mount" if extra == "mount" else "be a peer"
             yield Finding(
                 "versions",
                 Health.WARNING,

@@ -13,6 +13,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, print_table, say
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import PoolError, UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
@@ -64,7 +65,8 @@ def bundle(out: Path | None, anonymous: bool, tasks: bool, home: NodeHome, as_js
     if os.path.lexists(file):
         raise UserError(f"{file} is there already: name a new file", exitcodes.EXISTS)
     asked = contents.ask_for_dumps(home) if tasks else 0
-    entries, left_out = _entries(home, anonymous=anonymous)
+    with waiting("looking at everything"):
+        entries, left_out = _entries(home, anonymous=anonymous)
     rows = [(name, len(data), about) for name, (data, about) in entries.items()]
     _write_private(file, contents.pack({name: data for name, (data, _) in entries.items()}, top))
     size = file.stat().st_size

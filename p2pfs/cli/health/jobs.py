@@ -13,9 +13,11 @@ import msgspec
 from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import console_for_output, print_json, say
+from p2pfs.cli.waiting import drawing
 from p2pfs.runtime.home import NodeHome
 from p2pfs.wire.jobs import ENDED, JobAction, JobInfo
 
+_ASKING: Final = "asking the coordinator …"
 _NOTHING: Final = "nothing goes on; --all shows what is over"
 _SAID: Final = {
     JobAction.PAUSE: "is held back until: p2pfs jobs resume {id}",
@@ -94,7 +96,7 @@ def _watch(home: NodeHome, chosen: Callable[[list[JobInfo]], list[JobInfo]], as_
         return
     from rich.live import Live
 
-    with Live(console=console, auto_refresh=False) as live:
+    with drawing(), Live(_ASKING, console=console, auto_refresh=False) as live:
 
         def redraw(jobs: list[JobInfo]) -> bool:
             live.update(job_table(chosen(jobs)) if chosen(jobs) else _NOTHING, refresh=True)
@@ -130,10 +132,14 @@ def _add(action: JobAction, what: str) -> None:
     @command.command(action.value, help=f"{what} Needs the role admin.\n\n\b\nExample:\n  p2pfs jobs {action.value} 12")
     @click.argument("number", metavar="JOB", type=click.IntRange(min=1))
     @home_option
-    def act(number: int, home: NodeHome) -> int:
+    @json_option
+    def act(number: int, home: NodeHome, as_json: bool) -> int:
         from p2pfs.cli import connect
 
         job = connect.call(home, "POST", f"/jobs/{number}/{action.value}", None, JobInfo)
+        if as_json:
+            print_json(job)
+            return exitcodes.OK
         name = f"{job.kind} of {job.subject}" if job.subject else job.kind
         say(f"job {job.id}, {name}, {_SAID[action].format(id=job.id)}")
         return exitcodes.OK

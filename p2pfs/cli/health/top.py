@@ -14,6 +14,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.report import EXIT_CODES, parse, unreachable
 from p2pfs.cli.show import console_for_output, print_json
+from p2pfs.cli.waiting import drawing
 from p2pfs.errors import Invalid, PoolError, Unavailable
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.sizes import given_duration
@@ -74,7 +75,8 @@ def command(interval: float, once: bool, home: NodeHome, as_json: bool) -> int:
 
     view = View(interval)
     home.record()  # before the screen is taken: whoever has no home is told so
-    with _quiet_end(), _keys_at_once(), Live(console=console_for_output(), screen=True, auto_refresh=False) as live:
+    drawn = Live("asking the coordinator …", console=console_for_output(), screen=True, auto_refresh=False)
+    with _quiet_end(), _keys_at_once(), drawing(), drawn as live:
         connect.converse(home, lambda coordinator: _watch(coordinator, view, live))
     return exitcodes.OK
 

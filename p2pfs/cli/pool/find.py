@@ -9,6 +9,7 @@ from p2pfs import exitcodes
 from p2pfs.cli.looking import look_around
 from p2pfs.cli.options import home_option, json_option
 from p2pfs.cli.show import print_json, say
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import UserError
 from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
@@ -34,7 +35,8 @@ def find(home: NodeHome, as_json: bool) -> None:
     record = home.record()
     if Role.COORDINATOR in record.roles:
         raise UserError("this node is the coordinator itself: see `p2pfs doctor`", exitcodes.USAGE)
-    found = look_around(home, record)
+    with waiting("looking around"):
+        found = look_around(home, record)
     if found is None:
         raise UserError(
             "nobody on the local network is this pool's coordinator: see that it runs, and has announce=on",

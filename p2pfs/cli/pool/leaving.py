@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from p2pfs import exitcodes
 from p2pfs.cli.members import find_node
-from p2pfs.cli.options import home_option, json_option, yes_option
+from p2pfs.cli.options import home_option, json_option, require_answer, yes_option
 from p2pfs.cli.show import print_json, say
 from p2pfs.errors import Invalid, NotFound, Unavailable, UserError
 from p2pfs.runtime.home import NodeHome
@@ -52,7 +53,8 @@ def away(time: str, node: str | None, home: NodeHome) -> int:
 @click.option("--wait/--no-wait", default=True, help="Show how far it is until the peer has left (the default).")
 @yes_option
 @home_option
-def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
+@json_option
+def drain(node: str | None, wait: bool, yes: bool, home: NodeHome, as_json: bool) -> int:
     """Let a peer leave in peace: what depends on it is copied elsewhere first, then it is let go.
 
     NODE is this home's own peer unless named; others need the role admin. The peer must stay up meanwhile: it is read
@@ -64,6 +66,8 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
       p2pfs peer drain bob@nas --no-wait --yes
     """
     from p2pfs.cli import connect, plans
+
+    require_answer(yes, as_json)
 
     async def look(coordinator: connect.Coordinator) -> tuple[NodeInfo, PlanAnswer | None]:
         found = await _meant(coordinator, home, node)
@@ -82,11 +86,10 @@ def drain(node: str | None, wait: bool, yes: bool, home: NodeHome) -> int:
             return exitcodes.FAILED
     told = _tell(home, node, "drain")
     if told.state == PeerState.LEFT:
-        return _say_left(told)
+        return _say_left(told, as_json)
     if wait:
-        return _await_left(home, told)
-    say(f"{told.name} is being drained; it goes on by itself: p2pfs jobs -w")
-    return exitcodes.OK
+        return _await_left(home, told, as_json)
+    return _say(told, f"{told.name} is being drained; it goes on by itself: p2pfs jobs -w", as_json)
 
 
 @click.command("undrain")
@@ -140,7 +143,8 @@ def safe_to_stop(names: tuple[str, ...], home: NodeHome, as_json: bool) -> int:
 @click.argument("node")
 @yes_option
 @home_option
-def forget(node: str, yes: bool, home: NodeHome) -> int:
+@json_option
+def forget(node: str, yes: bool, home: NodeHome, as_json: bool) -> int:
     """Give a peer up that is gone for good: its copies count no more and are made anew from the others.
 
     Shows what would be lost, and asks. Refused while the peer answers: drain it then. Should it be heard again after
@@ -152,6 +156,8 @@ def forget(node: str, yes: bool, home: NodeHome) -> int:
     """
     from p2pfs.cli import connect, plans
 
+    require_answer(yes, as_json)
+
     async def look(coordinator: connect.Coordinator) -> tuple[NodeInfo, PlanAnswer]:
         (found,) = await plans.nodes_named(coordinator, [node])
         return found, await plans.ask(coordinator, PlanKind.LOSE, [found])
@@ -162,8 +168,7 @@ def forget(node: str, yes: bool, home: NodeHome) -> int:
         if not click.confirm(f"Forget {found.name} and every copy on it?"):
             return exitcodes.FAILED
     told = _tell(home, node, "forget")
-    say(f"{told.name} is forgotten; what is short is copied now: p2pfs jobs -w")
-    return exitcodes.OK
+    return _say(told, f"{told.name} is forgotten; what is short is copied now: p2pfs jobs -w", as_json)
 
 
 # ---- what they share ------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def _agreed(node: NodeInfo, plan: PlanAnswer) -> bool:
     return click.confirm(f"Let {node.name} leave the pool{', ' * bool(thin)}{thin}?")
 
 
-def _await_left(home: NodeHome, node: NodeInfo) -> int:
+def _await_left(home: NodeHome, node: NodeInfo, as_json: bool) -> int:
     """Show how far the drain is until the peer has left."""
     from p2pfs.cli import connect
     from p2pfs.cli.job_tables import follow
@@ -243,9 +248,17 @@ def _await_left(home: NodeHome, node: NodeInfo) -> int:
     if last is not None and last.state != JobState.DONE:
         why = f": {last.error}" if last.error else ": it stays in the pool"
         raise UserError(f"the drain of {node.name} was {last.state}{why}", exitcodes.FAILED)
-    return _say_left(node)
+    return _say_left(node, as_json)
 
 
-def _say_left(node: NodeInfo) -> int:
-    say(f"{node.name} has left: nothing depends on it any more, and its daemon can be stopped")
+def _say_left(node: NodeInfo, as_json: bool) -> int:
+    node = msgspec.structs.replace(node, state=PeerState.LEFT.value)
+    return _say(node, f"{node.name} has left: nothing depends on it any more, and its daemon can be stopped", as_json)
+
+
+def _say(node: NodeInfo, sentence: str, as_json: bool) -> int:
+    if as_json:
+        print_json(node)
+    else:
+        say(sentence)
     return exitcodes.OK

@@ -14,11 +14,13 @@ from p2pfs.cli.options import (
     json_option,
     log_file_option,
     pid_file_option,
+    require_answer,
     set_option,
     yes_option,
 )
 from p2pfs.cli.pool import leaving
 from p2pfs.cli.show import print_json
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import UserError
 from p2pfs.runtime import mounts
 from p2pfs.runtime.home import NodeHome
@@ -123,22 +125,29 @@ def trash(context: click.Context, home: NodeHome, as_json: bool) -> int | None:
 @trash.command("empty")
 @yes_option
 @home_option
-def empty(yes: bool, home: NodeHome) -> int:
+@json_option
+def empty(yes: bool, home: NodeHome, as_json: bool) -> int:
     """Empty the trash of this home's own peer now. What was deleted by mistake cannot be brought back after that.
 
     \b
     Example:
       p2pfs peer trash empty
     """
+    require_answer(yes, as_json)
     if not yes:
         size = _ask(home, "trash", 30.0)["trash"]
         if not click.confirm(f"Remove {format_size(size)} of deleted chunks for good?"):
             return exitcodes.FAILED
-    done = _ask(home, "empty_trash", _EMPTYING_S)
-    click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
+    with waiting("emptying the trash"):
+        done = _ask(home, "empty_trash", _EMPTYING_S)
+    if as_json:
+        print_json({"removed": done["removed"], "freed": done["freed"]})
+    else:
+        click.echo(f"removed {format_count(done['removed'], 'chunk')}, {format_size(done['freed'])}")
     return exitcodes.OK
 
 
+@waiting("asking the peer")
 def _ask(home: NodeHome, what: str, timeout_s: float) -> dict[str, int]:
     """What the running daemon of this home answers on its socket."""
     home.record()

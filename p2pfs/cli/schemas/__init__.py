@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from p2pfs.cli.schemas import measuring, pool, volumes
 from p2pfs.wire.jobs import JobInfo
+from p2pfs.wire.membership import NodeInfo
 from p2pfs.wire.usefulness import UsefulnessDetail, UsefulnessReport
 
 OUTPUTS: Final[dict[str, Any]] = {
@@ -25,6 +26,11 @@ OUTPUTS: Final[dict[str, Any]] = {
     "init": pool.NewPool,
     "invite": pool.NewInvite,
     "jobs": list[JobInfo],
+    "jobs --watch": list[JobInfo],
+    "jobs cancel": JobInfo,
+    "jobs pause": JobInfo,
+    "jobs resume": JobInfo,
+    "jobs retry": JobInfo,
     "join": pool.Joined,
     "key add": volumes.NewRecovery | list[volumes.Slot],
     "key fingerprint": volumes.Fingerprint,
@@ -35,14 +41,18 @@ OUTPUTS: Final[dict[str, Any]] = {
     "lease list": list[volumes.Expiring],
     "lease set": volumes.Lease,
     "lease show": volumes.Lease,
+    "peer drain": NodeInfo,
+    "peer forget": NodeInfo,
     "peer safe-to-stop": pool.Plan,
     "peer status": pool.PeerStatus,
     "peer trash": pool.PeerTrash,
+    "peer trash empty": pool.EmptiedTrash,
     "plan drain": pool.Plan,
     "plan lose": pool.Plan,
     "reserve": volumes.Reservation,
     "reserve list": list[volumes.Reservation],
     "reserve release": volumes.Reservation,
+    "revoke": NodeInfo,
     "search": list[volumes.Found],
     "share": pool.Share,
     "simulate": measuring.Simulation,
@@ -78,4 +88,4 @@ OUTPUTS: Final[dict[str, Any]] = {
     "why": volumes.Why,
 }
 """Command, with what makes it print something else → type. Those of LINES print one such value a line."""
-LINES: Final = frozenset({"accesslog", "stats --interval", "volume ls"})
+LINES: Final = frozenset({"accesslog", "jobs --watch", "stats --interval", "volume ls"})

@@ -160,6 +160,13 @@ class PeerTrash(Struct):
     trash: int  # bytes
 
 
+class EmptiedTrash(Struct):
+    """Of this home's own peer."""
+
+    removed: int  # chunks
+    freed: int  # bytes
+
+
 class OfferedKind(Struct):
     """One kind of resource that a peer may offer."""
 

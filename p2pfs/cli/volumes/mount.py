@@ -13,6 +13,7 @@ from p2pfs.cli import completing, failures, passphrases
 from p2pfs.cli.daemon_start import require_addresses
 from p2pfs.cli.members import find_volume
 from p2pfs.cli.options import MountPoint, holding_pid_file, home_option, log_file_option, pid_file_option, set_option
+from p2pfs.cli.waiting import waiting
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime import log, mounts, process
 from p2pfs.runtime.config import Settings
@@ -49,7 +50,7 @@ class Request:
     metavar="OPTIONS",
     multiple=True,
     shell_complete=completing.mount_options,
-    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …; as in fstab.",
+    help="ro, allow_other, xattr, writeback_cache, idmap=u:1000:0, uid=N, home=DIR, …: all are in mount.p2pfs(8).",
 )
 @log_file_option
 @pid_file_option
@@ -186,7 +187,11 @@ def serve_behind(request: Request) -> int:
     request.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Where systemd mounts on demand, the kernel lets nobody follow the path before it is done but systemd's own process
     # group, in which it starts mount(8).
-    readiness = process.daemonise(request.log_file, leaves_group=not mounts.is_automount(request.mount_point))
+    readiness = process.daemonise(
+        request.log_file,
+        leaves_group=not mounts.is_automount(request.mount_point),
+        meanwhile=waiting(f"mounting {request.volume}"),
+    )
     os.chdir("/")
     try:
         return serve(dataclasses.replace(request, passphrase=lambda: secret), readiness.ready)
