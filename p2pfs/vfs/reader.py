@@ -122,7 +122,10 @@ class Reader:
     async def fetch_inline(self, inode: Inode) -> None:
         """Ask for inline data that was not told, or let go to save memory."""
         if not inode.inline_is_known:
-            self._refresh(await self._namespace.content(inode.id))
+            row = await self._namespace.content(inode.id)
+            self._refresh(row)
+            if not inode.inline_is_known:  # it left the table meanwhile
+                inode.refresh(row)
 
     # ---- reading
 

@@ -4,7 +4,7 @@ What is filled is the disk cache of ciphertext, checked by hash like all that co
 disk cache and the opened blocks in memory, which hold nothing but what is stored; bytes not stored yet are in neither.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -12,7 +12,7 @@ import trio
 
 from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import PoolError, TooLarge, Unsupported
+from p2pfs.errors import NotFound, PoolError, TooLarge, Unsupported
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import DIGEST_RANGE_BYTES, ChunkId, InodeId, Kind, VolumeId
@@ -48,7 +48,7 @@ class Warming:
 
     async def warm(
         self,
-        tops: Iterable[InodeId],
+        tops: Collection[InodeId],
         told: Told,
         *,
         most: int | None = None,
@@ -68,11 +68,16 @@ class Warming:
         fetching = Fetching(cache, self._volume, room, told, lacks)
         files: dict[InodeId, None] = {}
         for top in tops:
-            files |= dict.fromkeys(await self._below(top))
+            try:
+                files |= dict.fromkeys(await self._below(top))
+            except NotFound:
+                if len(tops) == 1:
+                    raise
+                continue  # it was removed meanwhile: that concerns none of the others
             _require_few(len(files))
             fetching.warmth.of_files = len(files)
             await told(fetching.warmth)  # looking below many takes longer than who asked would bear silence
-        await fetching.run(files, self._chunks)
+        await fetching.run(files, self._wanted)
         return fetching.warmth
 
     async def cool(self, top: InodeId, told: Told, forget: Callable[[InodeId], None]) -> Warmth:
@@ -126,6 +131,13 @@ class Warming:
                     nursery.start_soon(one, chunk, size)
         if refused:
             raise refused[0]
+
+    async def _wanted(self, number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
+        """As `_chunks`; a small file's content, which has none, is in memory then."""
+        await self._reader.fetch_inline(await self._inode(number))
+        async with aclosing(self._chunks(number)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def _chunks(self, number: InodeId) -> AsyncGenerator[tuple[ChunkId, int]]:
         """Raises PoolError: nobody says which."""

@@ -2,22 +2,29 @@
 and what is not known never passes for empty.
 """
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem, ticking
 
+from p2pfs.chunks.cached import CachedStore
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import CoordinatorAway
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import KIB, ROOT_INODE, DentryId, InodeId, Kind
+from p2pfs.types import KIB, MIB, ROOT_INODE, DentryId, InodeId, Kind
+from p2pfs.vfs import inode_table
 from p2pfs.vfs.delegation import contents
 from p2pfs.vfs.delegation.delegated import Delegated
 from p2pfs.vfs.delegation.holding import Holding
+from p2pfs.vfs.fetching import Warmth
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.namespace import UNTOLD, Attributes, DirectoryPage
@@ -26,6 +33,7 @@ pytestmark = pytest.mark.l2
 
 NOBODY = Owner(0, 0)
 FILES = 100
+AWAY_S = 30.0
 
 
 class Session(MemoryNamespace):
@@ -36,8 +44,10 @@ class Session(MemoryNamespace):
         self.pages: list[tuple[int, bool, int]] = []  # directory, with content, entries
         self.alone: list[int] = []
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
+        self.is_away = False
 
     async def directory(self, inode: InodeId, after: DentryId, limit: int, *, content: bool = False) -> DirectoryPage:
+        await self._answers()
         page = await super().directory(inode, after, limit, content=content)
         self.pages.append((inode, content, len(page.entries)))
         if content and self.meanwhile is not None:
@@ -47,7 +57,13 @@ class Session(MemoryNamespace):
 
     async def attributes(self, inode: InodeId) -> Attributes:
         self.alone.append(inode)
+        await self._answers()
         return await super().attributes(inode)
+
+    async def _answers(self) -> None:
+        if self.is_away:
+            await trio.sleep(AWAY_S)
+            raise CoordinatorAway("no answer")
 
 
 def text(number: int) -> bytes:
@@ -55,7 +71,9 @@ def text(number: int) -> bytes:
 
 
 @asynccontextmanager
-async def mounted(directories: int = 0) -> AsyncIterator[tuple[Session, Filesystem, list[InodeId]]]:
+async def mounted(
+    directories: int = 0, cache: Path | None = None
+) -> AsyncIterator[tuple[Session, Filesystem, list[InodeId]]]:
     """A volume that another mount filled with small files, delegated to this one; their numbers. In the root, or as
     many in each of some directories, whose numbers are given then."""
     volume, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
@@ -79,13 +97,26 @@ async def mounted(directories: int = 0) -> AsyncIterator[tuple[Session, Filesyst
     session = Session(volume)
     delegated = Delegated(session, now=trio.current_time, io_timeout_s=30.0)
     async with (
-        filesystem(delegated, store, holds=lambda: delegated.holds, now_ns=ticking(2 * 10**18)) as fs,
+        trio.open_nursery() as filling,
+        filesystem(
+            delegated, await cached(store, cache, filling), holds=lambda: delegated.holds, now_ns=ticking(2 * 10**18)
+        ) as fs,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(Holding(delegated, trio.current_time).hold)
         await wait_all_tasks_blocked()
         yield session, fs, numbers
         nursery.cancel_scope.cancel()
+
+
+async def cached(store: MemoryStore, root: Path | None, nursery: trio.Nursery) -> MemoryStore | CachedStore:
+    if root is None:
+        return store
+    return await CachedStore.open(store, root, budget=64 * MIB, nursery=nursery, keep_free=0)
+
+
+async def nobody_hears(_: Warmth) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 async def listed(fs: Filesystem, number: InodeId = ROOT_INODE) -> list[bytes | None]:
@@ -122,6 +153,90 @@ async def test_who_reads_backwards_fetches_few_at_once(autojump_clock: object) -
         for number in reversed(numbers):
             assert await read(fs, number) == text(numbers.index(number))
         assert max(count for _, _, count in session.pages) == contents.FIRST
+
+
+@pytest.mark.parametrize("order", ["random", "backwards", "eight at once"])
+async def test_whatever_the_order_little_is_fetched_twice(order: str, autojump_clock: object) -> None:
+    async with mounted() as (session, fs, numbers):
+        await listed(fs)
+        session.pages.clear()
+        session.alone.clear()
+        wanted = list(enumerate(numbers))
+        if order == "random":
+            random.Random(1).shuffle(wanted)
+        elif order == "backwards":
+            wanted.reverse()
+        else:
+            wanted = [wanted[start + at] for at in range(FILES // 8) for start in range(0, FILES - 8, FILES // 8)]
+        for at, number in wanted:
+            assert await read(fs, number) == text(at)
+        pages = [count for _, _, count in session.pages]
+        if order == "backwards":  # each lies before what was fetched
+            assert max(pages) == contents.FIRST
+        else:
+            assert len(pages) < FILES // 4
+            assert sum(pages) < 4 * FILES
+        assert session.alone == []
+
+
+async def test_what_is_fetched_and_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch, autojump_clock: object) -> None:
+    monkeypatch.setattr(contents, "UNREAD_BYTES", 1000)
+    async with mounted() as (session, fs, numbers):
+        await listed(fs)
+        session.pages.clear()
+        session.alone.clear()
+        for at, number in reversed(list(enumerate(numbers))):
+            assert await read(fs, number) == text(at)
+        assert len(session.pages) < 40
+        assert len(session.alone) > FILES // 2
+
+
+async def test_who_waited_for_a_page_that_failed_does_not_wait_for_it_again(autojump_clock: object) -> None:
+    async with mounted() as (session, fs, numbers):
+        await listed(fs)
+        handles = [await fs.open(number) for number in numbers[:64]]
+        session.is_away = True
+        began, refused = trio.current_time(), 0
+
+        async def refuses(handle: Handle) -> None:
+            nonlocal refused
+            with pytest.raises(CoordinatorAway):
+                await fs.read(handle, 0, KIB)
+            refused += 1
+
+        async with trio.open_nursery() as nursery:
+            for handle in handles:
+                nursery.start_soon(refuses, handle)
+        assert refused == 64
+        assert trio.current_time() - began < 5 * AWAY_S  # not 64 times
+        session.is_away = False
+        assert bytes(await fs.read(handles[0], 0, KIB)) == text(0)
+
+
+async def test_a_warm_file_is_read_while_nobody_answers(tmp_path: Path, autojump_clock: object) -> None:
+    async with mounted(cache=tmp_path) as (session, fs, numbers):
+        await listed(fs)
+        await fs.warming.warm([ROOT_INODE], nobody_hears)
+        session.is_away = True
+        for at, number in enumerate(numbers):
+            assert await read(fs, number) == text(at)
+
+
+async def test_a_file_that_left_the_table_while_it_was_asked_for_is_cut(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with mounted() as (session, fs, numbers):
+        await listed(fs)
+
+        async def meanwhile() -> None:
+            monkeypatch.setattr(inode_table, "IDLE_INODES", 2)
+            for at in range(4):
+                await fs.make(ROOT_INODE, b"new %d" % at, Kind.FILE, 0o644, NOBODY)
+
+        session.meanwhile = meanwhile
+        await fs.set_attributes(numbers[5], size=3)
+        assert session.meanwhile is None
+        assert await read(fs, numbers[5]) == text(5)[:3]
 
 
 async def test_of_several_readers_of_a_file_one_fetches(autojump_clock: object) -> None:

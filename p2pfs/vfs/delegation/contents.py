@@ -3,14 +3,14 @@ it: they come along, more of them the longer that goes on, and for a while listi
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
-from p2pfs.errors import NotDirectory, NotFound
+from p2pfs.errors import NotDirectory, NotFound, PoolError
 from p2pfs.meta.protocol import Delegable
-from p2pfs.types import DentryId, InodeId
+from p2pfs.types import KIB, DentryId, InodeId
 from p2pfs.wire.namespace import Attributes
 
 FIRST: Final = 16
@@ -18,21 +18,50 @@ FIRST: Final = 16
 MORE: Final = 4
 MOST: Final = 256
 MOST_RUNS: Final = 8
-"""Directories whose files are read at once; of each one page is kept, a MiB at most."""
+"""Directories whose files are read at once."""
+UNREAD_BYTES: Final = 512 * KIB
+"""Of a directory, fetched and not read yet, a page more at most; then files are asked for alone. What was fetched stays
+until it is read, so whatever the order, little is fetched twice."""
 READ_S: Final = 30.0
 """After the content of a listed file was asked for, listings bring it for so long."""
 
 
 class _Run:
-    """Files of one directory that are read one behind the other: the page that was fetched last."""
+    """Files of one directory that are read: what was fetched, until it is read and something else is fetched."""
 
-    __slots__ = ("count", "fetching", "last", "rows")
+    __slots__ = ("count", "failures", "fetching", "has_more", "rows", "unread", "unread_bytes")
 
     def __init__(self) -> None:
         self.rows: dict[int, Attributes] = {}
-        self.last = 0  # dentry that was told
-        self.count = FIRST // MORE
+        self.unread: set[int] = set()
+        self.unread_bytes = 0
+        self.count = FIRST // MORE  # entries of the last page that was asked for
+        self.has_more = True  # behind that page
+        self.failures = 0
         self.fetching = trio.Lock()
+
+    def read(self, inode: int) -> Attributes | None:
+        row = self.rows.get(inode)
+        if inode in self.unread:
+            self.unread.remove(inode)
+            self.unread_bytes -= _size(row)
+        return row
+
+    def next_count(self) -> int:
+        """How many entries to ask for: more each time as long as most of what came was read."""
+        return min(MORE * self.count, MOST) if self.has_more and 2 * len(self.unread) <= self.count else FIRST
+
+    def took(self, count: int, rows: Sequence[Attributes], *, has_more: bool) -> None:
+        self.rows = {inode: self.rows[inode] for inode in self.unread}
+        for row in rows:
+            self.unread_bytes += _size(row) - _size(self.rows.get(row.inode))
+            self.unread.add(row.inode)
+            self.rows[row.inode] = row
+        self.count, self.has_more = count, has_more
+
+
+def _size(row: Attributes | None) -> int:
+    return len(row.inline or b"") if row is not None else 0
 
 
 class Contents:
@@ -57,10 +86,14 @@ class Contents:
             return None
         directory, dentry = place
         run = self._run(directory)
-        async with run.fetching:
-            if row.inode not in run.rows:
-                await self._fetch(run, directory, dentry)
-            told = run.rows.get(row.inode)
+        if row.inode not in run.rows:
+            failures = run.failures
+            async with run.fetching:
+                if run.failures != failures:
+                    return None  # what was waited for came to nothing: the next in turn need not wait for it again
+                if row.inode not in run.rows and run.unread_bytes < UNREAD_BYTES:
+                    await self._fetch(run, directory, dentry)
+        told = run.read(row.inode)
         return told.inline if told is not None and told.change == row.change else None
 
     def _run(self, directory: int) -> _Run:
@@ -71,10 +104,14 @@ class Contents:
         return run
 
     async def _fetch(self, run: _Run, directory: int, dentry: int) -> None:
-        run.count = min(MORE * run.count, MOST) if dentry > run.last else FIRST
+        count = run.next_count()
         try:
-            page = await self._inner.directory(InodeId(directory), DentryId(dentry - 1), run.count, content=True)
+            page = await self._inner.directory(InodeId(directory), DentryId(dentry - 1), count, content=True)
         except (NotFound, NotDirectory):  # the file was moved before
             return
-        run.rows = {entry.attributes.inode: entry.attributes for entry in page.entries if entry.attributes.inline}
-        run.last = page.entries[-1].dentry if page.entries else dentry
+        except PoolError:
+            run.failures += 1
+            raise
+        run.took(
+            count, [entry.attributes for entry in page.entries if entry.attributes.inline], has_more=not page.complete
+        )
