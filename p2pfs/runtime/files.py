@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from p2pfs.errors import NoSpace, Unavailable
@@ -50,10 +51,12 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644, *, sync: bool = Tr
 
 
 def give_to_owner(fd: int, like: Path) -> None:
-    """Have a file that root made belong to the owner of `like`; nothing where somebody else calls. Raises OSError."""
+    """Have a file that root made belong to the owner of `like`; nothing where somebody else calls, or where the file
+    has other names: whoever owns the directory may have put somebody else's file there. Raises OSError."""
     if os.geteuid() == 0:
-        owner = like.stat()
-        if os.fstat(fd).st_uid != owner.st_uid:  # otherwise there is nothing to need the right to give for
+        owner, found = like.stat(), os.fstat(fd)
+        is_only_here = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if is_only_here and found.st_uid != owner.st_uid:  # otherwise nothing needs the right to give
             os.fchown(fd, owner.st_uid, owner.st_gid)
 
 

@@ -185,7 +185,7 @@ class NodeHome:
 
     def _open_lock(self, kind: str) -> int:
         try:
-            fd = os.open(self.path / f".{kind}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path / f".{kind}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             give_to_owner(fd, self.path)
             return fd
         except OSError as error:

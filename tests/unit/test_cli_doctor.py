@@ -108,7 +108,7 @@ def test_root_looks_at_the_home_of_a_services_user(home: NodeHome, monkeypatch: 
         left_by_root.add(path)
     *bad, _well = checks.state(home)
     assert [(finding.health, finding.mend) for finding in bad] == [
-        (Health.ERROR, f"chown --reference={home.path} {path}") for path in sorted(left_by_root)
+        (Health.ERROR, f"chown -h --reference={home.path} {path}") for path in sorted(left_by_root)
     ]
     left_by_root.clear()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

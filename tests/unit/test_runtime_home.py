@@ -229,6 +229,29 @@ def test_nothing_is_given_away_that_need_not_or_cannot_be(
     assert given == []
 
 
+@pytest.mark.parametrize("way", ["symlink", "hard link"])
+def test_what_a_home_only_leads_to_is_neither_given_nor_told_to_its_user(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home is a daemon's, which may be in foreign hands, and root's commands work there."""
+    home, secret = NodeHome(tmp_path / "home"), tmp_path / "secret"
+    home.path.mkdir()
+    secret.write_text("root's own = 1\n")
+    for name in (home.config_path, home.path / ".peer.lock"):
+        name.symlink_to(secret) if way == "symlink" else name.hardlink_to(secret)
+    given = as_root(monkeypatch, owner=SOMEBODY)
+    with pytest.raises(UserError) as refused:
+        write_settings(home, {"capacity": "2G"})
+    assert str(home.config_path) in str(refused.value)
+    if way == "symlink":
+        with pytest.raises(UserError, match="cannot lock"), home.lock("peer"):
+            pass
+    else:
+        with home.lock("peer"):
+            pass
+    assert given == []
+
+
 def test_what_cannot_be_given_to_the_homes_user_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_durably(tmp_path / "file", b"old")
 

@@ -6,6 +6,7 @@ Checks never change anything, need no daemon and never raise for what they find 
 import contextlib
 import importlib
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -172,13 +173,13 @@ def _of_others(home: NodeHome, owner: int) -> Iterator[Finding]:
     """What daemons read and replace, where it is not the home's user's: commands of root's left such files once."""
     for path in (home.config_path, *sorted(home.path.glob("tls/*")), *sorted(home.path.glob("coordinator/*"))):
         with contextlib.suppress(OSError):
-            found = path.stat()
+            found = path.lstat()
             if found.st_uid != owner:
                 yield Finding(
                     "state",
                     Health.ERROR,
                     f"{path} belongs to user {found.st_uid}, the home to user {owner}",
-                    f"chown --reference={home.path} {path}",
+                    f"chown -h --reference={shlex.quote(str(home.path))} {shlex.quote(str(path))}",
                 )
 
 
