@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.files.warmup import command
-from p2pfs.errors import Misuse
+from p2pfs.errors import Misuse, PoolError, TooLarge
 from p2pfs.types import MIB
 from p2pfs_mount.life import REQUEST_BYTES
 
@@ -96,7 +96,9 @@ def test_most_bounds_all_paths_together(monkeypatch: pytest.MonkeyPatch, tmp_pat
 class Several:
     """Mounts that answer each request with the next line; `asked` of what."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, takes_many: bool = True) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, takes_many: bool = True, refused: PoolError | None = None
+    ) -> None:
         self.asked: list[tuple[str, Any, Any]] = []
         self.answers: list[dict[str, Any]] = []
         several = self
@@ -105,7 +107,7 @@ class Several:
             def ask(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
                 several.asked.append((self.record.mount_point, request.get("inode"), request.get("inodes")))
                 if not takes_many and "inode" not in request:
-                    raise Misuse("this request is not understood")
+                    raise refused or Misuse("this request is not understood")
                 return iter([EARLIER | several.answers.pop(0)])
 
         def located(path: Path) -> tuple[asking.Mounted, int]:
@@ -146,6 +148,13 @@ def test_a_mount_that_gave_up_or_is_full_is_asked_for_nothing_more(why: str, mon
     assert several.asked == [("/mnt/a", None, [1, 2, 3, 4]), *singly]
     if why == "gave_up":
         assert "gave up, as nothing came for long: 3 files not tried" in result.stderr  # one, and two paths
+
+
+def test_paths_that_have_too_much_below_them_together_are_asked_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Several(monkeypatch, takes_many=False, refused=TooLarge("more than 1000000 files"))
+    several.answers = [{}, {}]
+    assert several.warm("a/1", "a/2").return_value == exitcodes.OK
+    assert several.asked == [("/mnt/a", None, [1, 2]), ("/mnt/a", 1, None), ("/mnt/a", 2, None)]
 
 
 def test_no_mount_is_asked_when_a_path_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,15 @@ async def test_one_file_may_be_named_and_nothing_must_not(tmp_path: Path) -> Non
             await at.warm(InodeId(4711))
 
 
+async def test_what_was_removed_meanwhile_keeps_no_other_from_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        handle = await here.write(b"f", content(1))
+        gone = await here.write(b"gone", b"x")
+        await here.fs.release(gone)
+        await here.fs.remove(ROOT_INODE, b"gone", directory=False)
+        assert (await here.warm(gone.inode.id, handle.inode.id)).files == 1
+
+
 async def test_without_a_disk_cache_there_is_nothing_to_warm() -> None:
     volume, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
     async with filesystem(volume.session(), store) as served:

@@ -9,7 +9,7 @@ import click
 
 from p2pfs.cli import asking
 from p2pfs.cli.progress import late_bar
-from p2pfs.errors import Misuse
+from p2pfs.errors import Misuse, TooLarge
 from p2pfs.runtime.sizes import format_count
 
 Warmth = dict[str, Any]
@@ -43,10 +43,10 @@ def add_up(
                 request["most"] = max(0, most - total.get("fetched_bytes", 0) - total.get("cached_bytes", 0))
             try:
                 line = _asked(mounted, op, what, some, request)
-            except Misuse:
+            except (Misuse, TooLarge):
                 if len(some) == 1:
                     raise
-                left.extendleft([inode] for inode in reversed(some))  # an earlier version takes one at a time
+                left.extendleft([inode] for inode in reversed(some))  # an earlier version, or too many below them
                 continue
             missing += [mounted.shown(inside) for inside in line.pop("missing", ())]
             total |= {name: total.get(name, 0) + value for name, value in line.items()}
