@@ -70,6 +70,8 @@ CLAIMS: Final = (
     Claim(r"does not take this peer's heartbeat", _STOPS, "the coordinator does not answer", whose="peer-.*",
           of="coordinator"),
     Claim(r"care: peer \d+: ", _ENDS, "an order to a peer that does not answer", whose="coordinator", of="peer-.*"),
+    Claim(r"inventory: the inventory of peer .* differed: \d+ chunks lost", frozenset({Fault.RESTORE}),
+          "it was let go behind the last backup", whose="coordinator", of="coordinator"),
     Claim(r"the volume cannot be delegated", _STOPS, "the coordinator does not answer", whose="mount|anna",
           of="coordinator"),
 )  # fmt: skip
