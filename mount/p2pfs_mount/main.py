@@ -17,6 +17,7 @@ from p2pfs.runtime import mounts, process
 from p2pfs.runtime.config import Settings
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
+from p2pfs.runtime.memory import thrifty
 from p2pfs.runtime.watchdog import watched
 from p2pfs.types import VolumeId, volume_name
 from p2pfs.vfs.attach import Attached, attach
@@ -87,7 +88,7 @@ class _Mount:
 
     async def run(self) -> int:
         try:
-            async with inspectable(), watched(), attach(
+            async with inspectable(), watched(), thrifty(), attach(
                 self._home, self._settings, self._volume, self._passphrase,
                 read_only=self._options.read_only, access_times=self._options.access_times, hard=self._options.hard,
                 mount_point=os.fsencode(self._path).decode(errors="replace"),

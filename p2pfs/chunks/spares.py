@@ -2,6 +2,8 @@
 
 from typing import Final, Generic, TypeVar
 
+from p2pfs.runtime import memory
+
 T = TypeVar("T")
 
 LOOK_EVERY: Final = 64
@@ -15,6 +17,7 @@ class Spares(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most, self._things = most, list[T]()
         self._takes, self._unneeded = 0, 0  # the fewest that were left since the last look
+        memory.watch(self)
 
     def __len__(self) -> int:
         return len(self._things)
@@ -28,9 +31,13 @@ class Spares(Generic[T]):
         self._unneeded = min(self._unneeded, len(self._things))
         self._takes += 1
         if self._takes >= LOOK_EVERY:
-            del self._things[: self._unneeded]
-            self._takes, self._unneeded = 0, len(self._things)
+            self.look()
         return thing
+
+    def look(self) -> None:
+        """Let go of what nobody needed since the last look; also now and then, as nobody may take anything."""
+        del self._things[: self._unneeded]
+        self._takes, self._unneeded = 0, len(self._things)
 
     def put(self, thing: T) -> None:
         """It is not in use any more."""

@@ -46,6 +46,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.daemons import run_daemon
 from p2pfs.runtime.home import NodeHome, NodeRecord
 from p2pfs.runtime.inspection import inspectable
+from p2pfs.runtime.memory import thrifty
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.parts import PartFiles
 from p2pfs.runtime.watchdog import watched
@@ -85,7 +86,7 @@ def run(home: NodeHome, settings: Settings) -> int:
 
 async def _run(home: NodeHome, settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with inspectable(), watched(), open_coordinator(home, settings) as running:
+        async with inspectable(), watched(), thrifty(), open_coordinator(home, settings) as running:
             notify("READY=1")
             _log.info("the coordinator of pool %s is at %s", running.record.pool, ", ".join(running.record.addresses))
             received = await anext(signals)

@@ -16,6 +16,7 @@ from p2pfs.runtime.config import Settings
 from p2pfs.runtime.daemons import run_daemon
 from p2pfs.runtime.home import NodeHome
 from p2pfs.runtime.inspection import inspectable
+from p2pfs.runtime.memory import thrifty
 from p2pfs.runtime.notify import notify
 from p2pfs.runtime.watchdog import watched
 from p2pfs_peerd import sleep
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 async def serve(home: NodeHome, settings: Settings, *, drains: bool = False) -> None:
     """Run until SIGTERM or SIGINT, then stop gracefully. `drains`: leave the pool before, unless told twice."""
     peerd = await assemble(home, settings)
-    async with inspectable(), watched(), trio.open_nursery() as nursery:
+    async with inspectable(), watched(), thrifty(), trio.open_nursery() as nursery:
         addresses = await nursery.start(peerd.serve)
         log.info("peer %d of pool %s serves at %s", home.record().peer, home.record().pool, ", ".join(addresses))
         notify("READY=1")

@@ -1,8 +1,11 @@
 """Memory kept to be used again: at most so much, and no longer than it is needed."""
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from p2pfs.chunks.spares import LOOK_EVERY, Spares
+from p2pfs.runtime import memory
 
 pytestmark = pytest.mark.l0
 
@@ -38,3 +41,31 @@ def test_what_is_needed_now_and_then_within_a_look_stays() -> None:
         busy(spares, 1, 20)
         busy(spares, 5, 1)
     assert {id(thing) for thing in spares._things} == kept
+
+
+async def test_what_nobody_takes_any_more_goes_too_and_the_heap_with_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+
+    class Library:
+        malloc_trim = trims.append
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name: Library)
+    spares = Spares[object](16)
+    busy(spares, 16, 1)
+    async with memory.thrifty():
+        await trio.sleep(2.5 * memory.EVERY_S)
+        assert len(spares) == 0
+        assert trims == [0, 0]
+
+
+async def test_where_malloc_cannot_trim_spares_go_all_the_same(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name: object())
+    spares = Spares[object](16)
+    busy(spares, 16, 1)
+    async with memory.thrifty():
+        await trio.sleep(2.5 * memory.EVERY_S)
+    assert len(spares) == 0
