@@ -69,6 +69,10 @@ class Entries:
         self._told[row.inode] = row, entry
         return entry
 
+    def drop(self, number: InodeId) -> None:
+        """The kernel does not know it any more, nor may anybody."""
+        self._told.pop(number, None)
+
     def make(self, row: Stat) -> EntryAttributes:
         """Its attributes, whose it is as this machine knows people. Raises Corrupt."""
         entry = entry_of(row)

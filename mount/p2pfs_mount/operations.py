@@ -123,6 +123,7 @@ class Operations(pyfuse3.Operations):
         for number, count in inode_list:
             try:
                 self._fs.forget(InodeId(number), count)
+                self._entries.drop(InodeId(number))
             except Exception:  # there is no answer that could say so, and the others still count
                 self.unexpected += 1
                 log.exception("forget failed unexpectedly")

@@ -2,8 +2,12 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
 
 from p2pfs.types import BLOCK_BYTES, BLOCKS_PER_CHUNK, ChunkId
+
+MOST_MEMORY: Final = 1.25
+"""Bytes of memory for each that is kept: a part of what was lent for a whole chunk would keep all of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,12 @@ class PlainRun:
         if low < 0 or low + length > len(self.data):
             return None
         return self.data[low : low + length]
+
+    def compact(self) -> "PlainRun":
+        """The same bytes; in memory of their own, unless they fill nearly all of that they lie in."""
+        if memoryview(self.data.obj).nbytes <= MOST_MEMORY * len(self.data):
+            return self
+        return PlainRun(self.start, memoryview(bytes(self.data)))
 
 
 class BlockCache:
@@ -51,7 +61,7 @@ class BlockCache:
             older = self._first.get((chunk, block))
             if older is not None:
                 self._remove((chunk, older))
-        self._runs[chunk, first] = run
+        self._runs[chunk, first] = run.compact()
         for block in blocks:
             self._first[chunk, block] = first
         self.bytes += len(run.data)

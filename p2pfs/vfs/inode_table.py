@@ -6,6 +6,8 @@ Memory is bounded by what is open or unsaved and by the budgets here, not by wha
 from collections import Counter, OrderedDict
 from typing import Final
 
+import msgspec
+
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.vfs.glimpses import Glimpse
@@ -165,6 +167,19 @@ class InodeTable:
             self._let_go(inode)
         else:
             self._rest(inode)
+
+    def removed(self, number: InodeId) -> None:
+        """It lost its last name, and the coordinator keeps nothing of it."""
+        known = self.glimpse(number)
+        if known is not None:
+            known.attributes = msgspec.structs.replace(known.attributes, links=0)
+            self.drop_unused(known)
+
+    def lost_name(self, number: InodeId) -> None:
+        """Another mount took a name of it: who finds it by another asks again."""
+        known = self.glimpse(number)
+        if known is not None and not self._must_stay(known):
+            self._let_go(known)
 
     def _rest(self, inode: Inode | Glimpse) -> None:
         self._weigh(inode)

@@ -190,7 +190,9 @@ class Tree:
     def changed_elsewhere(self, parent: InodeId, sealed: bytes) -> bytes:
         """Another mount changed what this name leads to: forget it. The name. Raises Corrupt."""
         name = self._open(parent, sealed)
-        self._names.drop((parent, name))
+        child = self._names.drop((parent, name))
+        if child is not None:
+            self._table.lost_name(child.inode)
         return name
 
     def forget_names(self) -> None:
@@ -317,6 +319,7 @@ class Tree:
                 known = self._table.get(InodeId(gone))
                 if known is not None:
                     self._deleted(known)
+                    self._table.removed(known.id)
             inode = self._table.get(number)
             if inode is not None and not inode.attributes.links and not self._table.is_in_use(number):
                 self._deleted(inode)  # another mount may have it open

@@ -480,3 +480,25 @@ async def test_who_leaves_waits_for_a_coordinator_that_is_known_to_be_away(autoj
         leaving = Promises(delegated, NotImplemented, Durability.FSYNC, NotImplemented, hard=False)
         await leaving.committed_at_last(60)
         assert trio.current_time() >= back_s
+
+
+async def test_numbers_that_nobody_uses_are_not_remembered_for_ever(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfs.vfs.delegation.delegated.MOST_UNUSED", 10)
+    session, delegated, held = fresh()
+    async with holding(held):
+        early = await delegated.new_ids(2)
+        for _ in range(50):
+            await delegated.new_ids(2)
+        assert len(delegated._granted) <= 12
+        made = await make(delegated, b"late")
+        assert made.inode not in delegated._granted
+        await delegated.apply(
+            [Make(ROOT_INODE, b"early", early[0], b"t", early[1], Kind.FILE, 0o644, 1, 2, 0, b"h", 1)]
+        )
+        await delegated.settle()
+    assert {entry.name for entry in (await session.directory(ROOT_INODE, DentryId(0), 9)).entries} == {
+        b"late",
+        b"early",
+    }

@@ -47,6 +47,8 @@ from p2pfs.wire.search import Hits
 
 KNOWN_BYTES: Final = 64 << 20
 """What is known of the tree takes no more memory than about this; then it is learnt anew."""
+MOST_UNUSED: Final = 10_000
+"""Granted numbers that are remembered as new: of changes that failed, or were sent through, nobody uses theirs."""
 SETTLING_S: Final = 1.0
 """After a grant, for answers that are on their way to the kernel."""
 
@@ -435,6 +437,8 @@ class Delegated:
         """See Namespace."""
         granted = await self.inner.new_ids(count)
         if self.holds:
+            if len(self._granted) >= MOST_UNUSED:
+                self._granted.clear()  # whoever uses one of these asks the coordinator whether it is new
             self._granted.update(granted)
         return granted
 
