@@ -2,34 +2,31 @@
 """Try the Debian package under a booted systemd: `make test-package`, as root.
 
 A small system of this machine's own distribution is made once, copied, and booted by systemd-nspawn, with /dev/fuse and
-a network of its own. There the package is installed, used by the machine and by a person, upgraded under a mount that
-is written to, rebooted, removed, installed again and purged. The first failure ends it, with the journal's last words.
+a network of its own. There the package is installed, used by the machine and by a person, watched by Prometheus,
+upgraded under a mount that is written to, rebooted, removed, installed again and purged. The first failure ends it,
+with the journal's last words.
 usage: try_package.py PACKAGE DIRECTORY; DIRECTORY keeps the system for the next time.
 """
 
-import contextlib
+import json
 import os
 import re
 import shutil
-import signal
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
+
+from machine import ENVIRONMENT, Machine, booted, until
 
 MOST_EXPOSED: Final = 3.0
 """The worst that `systemd-analyze security` may say of a daemon."""
 INCLUDED: Final = (
-    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion,polkitd"
+    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,man-db,bash-completion,polkitd,"
+    "zsh,fish,prometheus"
 )
 NEXT: Final = "+next"
-ENVIRONMENT: Final = (
-    "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root",
-    "DEBIAN_FRONTEND=noninteractive",
-)  # fmt: skip
 WRITER: Final = """
 set -eu
 n=0
@@ -40,91 +37,21 @@ while [ ! -e /root/stop ]; do
     sha256sum </root/piece | sed "s| .*|  /srv/photos/during-$n|" >>/root/during.sums
 done
 """
-DEVICES: Final = {"fuse": 0o666, "autofs": 0o600}
-"""Of the mounts, and of the automount that fstab asks for; with their modes."""
+TYPED: Final = r"""
+zmodload zsh/zpty
+zpty terminal zsh -fi
+zpty -w terminal 'autoload -Uz compinit; compinit -u; print -r rea""dy'
+zpty -r terminal answer '*ready*'
+zpty -w -n terminal $'p2pfs volu\t'
+zpty -r terminal answer '*volume*'
+print -r -- "$answer"
+"""
+"""What a person types into zsh, up to the Tab."""
+METRICS: Final = {"coordinator": "127.0.0.1:9475", "peer": "127.0.0.1:9476", "mount": "127.0.0.1:9477"}
+EXAMPLES: Final = "/usr/share/doc/p2pfs/examples"
+ASK: Final = """python3 -c 'import sys; from urllib import parse, request
+print(request.urlopen(sys.argv[1] + "?" + parse.urlencode({"query": sys.argv[2]})).read().decode())'"""
 DAEMONS: Final = ("p2pfs-coordinator.service", "p2pfs-peer.service")
-
-
-class Machine:
-    """A booted system in a directory."""
-
-    def __init__(self, tree: Path, log: Path) -> None:
-        self._tree, self._log = tree, log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._leader = 0
-
-    def boot(self) -> None:
-        """Returns when everything that starts by itself has started."""
-        command = [
-            "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--machine=p2pfs-try",
-            f"--directory={self._tree}", *self._devices(), "--boot",
-        ]  # fmt: skip
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        until("the machine has booted", self._has_booted, 90)
-
-    def _devices(self) -> Iterator[str]:
-        """As udev would make them: for everybody, which this machine's need not be."""
-        for name, mode in DEVICES.items():
-            node = self._log.with_name(name)
-            node.unlink(missing_ok=True)
-            os.mknod(node, stat.S_IFCHR | mode, os.stat(f"/dev/{name}").st_rdev)
-            node.chmod(mode)
-            yield f"--bind={node}:/dev/{name}"
-
-    def _has_booted(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise SystemExit(f"the machine did not boot: see {self._log}")
-        pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if not children:
-            return False
-        self._leader = int(children[0])
-        return self.output("systemctl is-system-running || true") in ("running", "degraded")
-
-    def run(self, script: str, *, timeout_s: float = 120, **given: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell script in the machine, as root, with `given` as variables."""
-        variables = [f"{name}={value}" for name, value in given.items()]
-        return subprocess.run(
-            ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "--", *ENVIRONMENT, *variables,
-             "bash", "-euo", "pipefail", "-c", f"cd /\n{script}"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
-
-    def output(self, script: str, *, timeout_s: float = 120, **given: str) -> str:
-        """What a script prints; one that fails ends everything."""
-        done = self.run(script, timeout_s=timeout_s, **given)
-        if done.returncode:
-            raise SystemExit(f"FAILED ({done.returncode}): {script}\n{done.stdout}{done.stderr}")
-        return done.stdout.strip()
-
-    def shut_down(self) -> None:
-        """Ordered, as a person would; units are stopped in their order."""
-        assert self._process is not None
-        self.output("systemctl poweroff")
-        self._process.wait(120)
-
-    def kill(self) -> None:
-        """Whatever state it is in: the machine's first process takes all others with it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._leader or self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
-        self._process.kill()
-
-
-def until(what: str, holds: Callable[[], bool], within_s: float) -> None:
-    """Look every half second."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"FAILED: not within {within_s:.0f} s: {what}")
-        time.sleep(0.5)
 
 
 def say(words: str) -> None:
@@ -138,14 +65,16 @@ def make_tree(package: Path, directory: Path) -> Path:
     """A fresh copy of a system that has everything the package depends on, but not the package."""
     base, tree = directory / "base", directory / "machine"
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    if not (directory / "base.ready").exists():
+    ready = directory / "base.ready"
+    if not ready.exists() or ready.read_text() != INCLUDED:
         say("making a small system (debootstrap)")
+        ready.unlink(missing_ok=True)
         shutil.rmtree(base, ignore_errors=True)
         command = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", release["VERSION_CODENAME"], str(base)]
         call(command, 900)
         shutil.copy("/etc/resolv.conf", base / "etc/resolv.conf")
         (base / "etc/machine-id").write_text("")
-        (directory / "base.ready").touch()
+        ready.write_text(INCLUDED)
     # In the machine there is no network: what the package needs is there before.
     wanted = call(["dpkg-deb", "--field", str(package), "Depends"], 60)
     call(["chroot", str(base), *ENVIRONMENT, "apt-get", "update", "-qq"], 300)
@@ -187,6 +116,8 @@ def installed(machine: Machine) -> None:
     completed = ". /usr/share/bash-completion/bash_completion; . /usr/share/bash-completion/completions/p2pfs;"
     completed += "COMP_WORDS=(p2pfs vol); COMP_CWORD=1; _p2pfs_completion p2pfs; echo ${COMPREPLY[*]}"
     assert machine.output(f"set +u; {completed}") == "volume"
+    assert "volume\t" in machine.output("fish -c 'complete -C \"p2pfs vol\"'")
+    assert "p2pfs volume" in machine.output('zsh -fc "$SCRIPT"', SCRIPT=TYPED)
     for unit in (*DAEMONS, "p2pfs-mount@photos.service"):
         words = machine.output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
         say(f"  {words.lstrip('→ ')}")
@@ -231,12 +162,6 @@ def used_by_the_machine(machine: Machine) -> None:
         systemctl is-active p2pfs-coordinator p2pfs-peer
         test -z "$(find /var/lib/p2pfs/config.toml /var/lib/p2pfs/tls /var/lib/p2pfs/coordinator ! -user p2pfs)"
     """)
-    machine.output("""
-        echo OPTIONS=--set metrics_listen=127.0.0.1:9475 >/etc/default/p2pfs-coordinator
-        systemctl restart p2pfs-coordinator
-        python3 -c 'import urllib.request as r; print(r.urlopen("http://127.0.0.1:9475/metrics").read().decode())' \
-            | grep '^p2pfs_build_info'
-    """)
     # 20: one peer is fewer than the two copies wanted.
     until("root's doctor finds nothing broken", lambda: machine.run("p2pfs doctor").returncode in (0, 20), 40)
     machine.output("! grep -rq 'correct horse' /proc/$(systemctl show -P MainPID p2pfs-mount@photos)/environ")
@@ -279,6 +204,49 @@ def anna(machine: Machine, script: str) -> subprocess.CompletedProcess[str]:
         'runuser -u anna -- env HOME=/home/anna XDG_RUNTIME_DIR=/run/user/$(id -u anna) bash -euc "$SCRIPT"',
         SCRIPT=script,
     )
+
+
+def monitored(machine: Machine) -> None:
+    """By a real Prometheus with our rules; it is asked what the dashboard for Grafana asks."""
+    machine.output(f"""
+        for part in coordinator peer; do
+            port=9475; test $part = coordinator || port=9476
+            echo "OPTIONS=--set metrics_listen=127.0.0.1:$port" >/etc/default/p2pfs-$part
+        done
+        sed -i 's/^OPTIONS=.*/&,metrics_listen={METRICS["mount"]}/' /etc/p2pfs/mounts/photos.conf
+        systemctl restart p2pfs-coordinator p2pfs-peer p2pfs-mount@photos
+        cp {EXAMPLES}/p2pfs-alerts.yml /etc/prometheus/
+        promtool check rules /etc/prometheus/p2pfs-alerts.yml
+    """)
+    targets = json.dumps(list(METRICS.values()))
+    machine.output('echo "$CONFIG" >/etc/prometheus/prometheus.yml; systemctl restart prometheus', CONFIG=f"""
+global: {{scrape_interval: 2s, evaluation_interval: 2s}}
+rule_files: [p2pfs-alerts.yml]
+scrape_configs: [{{job_name: p2pfs, static_configs: [{{targets: {targets}}}]}}]
+""")  # fmt: skip
+    until("all three are scraped", lambda: len(told(machine, "up == 1")) == len(METRICS), 60)
+    machine.output(
+        f"cat /srv/photos/tree/* >/dev/null; ls -lR /srv/photos >/dev/null; cp {EXAMPLES}/* /srv/photos/tree/"
+    )
+    machine.output("rmdir /srv/photos/tree || true")  # an error to be counted
+    dashboard = json.loads(machine.output(f"cat {EXAMPLES}/p2pfs-dashboard.json"))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    asked = {text: text.replace("$job", ".*").replace("$__rate_interval", "1m") for text in expressions}
+    until("each panel has a figure", lambda: all(told(machine, query) for query in asked.values()), 90)
+    rules = json.loads(machine.output(f"{ASK} http://127.0.0.1:9090/api/v1/rules none"))["data"]["groups"]
+    states = [(rule["name"], rule["health"], rule["state"]) for group in rules for rule in group["rules"]]
+    wrong = [state for state in states if state[1:] != ("ok", "inactive")]
+    say(f"  {len(asked)} queries of the dashboard answered, {len(states)} alerts, waiting or firing: {wrong or 'none'}")
+    assert all(health == "ok" for _, health, _ in states), wrong
+    machine.output("systemctl disable --quiet --now prometheus")
+
+
+def told(machine: Machine, query: str) -> list[object]:
+    """What Prometheus answers: a figure for each of something."""
+    answer = json.loads(machine.output(f'{ASK} "http://127.0.0.1:9090/api/v1/query" "$QUERY"', QUERY=query))
+    assert answer["status"] == "success", (query, answer)
+    found: list[object] = answer["data"]["result"]
+    return found
 
 
 def main_pid(machine: Machine, unit: str) -> int:
@@ -364,23 +332,9 @@ def purged(machine: Machine) -> None:
 
 
 STEPS: Final = (
-    installed, used_by_the_machine, used_by_a_person, watched, upgraded, rebooted, removed_and_installed_again, purged,
+    installed, used_by_the_machine, used_by_a_person, monitored, watched, upgraded, rebooted,
+    removed_and_installed_again, purged,
 )  # fmt: skip
-
-
-@contextlib.contextmanager
-def booted(tree: Path, log: Path) -> Iterator[Machine]:
-    machine = Machine(tree, log)
-    try:
-        machine.boot()
-        yield machine
-        machine.shut_down()
-    except BaseException:
-        with contextlib.suppress(Exception):
-            print(machine.run("journalctl --no-pager -n 60; systemctl --failed --no-pager").stdout, file=sys.stderr)
-        raise
-    finally:
-        machine.kill()
 
 
 def main(package: Path, directory: Path) -> None:
