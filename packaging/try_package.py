@@ -242,8 +242,11 @@ scrape_configs: [{{job_name: p2pfs, static_configs: [{{targets: {targets}}}]}}]
 
 
 def told(machine: Machine, query: str) -> list[object]:
-    """What Prometheus answers: a figure for each of something."""
-    answer = json.loads(machine.output(f'{ASK} "http://127.0.0.1:9090/api/v1/query" "$QUERY"', QUERY=query))
+    """What Prometheus answers: a figure for each of something; nothing while it starts."""
+    done = machine.run(f'{ASK} http://127.0.0.1:9090/api/v1/query "$QUERY"', QUERY=query)
+    if done.returncode:
+        return []
+    answer = json.loads(done.stdout)
     assert answer["status"] == "success", (query, answer)
     found: list[object] = answer["data"]["result"]
     return found

@@ -70,7 +70,7 @@ class Entries:
         return entry
 
     def drop(self, number: InodeId) -> None:
-        """The kernel does not know it any more, nor may anybody."""
+        """The kernel gave it back: it may have been removed."""
         self._told.pop(number, None)
 
     def make(self, row: Stat) -> EntryAttributes:

@@ -35,6 +35,7 @@ class InodeTable:
         self._opening: Counter[InodeId] = Counter()  # opens under way
         self._seen: OrderedDict[InodeId, int] = OrderedDict()
         self._idle: OrderedDict[InodeId, None] = OrderedDict()
+        self._misnamed: set[InodeId] = set()  # of those the kernel refers to, whose name another mount took
         self._inline: OrderedDict[InodeId, int] = OrderedDict()  # bytes kept, oldest first
         self._inline_bytes = 0
 
@@ -69,8 +70,9 @@ class InodeTable:
             self._references[inode] = left
         else:
             self._used_by_reference.discard(inode)
-            known = self.glimpse(inode)
-            if known is not None and self._is_gone(known):
+            known, is_misnamed = self.glimpse(inode), inode in self._misnamed
+            self._misnamed.discard(inode)
+            if known is not None and (self._is_gone(known) or (is_misnamed and not self._must_stay(known))):
                 self._let_go(known)
 
     def references(self, inode: InodeId) -> int:
@@ -163,6 +165,8 @@ class InodeTable:
     def drop_unused(self, inode: Inode | Glimpse) -> None:
         """Let go of an inode nobody refers to and that has nothing unsaved: not at once, but before many others; at
         once if it has no name either."""
+        if self.glimpse(inode.id) is not inode:
+            return  # it was let go, and its number may be another object's by now
         if self._is_gone(inode):
             self._let_go(inode)
         else:
@@ -176,9 +180,11 @@ class InodeTable:
             self.drop_unused(known)
 
     def lost_name(self, number: InodeId) -> None:
-        """Another mount took a name of it: who finds it by another asks again."""
-        known = self.glimpse(number)
-        if known is not None and not self._must_stay(known):
+        """Another mount took a name of it, perhaps its last: the kernel is about to forget it, and then nobody may want
+        it any more."""
+        if number in self._references:
+            self._misnamed.add(number)
+        elif (known := self.glimpse(number)) is not None and not self._must_stay(known):
             self._let_go(known)
 
     def _rest(self, inode: Inode | Glimpse) -> None:

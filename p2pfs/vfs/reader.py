@@ -97,6 +97,7 @@ class Reader:
                     raise Corrupt(f"inode {inode.id}: the coordinator serves an older state than it did before")
                 continue  # overtaken by this mount's own commit
             self._refresh(answer.attributes)
+            inode.refresh(answer.attributes)  # it may have left the table meanwhile
             if inode.has_inline:  # another mount made it small meanwhile; callers look at that again
                 inode.check_inline()
                 return Page([], {})

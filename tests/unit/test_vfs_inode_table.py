@@ -3,11 +3,14 @@
 import pytest
 import trio
 import trio.testing
-from volumes import ROOT_HEAD, VOLUME, filesystem
+from volumes import KEYS, ROOT_HEAD, VOLUME, filesystem
 
 from p2pfs.chunks.memory import MemoryStore
+from p2pfs.errors import NotFound
 from p2pfs.meta.memory import MemoryVolume
 from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.tree import Owner
 
@@ -61,19 +64,25 @@ async def test_a_removed_directory_and_a_replaced_file_leave_memory() -> None:
         assert [inode.id for inode in fs._table.all()] == [ROOT_INODE, handle.inode.id]
 
 
-async def test_a_file_that_another_mount_removed_leaves_memory() -> None:
+async def test_a_file_that_another_mount_removed_leaves_memory_once_the_kernel_has_forgotten_it() -> None:
     volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
     async with filesystem(volume.session(), MemoryStore()) as fs, filesystem(volume.session(), MemoryStore()) as other:
-        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
-        await fs.release(handle)
-        await other.lookup(ROOT_INODE, b"f")
+        handles = [await fs.create(ROOT_INODE, name, 0o644, Owner(0, 0)) for name in (b"told", b"known")]
+        told, known = (handle.inode.id for handle in handles)
+        fs.refer(handles[0].inode)
+        for handle in handles:
+            await fs.release(handle)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fs.follow, NoKernelCache())
-            await other.remove(ROOT_INODE, b"f", directory=False)
+            for name in (b"told", b"known"):
+                await other.remove(ROOT_INODE, name, directory=False)
             with trio.fail_after(5):
-                while fs._table.glimpse(handle.inode.id) is not None:
+                while fs._table.glimpse(known) is not None:
                     await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
+        assert fs._table.glimpse(told) is not None, "a program may be about to change it by its number"
+        fs.forget(told, 1)
+        assert fs._table.glimpse(told) is None
 
 
 async def test_a_file_with_a_name_stays_when_the_kernel_has_let_go() -> None:
@@ -85,3 +94,29 @@ async def test_a_file_with_a_name_stays_when_the_kernel_has_let_go() -> None:
         await fs.release(handle)
         fs.forget(handle.inode.id, 1)
         assert fs._table.glimpse(handle.inode.id) is handle.inode
+
+
+async def test_extents_are_read_for_an_inode_that_left_memory_meanwhile() -> None:
+    """Whoever goes through a long file without a handle may hold one that another mount has renamed and changed."""
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    store = MemoryStore()
+    async with filesystem(volume.session(), store) as fs, filesystem(volume.session(), store) as other:
+        await write(other, b"long", b"a" * 100_000)
+        inode = await fs.lookup(ROOT_INODE, b"long")
+        assert isinstance(inode, Inode)
+        fs._table.lost_name(inode.id)
+        await write(other, b"long", b"b" * 200_000)
+        page = await fs._reader.page(inode, 0)
+        assert sum(extent.length for extent in page.layers(KEYS, VOLUME, inode.id, 0)) >= 200_000
+
+
+async def write(fs: Filesystem, name: bytes, data: bytes) -> None:
+    try:
+        inode = await fs.lookup(ROOT_INODE, name)
+    except NotFound:
+        handle = await fs.create(ROOT_INODE, name, 0o644, Owner(0, 0))
+    else:
+        handle = await fs.open(inode.id)
+    await fs.write(handle, 0, data)
+    await fs.flush(handle)
+    await fs.release(handle)
