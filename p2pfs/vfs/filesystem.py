@@ -162,6 +162,7 @@ class Filesystem:
 
     def _discard(self, inode: Inode) -> None:
         self.writer.discard(inode)
+        self.xattrs.forget(inode.id)
 
     def _reappeared(self, parent: InodeId, name: bytes) -> None:
         """A name is there that the kernel may know to be free."""

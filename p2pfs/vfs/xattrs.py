@@ -124,14 +124,15 @@ class Xattrs:
 
     def remember(self, number: InodeId, values: Mapping[bytes, bytes]) -> None:
         """What a new inode was made with, or what was just asked for."""
-        self._forget(number)
+        self.forget(number)
         known = Known(trio.current_time(), values)
         self._known[number] = known
         self._known_bytes += known.weight
         while self._known_bytes > KNOWN_BYTES:
-            self._forget(next(iter(self._known)))
+            self.forget(next(iter(self._known)))
 
-    def _forget(self, number: InodeId) -> None:
+    def forget(self, number: InodeId) -> None:
+        """What is remembered of an inode."""
         known = self._known.pop(number, None)
         if known is not None:
             self._known_bytes -= known.weight
@@ -202,7 +203,7 @@ class Xattrs:
 
     async def _apply(self, number: InodeId, operations: list[Operation]) -> None:
         self._tree.took(await self._namespace.apply(operations))
-        self._forget(number)
+        self.forget(number)
 
 
 def _check_space(name: bytes) -> None:

@@ -2,6 +2,9 @@
 
 Reading `/proc` is here; judging is pure. A process is judged by its own samples, from start to end, so a part that is
 started again begins anew. What it takes in the first part of its life is warm-up: caches that fill up to their bounds.
+
+Under load a process takes what is under way, which is bounded (the ceilings) and goes up and down with what breaks; a
+leak shows in what it keeps when it is asked for nothing. So the run rests now and then, and rests are compared.
 """
 
 from collections import defaultdict
@@ -17,6 +20,12 @@ CEILINGS: Final = {"coordinator": 200 * MIB, "peer": 150 * MIB, "mount": 300 * M
 WARM_UP_S: Final = 300.0
 """Of a process's life: caches fill, and the allocator gets as large as the busiest moment made it. Seen: mounts that
 level off after four to five minutes, peers after two to three."""
+REST_S: Final = 75.0
+"""Of no load at all: processes look each half a minute for memory that they do not need, and find it at the second."""
+RESTING_S: Final = 10.0
+"""The end of a rest, which counts."""
+APART_S: Final = 300.0
+"""Between the rests that are compared, at least."""
 LEAST_S: Final = 600.0
 """A shorter life shows nothing but warm-up."""
 TELLING_MINUTES: Final = 25.0
@@ -41,8 +50,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What one process took early, after its warm-up, and late in its life: resident memory by its medians, the others
-    as the most early and the least late."""
+    """What one process took early, after its warm-up, and late in its life: resident memory by its medians in the first
+    and the last rest, the others as the most early and the least late."""
 
     part: str
     pid: int
@@ -79,11 +88,15 @@ def lives(samples: Iterable[Sample]) -> Mapping[tuple[str, int], Sequence[Sample
     return found
 
 
-def growth(life: Sequence[Sample]) -> Growth | None:
-    """None if it did not live long enough to tell."""
+def growth(life: Sequence[Sample], rests: Sequence[float]) -> Growth | None:
+    """`rests`: when each ended. None if it did not live long enough to tell."""
     born, died = life[0].at_s, life[-1].at_s
     warm = [sample for sample in life if sample.at_s >= born + WARM_UP_S]
-    if died - born < LEAST_S or len(warm) < 9:
+    resting = {
+        end_s: [sample.resident for sample in warm if end_s - RESTING_S <= sample.at_s <= end_s] for end_s in rests
+    }
+    told = [end_s for end_s in sorted(resting) if resting[end_s]]
+    if died - born < LEAST_S or len(warm) < 9 or not told or told[-1] - told[0] < APART_S:
         return None
     third = len(warm) // 3
     first, last = warm[:third], warm[-third:]
@@ -91,8 +104,8 @@ def growth(life: Sequence[Sample]) -> Growth | None:
         life[0].part,
         life[0].pid,
         died - born,
-        early=int(median(sample.resident for sample in first)),
-        late=int(median(sample.resident for sample in last)),
+        early=int(median(resting[told[0]])),
+        late=int(median(resting[told[-1]])),
         most=max(sample.resident for sample in life),
         descriptors=_apart(first, last, "descriptors"),
         threads=_apart(first, last, "threads"),
@@ -104,14 +117,14 @@ def _apart(first: Sequence[Sample], last: Sequence[Sample], name: str) -> tuple[
     return max(getattr(sample, name) for sample in first), min(getattr(sample, name) for sample in last)
 
 
-def wrong(samples: Sequence[Sample], minutes: float) -> list[str]:
+def wrong(samples: Sequence[Sample], rests: Sequence[float], minutes: float) -> list[str]:
     """What grows or is above its ceiling, in words; of a run long enough also which role nobody can tell of."""
     said, told = [], set()
     for (part, pid), life in lives(samples).items():
         ceiling = CEILINGS[role_of(part)]
         if (most := max(sample.resident for sample in life)) > ceiling:
             said.append(f"{part} ({pid}) took {most / MIB:.0f} MiB, more than {ceiling // MIB}")
-        if (found := growth(life)) is None:
+        if (found := growth(life, rests)) is None:
             continue
         told.add(role_of(part))
         said += _grown(found)
@@ -122,7 +135,7 @@ def wrong(samples: Sequence[Sample], minutes: float) -> list[str]:
 def _grown(found: Growth) -> list[str]:
     name, said = f"{found.part} ({found.pid}) in {found.life_s:.0f} s", []
     if found.late > found.early + max(LEAST_MARGIN_BYTES, MARGIN * found.early):
-        said.append(f"{name}: resident memory grew from {found.early / MIB:.1f} to {found.late / MIB:.1f} MiB")
+        said.append(f"{name}: resident memory at rest grew from {found.early / MIB:.1f} to {found.late / MIB:.1f} MiB")
     if found.descriptors[1] > found.descriptors[0] + MORE_DESCRIPTORS:
         said.append(f"{name}: descriptors grew from {found.descriptors[0]} to {found.descriptors[1]}")
     if found.threads[1] > found.threads[0] + MORE_THREADS:

@@ -35,8 +35,8 @@ def sparkline(values: Sequence[float], top: float) -> str:
     return "".join(_BARS[min(len(_BARS) - 1, int(max(cell) / top * len(_BARS)))] for cell in cells)
 
 
-def memory_table(samples: Sequence[Sample]) -> str:
-    """A row for each part, with the process of it that lived longest."""
+def memory_table(samples: Sequence[Sample], rests: Sequence[float]) -> str:
+    """A row for each part, with the process of it that lived longest; `early` and `late` are at rest."""
     rows = ["| part | processes | lived s | early MiB | late MiB | most MiB | fds | threads | resident |",
             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     by_part: dict[str, list[Sequence[Sample]]] = {}
@@ -46,7 +46,7 @@ def memory_table(samples: Sequence[Sample]) -> str:
         longest = max(lives, key=lambda life: life[-1].at_s - life[0].at_s)
         line = sparkline([sample.resident for sample in longest], memory.CEILINGS[memory.role_of(part)])
         most = max(sample.resident for life in lives for sample in life)
-        grown = memory.growth(longest)
+        grown = memory.growth(longest, rests)
         figures = _figures(grown) if grown else "– | – | –"
         ends = f"{_ends(grown)} | {line} |" if grown else f"– | – | {line} |"
         early_late, lived = figures, f"{longest[-1].at_s - longest[0].at_s:.0f}"
@@ -106,6 +106,7 @@ def text(
     steps: Mapping[str, int],
     figures: Mapping[str, object],
     samples: Sequence[Sample],
+    rests: Sequence[float],
 ) -> str:
     """The whole report in Markdown."""
     faults = Counter(str(past.fault) for past in history)
@@ -115,5 +116,5 @@ def text(
     lines += [f"| {name} | {value} |" for name, value in figures.items()]
     lines += [f"| fault: {name} | {count} |" for name, count in sorted(faults.items())]
     lines += [f"| files: {name} | {count} |" for name, count in sorted(steps.items())]
-    lines += ["", "## Memory", "", memory_table(samples), "", "![resident memory](memory.svg)", ""]
+    lines += ["", "## Memory", "", memory_table(samples, rests), "", "![resident memory](memory.svg)", ""]
     return "\n".join(lines)

@@ -31,6 +31,8 @@ from p2pfs.runtime import mounts
 SOURCES: Final = Path(__file__).resolve().parents[2]
 SAMPLE_EVERY_S: Final = 1.0
 FREED_S: Final = 300.0
+RESTS: Final = (0.68, 0.82, 0.95)
+"""How far the run is when nobody works for a while; the last one when nothing is broken any more."""
 
 
 class Run:
@@ -40,6 +42,7 @@ class Run:
         self.options, self.seed = options, str(options.seed)
         self.problems: list[str] = []
         self.samples: list[Sample] = []
+        self.rests: list[float] = []  # when each ended
         self.figures: dict[str, object] = {"seed": self.seed, "minutes": options.minutes}
         self._begun_s = time.monotonic()
         self._loaded_until_s = math.inf
@@ -81,7 +84,12 @@ class Run:
 
     def _break(self) -> None:
         start_s, length_s = time.monotonic(), 60.0 * self.options.minutes
+        due = list(RESTS) if self.options.minutes >= memory.TELLING_MINUTES else []
         while (progress := (time.monotonic() - start_s) / length_s) < 1:
+            if due and progress >= due[0]:
+                due.pop(0)
+                self._rest()
+                continue
             step = self.schedule.next(progress)
             self.pool.do(step)
             limit = time.monotonic() + step.rest_s
@@ -91,6 +99,12 @@ class Run:
         self._loaded_until_s = time.monotonic() - self._begun_s
         if self.schedule.old or not self.schedule.is_restored:
             raise Failed("the run was too short for upgrades and a restore")
+
+    def _rest(self) -> None:
+        self.say("rest")
+        with self.pool.parked():
+            time.sleep(memory.REST_S)
+            self.rests.append(time.monotonic() - self._begun_s)
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +179,9 @@ class Run:
 
     def _judge(self) -> None:
         if not self.problems:
-            # Of the time under load: what a process takes when nobody asks it for anything is less.
+            # Not of the end, when everything is deleted and mounts are new.
             loaded = [sample for sample in self.samples if sample.at_s <= self._loaded_until_s]
-            self.problems += memory.wrong(loaded, self.options.minutes)
+            self.problems += memory.wrong(loaded, self.rests, self.options.minutes)
         warned = []
         for path in sorted((self.pool.root / "log").glob("*.log*")):
             warned += warnings.records(path.name.partition(".")[0], path.read_text(encoding="utf-8"))
@@ -186,7 +200,7 @@ class Run:
         page.write_text(
             report.text(
                 title=title, problems=self.problems, history=self.pool.history, steps=steps, figures=self.figures,
-                samples=self.samples,
+                samples=self.samples, rests=self.rests,
             ),
             encoding="utf-8",
         )  # fmt: skip
@@ -211,7 +225,7 @@ def main() -> int:
     print(f"p2pfs soak: {options.minutes:g} minutes, seed {options.seed}, in {root}", flush=True)
     run.soak()
     page = run.write_report(options.out)
-    print(report.memory_table(run.samples))
+    print(report.memory_table(run.samples, run.rests))
     for problem in run.problems:
         print(f"FAILED: {problem}")
     if run.problems:

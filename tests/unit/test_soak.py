@@ -230,18 +230,37 @@ def life(part: str = "peer-1", pid: int = 1, *, step: float = 0.0, at: int = 60,
 
 
 WELL = life() + life("coordinator", 2) + life("mount", 3)
+RESTS = (400.0, 600.0, 850.0)
 
 
 def test_what_warms_up_and_stays_is_flat_and_a_leak_is_found() -> None:
-    assert memory.wrong(WELL, 30) == []
-    (wrong,) = memory.wrong(WELL + life("second", 4, step=MIB / 40), 30)
+    assert memory.wrong(WELL, RESTS, 30) == []
+    (wrong,) = memory.wrong(WELL + life("second", 4, step=MIB / 40), RESTS, 30)
     assert "second (4)" in wrong
-    assert "resident memory grew" in wrong
+    assert "resident memory at rest grew" in wrong
+
+
+def test_what_goes_up_with_the_load_and_down_with_it_is_no_leak_unless_it_stays() -> None:
+    def loaded(stays: float) -> list[Sample]:
+        def more(at_s: float) -> int:
+            rests = any(end_s - memory.REST_S / 2 <= at_s <= end_s for end_s in RESTS)
+            return int(60 * MIB * (stays if rests else 1.0)) if at_s > 500 else 0
+
+        return [replace(one, resident=one.resident + more(one.at_s)) for one in life("second", 4)]
+
+    assert memory.wrong(WELL + loaded(0.1), RESTS, 30) == []
+    (wrong,) = memory.wrong(WELL + loaded(0.3), RESTS, 30)
+    assert "second (4)" in wrong
+
+
+def test_rests_too_near_each_other_tell_nothing() -> None:
+    assert memory.growth(life(), (600.0, 850.0)) is None
+    assert memory.growth(life(), ()) is None
 
 
 def test_descriptors_and_threads_that_are_never_closed_are_found() -> None:
     leaky = [replace(one, descriptors=20 + int(one.at_s) // 15, threads=5 + int(one.at_s) // 30) for one in life()]
-    assert [wrong.partition(": ")[2].split()[0] for wrong in memory.wrong(WELL + leaky, 30)] == [
+    assert [wrong.partition(": ")[2].split()[0] for wrong in memory.wrong(WELL + leaky, RESTS, 30)] == [
         "descriptors",
         "threads",
     ]
@@ -249,19 +268,19 @@ def test_descriptors_and_threads_that_are_never_closed_are_found() -> None:
 
 def test_connections_may_come_and_go() -> None:
     busy = [replace(one, descriptors=20 + 30 * (one.at_s > 500) * (int(one.at_s) % 40 > 10)) for one in life()]
-    assert memory.wrong(WELL + busy, 30) == []
+    assert memory.wrong(WELL + busy, RESTS, 30) == []
 
 
 def test_a_ceiling_holds_at_every_moment() -> None:
-    (wrong,) = memory.wrong([*WELL, Sample(1.0, "peer-2", 9, 151 * MIB, 20, 5)], 30)
+    (wrong,) = memory.wrong([*WELL, Sample(1.0, "peer-2", 9, 151 * MIB, 20, 5)], RESTS, 30)
     assert "peer-2 (9) took 151 MiB" in wrong
 
 
 def test_a_long_run_that_shows_nothing_of_a_role_does_not_pass() -> None:
     short = life() + life("coordinator", 2) + life("mount", 3, step=MIB / 40, count=500)
-    (wrong,) = memory.wrong(short, 30)
+    (wrong,) = memory.wrong(short, RESTS, 30)
     assert "no mount lived long enough" in wrong
-    assert memory.wrong(short, 5) == []
+    assert memory.wrong(short, RESTS, 5) == []
 
 
 # ---- what is warned of -----------------------------------------------------------------------------------------------
@@ -293,7 +312,7 @@ def test_a_warning_needs_a_fault_of_its_kind_at_its_time() -> None:
 def test_a_report_shows_what_was_done_and_found() -> None:
     said = report.text(
         title="Soak", problems=["a byte"], history=[Past(Fault.KILL, "peer-1", 0, 1)], steps={"put": 3},
-        figures={"seed": 7}, samples=WELL,
+        figures={"seed": 7}, samples=WELL, rests=RESTS,
     )  # fmt: skip
     for part in (
         "**FAILED**",
