@@ -291,8 +291,9 @@ class Roster:
             self._touch()
 
     def appear(self, peer: Peer, appearances: int) -> None:
-        """What the peer holds is to be proved anew; the number comes from `meta.members.appear`."""
-        peer.appearances, peer.has_appeared = appearances, False
+        """What the peer holds is to be proved anew; the number comes from `meta.members.appear`. Two changes at once
+        may be told in either order: behind the database, nothing that is proved would ever count."""
+        peer.appearances, peer.has_appeared = max(peer.appearances, appearances), False
         self._touch()
 
     # ---- what others see --------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What a heartbeat tells, what it is told, and which ones are refused."""
 
 import math
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,26 @@ async def test_a_state_noticed_late_does_not_bring_a_revoked_peer_back(tmp_path:
         await p.services.pulse._keep_states(changes)
         kept = p.database.read(lambda connection: members.peer(connection, peer.number))
         assert kept.state is peer.state is PeerState.REVOKED
+
+
+async def test_two_heartbeats_at_once_leave_no_appearance_behind_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: a coordinator that was stopped took two of a peer that had tried again, and was told of them in the other
+    order. Copies were shown for ever and counted as proved never, so that nobody could leave."""
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+
+        async def slow(change: Callable[[sqlite3.Connection], object]) -> object:
+            monkeypatch.setattr(p.database, "write", write)
+            done = await write(change)
+            await p.beat(joined.node, run=2)
+            return done
+
+        monkeypatch.setattr(p.database, "write", slow)
+        await p.beat(joined.node, run=2)
+        assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 2
 
 
 def test_chunk_ids_of_the_tests_are_chunk_ids() -> None:
