@@ -186,9 +186,15 @@ class Pulse:
             )
             return dropped, members.appear(connection, number) if is_new else 0
 
-        dropped, appearances = await self._database.write(keep)
-        if is_new:
-            self._roster.appear(peer, appearances)
+        def committed(found: tuple[int, int]) -> None:
+            if is_new:
+                self._roster.appear(peer, found[1])
+
+        try:
+            dropped, _ = await self._database.write(keep, committed=committed)
+        except BaseException:
+            peer.has_appeared = peer.has_appeared or is_new  # another one, kept meanwhile, may have been told of
+            raise
         if dropped:
             _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)
             self._noticed.tell(heartbeat.corrupt)

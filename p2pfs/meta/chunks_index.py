@@ -211,13 +211,16 @@ def adopt(
     )
 
 
-def prove(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber) -> bool:
-    """An audit has just shown that the peer's copy is whole. False when it is not known to hold one."""
+def prove(
+    connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, peer: PeerNumber, appearances: int
+) -> bool:
+    """An audit that began after so many of the peer's `appearances` has shown that its copy is whole. False when it is
+    not known to hold one."""
     return bool(
         connection.execute(
-            "UPDATE replica SET proved = (SELECT appearances FROM peer WHERE number = ?1)"
+            "UPDATE replica SET proved = max(proved, ?4)"
             " WHERE peer = ?1 AND chunk = (SELECT number FROM chunk WHERE volume = ?2 AND id = ?3)",
-            (peer, volume, chunk),
+            (peer, volume, chunk, appearances),
         ).rowcount
     )
 

@@ -290,7 +290,7 @@ class Filesystem:
             # also when nothing is given: chown(-1, -1) moves ctime
             operation = wire.SetAttributes(number, ctime_ns or self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
             async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
-                self.tree.took(await self._namespace.apply([operation]))
+                self.tree.took(await self._namespace.apply([operation]), inode)
         if mtime_ns is not None:
             inode.times_of_pages = None
         await self.promises.changed(inode)

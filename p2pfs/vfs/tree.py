@@ -99,11 +99,14 @@ class Tree:
                 return inode
         raise Corrupt(f"inode {number}: the coordinator serves an older state than it did before")
 
-    def took(self, applied: Applied) -> None:
-        """Take in what a batch says of inodes this mount knows."""
+    def took(self, applied: Applied, changed: Inode | None = None) -> None:
+        """Take in what a batch says of inodes this mount knows, and of the one that it `changed`, which may have left
+        memory meanwhile."""
         for attributes in applied.attributes:
             if self._table.get(InodeId(attributes.inode)) is not None:
                 self._table.take(attributes)
+            if changed is not None and changed.id == attributes.inode:
+                changed.refresh(attributes)
 
     # ---- names
 

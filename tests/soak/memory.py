@@ -98,8 +98,9 @@ def growth(life: Sequence[Sample], rests: Sequence[float]) -> Growth | None:
     told = [end_s for end_s in sorted(resting) if resting[end_s]]
     if died - born < LEAST_S or len(warm) < 9 or not told or told[-1] - told[0] < APART_S:
         return None
-    third = len(warm) // 3
-    first, last = warm[:third], warm[-third:]
+    loaded = [sample for sample in warm if not any(end_s - REST_S <= sample.at_s <= end_s for end_s in rests)]
+    third = len(loaded) // 3
+    first, last = loaded[:third], loaded[-third:]
     return Growth(
         life[0].part,
         life[0].pid,

@@ -23,7 +23,7 @@ from soak import memory, parts, report, warnings
 from soak.memory import Sample
 from soak.parts import Failed, Version
 from soak.pool import MOUNTS, PEERS, VETERANS, Pool
-from soak.schedule import Schedule
+from soak.schedule import Fault, Schedule, Step
 from soak.worker import Broken
 
 from p2pfs.runtime import mounts
@@ -31,7 +31,7 @@ from p2pfs.runtime import mounts
 SOURCES: Final = Path(__file__).resolve().parents[2]
 SAMPLE_EVERY_S: Final = 1.0
 FREED_S: Final = 300.0
-RESTS: Final = (0.68, 0.82, 0.95)
+RESTS: Final = (0.68, 0.77, 0.95)
 """How far the run is when nobody works for a while; the last one when nothing is broken any more."""
 
 
@@ -96,11 +96,16 @@ class Run:
             while time.monotonic() < min(limit, start_s + length_s):
                 self.pool.require_workers()
                 time.sleep(0.2)
+        if due:  # the last step took long
+            self._rest()
         self._loaded_until_s = time.monotonic() - self._begun_s
         if self.schedule.old or not self.schedule.is_restored:
             raise Failed("the run was too short for upgrades and a restore")
 
     def _rest(self) -> None:
+        """Each begins alike: nothing is broken, and everything was just read."""
+        self.pool.await_healed()
+        self.pool.do(Step(Fault.LOOK))
         self.say("rest")
         with self.pool.parked():
             time.sleep(memory.REST_S)

@@ -4,6 +4,7 @@ member when it is heard)."""
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -83,10 +84,11 @@ async def test_a_drain_does_not_take_back_that_its_peer_appeared_meanwhile(
         await p.peers(2, run=1)
         peer, write = p.services.roster.members()[0], p.database.write
 
-        async def slow(change: Callable[[sqlite3.Connection], object]) -> object:
+        async def slow(change: Callable[[sqlite3.Connection], object], *, committed: Callable[[Any], None]) -> object:
             monkeypatch.setattr(p.database, "write", write)
             done = await write(change)
             await p.beat(peer.node.id, run=2)  # committed after the drain, and taken over before it
+            committed(done)
             return done
 
         monkeypatch.setattr(p.database, "write", slow)

@@ -4,13 +4,14 @@ import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coordination import ROOMY, Pool, chunk_id, pool, volume_message
 from msgspec.structs import replace
 from plugins.checklogs import Claims
 
-from p2pfs.errors import Denied, Misuse
+from p2pfs.errors import Denied, Misuse, NoSpace
 from p2pfs.meta import chunks_index, members
 from p2pfs.types import GIB, ChunkId, NodeId, PeerNumber, PeerState, Role, SessionId, VolumeId
 from p2pfs.wire.membership import Scrub
@@ -192,15 +193,35 @@ async def test_two_heartbeats_at_once_leave_no_appearance_behind_the_index(
         (joined,) = await p.peers(1, run=1)
         peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
 
-        async def slow(change: Callable[[sqlite3.Connection], object]) -> object:
+        async def slow(change: Callable[[sqlite3.Connection], object], *, committed: Callable[[Any], None]) -> object:
             monkeypatch.setattr(p.database, "write", write)
             done = await write(change)
             await p.beat(joined.node, run=2)
+            committed(done)
             return done
 
         monkeypatch.setattr(p.database, "write", slow)
         await p.beat(joined.node, run=2)
         assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 2
+
+
+async def test_an_appearance_that_could_not_be_kept_is_kept_with_the_next_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+
+        async def full(_change: object, **_: object) -> None:
+            monkeypatch.setattr(p.database, "write", write)
+            peer.has_appeared = False  # an earlier one was just told
+            raise NoSpace("the disk is full")
+
+        monkeypatch.setattr(p.database, "write", full)
+        with pytest.raises(NoSpace):
+            await p.beat(joined.node, run=2)
+        await p.beat(joined.node, run=2)
+        assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 1
 
 
 def test_chunk_ids_of_the_tests_are_chunk_ids() -> None:

@@ -185,7 +185,12 @@ async def test_a_surplus_copy_is_taken_off_only_while_enough_others_are_proved(
     assert not take_off({1: 0})  # 2 is not there
     assert not take_off({1: 0, 2: 1})  # 2 has appeared since
     database.write_now(lambda c: members.appear(c, PeerNumber(2)))
-    database.write_now(lambda c: chunks_index.prove(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2)))
+    prove = lambda appearances: database.write_now(  # noqa: E731
+        lambda c: chunks_index.prove(c, V, chunk=ChunkId(chunk_id(1)), peer=PeerNumber(2), appearances=appearances)
+    )
+    assert prove(0)  # shown before it appeared: that says nothing of now
+    assert not take_off({1: 0, 2: 1, 3: 0})
+    assert prove(1)
     assert take_off({1: 0, 2: 1, 3: 0})
     assert pending(database, 3) == [(V, chunk_id(1), 1)]
     assert not take_off({1: 0, 2: 1, 3: 0})

@@ -1,5 +1,7 @@
 """Which inodes stay in memory: what nobody can find again does not."""
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 import trio.testing
@@ -13,6 +15,7 @@ from p2pfs.vfs.filesystem import Filesystem
 from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.news import NoKernelCache
 from p2pfs.vfs.tree import Owner
+from p2pfs.wire.namespace import Applied, Operation
 
 pytestmark = pytest.mark.l2
 
@@ -120,3 +123,20 @@ async def write(fs: Filesystem, name: bytes, data: bytes) -> None:
     await fs.write(handle, 0, data)
     await fs.flush(handle)
     await fs.release(handle)
+
+
+async def test_a_change_of_attributes_is_told_also_of_an_inode_that_left_memory_meanwhile() -> None:
+    session = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME).session()
+    async with filesystem(session, MemoryStore()) as fs:
+        await write(fs, b"f", b"abc")
+        inode = await fs.lookup(ROOT_INODE, b"f")
+        apply = session.apply
+
+        async def evicting(operations: Sequence[Operation]) -> Applied:
+            applied = await apply(operations)
+            fs._table.lost_name(inode.id)
+            return applied
+
+        session.apply = evicting  # type: ignore[method-assign]
+        assert (await fs.set_attributes(inode.id, mode=0o600)).mode == 0o600
+        assert fs._table.glimpse(inode.id) is None

@@ -46,6 +46,7 @@ class _Asked:
     size: int
     is_random: bool
     put_seq: int = 0  # of the copy, when its peer was told to show it
+    appearances: int = 0  # of the peer, then: what it shows proves nothing of a time after a later one
 
 
 class Audits:
@@ -116,7 +117,8 @@ class Audits:
                 continue  # it counts no more: there is nothing to show
             block = secrets.randbelow(block_count(plain_size(asked.size)))
             orders.append(Audit(next(numbers), asked.volume, asked.chunk, asked.size, block))
-            self._in_hand[orders[-1].order] = replace(asked, put_seq=put_seq)
+            appearances = self._roster.peers[peer].appearances
+            self._in_hand[orders[-1].order] = replace(asked, put_seq=put_seq, appearances=appearances)
         if not waiting and peer in self._overflowed:
             self._overflowed.discard(peer)
             self._noticed.everything()
@@ -150,7 +152,9 @@ class Audits:
 
         def commit(connection: sqlite3.Connection) -> tuple[list[_Asked], int]:
             for asked in proved:
-                chunks_index.prove(connection, asked.volume, chunk=asked.chunk, peer=number)
+                chunks_index.prove(
+                    connection, asked.volume, chunk=asked.chunk, peer=number, appearances=asked.appearances
+                )
             # One that was taken off the index meanwhile, or put again, is no loss.
             missing = [
                 asked
@@ -162,12 +166,15 @@ class Audits:
             is_doubtful = any(asked.is_random for asked in missing)
             return missing, members.appear(connection, number) if is_doubtful else 0
 
-        missing, appearances = await self._database.write(commit)
         peer = self._roster.peers[number]
+
+        def committed(found: tuple[list[_Asked], int]) -> None:
+            if found[1] and peer.state is not PeerState.REVOKED:
+                self._roster.appear(peer, found[1])
+
+        missing, _ = await self._database.write(commit, committed=committed)
         if missing:
             _log.warning("peer %s has not got %d chunks it should have", peer.node.name, len(missing))
-        if appearances and peer.state is not PeerState.REVOKED:
-            self._roster.appear(peer, appearances)
 
 
 def _judge(order: Audit, result: Result) -> bool | None:

@@ -166,9 +166,11 @@ class Leaving:
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
             return members.appear(connection, peer.number) if came_back else 0
 
-        appearances = await self._database.write(settle)
+        def committed(appearances: int) -> None:
+            peer.appearances = max(peer.appearances, appearances)
+
+        await self._database.write(settle, committed=committed)
         self._cleared.discard(peer.number)
-        peer.appearances = max(peer.appearances, appearances)  # a heartbeat's may have been committed since
         self._roster.settle(peer, state=state, is_leaving=is_leaving)
         self._wake.set()
 
