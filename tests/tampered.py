@@ -262,7 +262,7 @@ class Stage:
         data = self.chunks[chunk]
         lie = damaged_chunk(data, chance, list(self.chunks.values()), SEALED_BLOCK_BYTES) or bytes(len(data))
         for path in _cache_files(root):
-            if path.name.startswith(chunk.hex()[2:]):
+            if path.name.startswith(chunk.hex()[1:]):
                 path.unlink()
         await _cache(root, chunk, lie, len(data))
 
@@ -307,11 +307,12 @@ async def _cache(root: Path, chunk: ChunkId, data: bytes, size: int) -> None:
     """Have a cache keep these bytes as those of a chunk."""
     async with trio.open_nursery() as nursery:  # whose end waits for the fill
         store = await CachedStore.open(LyingStore({chunk: data}), root, budget=64 * MIB, nursery=nursery)  # type: ignore[arg-type]
-        await store.get(VOLUME, chunk, size, Blocks(0, -(-size // SEALED_BLOCK_BYTES)))
+        whole = Blocks(0, -(-size // SEALED_BLOCK_BYTES))
+        await store.get(VOLUME, chunk, size, whole, check=lambda _: None)
 
 
 def _cache_files(root: Path) -> list[Path]:
-    return sorted(root.rglob("*-*-*"))
+    return sorted(root.rglob("*-*+*"))
 
 
 async def _open(database: Any) -> LocalNamespace:  # noqa: ANN401

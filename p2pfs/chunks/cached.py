@@ -1,12 +1,14 @@
 """A disk cache of ciphertext in front of another store: cold reads once, warm ones without the network.
 
 It holds nothing that a peer could not also see, so it needs no keys; authenticity is the caller's `check`, and a cached
-copy that fails it is dropped and fetched again. PUTs pass by: what was just written is still in memory. Fills happen in
+copy that fails it is dropped and fetched again. Who has none gets whole chunks by their hash, and parts past the cache:
+what nobody checks is neither kept nor believed. PUTs pass by: what was just written is still in memory. Fills happen in
 the background and are skipped rather than queued when the disk cannot keep up. A part of a chunk is kept when it is
 fetched for the second time: most random reads come once, and a new file costs more than the fetch.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +77,10 @@ class CachedStore:
         self, volume: VolumeId, chunk: ChunkId, size: int, blocks: Blocks, *, check: Check | None = None
     ) -> memoryview:
         runs.span(size, blocks)
+        if check is None:
+            if blocks != runs.whole(size):
+                return await self._inner.get(volume, chunk, size, blocks)
+            check = partial(verify, chunk)
         run = self._files.find(volume, chunk, blocks)
         if run is not None:
             view = await self._cached(run, size, blocks, check)
@@ -122,7 +128,7 @@ class CachedStore:
         if self.holds(volume, chunk, size):
             return True
         blocks = runs.whole(size)
-        view = await self._inner.get(volume, chunk, size, blocks, check=lambda sealed: verify(chunk, sealed))
+        view = await self._inner.get(volume, chunk, size, blocks, check=partial(verify, chunk))
         self.bytes_fetched += len(view)
         run = Run(volume, chunk, blocks.first, blocks.count)
         self._filling.add(run)
@@ -139,15 +145,14 @@ class CachedStore:
     async def _drop(self, volume: VolumeId, chunk: ChunkId) -> None:
         await trio.to_thread.run_sync(self._files.drop, volume, chunk, abandon_on_cancel=True, limiter=self._threads)
 
-    async def _cached(self, run: Run, size: int, blocks: Blocks, check: Check | None) -> memoryview | None:
+    async def _cached(self, run: Run, size: int, blocks: Blocks, check: Check) -> memoryview | None:
         """The blocks out of the cache; None if they are not there after all, or not right."""
         with trio.move_on_after(_DISK_TIMEOUT_S):
             try:
                 view = await trio.to_thread.run_sync(
                     self._files.read, run, size, blocks, abandon_on_cancel=True, limiter=self._threads
                 )
-                if check is not None:
-                    check(view)
+                check(view)
             except (Corrupt, Unavailable):  # the network has it too, and a file that cannot be read is no use
                 await self._drop(run.volume, run.chunk)
             else:

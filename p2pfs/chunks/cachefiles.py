@@ -1,10 +1,11 @@
 """Cached runs of blocks as files, with their index: the blocking half of the cached store.
 
-    ROOT/<volume, 16 hex>/<id, 2 hex>/<62 hex>-<first>-<count>
-        a page: BLAKE3 of the rest of it, BLAKE3 of each sealed block, zeros; then the sealed blocks, in whole pages
+    ROOT/<volume, 16 hex>/<id, 1 hex>/<63 hex>-<first>+<count>
+        the sealed blocks, and zeros to the end of the last page
 
-Nothing is fsynced or renamed: what a crash tears is recognised by its hashes and dropped. The index lives in memory,
-least recently used first, and is read from the directory at start. Losing the cache loses nothing.
+Nothing is fsynced or renamed, and nothing says whether a file is right: whoever wants its blocks opens or hashes them
+anyway, and drops what a crash tore. The index lives in memory, least recently used first, and is read from the
+directory at start. Losing the cache loses nothing.
 """
 
 import contextlib
@@ -17,17 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from blake3 import blake3
-
 from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.disk import Disk, allows_direct, mapped
-from p2pfs.chunks.pages import PAGE, PagePool, read_data, up
+from p2pfs.chunks.pages import PagePool, down, padded, up
 from p2pfs.chunks.protocol import Blocks
 from p2pfs.errors import Corrupt, Misuse
-from p2pfs.format.chunk import block_hashes
 from p2pfs.types import MIB, ChunkId, VolumeId, volume_name
 
-_HASH_BYTES: Final = 32
 _CHECK_EVERY: Final = 16 * MIB
 
 
@@ -98,10 +95,10 @@ class CacheFiles:
         return None
 
     def read(self, run: Run, size: int, blocks: Blocks) -> memoryview:
-        """The bytes of `blocks` out of `run`.
+        """The bytes of `blocks` out of `run`, right or wrong.
 
         Raises:
-            Corrupt: The file is gone, torn or damaged, or no run of a chunk of `size` bytes: `drop` it.
+            Corrupt: The file is gone or too short, or no run of a chunk of `size` bytes: `drop` it.
             Unavailable: The disk fails.
         """
         with mapped("reading the cache"):
@@ -115,15 +112,14 @@ class CacheFiles:
             except FileNotFoundError:
                 raise Corrupt("the cached file is gone") from None
             try:
-                memory = self._pool.lend(stop - start)
-                page, data = read_data(self._disk, fd, memory, start, stop, with_header=True)
+                at = down(start)
+                memory = self._pool.lend(stop - at)
+                count = self._disk.read_into(fd, memory[: up(stop) - at], at, stop - at)
             finally:
                 self._disk.close(fd)
-        found = b"".join(block_hashes(data))
-        at = _HASH_BYTES * (1 + blocks.first - run.first)
-        if len(data) != stop - start or _sum(page) != page[:_HASH_BYTES] or page[at : at + len(found)] != found:
-            raise Corrupt("the cached file is damaged")
-        return data
+        if count < stop - at:
+            raise Corrupt("the cached file is too short")
+        return memory[start - at : stop - at]
 
     def write(self, run: Run, data: memoryview) -> None:
         """Keep a run, making room for it; a disk without room is no error, the run is just not kept. One that is kept
@@ -131,7 +127,7 @@ class CacheFiles:
         with self._lock:
             if run in self._sizes:
                 return
-        length = up(PAGE + len(data))
+        length = up(len(data))
         with contextlib.suppress(OSError):
             if length > self._budget or not self._has_room(length):
                 return
@@ -166,24 +162,31 @@ class CacheFiles:
                 self._disk.remove(self._path(run))
 
     def _write(self, path: Path, data: memoryview) -> None:
-        whole = self._pool.lend(len(data))
-        hashes = b"".join(block_hashes(data))
-        whole[_HASH_BYTES:PAGE] = hashes.ljust(PAGE - _HASH_BYTES, b"\0")
-        whole[:_HASH_BYTES] = _sum(whole[:PAGE])
-        whole[PAGE : PAGE + len(data)] = data
+        whole = padded(data)
+        if whole is None:
+            copied = self._pool.lend(len(data))[: len(data)]
+            copied[:] = data
+            whole = padded(copied)
+            assert whole is not None
         try:
-            for directory in (path.parent.parent, path.parent):
-                if directory not in self._made:
-                    self._disk.make_directory(directory)
-                    self._made.add(directory)
+            if path.parent not in self._made:
+                self._make(path.parent)
             fd = self._create(path)
         except FileNotFoundError:
             self._made.clear()  # somebody emptied the cache under us
             raise
         try:
-            self._disk.write(fd, whole[: up(PAGE + len(data))])
+            self._disk.write(fd, whole)
         finally:
             self._disk.close(fd)
+
+    def _make(self, directory: Path) -> None:
+        """A directory for files, and that of its volume. They are spread over the disk: files are made here beside
+        others that were just removed, all the time once the budget is used up."""
+        self._disk.make_directory(directory.parent)
+        self._disk.spread(directory.parent)
+        self._disk.make_directory(directory)
+        self._made.add(directory)
 
     def _create(self, path: Path) -> int:
         try:
@@ -221,11 +224,7 @@ class CacheFiles:
 
     def _path(self, run: Run) -> Path:
         name = run.chunk.hex()
-        return self.root / volume_name(run.volume) / name[:2] / f"{name[2:]}-{run.first}-{run.count}"
-
-
-def _sum(page: memoryview) -> bytes:
-    return blake3(page[_HASH_BYTES:]).digest()
+        return self.root / volume_name(run.volume) / name[:1] / f"{name[1:]}-{run.first}+{run.count}"
 
 
 def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
@@ -240,7 +239,8 @@ def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
 def _parse(path: Path) -> Run | None:
     """The run a file's place and name stand for; None for leftovers and strangers."""
     try:
-        rest, first, count = path.name.split("-")
+        rest, place = path.name.split("-")
+        first, count = place.split("+")
         chunk = bytes.fromhex(path.parent.name + rest)
         run = Run(VolumeId(int(path.parent.parent.name, 16)), ChunkId(chunk), int(first), int(count))
     except ValueError:

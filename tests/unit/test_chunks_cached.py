@@ -14,12 +14,14 @@ import trio
 from bits import flipped
 from sealed import VOLUME, Sealed, sealed
 
+from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.cached import CachedStore
+from p2pfs.chunks.cachefiles import Run
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.faulty import FaultyStore
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.chunks.pages import PAGE
-from p2pfs.chunks.protocol import Blocks
+from p2pfs.chunks.pages import PAGE, PagePool
+from p2pfs.chunks.protocol import Blocks, Check
 from p2pfs.errors import Corrupt, NotFound
 from p2pfs.types import GIB, KIB, MIB, Buffer
 
@@ -35,7 +37,8 @@ class Cache:
     fetched: list[str]
 
     async def read(self, chunk: Sealed, blocks: Blocks | None = None) -> bytes:
-        view = await self.store.get(VOLUME, chunk.id, chunk.size, blocks or chunk.whole)
+        wanted = blocks or chunk.whole
+        view = await self.store.get(VOLUME, chunk.id, chunk.size, wanted, check=checked(chunk, wanted))
         await self.filled()
         return bytes(view)
 
@@ -43,6 +46,17 @@ class Cache:
         with trio.fail_after(5):
             while self.store._filling:
                 await trio.lowlevel.checkpoint()
+
+
+def checked(chunk: Sealed, blocks: Blocks) -> Check:
+    """What opening the blocks would find out."""
+    start, stop = runs.span(chunk.size, blocks)
+
+    def check(view: memoryview) -> None:
+        if view != chunk.data[start:stop]:
+            raise Corrupt("these blocks do not open")
+
+    return check
 
 
 @asynccontextmanager
@@ -116,7 +130,7 @@ async def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
         assert len(files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("bit", [0, 8 * 40, 8 * 4000, 8 * PAGE, 8 * (PAGE + 70_000), 8 * (PAGE + 2 * BLOCK - 1)])
+@pytest.mark.parametrize("bit", [0, 8 * PAGE, 8 * 70_000, 8 * (2 * BLOCK - 1)])
 async def test_a_damaged_file_is_dropped_and_fetched_again(bit: int, tmp_path: Path) -> None:
     async with cache_at(tmp_path) as cache:
         chunk = sealed(1, 128 * KIB)
@@ -143,6 +157,75 @@ async def test_a_damaged_file_goes_even_if_nobody_else_has_the_chunk(tmp_path: P
         assert files(tmp_path) == []
 
 
+async def test_who_checks_nothing_gets_nothing_unchecked(tmp_path: Path) -> None:
+    """A whole chunk is what its name says; of a part nobody could tell."""
+    async with cache_at(tmp_path) as cache:
+        chunk, part = sealed(1, 128 * KIB), Blocks(1, 1)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        for _ in range(3):
+            await cache.store.get(VOLUME, chunk.id, chunk.size, part)
+            await cache.filled()
+        assert files(tmp_path) == []
+        await cache.store.get(VOLUME, chunk.id, chunk.size, chunk.whole)
+        await cache.filled()
+        (path,) = files(tmp_path)
+        path.write_bytes(flipped(path.read_bytes(), 8 * 70_000))
+        assert await cache.store.get(VOLUME, chunk.id, chunk.size, part) == chunk.data[BLOCK : 2 * BLOCK]
+        assert await cache.store.get(VOLUME, chunk.id, chunk.size, chunk.whole) == chunk.data
+        assert cache.fetched == 6 * ["get"]
+
+
+async def test_a_file_has_the_sealed_blocks_and_nothing_else(tmp_path: Path) -> None:
+    """What is received into memory that had other content is written as it lies there."""
+    async with cache_at(tmp_path) as cache:
+        chunk, other = sealed(1, 300_000), sealed(2, 1000)
+        memory = PagePool().lend(chunk.size)
+        memory[:] = b"\xff" * len(memory)
+        memory[: chunk.size] = chunk.data
+        run = Run(VOLUME, chunk.id, 0, 5)
+        cache.store._files.write(run, memory[: chunk.size])
+        cache.store._files.write(Run(VOLUME, other.id, 0, 1), memoryview(other.data))
+        sizes = {path.name.split("-")[0]: path.read_bytes() for path in files(tmp_path)}
+        for each in (chunk, other):
+            written = sizes[each.id.hex()[1:]]
+            assert written[: each.size] == each.data
+            assert len(written) % PAGE == 0
+            assert not any(written[each.size :])
+        assert cache.store._files.read(run, chunk.size, Blocks(1, 2)) == chunk.data[BLOCK : 3 * BLOCK]
+
+
+async def test_directories_are_spread_over_the_disk(tmp_path: Path) -> None:
+    """Before any file is made in them: else each new one would pass over those that were evicted."""
+    made: list[str] = []
+
+    class Watched(Disk):
+        def make_directory(self, path: Path) -> None:
+            made.append(f"make {path.relative_to(tmp_path)}")
+            super().make_directory(path)
+
+        def spread(self, directory: Path) -> None:
+            made.append(f"spread {directory.relative_to(tmp_path)}")
+            super().spread(directory)
+
+    async with cache_at(tmp_path, disk=Watched()) as cache:
+        chunk = sealed(1, 1000)
+        await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+        await cache.read(chunk)
+    volume = f"{VOLUME:016x}"
+    assert made == [f"make {volume}", f"spread {volume}", f"make {volume}/{chunk.id.hex()[0]}"]
+
+
+async def test_files_of_an_older_layout_go_at_the_start(tmp_path: Path) -> None:
+    """They began with a page of hashes, which is no part of any block."""
+    name = sealed(1).id.hex()
+    path = tmp_path / f"{VOLUME:016x}" / name[:2] / f"{name[2:]}-0-17"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(2 * PAGE))
+    async with cache_at(tmp_path) as cache:
+        assert files(tmp_path) == []
+        assert cache.store.used == 0
+
+
 @pytest.mark.parametrize("change", [b"", b"short", None], ids=["empty", "short", "gone"])
 async def test_a_torn_or_missing_file_is_fetched_again(change: bytes | None, tmp_path: Path) -> None:
     async with cache_at(tmp_path) as cache:
@@ -156,7 +239,7 @@ async def test_a_torn_or_missing_file_is_fetched_again(change: bytes | None, tmp
 
 
 async def test_a_cached_copy_that_does_not_open_is_dropped(tmp_path: Path) -> None:
-    """Its hashes fit, so somebody replaced file and hashes: only the caller's keys can tell."""
+    """It has the length of the one that was cached: only the caller can tell."""
     async with cache_at(tmp_path) as cache:
         chunk, other = sealed(1, 1000), sealed(2, 1000)
         for each in (chunk, other):
@@ -324,7 +407,7 @@ async def test_a_cached_run_longer_than_the_chunk_is_said_to_be_is_a_miss(tmp_pa
         await cache.inner.put(VOLUME, chunk.id, [chunk.data])
         await cache.read(chunk)
         with pytest.raises(Corrupt):  # as the inner store says: it has another size
-            await cache.store.get(VOLUME, chunk.id, cut.size, Blocks(0, 1))
+            await cache.store.get(VOLUME, chunk.id, cut.size, Blocks(0, 1), check=checked(chunk, Blocks(0, 1)))
         assert files(tmp_path) == []
         assert await cache.read(chunk) == chunk.data
         assert cache.fetched == ["get", "get", "get"]

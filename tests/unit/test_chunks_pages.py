@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from p2pfs.chunks.disk import Disk, allows_cached, allows_direct
-from p2pfs.chunks.pages import LARGE_BYTES, PAGE, SMALL_BYTES, PagePool, aligned, class_of, read_data, write_file
+from p2pfs.chunks.pages import (
+    LARGE_BYTES,
+    PAGE,
+    SMALL_BYTES,
+    PagePool,
+    aligned,
+    class_of,
+    padded,
+    read_data,
+    write_file,
+)
 from p2pfs.types import KIB, SEALED_CHUNK_BYTES
 
 pytestmark = pytest.mark.l0
@@ -50,6 +60,19 @@ def test_sizes_fall_into_classes_that_hold_them() -> None:
         assert len(PagePool().lend(size)) == class_of(size)
     assert class_of(4 * (64 * KIB + 16)) == SMALL_BYTES
     assert class_of(SEALED_CHUNK_BYTES) == LARGE_BYTES
+
+
+def test_memory_is_padded_only_where_nobody_else_has_any_of_it() -> None:
+    memory = PagePool().lend(SEALED_CHUNK_BYTES)
+    memory[:] = b"\xff" * len(memory)
+    whole = padded(memory[: PAGE + 10])
+    assert whole is not None
+    assert bytes(whole) == b"\xff" * (PAGE + 10) + bytes(PAGE - 10)
+    assert memory[2 * PAGE] == 0xFF
+    for other in (memory[PAGE : 2 * PAGE], memory[1:10], memory[:0], memory[:10].toreadonly()):
+        assert padded(other) is None
+    assert padded(memoryview(bytearray(PAGE))) is None
+    assert padded(memoryview(bytes(PAGE))) is None
 
 
 @pytest.mark.parametrize("direct", [False, True])
