@@ -1,12 +1,14 @@
 """A coordinator for tests: its services in this process over an inline database, or the whole of it over TLS."""
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -41,6 +43,7 @@ from p2pfs.wire.membership import (
 from p2pfs.wire.namespace import NewChunk
 from p2pfs.wire.volumes import CreateVolume, KeySlot
 
+Told = Callable[[Any], None] | None
 ROOMY = Resources(1 << 50, 1 << 50, GIB, GIB, 2, 0.1, 0, 0)
 
 
@@ -136,6 +139,38 @@ class Pool:
         for answer in joined:
             await self.beat(answer.node, **options)
         return joined
+
+    def ahead(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Have the next write find this committed just before it; nobody was told."""
+        write = self.database.write
+
+        async def second(wanted: Callable[[sqlite3.Connection], Any], *, committed: Told = None) -> Any:  # noqa: ANN401
+            self.database.write = write  # type: ignore[method-assign]
+            self.database.write_now(change)
+            return await write(wanted, committed=committed)
+
+        self.database.write = second  # type: ignore[method-assign, assignment]
+
+    async def give_up(self, act: Callable[[], Awaitable[object]]) -> None:
+        """Do this until it writes; whoever waits for that gives up before it is committed."""
+        write, told = self.database.write, list[Callable[[], None]]()
+
+        async def late(change: Callable[[sqlite3.Connection], Any], *, committed: Told = None) -> None:
+            def commit() -> None:
+                done = self.database.write_now(change)
+                if committed is not None:
+                    committed(done)
+
+            self.database.write = write  # type: ignore[method-assign]
+            told.append(commit)
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+        self.database.write = late  # type: ignore[method-assign, assignment]
+        with trio.CancelScope() as scope:
+            await act()
+        assert scope.cancelled_caught
+        told.pop()()
 
     def receipt(self, peer: int, volume: int, chunk: bytes, *, size: int = 1000, put_seq: int = 1) -> Receipt:
         """A genuine one."""

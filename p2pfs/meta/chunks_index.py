@@ -16,8 +16,8 @@ from typing import Final
 
 from p2pfs.errors import Gone, Misuse
 from p2pfs.meta import void_copies
-from p2pfs.meta.sql import number_list
-from p2pfs.types import GONE_STATES, SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
+from p2pfs.meta.sql import GONE, number_list
+from p2pfs.types import SEALED_CHUNK_BYTES, ChunkId, PeerNumber, VolumeId
 from p2pfs.wire.namespace import ChunkPlace, NewChunk
 
 Added = Callable[[NewChunk, Sequence[PeerNumber], Sequence[PeerNumber]], None]
@@ -32,8 +32,7 @@ COUNTED: Final = 100_000
 """Chunks whose copies are counted by one statement."""
 
 
-_GONE_SQL = ", ".join(f"'{state.value}'" for state in sorted(GONE_STATES))
-COUNTS: Final = f"NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.state IN ({_GONE_SQL}))"
+COUNTS: Final = f"NOT EXISTS (SELECT 1 FROM peer p WHERE p.number = r.peer AND p.state IN ({GONE}))"
 """SQL: a row of `replica r` is a copy. One on a peer that is no member is none: nobody asks it."""
 HOLDERS: Final = f"(SELECT group_concat(r.peer) FROM replica r WHERE r.chunk = c.number AND {COUNTS})"
 """SQL: the peers that hold `chunk c`, for `parse_holders`."""

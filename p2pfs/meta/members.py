@@ -5,11 +5,12 @@ Rows in, rows out, inside the caller's transaction; which node may do what and w
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from p2pfs.errors import Exists, NotFound
+from p2pfs.meta.sql import GONE, number_list
 from p2pfs.types import NodeId, PeerNumber, PeerState, Role
 from p2pfs.wire import codec
 from p2pfs.wire.membership import Heartbeat, Resources
@@ -338,6 +339,16 @@ def appear(connection: sqlite3.Connection, number: PeerNumber) -> int:
         "UPDATE peer SET appearances = appearances + 1 WHERE number = ? RETURNING appearances", (number,)
     ).fetchone()
     return int(row[0])
+
+
+def staying(connection: sqlite3.Connection, numbers: Collection[PeerNumber]) -> dict[PeerNumber, int]:
+    """Those of these peers that are members and not about to leave → how often they have appeared."""
+    return dict(
+        connection.execute(
+            f"SELECT number, appearances FROM peer WHERE number IN ({number_list(numbers)})"
+            f" AND NOT leaving AND state NOT IN ({GONE})"
+        )
+    )
 
 
 def set_leaving(connection: sqlite3.Connection, number: PeerNumber, *, leaving: bool) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from careful import careful
-from coordination import pool
+from careful import VOLUME, Careful, Peer, careful
+from coordination import Pool, pool
 from plugins.checklogs import Claims
 
-from p2pfs.errors import Denied, Invalid, Unavailable
-from p2pfs.meta import members
-from p2pfs.types import NodeId, PeerState, Role
+from p2pfs.errors import Denied, Invalid, NotFound, Unavailable
+from p2pfs.meta import chunks_index, members, plans
+from p2pfs.runtime.worker import Progress
+from p2pfs.types import ChunkId, NodeId, PeerState, Role
 from p2pfs.wire.jobs import JobKind
 from p2pfs.wire.orders import Audit, Failed, Order, Result
 from p2pfs.wire.plans import PlanKind, PlanRequest
@@ -94,6 +95,124 @@ async def test_a_drain_does_not_take_back_that_its_peer_appeared_meanwhile(
         monkeypatch.setattr(p.database, "write", slow)
         await p.services.leaving.drain(p.identity(), peer.node.id)
         assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 1
+
+
+async def draining(p: Pool) -> tuple[Careful, ChunkId, Peer, Peer]:
+    """A chunk on two of three peers, of which one is drained and is not let go yet: (the pool's, the chunk, who leaves,
+    who stays of the two)."""
+    c = await careful(p, 3)
+    chunk = await c.store(1, [1, 2])
+    await c.pass_time(40)
+    await c.settle()
+    stays, leaver = (c.peers[at] for at in sorted(c.holders(chunk)))
+    await c.leaving.drain(p.identity(), leaver.node)
+    for _ in range(10):
+        while await c.care.work() is Progress.BUSY:
+            pass
+        for peer in c.peers.values():
+            await c.exchange(peer)
+    assert len(c.having(chunk)) == 3
+    return c, chunk, leaver, stays
+
+
+def states(p: Pool, peer: Peer) -> tuple[PeerState, bool]:
+    """In memory, when the database says the same."""
+    known, kept = p.services.roster.peers[peer.number], p.database.read(lambda c: members.peer(c, peer.number))
+    assert (known.state, known.is_leaving, known.appearances) == (kept.state, kept.is_leaving, kept.appearances)
+    return known.state, known.is_leaving
+
+
+async def test_nobody_leaves_because_of_copies_of_a_peer_that_appeared_just_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat waited for the disk, and nobody was told yet when it was committed with the leave."""
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, _, leaver, stays = await draining(p)
+        dependence = plans.dependence
+
+        def looked(*words: Any, **more: Any) -> plans.Dependence:  # noqa: ANN401 - plans.dependence's
+            p.ahead(lambda connection: members.appear(connection, stays.number))
+            return dependence(*words, **more)
+
+        with monkeypatch.context() as look:
+            look.setattr(plans, "dependence", looked)
+            assert not await c.leaving._let_go(p.services.roster.peers[leaver.number])
+        assert states(p, leaver) == (PeerState.DRAINING, True)
+        p.services.roster.appear(p.services.roster.peers[stays.number], 1)
+        await c.settle()
+        assert states(p, leaver) == (PeerState.LEFT, False)
+
+
+@pytest.mark.parametrize("doubt", [{"has_appeared": True}, {"is_heard": False}])
+async def test_nobody_leaves_because_of_copies_of_a_peer_of_which_nothing_is_known_yet(
+    doubt: dict[str, bool], tmp_path: Path
+) -> None:
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, _, leaver, stays = await draining(p)
+        for name, value in doubt.items():
+            setattr(p.services.roster.peers[stays.number], name, value)
+        assert not await c.leaving._let_go(p.services.roster.peers[leaver.number])
+
+
+async def test_nobody_leaves_because_of_a_copy_whose_loss_waited_for_the_disk(tmp_path: Path) -> None:
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, chunk, leaver, stays = await draining(p)
+        told_s = p.clock.time() - 1.0
+        p.ahead(
+            lambda connection: chunks_index.drop_replica(
+                connection, VOLUME, chunk=chunk, peer=stays.number, now_s=told_s
+            )
+        )
+        assert not await c.leaving._let_go(p.services.roster.peers[leaver.number])
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+async def test_a_drain_that_its_asker_gave_up_is_known_once_it_is_committed(verb: str, tmp_path: Path) -> None:
+    """Otherwise the map names a peer as one that stays, and commits that count on it are refused without end."""
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, _, leaver, stays = await draining(p)
+        peer, is_leaving = (stays, True) if verb == "drain" else (leaver, False)
+        await p.give_up(lambda: getattr(c.leaving, verb)(p.identity(), peer.node))
+        assert states(p, peer) == (PeerState.DRAINING if is_leaving else PeerState.UP, is_leaving)
+        assert (p.services.jobs.current(JobKind.DRAIN, peer.node) is not None) is is_leaving
+
+
+async def test_a_peer_that_was_told_to_stay_after_it_had_left_stays(tmp_path: Path) -> None:
+    """Both are committed before either hears of it, and they may hear in any order."""
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, _, leaver, _ = await draining(p)
+        write = p.database.write
+
+        async def heard_later(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            done = await write(change, **more)
+            if done is True:
+                p.database.write = write  # type: ignore[method-assign]
+                await c.leaving.undrain(p.identity(), leaver.node)
+            return done
+
+        p.database.write = heard_later  # type: ignore[method-assign, assignment]
+        assert await c.leaving._let_go(p.services.roster.peers[leaver.number])
+        assert states(p, leaver) == (PeerState.UP, False)
+        assert p.services.roster.peers[leaver.number].appearances == 1
+        assert c.jobs()["drain"] == "done"
+
+
+async def test_copies_of_a_peer_that_is_back_are_not_forgotten(tmp_path: Path) -> None:
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, chunk, leaver, _ = await draining(p)
+        p.services.roster.settle(p.services.roster.peers[leaver.number], state=PeerState.LEFT, is_leaving=False)
+        await c.leaving.work()  # the database knows that it is back, and nobody else yet
+        assert leaver.at in c.holders(chunk)
+
+
+async def test_a_peer_revoked_meanwhile_is_not_drained(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        peer = p.services.roster.members()[0]
+        p.ahead(lambda connection: members.revoke_node(connection, peer.node.id, now_s=1.0))
+        with pytest.raises(NotFound):
+            await p.services.leaving.drain(p.identity(), peer.node.id)
+        assert p.database.read(lambda c: members.peer(c, peer.number)).state is PeerState.REVOKED
 
 
 async def test_a_peer_that_was_started_anew_while_the_coordinator_was_away_has_appeared(tmp_path: Path) -> None:

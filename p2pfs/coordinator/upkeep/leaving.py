@@ -100,7 +100,6 @@ class Leaving:
         if not peer.is_leaving and self._roster.staying() <= 1:
             raise Invalid("this is the only peer that stays: what it holds can go nowhere")
         await self._settle(peer, is_leaving=True)
-        self._jobs.open(JobKind.DRAIN, peer.node.id)
         _log.info("peer %s is being drained", peer.node.name)
         return self._roster.info(peer.node)
 
@@ -114,9 +113,6 @@ class Leaving:
         peer = self._peer(identity, node)
         _expect_not_forgotten(peer)
         await self._settle(peer, is_leaving=False)
-        job = self._jobs.current(JobKind.DRAIN, peer.node.id)
-        if job is not None:
-            self._jobs.end(job, JobState.CANCELLED)
         return self._roster.info(peer.node)
 
     async def forget(self, identity: Identity, node: str) -> NodeInfo:
@@ -134,9 +130,6 @@ class Leaving:
                 f"{peer.node.name} is {peer.state.value}: drain it, or stop it first if it shall be forgotten"
             )
         await self._settle(peer, is_leaving=False, gone=PeerState.LOST)
-        job = self._jobs.current(JobKind.DRAIN, peer.node.id)
-        if job is not None:
-            self._jobs.end(job, JobState.FAILED, "the peer was forgotten before everything was copied")
         _log.warning("peer %s is forgotten: its copies do not count any more", peer.node.name)
         return self._roster.info(peer.node)
 
@@ -159,20 +152,30 @@ class Leaving:
     async def _settle(self, peer: Peer, *, is_leaving: bool, gone: PeerState | None = None) -> None:
         now_s = self._clock.time()
         state = gone or self._alive(peer, is_leaving=is_leaving)
-        came_back = gone is None and peer.state in GONE_STATES
 
         def settle(connection: sqlite3.Connection) -> int:
+            before = members.peer(connection, peer.number).state
+            if before is PeerState.REVOKED:  # meanwhile, and for ever
+                raise NotFound("this node is no peer of the pool (any more)")
+            came_back = gone is None and before in GONE_STATES
             members.set_leaving(connection, peer.number, leaving=is_leaving)
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
             return members.appear(connection, peer.number) if came_back else 0
 
         def committed(appearances: int) -> None:
             peer.appearances = max(peer.appearances, appearances)
+            self._cleared.discard(peer.number)
+            self._roster.settle(peer, state=state, is_leaving=is_leaving)
+            self._wake.set()
+            job = self._jobs.current(JobKind.DRAIN, peer.node.id)
+            if is_leaving:
+                self._jobs.open(JobKind.DRAIN, peer.node.id)
+            elif job is not None and gone is None:
+                self._jobs.end(job, JobState.CANCELLED)
+            elif job is not None:
+                self._jobs.end(job, JobState.FAILED, "the peer was forgotten before everything was copied")
 
         await self._database.write(settle, committed=committed)
-        self._cleared.discard(peer.number)
-        self._roster.settle(peer, state=state, is_leaving=is_leaving)
-        self._wake.set()
 
     def _alive(self, peer: Peer, *, is_leaving: bool) -> PeerState:
         silence_s = self._clock.monotonic() - peer.heard_s
@@ -204,20 +207,28 @@ class Leaving:
 
     async def _let_go(self, peer: Peer) -> bool:
         """False: something depends on it after all. Between the look and the change nothing new can come to depend on
-        it, because copies on a leaving peer do not count for a commit; and nothing that others lost."""
+        it, because copies on a leaving peer do not count for a commit. Whether others lost something, came back or went
+        meanwhile is asked once more in the change: what is committed just before it, nobody was told of yet."""
         now_s, number = self._clock.time(), peer.number
+        for _ in range(2):  # what was to be kept before `now_s` waits ahead of the second, and is looked at
+            await self._database.write(lambda _connection: None)
         staying = [one for one in self._roster.members() if not one.is_leaving]
-        others = [one.number for one in staying if one.is_reachable]
+        solid = [one.number for one in staying if one.is_reachable and one.is_heard and not one.has_appeared]
         wanted, _ = self._reservations.copies_wanted()
         wanted, as_of = min(wanted, len(staying)), self._roster.version
-        found = await self._database.scan(
-            lambda c: plans.dependence(c, [number], others=others, readable=others, wanted=wanted, only_proved=True)
-        )
+
+        def look(connection: sqlite3.Connection) -> tuple[plans.Dependence, dict[PeerNumber, int]]:
+            others = members.staying(connection, solid)
+            return plans.dependence(
+                connection, [number], others=others, readable=others, wanted=wanted, only_proved=True
+            ), others
+
+        found, others = await self._database.scan(look)
         if found.short or self._roster.version != as_of:
             return False
 
         def let_go(connection: sqlite3.Connection) -> bool:
-            if not members.peer(connection, number).is_leaving:
+            if not members.peer(connection, number).is_leaving or members.staying(connection, others) != others:
                 return False
             if plans.lost_since(connection, number, since_s=now_s):
                 return False
@@ -225,12 +236,13 @@ class Leaving:
             members.set_peer_state(connection, number, state=PeerState.LEFT, now_s=now_s)
             return True
 
-        if not await self._database.write(let_go):
-            return False
-        self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
-        self._jobs.finish(JobKind.DRAIN, peer.node.id)
-        _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
-        return True
+        def committed(has_left: bool) -> None:
+            if has_left:
+                self._roster.settle(peer, state=PeerState.LEFT, is_leaving=False)
+                self._jobs.finish(JobKind.DRAIN, peer.node.id)
+                _log.info("peer %s has left: nothing depends on it any more", peer.node.name)
+
+        return await self._database.write(let_go, committed=committed)
 
     async def _clear(self) -> bool:
         """Drop some rows of peers that are gone; whether there may be more."""
@@ -242,8 +254,9 @@ class Leaving:
 
         def clear(connection: sqlite3.Connection) -> tuple[int, Counter[str]]:
             before = usefulness.on_peers(connection, taken)
-            dropped = sum(chunks_index.drop_replicas_of(connection, number, limit=_ROWS) for number in numbers)
-            dropped += void_copies.forget_peers(connection, numbers, limit=_ROWS)
+            still = [number for number in numbers if members.peer(connection, number).state in GONE_STATES]
+            dropped = sum(chunks_index.drop_replicas_of(connection, number, limit=_ROWS) for number in still)
+            dropped += void_copies.forget_peers(connection, still, limit=_ROWS)
             return dropped, before - usefulness.on_peers(connection, taken)
 
         dropped, of_owners = await self._database.write(clear)
