@@ -14,7 +14,7 @@ from p2pfs.coordinator.upkeep.leaving import Leaving
 from p2pfs.coordinator.upkeep.purge import Purge
 from p2pfs.format import chunk as chunks
 from p2pfs.format import inventory
-from p2pfs.meta import chunks_index, void_copies
+from p2pfs.meta import chunks_index, survey, void_copies
 from p2pfs.runtime.worker import Progress
 from p2pfs.types import ChunkId, PeerNumber, Role, SessionId, VolumeId
 from p2pfs.wire.namespace import Batch, Commit, ExtentRow, Make, NewChunk, Operation, Unlink
@@ -215,15 +215,24 @@ class Careful:
 
     async def store(self, number: int, peers: Iterable[int]) -> ChunkId:
         """A file of one chunk on these peers."""
-        chunk, inode = chunk_id(number), self.first + number
+        new = self.put(number, peers)
+        await self.commit(number, new)
+        return ChunkId(new.chunk)
+
+    def put(self, number: int, peers: Iterable[int]) -> NewChunk:
+        """A chunk on these peers that nothing names yet."""
+        chunk = chunk_id(number)
         puts = {self.peers[at].number: self.peers[at].put(chunk) for at in peers}
         self.contents[chunk] = content(number)
         receipts = [self.pool.receipt(peer, VOLUME, chunk, size=SIZE, put_seq=seq) for peer, seq in puts.items()]
-        new = NewChunk(chunk, SIZE, receipts)
+        return NewChunk(chunk, SIZE, receipts)
+
+    async def commit(self, number: int, new: NewChunk) -> None:
+        """A file of that chunk."""
+        chunk, inode = new.chunk, self.first + number
         make = Make(1, b"name%d" % number, inode, b"tag", inode, 1, 0o644, 0, 0, 0, b"head", 1)
         commit = Commit(inode, 0, SIZE, b"head", 2, extents=[ExtentRow(0, 1, chunk, b"sealed")], chunks=[new])
         await self.batch(make, commit)
-        return chunk
 
     async def batch(self, *operations: Operation) -> None:
         self.seq += 1
@@ -244,6 +253,19 @@ class Careful:
     def having(self, chunk: ChunkId) -> set[int]:
         """Who really holds it."""
         return {at for at, peer in self.peers.items() if chunk in peer.chunks}
+
+    def proved(self, chunk: ChunkId) -> dict[int, int]:
+        """How often each had appeared when its copy was proved."""
+        (number,) = self.pool.database.read(lambda connection: survey.numbers_of(connection, [(VOLUME, chunk)]))
+        (found,) = self.pool.database.read(lambda connection: survey.these(connection, [number]))
+        return {at: copy.proved for at, peer in self.peers.items() for copy in found.copies if copy.peer == peer.number}
+
+    async def restart(self, peer: Peer, run: int, *lost: ChunkId) -> None:
+        """Its daemon begins anew, on a disk without these. Numbers of PUTs are above those of before."""
+        peer.put_seq += 1000
+        for chunk in lost:
+            del peer.chunks[chunk]
+        await self.pool.beat(peer.node, run=run, put_seq=peer.put_seq)
 
     def pending(self) -> dict[PeerNumber, int]:
         """Copies that have yet to be deleted."""

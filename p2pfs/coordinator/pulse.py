@@ -170,7 +170,7 @@ class Pulse:
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat, *, is_back: bool) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
-        is_new = peer.has_appeared
+        is_new, put_seq = peer.has_appeared, peer.put_seq
         tally = self._churn.taken_if_due()
 
         def keep(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -184,7 +184,7 @@ class Pulse:
                 chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt
             )
-            return dropped, members.appear(connection, number) if is_new else 0
+            return dropped, members.appear(connection, number, put_seq=put_seq) if is_new else 0
 
         def committed(found: tuple[int, int]) -> None:
             if is_new:

@@ -54,6 +54,7 @@ class Peer:
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
+    put_seq: int = -1  # the highest its heartbeats said: PUTs up to it had ended; -1: not told
     run: int = 0  # the daemon's, as its last heartbeat said
     former: tuple[int, ...] = ()  # the last few runs before it
     is_over: bool = False  # it holds more than it offers
@@ -232,6 +233,7 @@ class Roster:
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
         peer.offers = tuple(heartbeat.offers)
         peer.resources, peer.version, peer.run = heartbeat.resources, heartbeat.version, heartbeat.run
+        peer.put_seq = max(peer.put_seq, heartbeat.put_seq)
         peer.clock_ahead_s = round(heartbeat.clock_s - time_s, 3)
         addresses = tuple(heartbeat.addresses)
         moved = peer.addresses != addresses or is_step(peer.capacity, peer.offered)

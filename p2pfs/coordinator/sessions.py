@@ -318,15 +318,15 @@ class Sessions:
         )
 
     def _notice(self, accepted: Sequence[tuple[VolumeId, NewChunk]]) -> None:
-        """Copies that came late, did not come at all, or are more than there should be are looked after. What the index
-        has counts, not what came now: equal content may be elsewhere, too."""
+        """Copies that came late, did not come at all, are more than there should be, or have yet to be shown are looked
+        after. What the index has counts, not what came now: equal content may be elsewhere, too."""
         wanted, _ = self._reservations.copies_wanted()
 
         def uneven(connection: sqlite3.Connection) -> list[tuple[VolumeId, bytes]]:
             return [
                 (volume, new.chunk)
                 for volume, new in accepted
-                if len(chunks_index.holders(connection, volume, chunk=ChunkId(new.chunk))) != wanted
+                if not chunks_index.is_settled(connection, volume, chunk=ChunkId(new.chunk), copies=wanted)
             ]
 
         self._noticed.expect(self._database.read(uneven))

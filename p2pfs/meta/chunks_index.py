@@ -227,13 +227,16 @@ def prove(
 def _add_replicas(
     connection: sqlite3.Connection, number: int, volume: VolumeId, *, new: NewChunk, added: Added
 ) -> None:
-    """A receipt of a copy that is void is passed over."""
+    """A receipt of a copy that is void is passed over. One of before its peer last appeared, however late it comes,
+    does not say what the peer has now: that has yet to be shown."""
     before = _peers_of(connection, number)
     connection.executemany(
         "INSERT INTO replica (chunk, part, peer, put_seq, proved)"
-        " SELECT ?1, 0, ?2, ?3, coalesce((SELECT appearances FROM peer WHERE number = ?2), 0) WHERE NOT EXISTS"
+        " SELECT ?1, 0, ?2, ?3, coalesce((SELECT CASE WHEN appeared_seq < ?3 THEN appearances ELSE -1 END"
+        " FROM peer WHERE number = ?2), 0) WHERE NOT EXISTS"
         " (SELECT 1 FROM void_copy WHERE peer = ?2 AND volume = ?4 AND id = ?5 AND put_seq >= ?3)"
-        " ON CONFLICT (chunk, part, peer) DO UPDATE SET put_seq = excluded.put_seq, proved = excluded.proved"
+        " ON CONFLICT (chunk, part, peer) DO UPDATE SET put_seq = excluded.put_seq,"
+        " proved = max(proved, excluded.proved)"
         " WHERE excluded.put_seq > put_seq",
         [(number, receipt.peer, receipt.put_seq, volume, new.chunk) for receipt in new.receipts],
     )
@@ -256,6 +259,16 @@ def locate(connection: sqlite3.Connection, volume: VolumeId, *, chunks: Iterable
         if row is not None:
             found.append(ChunkPlace(row[0], row[1], parse_holders(row[2])))
     return found
+
+
+def is_settled(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId, copies: int) -> bool:
+    """Whether the chunk is said to have so many copies, and each was proved at some time."""
+    count, least = connection.execute(
+        "SELECT count(*), min(r.proved) FROM chunk c JOIN replica r ON r.chunk = c.number"
+        " WHERE c.volume = ? AND c.id = ?",
+        (volume, chunk),
+    ).fetchone()
+    return bool(count == copies and (least is None or least >= 0))
 
 
 def holders(connection: sqlite3.Connection, volume: VolumeId, *, chunk: ChunkId) -> dict[PeerNumber, int]:

@@ -332,11 +332,13 @@ def set_peer_state(connection: sqlite3.Connection, number: PeerNumber, *, state:
     connection.execute("UPDATE peer SET state = ?, state_s = ? WHERE number = ?", (state.value, now_s, number))
 
 
-def appear(connection: sqlite3.Connection, number: PeerNumber) -> int:
+def appear(connection: sqlite3.Connection, number: PeerNumber, *, put_seq: int = -1) -> int:
     """The peer came back, or was found to have lied: what it holds is to be proved anew before anything is taken away
-    because of it. How often that was by now."""
+    because of it, also what it gave receipts for up to `put_seq`, whenever these come. How often that was by now."""
     row = connection.execute(
-        "UPDATE peer SET appearances = appearances + 1 WHERE number = ? RETURNING appearances", (number,)
+        "UPDATE peer SET appearances = appearances + 1, appeared_seq = max(appeared_seq, ?) WHERE number = ?"
+        " RETURNING appearances",
+        (put_seq, number),
     ).fetchone()
     return int(row[0])
 

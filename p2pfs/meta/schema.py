@@ -9,6 +9,7 @@ import sqlite3
 from typing import Final
 
 from p2pfs.errors import Corrupt
+from p2pfs.meta.schema_appeared import APPEARED
 from p2pfs.meta.schema_bookings import BOOKINGS
 from p2pfs.meta.schema_keys import KEYS
 from p2pfs.meta.schema_search import INDEX_SEAL, SEARCH
@@ -365,6 +366,7 @@ MIGRATIONS: Final = (
     INDEX_SEAL,
     WITHDRAWN,
     VOLUME_CARE,
+    APPEARED,
 )
 """Number n brings a database from version n to n + 1 (`PRAGMA user_version`). Never change one that was released."""
 

@@ -12,15 +12,17 @@ from plugins.checklogs import Claims
 
 from p2pfs.coordinator.upkeep import deletions as deletions_module
 from p2pfs.coordinator.upkeep.deletions import Deletions
+from p2pfs.coordinator.upkeep.noticed import LATE_S
 from p2pfs.coordinator.upkeep.orders import LONGEST_S, MOST_IN_HAND
 from p2pfs.errors import Misuse, Unavailable
 from p2pfs.format import inventory as format_inventory
-from p2pfs.meta import chunks_index, inventory, void_copies
-from p2pfs.types import Role
+from p2pfs.meta import chunks_index, inventory, members, void_copies
+from p2pfs.types import ChunkId, Role
 from p2pfs.wire.namespace import AddReplicas, NewChunk
 from p2pfs.wire.orders import (
     MOST_RESULTS,
     Audit,
+    Audited,
     Deleted,
     Digest,
     Digested,
@@ -221,6 +223,73 @@ async def test_an_audit_that_failed_says_nothing_of_a_copy_that_came_since(tmp_p
         peer.results = [Failed(audit.order, "NotFound", "it was not here then")]
         await c.exchange(peer)
         assert c.holders(chunk) == {1, 2}
+
+
+async def test_what_a_peer_showed_before_it_appeared_once_more_says_nothing_of_afterwards(tmp_path: Path) -> None:
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 2)
+        chunk, peer = await c.store(1, [1, 2]), c.peers[1]
+        await c.restart(peer, 1)
+        c.audits.ask(peer.number, VOLUME, chunk, size=1000)
+        while not any(isinstance(result, Audited) for result in peer.results):
+            await c.exchange(peer)
+        await c.restart(peer, 2)
+        await c.exchange(peer)
+        assert c.audits.shown == 1
+        assert (c.proved(chunk)[1], p.services.roster.peers[peer.number].appearances) == (0, 1)
+
+
+async def test_an_audit_that_was_given_up_when_it_was_committed_is_known(tmp_path: Path) -> None:
+    """Behind the database, nothing that the peer shows would ever count."""
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 2)
+        chunk, peer = await c.store(1, [1, 2]), c.peers[1]
+        peer.chunks.clear()
+        c.audits.ask(peer.number, VOLUME, chunk, size=1000, is_random=True)
+        while not any(isinstance(result, Failed) for result in peer.results):
+            await c.exchange(peer)
+        await p.give_up(lambda: c.exchange(peer))
+        kept = p.database.read(lambda connection: members.peer(connection, peer.number))
+        assert p.services.roster.peers[peer.number].appearances == kept.appearances == 1
+
+
+# ---- receipts that come late ----------------------------------------------------------------------------------------
+
+
+async def test_a_receipt_held_back_while_its_peer_was_started_anew_proves_nothing(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    """The disk may be an older one, without the copy; an inventory that would tell is over when the commit comes."""
+    claim_logs("has not got 1 chunks", count=1)
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 3)
+        await c.restart(c.peers[1], 1)
+        new = c.put(1, [1, 2])
+        chunk = ChunkId(new.chunk)
+        await c.restart(c.peers[1], 2, chunk)
+        await c.settle()
+        await c.commit(1, new)
+        assert c.proved(chunk) == {1: -1, 2: 0}
+        p.clock.advance(LATE_S)
+        await c.settle()
+        assert c.holders(chunk) == c.having(chunk)
+        assert len(c.having(chunk)) == 2
+
+
+async def test_a_transfer_told_of_after_its_peer_was_started_anew_proves_nothing(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        await c.restart(c.peers[3], 1)
+        chunk, peer = await c.store(1, [1, 2]), c.peers[3]
+        p.clock.advance(LATE_S)
+        while not any(isinstance(result, Stored) for result in peer.results):
+            await c.work()
+            await c.exchange(peer)
+        await c.restart(peer, 2)  # the coordinator was stopped, and takes this up before what the former run reports
+        await c.exchange(peer)
+        assert c.proved(chunk) == {1: 0, 2: 0, 3: -1}
+        await c.settle()
+        assert c.proved(chunk) == {1: 0, 2: 0, 3: 1}
 
 
 # ---- inventory ------------------------------------------------------------------------------------------------------

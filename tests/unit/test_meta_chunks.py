@@ -327,6 +327,38 @@ async def test_an_old_receipt_does_not_bring_a_damaged_copy_back(database: Inlin
     assert database.write_now(lambda c: void_copies.forget(c, before_s=1e12)) == 1  # the other is still to be deleted
 
 
+async def test_a_receipt_of_before_its_peer_appeared_proves_nothing(database: InlineDatabase, hand: Hand) -> None:
+    def proved() -> dict[int, int]:
+        (found,) = database.read(lambda c: survey.after(c, 0))
+        return {copy.peer: copy.proved for copy in found.copies}
+
+    def appear(peer: int, put_seq: int) -> None:
+        database.write_now(lambda c: members.appear(c, PeerNumber(peer), put_seq=put_seq))
+
+    def add(peer: int, put_seq: int) -> None:
+        database.write_now(lambda c: chunks_index.add_replicas(c, V, new=newer_chunk(1, peer, put_seq)))
+
+    inode = await hand.make(b"1")
+    appear(1, 5)
+    await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])
+    assert proved() == {1: -1, 2: 0}
+    assert not database.read(lambda c: chunks_index.is_settled(c, V, chunk=chunk_id(1), copies=2))
+    add(1, 5)
+    assert proved() == {1: -1, 2: 0}
+    add(1, 6)
+    assert proved() == {1: 1, 2: 0}
+    assert database.read(lambda c: chunks_index.is_settled(c, V, chunk=chunk_id(1), copies=2))
+    appear(1, 3)  # a clock that went back: receipts up to the former number are none of now all the same
+    database.write_now(lambda c: chunks_index.prove(c, V, chunk=chunk_id(1), peer=PeerNumber(1), appearances=2))
+    appear(2, 9)
+    add(2, 9)
+    assert proved() == {1: 2, 2: 0}
+    appear(1, 20)
+    database.write_now(lambda c: chunks_index.prove(c, V, chunk=chunk_id(1), peer=PeerNumber(1), appearances=3))
+    add(1, 20)  # late; what was shown since stays shown
+    assert proved() == {1: 3, 2: 0}
+
+
 async def test_copies_on_revoked_peers_are_none(database: InlineDatabase, hand: Hand) -> None:
     inode = await hand.make(b"1")
     await hand.commit(inode, 0, extents=[extent(0, 1, 1)], chunks=[new_chunk(1, 1, 2)])

@@ -32,11 +32,12 @@ from p2pfs.meta import (
     volumes,
 )
 from p2pfs.meta.database import InlineDatabase, ThreadedDatabase, open_database
+from p2pfs.meta.schema_appeared import APPEARED
 from p2pfs.meta.schema_usefulness import USEFULNESS
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, ChunkId, NodeId, PeerNumber, SessionId, VolumeId
-from p2pfs.wire.chunks import Token
-from p2pfs.wire.namespace import GetAttributes, GetXattrs, SetXattr, Xattr
+from p2pfs.wire.chunks import Receipt, Token
+from p2pfs.wire.namespace import GetAttributes, GetXattrs, NewChunk, SetXattr, Xattr
 
 pytestmark = pytest.mark.l0
 
@@ -433,6 +434,24 @@ def test_receipts_of_copies_damaged_in_the_fifth_version_stay_void(
     assert since_s >= began_s  # they are remembered as long as those of any other copy
     assert db.read(lambda c: void_copies.since(c, PeerNumber(2), volume=volume, chunk=chunk, put_seq=10)) is None
     assert db.read(void_copies.peers_pending) == {}
+    db.close()
+
+
+def test_receipts_prove_as_ever_of_peers_that_have_not_appeared_since_an_older_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[: schema.MIGRATIONS.index(APPEARED)])
+        before = InlineDatabase(path)
+        before.write_now(lambda c: members.add_peer(c, NodeId("a" * 32), now_s=1.0))
+        before.write_now(lambda c: c.execute("UPDATE peer SET appearances = 3"))
+        before.write_now(lambda c: c.execute("INSERT INTO chunk VALUES (3, 7, ?, 1000, 1, 1, NULL)", (b"c" * 32,)))
+        before.close()
+    db = InlineDatabase(path)
+    new = NewChunk(b"c" * 32, 1000, [Receipt(1, 0, b"")])
+    assert db.write_now(lambda c: chunks_index.add_replicas(c, VolumeId(7), new=new))
+    assert db.read(lambda c: c.execute("SELECT proved FROM replica").fetchall()) == [(3,)]
     db.close()
 
 

@@ -148,7 +148,8 @@ class Audits:
             self._in_hand.pop(order.order, None)
 
     async def _commit(self, number: PeerNumber, proved: Sequence[_Asked], lost: Sequence[_Asked]) -> None:
-        now_s = self._clock.time()
+        peer, now_s = self._roster.peers[number], self._clock.time()
+        put_seq = peer.put_seq
 
         def commit(connection: sqlite3.Connection) -> tuple[list[_Asked], int]:
             for asked in proved:
@@ -164,9 +165,7 @@ class Audits:
                 )
             ]
             is_doubtful = any(asked.is_random for asked in missing)
-            return missing, members.appear(connection, number) if is_doubtful else 0
-
-        peer = self._roster.peers[number]
+            return missing, members.appear(connection, number, put_seq=put_seq) if is_doubtful else 0
 
         def committed(found: tuple[list[_Asked], int]) -> None:
             if found[1] and peer.state is not PeerState.REVOKED:

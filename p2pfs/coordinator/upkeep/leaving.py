@@ -150,7 +150,7 @@ class Leaving:
             await self._settle(peer, is_leaving=False)
 
     async def _settle(self, peer: Peer, *, is_leaving: bool, gone: PeerState | None = None) -> None:
-        now_s = self._clock.time()
+        now_s, put_seq = self._clock.time(), peer.put_seq
         state = gone or self._alive(peer, is_leaving=is_leaving)
 
         def settle(connection: sqlite3.Connection) -> int:
@@ -160,7 +160,7 @@ class Leaving:
             came_back = gone is None and before in GONE_STATES
             members.set_leaving(connection, peer.number, leaving=is_leaving)
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
-            return members.appear(connection, peer.number) if came_back else 0
+            return members.appear(connection, peer.number, put_seq=put_seq) if came_back else 0
 
         def committed(appearances: int) -> None:
             peer.appearances = max(peer.appearances, appearances)
