@@ -106,7 +106,7 @@ class Pulse:
             raise Denied(f"{node.name} is no peer")
         check(heartbeat)
         now_s = self._clock.monotonic()
-        was_away_s, silent_s = peer.away_until_s, now_s - peer.heard_s
+        silent_s = now_s - peer.heard_s
         change, moved = self._roster.report(peer, heartbeat, now_s=now_s, time_s=self._clock.time())
         self._reservations.heard(
             peer.number, heartbeat.put_seq, withdrawn=heartbeat.withdrawn_seq, draining=heartbeat.draining
@@ -118,10 +118,9 @@ class Pulse:
         if change is not None:
             _tell(change)
             self._churn.heard(change, silent_s)
-        is_back = was_away_s > 0 and not peer.away_until_s
-        is_news = moved or change is not None or peer.has_appeared or is_back
+        is_news = moved or change is not None or peer.has_appeared or peer.is_back
         if is_news or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
-            await self._keep(peer, heartbeat, is_back=is_back)
+            await self._keep(peer, heartbeat)
             peer.kept_s = now_s
             self._roster.member(identity.node)  # it may have been revoked meanwhile
         return self._answer(peer, heartbeat)
@@ -168,9 +167,9 @@ class Pulse:
             members=self._roll.members(self._roster.version),
         )
 
-    async def _keep(self, peer: Peer, heartbeat: Heartbeat, *, is_back: bool) -> None:
+    async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
-        is_new, put_seq = peer.has_appeared, peer.put_seq
+        is_new, is_back, put_seq = peer.has_appeared, peer.is_back, peer.put_seq
         tally = self._churn.taken_if_due()
 
         def keep(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -187,13 +186,15 @@ class Pulse:
             return dropped, members.appear(connection, number, put_seq=put_seq) if is_new else 0
 
         def committed(found: tuple[int, int]) -> None:
+            if is_back:
+                self._roster.announce(peer, away_until_s=0.0)
             if is_new:
                 self._roster.appear(peer, found[1])
 
         try:
             dropped, _ = await self._database.write(keep, committed=committed)
         except BaseException:
-            peer.has_appeared = peer.has_appeared or is_new  # another one, kept meanwhile, may have been told of
+            self._roster.untold(peer, has_appeared=is_new, is_back=is_back)
             raise
         if dropped:
             _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)

@@ -52,6 +52,7 @@ class Peer:
     version: str = ""
     is_leaving: bool = False  # being drained, whether it is up or not
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then
+    is_back: bool = False  # from there, and the database does not know yet
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
     put_seq: int = -1  # the highest its heartbeats said: PUTs up to it had ended; -1: not told
@@ -226,9 +227,9 @@ class Roster:
         if before is not PeerState.LEFT:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
         is_anew = peer.run != 0 and heartbeat.run != peer.run  # so soon, perhaps, that nobody noticed its silence
-        if before is PeerState.AWAY or is_anew:
-            peer.away_until_s = 0.0  # it is back
-        peer.has_appeared = peer.has_appeared or is_anew or before in _ABSENT
+        if peer.away_until_s and (before is PeerState.AWAY or is_anew):
+            peer.away_until_s, peer.is_back = 0.0, True
+        had_appeared, peer.has_appeared = peer.has_appeared, peer.has_appeared or is_anew or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
         peer.offers = tuple(heartbeat.offers)
@@ -240,7 +241,7 @@ class Roster:
         if moved:
             peer.addresses, peer.capacity = addresses, peer.offered
         was_over, peer.is_over = peer.is_over, is_over(peer.offers, capacity=peer.offered, used=peer.used)
-        if moved or before is not peer.state or was_over is not peer.is_over:
+        if moved or before is not peer.state or was_over is not peer.is_over or had_appeared is not peer.has_appeared:
             self._touch()
         if not peer.is_heard:
             peer.is_heard = True
@@ -273,8 +274,8 @@ class Roster:
         return changes
 
     def announce(self, peer: Peer, *, away_until_s: float) -> None:
-        """The peer will be silent until then; 0: it will not."""
-        peer.away_until_s = away_until_s
+        """The peer will be silent until then, as the database knows; 0: it will not."""
+        peer.away_until_s, peer.is_back = away_until_s, False
         self._touch()
 
     def settle(self, peer: Peer, *, state: PeerState, is_leaving: bool) -> None:
@@ -297,6 +298,13 @@ class Roster:
         may be told in either order: behind the database, nothing that is proved would ever count."""
         peer.appearances, peer.has_appeared = max(peer.appearances, appearances), False
         self._touch()
+
+    def untold(self, peer: Peer, *, has_appeared: bool, is_back: bool) -> None:
+        """The database may not know this of the peer after all: its next heartbeat tells it. Another one, which was
+        kept meanwhile, may have been told of."""
+        if has_appeared or is_back:
+            peer.has_appeared, peer.is_back = peer.has_appeared or has_appeared, peer.is_back or is_back
+            self._touch()
 
     # ---- what others see --------------------------------------------------------------------------------------------
 

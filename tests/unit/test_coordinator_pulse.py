@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from careful import careful
 from coordination import ROOMY, Pool, chunk_id, pool, volume_message
 from msgspec.structs import replace
 from plugins.checklogs import Claims
@@ -222,6 +223,93 @@ async def test_an_appearance_that_could_not_be_kept_is_kept_with_the_next_heartb
             await p.beat(joined.node, run=2)
         await p.beat(joined.node, run=2)
         assert peer.appearances == p.database.read(lambda c: members.peer(c, peer.number)).appearances == 1
+
+
+async def test_nothing_is_taken_for_proved_of_a_peer_whose_appearance_could_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while it waits for the disk, nor after that has failed, whatever was told meanwhile."""
+    async with pool(tmp_path) as p:
+        c = await careful(p, 1)
+        await c.restart(c.peers[1], 1)
+        peer, write = p.services.roster.peers[c.peers[1].number], p.database.write
+
+        def counted() -> int:
+            c.care._look_at_peers()
+            return c.care._keepers[peer.number].appearances
+
+        async def full(_change: object, **_: object) -> None:
+            monkeypatch.setattr(p.database, "write", write)
+            assert counted() == 1
+            p.services.roster.appear(peer, 1)  # an earlier one
+            assert counted() == 1
+            raise NoSpace("the disk is full")
+
+        assert counted() == 0
+        monkeypatch.setattr(p.database, "write", full)
+        with pytest.raises(NoSpace):
+            await c.restart(c.peers[1], 2)
+        assert counted() == 2
+
+
+async def test_a_heartbeat_that_was_given_up_when_it_was_committed_is_known(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer = p.services.roster.peers[PeerNumber(joined.peer)]
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+        await p.give_up(lambda: p.beat(joined.node, run=2))
+        assert (peer.appearances, peer.has_appeared, peer.is_back) == (1, False, False)
+        await p.beat(joined.node, run=2)
+        kept = p.database.read(lambda c: members.peer(c, peer.number))
+        assert (kept.appearances, kept.away_until_s) == (peer.appearances, peer.away_until_s) == (1, 0.0)
+
+
+@pytest.mark.parametrize("announces", [False, True])
+async def test_that_a_peer_is_back_is_kept_once_it_can_be_unless_it_goes_again(
+    announces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a coordinator that is started anew waits for it, up to a month, when it dies."""
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+        p.clock.advance(20.0)
+        await p.services.pulse.work()
+        assert peer.state is PeerState.AWAY
+
+        async def full(_change: object, **_: object) -> None:
+            monkeypatch.setattr(p.database, "write", write)
+            raise NoSpace("the disk is full")
+
+        monkeypatch.setattr(p.database, "write", full)
+        with pytest.raises(NoSpace):
+            await p.beat(joined.node)
+        p.services.roster.appear(peer, 1)  # as an audit has just failed
+        if announces:
+            await p.services.leaving.away(p.identity(), joined.node, 7200.0)
+        await p.beat(joined.node)
+        kept = p.database.read(lambda c: members.peer(c, peer.number))
+        assert kept.away_until_s == peer.away_until_s == (p.clock.time() + 7200.0 if announces else 0.0)
+
+
+async def test_an_absence_and_a_return_at_once_are_told_as_they_were_kept(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+        run = 1
+
+        async def heard_later(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            nonlocal run
+            done = await write(change, **more)
+            if run == 1:
+                run = 2
+                await p.beat(joined.node, run=run)
+            return done
+
+        p.database.write = heard_later  # type: ignore[method-assign, assignment]
+        await p.services.leaving.away(p.identity(), joined.node, 7200.0)
+        assert peer.away_until_s == p.database.read(lambda c: members.peer(c, peer.number)).away_until_s == 0.0
 
 
 def test_chunk_ids_of_the_tests_are_chunk_ids() -> None:

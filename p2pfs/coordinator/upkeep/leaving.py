@@ -82,8 +82,10 @@ class Leaving:
         if not 0 <= for_s <= LONGEST_AWAY_S:
             raise Invalid("a peer can be away for up to 31 days; one that leaves is drained: p2pfs peer drain")
         until_s = self._clock.time() + for_s if for_s else 0.0
-        await self._database.write(lambda connection: members.set_away(connection, peer.number, until_s=until_s))
-        self._roster.announce(peer, away_until_s=until_s)
+        await self._database.write(
+            lambda connection: members.set_away(connection, peer.number, until_s=until_s),
+            committed=lambda _: self._roster.announce(peer, away_until_s=until_s),
+        )
         return self._roster.info(peer.node)
 
     async def drain(self, identity: Identity, node: str) -> NodeInfo:
