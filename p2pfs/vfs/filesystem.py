@@ -309,7 +309,7 @@ class Filesystem:
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
         if not is_new:
             now = self._now_ns()
-            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]))
+            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]), inode)
 
     async def _clear_set_id(self, inode: Inode) -> None:
         """chmod as a write by anybody but root does it: the group's bit goes where the group may execute."""

@@ -32,7 +32,7 @@ class PageTimes:
         times = inode.times_of_pages
         if times is not None:
             mtime_ns, ctime_ns = times
-            self._tree.took(await self._namespace.apply([SetAttributes(inode.id, ctime_ns, mtime_ns=mtime_ns)]))
+            self._tree.took(await self._namespace.apply([SetAttributes(inode.id, ctime_ns, mtime_ns=mtime_ns)]), inode)
             inode.changes += 1
             if inode.times_of_pages is times:
                 inode.times_of_pages = None

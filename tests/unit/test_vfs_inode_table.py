@@ -125,7 +125,8 @@ async def write(fs: Filesystem, name: bytes, data: bytes) -> None:
     await fs.release(handle)
 
 
-async def test_a_change_of_attributes_is_told_also_of_an_inode_that_left_memory_meanwhile() -> None:
+@pytest.mark.parametrize("change", ["mode", "size", "times of pages"])
+async def test_a_change_of_attributes_is_told_also_of_an_inode_that_left_memory_meanwhile(change: str) -> None:
     session = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME).session()
     async with filesystem(session, MemoryStore()) as fs:
         await write(fs, b"f", b"abc")
@@ -134,9 +135,16 @@ async def test_a_change_of_attributes_is_told_also_of_an_inode_that_left_memory_
 
         async def evicting(operations: Sequence[Operation]) -> Applied:
             applied = await apply(operations)
+            inode.times_of_pages = None  # others were set meanwhile: it is not kept for these
             fs._table.lost_name(inode.id)
             return applied
 
         session.apply = evicting  # type: ignore[method-assign]
-        assert (await fs.set_attributes(inode.id, mode=0o600)).mode == 0o600
+        if change == "mode":
+            assert (await fs.set_attributes(inode.id, mode=0o600)).mode == 0o600
+        elif change == "size":  # the same: only times move
+            before_ns = inode.stat().mtime_ns
+            assert (await fs.set_attributes(inode.id, size=3)).mtime_ns > before_ns
+        else:
+            assert (await fs.set_times_of_pages(inode.id, 7, 8)).mtime_ns == 7
         assert fs._table.glimpse(inode.id) is None
