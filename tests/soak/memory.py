@@ -88,6 +88,15 @@ def lives(samples: Iterable[Sample]) -> Mapping[tuple[str, int], Sequence[Sample
     return found
 
 
+def is_rest_due(due: Sequence[float], rests: Sequence[float], *, progress: float, at_s: float) -> bool:
+    """Whether the next rest begins now, `at_s` from the start of the run. `due`: how far the run is at those to come;
+    `rests`: when those before ended. The last one waits until it can be compared with the one before, however late that
+    was: it may be the first of somebody's who was not warm earlier."""
+    if not due or progress < due[0]:
+        return False
+    return len(due) > 1 or not rests or at_s + REST_S >= rests[-1] + APART_S
+
+
 def growth(life: Sequence[Sample], rests: Sequence[float]) -> Growth | None:
     """`rests`: when each ended. None if it did not live long enough to tell."""
     born, died = life[0].at_s, life[-1].at_s
@@ -96,9 +105,9 @@ def growth(life: Sequence[Sample], rests: Sequence[float]) -> Growth | None:
         end_s: [sample.resident for sample in warm if end_s - RESTING_S <= sample.at_s <= end_s] for end_s in rests
     }
     told = [end_s for end_s in sorted(resting) if resting[end_s]]
-    if died - born < LEAST_S or len(warm) < 9 or not told or told[-1] - told[0] < APART_S:
-        return None
     loaded = [sample for sample in warm if not any(end_s - REST_S <= sample.at_s <= end_s for end_s in rests)]
+    if died - born < LEAST_S or len(loaded) < 9 or not told or told[-1] - told[0] < APART_S:
+        return None
     third = len(loaded) // 3
     first, last = loaded[:third], loaded[-third:]
     return Growth(

@@ -85,19 +85,18 @@ class Run:
     def _break(self) -> None:
         start_s, length_s = time.monotonic(), 60.0 * self.options.minutes
         due = list(RESTS) if self.options.minutes >= memory.TELLING_MINUTES else []
-        while (progress := (time.monotonic() - start_s) / length_s) < 1:
-            if due and progress >= due[0]:
+        while (progress := (time.monotonic() - start_s) / length_s) < 1 or due:
+            at_s = time.monotonic() - self._begun_s
+            if memory.is_rest_due(due, self.rests, progress=progress, at_s=at_s):
                 due.pop(0)
                 self._rest()
                 continue
             step = self.schedule.next(progress)
             self.pool.do(step)
             limit = time.monotonic() + step.rest_s
-            while time.monotonic() < min(limit, start_s + length_s):
+            while time.monotonic() < limit and (due or time.monotonic() < start_s + length_s):
                 self.pool.require_workers()
                 time.sleep(0.2)
-        if due:  # the last step took long
-            self._rest()
         self._loaded_until_s = time.monotonic() - self._begun_s
         if self.schedule.old or not self.schedule.is_restored:
             raise Failed("the run was too short for upgrades and a restore")

@@ -258,6 +258,26 @@ def test_rests_too_near_each_other_tell_nothing() -> None:
     assert memory.growth(life(), ()) is None
 
 
+def test_a_last_rest_waits_until_it_tells_something_however_late_the_one_before_was() -> None:
+    due = memory.is_rest_due
+    assert due([0.68, 0.77, 0.95], [], progress=0.68, at_s=1000.0)
+    assert not due([0.77, 0.95], [1100.0], progress=0.76, at_s=1140.0)
+    assert due([0.77, 0.95], [1100.0], progress=0.77, at_s=1150.0)
+    early_s = 1300.0 + memory.APART_S - memory.REST_S
+    assert not due([0.95], [1100.0, 1300.0], progress=0.94, at_s=early_s)
+    assert not due([0.95], [1100.0, 1300.0], progress=1.1, at_s=early_s - 1)
+    assert due([0.95], [1100.0, 1300.0], progress=0.95, at_s=early_s)
+    assert not due([], [1100.0, 1300.0, 1600.0], progress=1.0, at_s=1700.0)
+    ends_s = early_s + memory.REST_S
+    assert memory.growth(life(count=2000), (1300.0, ends_s)) is not None
+
+
+def test_a_process_that_was_hardly_seen_under_load_tells_nothing() -> None:
+    rests = [300.0 + memory.REST_S * number for number in range(1, 9)]
+    assert memory.growth([one for one in life() if one.at_s < 300 or one.at_s >= 302], rests) is None
+    assert memory.growth(life(count=920), rests) is not None
+
+
 def test_descriptors_and_threads_that_are_never_closed_are_found() -> None:
     leaky = [replace(one, descriptors=20 + int(one.at_s) // 15, threads=5 + int(one.at_s) // 30) for one in life()]
     assert [wrong.partition(": ")[2].split()[0] for wrong in memory.wrong(WELL + leaky, RESTS, 30)] == [
