@@ -188,7 +188,7 @@ class Disks:
         return [self._damage_file(path, others) for victim in victims for path in self._some(copies[victim])]
 
     def damage_cache(self, count: int) -> list[Damage]:
-        files = sorted((self.pool.root / "mount" / "cache").rglob("*-*-*"))
+        files = sorted((self.pool.root / "mount" / "cache").rglob("*-*+*"))
         others = [path.read_bytes() for path in files[:20]]
         return [self._damage_file(path, others) for path in self.chance.sample(files, min(count, len(files)))]
 
