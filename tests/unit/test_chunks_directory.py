@@ -13,6 +13,7 @@ from plugins.checklogs import Claims
 from sealed import OTHER_VOLUME, VOLUME, sealed
 
 from p2pfs.chunks import blocks as runs
+from p2pfs.chunks.directory import Looks
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.chunks.protocol import Blocks
@@ -514,3 +515,38 @@ async def test_the_second_read_of_a_few_blocks_takes_no_thread(tmp_path: Path) -
     for _ in range(3):
         assert await store.get(VOLUME, chunk.id, chunk.size, Blocks(3, 1)) == chunk.data[3 * BLOCK : 4 * BLOCK]
     assert disk.opens == 1
+
+
+def test_looks_in_vain_become_rare_and_one_that_finds_brings_them_back() -> None:
+    looks = Looks()
+    for _ in range(8):
+        assert looks.is_due()
+        looks.note(found=False)
+    for _ in range(3):
+        assert [looks.is_due() for _ in range(8)] == [False] * 7 + [True]
+        looks.note(found=False)
+    assert [looks.is_due() for _ in range(8)][-1]
+    looks.note(found=True)
+    assert [looks.is_due() for _ in range(8)] == [True] * 8
+
+
+async def test_where_nothing_is_cached_few_reads_look_for_it(tmp_path: Path) -> None:
+    class Cold(Disk):
+        looks = 0
+
+        def opens_in_memory(self, path: Path) -> bool:
+            return True
+
+        def open_cached(self, path: str) -> int | None:
+            self.looks += 1
+            return super().open_cached(path) if path.endswith(".tmp") else None
+
+    disk = Cold()
+    store, chunk = await opened(tmp_path, disk), sealed(1)
+    if not store._files._cached:
+        pytest.skip("this system cannot tell what is cached")
+    await store.put(VOLUME, chunk.id, [chunk.data])
+    disk.looks = 0
+    for _ in range(24):
+        assert await store.get(VOLUME, chunk.id, chunk.size, Blocks(3, 1)) == chunk.data[3 * BLOCK : 4 * BLOCK]
+    assert disk.looks == 10
