@@ -118,7 +118,7 @@ class Pulse:
         if change is not None:
             _tell(change)
             self._churn.heard(change, silent_s)
-        is_news = moved or change is not None or peer.has_appeared or peer.is_back
+        is_news = moved or change is not None or peer.has_appeared or peer.back_from_s
         if is_news or heartbeat.corrupt or now_s >= peer.kept_s + KEEP_EVERY_S:
             await self._keep(peer, heartbeat)
             peer.kept_s = now_s
@@ -169,32 +169,34 @@ class Pulse:
 
     async def _keep(self, peer: Peer, heartbeat: Heartbeat) -> None:
         now_s, number, capacity, state = self._clock.time(), peer.number, peer.capacity, peer.state
-        is_new, is_back, put_seq = peer.has_appeared, peer.is_back, peer.put_seq
+        is_new, back_from_s, put_seq = peer.has_appeared, peer.back_from_s, peer.put_seq
         tally = self._churn.taken_if_due()
 
-        def keep(connection: sqlite3.Connection) -> tuple[int, int]:
+        def keep(connection: sqlite3.Connection) -> tuple[int, bool, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
             _set_state(connection, number, state=state, now_s=now_s)
             if tally is not None:
                 settings.write(connection, settings.CHURN, value=tally)
-            if is_back:  # only then: somebody may be announcing it at this moment
-                members.set_away(connection, number, until_s=0.0)
+            has_returned = back_from_s > 0 and members.set_back(connection, number, from_s=back_from_s)
             dropped = sum(
                 chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt
             )
-            return dropped, members.appear(connection, number, put_seq=put_seq) if is_new else 0
+            return dropped, has_returned, members.appear(connection, number, put_seq=put_seq) if is_new else 0
 
-        def committed(found: tuple[int, int]) -> None:
-            if is_back:
+        def committed(found: tuple[int, bool, int]) -> None:
+            _, has_returned, appearances = found
+            if has_returned:
                 self._roster.announce(peer, away_until_s=0.0)
+            elif peer.back_from_s == back_from_s:  # another one told of it, or it has announced to go again
+                peer.back_from_s = 0.0
             if is_new:
-                self._roster.appear(peer, found[1])
+                self._roster.appear(peer, appearances)
 
         try:
-            dropped, _ = await self._database.write(keep, committed=committed)
+            dropped, _, _ = await self._database.write(keep, committed=committed)
         except BaseException:
-            self._roster.untold(peer, has_appeared=is_new, is_back=is_back)
+            self._roster.untold(peer, has_appeared=is_new, back_from_s=back_from_s)
             raise
         if dropped:
             _log.warning("peer %s set %d damaged copies aside", peer.node.name, dropped)

@@ -52,7 +52,7 @@ class Peer:
     version: str = ""
     is_leaving: bool = False  # being drained, whether it is up or not
     away_until_s: float = 0.0  # UTC; it said that it would be silent until then
-    is_back: bool = False  # from there, and the database does not know yet
+    back_from_s: float = 0.0  # it is back although it said that, and the database does not know yet
     appearances: int = 0  # see meta.members.appear
     has_appeared: bool = False  # once more, and the database does not know yet
     put_seq: int = -1  # the highest its heartbeats said: PUTs up to it had ended; -1: not told
@@ -160,7 +160,7 @@ class Roster:
         self.revocations = revocations
         peer = self.peer_of(node.id)
         if peer is not None:
-            peer.node, peer.state = node, PeerState.REVOKED
+            peer.node, peer.state, peer.is_leaving = node, PeerState.REVOKED, False
             self.receipt_keys.pop(peer.number, None)
             self._touch()
 
@@ -228,7 +228,7 @@ class Roster:
             peer.state = state_after(0.0, self.patience, is_leaving=peer.is_leaving)
         is_anew = peer.run != 0 and heartbeat.run != peer.run  # so soon, perhaps, that nobody noticed its silence
         if peer.away_until_s and (before is PeerState.AWAY or is_anew):
-            peer.away_until_s, peer.is_back = 0.0, True
+            peer.away_until_s, peer.back_from_s = 0.0, peer.away_until_s
         had_appeared, peer.has_appeared = peer.has_appeared, peer.has_appeared or is_anew or before in _ABSENT
         peer.offered = min(heartbeat.capacity, limit) if limit else heartbeat.capacity
         peer.used, peer.trash, peer.chunks = heartbeat.used, heartbeat.trash, heartbeat.chunks
@@ -275,7 +275,7 @@ class Roster:
 
     def announce(self, peer: Peer, *, away_until_s: float) -> None:
         """The peer will be silent until then, as the database knows; 0: it will not."""
-        peer.away_until_s, peer.is_back = away_until_s, False
+        peer.away_until_s, peer.back_from_s = away_until_s, 0.0
         self._touch()
 
     def settle(self, peer: Peer, *, state: PeerState, is_leaving: bool) -> None:
@@ -299,11 +299,11 @@ class Roster:
         peer.appearances, peer.has_appeared = max(peer.appearances, appearances), False
         self._touch()
 
-    def untold(self, peer: Peer, *, has_appeared: bool, is_back: bool) -> None:
+    def untold(self, peer: Peer, *, has_appeared: bool, back_from_s: float) -> None:
         """The database may not know this of the peer after all: its next heartbeat tells it. Another one, which was
         kept meanwhile, may have been told of."""
-        if has_appeared or is_back:
-            peer.has_appeared, peer.is_back = peer.has_appeared or has_appeared, peer.is_back or is_back
+        if has_appeared or back_from_s:
+            peer.has_appeared, peer.back_from_s = peer.has_appeared or has_appeared, peer.back_from_s or back_from_s
             self._touch()
 
     # ---- what others see --------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def revoke_node(connection: sqlite3.Connection, node_id: NodeId, *, now_s: float
     connection.execute("UPDATE node SET revoked_s = ? WHERE id = ?", (now_s, node_id))
     connection.execute("UPDATE certificate SET revoked_s = ? WHERE node = ? AND revoked_s IS NULL", (now_s, node_id))
     connection.execute(
-        "UPDATE peer SET state = ?, state_s = ? WHERE node = ?", (PeerState.REVOKED.value, now_s, node_id)
+        "UPDATE peer SET state = ?, state_s = ?, leaving = 0 WHERE node = ?", (PeerState.REVOKED.value, now_s, node_id)
     )
     return True
 
@@ -361,6 +361,14 @@ def set_leaving(connection: sqlite3.Connection, number: PeerNumber, *, leaving: 
 def set_away(connection: sqlite3.Connection, number: PeerNumber, *, until_s: float) -> None:
     """Until when a peer said that it would be silent; 0: it does not."""
     connection.execute("UPDATE peer SET away_until_s = ? WHERE number = ?", (until_s, number))
+
+
+def set_back(connection: sqlite3.Connection, number: PeerNumber, *, from_s: float) -> bool:
+    """It is back from where it had said to be until then. False: it has announced something else since."""
+    changed = connection.execute(
+        "UPDATE peer SET away_until_s = 0 WHERE number = ? AND away_until_s = ?", (number, from_s)
+    )
+    return changed.rowcount > 0
 
 
 def _peer(row: Sequence[Any]) -> Peer:

@@ -205,6 +205,108 @@ async def test_copies_of_a_peer_that_is_back_are_not_forgotten(tmp_path: Path) -
         assert leaver.at in c.holders(chunk)
 
 
+async def test_nobody_leaves_while_nobody_stays(tmp_path: Path, claim_logs: Claims) -> None:
+    """Copies wanted are never none: the only ones left went with the peer, and an admin was told that nothing depends
+    on it."""
+    claim_logs("is down", count=1)
+    async with pool(tmp_path, replicas="2", min_replicas="1", repair_delay="1h") as p:
+        c = await careful(p, 2)
+        chunk = await c.store(1, [1, 2])
+        await c.settle()
+        await c.pass_time(100, 2)
+        leaver, dead = c.peers[1], p.services.roster.peers[c.peers[2].number]
+        await c.leaving.drain(p.identity(), leaver.node)
+        with pytest.raises(Invalid, match="not being drained"):
+            await c.leaving.forget(p.identity(), dead.node.id)
+        p.database.write_now(lambda c: members.set_peer_state(c, dead.number, state=PeerState.LOST, now_s=1.0))
+        p.services.roster.settle(dead, state=PeerState.LOST, is_leaving=False)  # as by another version
+        await c.settle()
+        assert not await c.leaving._let_go(p.services.roster.peers[leaver.number])
+        assert states(p, leaver) == (PeerState.DRAINING, True)
+        assert c.holders(chunk) == c.having(chunk) - {2} == {1}
+
+
+async def test_of_two_drains_at_once_one_is_refused_where_only_two_stay(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        one, two = await p.peers(2)
+        write = p.database.write
+
+        async def second(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            p.database.write = write  # type: ignore[method-assign]
+            await p.services.leaving.drain(p.identity(), two.node)
+            return await write(change, **more)
+
+        p.database.write = second  # type: ignore[method-assign, assignment]
+        with pytest.raises(Invalid, match="the only peer that stays"):
+            await p.services.leaving.drain(p.identity(), one.node)
+        assert p.services.roster.staying() == 1
+
+
+async def test_a_peer_that_is_revoked_while_it_is_drained_stays_revoked(tmp_path: Path, claim_logs: Claims) -> None:
+    """Whoever has left may come back, and is told so."""
+    claim_logs("revoked", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c, _, leaver, _ = await draining(p)
+        p.ahead(
+            lambda connection: connection.execute(
+                "UPDATE peer SET state = ? WHERE number = ?", (PeerState.REVOKED.value, leaver.number)
+            )
+        )
+        assert not await c.leaving._let_go(p.services.roster.peers[leaver.number])
+        await p.services.membership.revoke(leaver.node)
+        await c.settle()
+        assert states(p, leaver) == (PeerState.REVOKED, False)
+        assert c.jobs()["drain"] == "cancelled"
+
+
+async def test_who_is_back_while_its_rows_were_cleared_away_is_not_taken_for_gone(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    """Deletions that it was owed would never be ordered."""
+    claim_logs("is down", count=1)
+    claim_logs("is forgotten", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        await c.store(1, [1, 2])
+        await c.settle()
+        await c.pass_time(100, 2)
+        gone, write = p.services.roster.peers[c.peers[2].number], p.database.write
+        await c.leaving.forget(p.identity(), gone.node.id)
+
+        async def heard_meanwhile(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            done = await write(change, **more)
+            if isinstance(done, tuple) and not done[0]:
+                p.database.write = write  # type: ignore[method-assign]
+                await c.beat()
+            return done
+
+        p.database.write = heard_meanwhile  # type: ignore[method-assign, assignment]
+        while await c.leaving._clear():
+            pass
+        assert gone.is_member
+        assert gone.number not in c.leaving._cleared
+
+
+async def test_who_was_forgotten_and_back_before_it_was_revoked_is_cleared_away(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    claim_logs("is forgotten", count=1)
+    claim_logs("revoked", count=1)
+    async with pool(tmp_path, replicas="2", repair_delay="1h") as p:
+        c = await careful(p, 3)
+        await c.pass_time(100, 2)
+        await c.leaving.forget(p.identity(), c.peers[2].node)
+        await c.settle()
+        await c.beat()
+        await c.settle()
+        chunk = await c.store(1, [1, 2])
+        assert 2 in c.holders(chunk)
+        await p.services.membership.revoke(c.peers[2].node)
+        await c.settle()
+        assert 2 not in c.holders(chunk)
+
+
 async def test_a_peer_revoked_meanwhile_is_not_drained(tmp_path: Path) -> None:
     async with pool(tmp_path) as p:
         await p.peers(2)

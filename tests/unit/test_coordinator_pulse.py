@@ -258,7 +258,7 @@ async def test_a_heartbeat_that_was_given_up_when_it_was_committed_is_known(tmp_
         peer = p.services.roster.peers[PeerNumber(joined.peer)]
         await p.services.leaving.away(p.identity(), joined.node, 3600.0)
         await p.give_up(lambda: p.beat(joined.node, run=2))
-        assert (peer.appearances, peer.has_appeared, peer.is_back) == (1, False, False)
+        assert (peer.appearances, peer.has_appeared, peer.back_from_s) == (1, False, 0.0)
         await p.beat(joined.node, run=2)
         kept = p.database.read(lambda c: members.peer(c, peer.number))
         assert (kept.appearances, kept.away_until_s) == (peer.appearances, peer.away_until_s) == (1, 0.0)
@@ -310,6 +310,49 @@ async def test_an_absence_and_a_return_at_once_are_told_as_they_were_kept(tmp_pa
         p.database.write = heard_later  # type: ignore[method-assign, assignment]
         await p.services.leaving.away(p.identity(), joined.node, 7200.0)
         assert peer.away_until_s == p.database.read(lambda c: members.peer(c, peer.number)).away_until_s == 0.0
+
+
+async def test_who_has_announced_to_go_again_is_not_back_by_two_heartbeats_at_once(tmp_path: Path) -> None:
+    """Both were on their way when it announced: otherwise the second takes the announcement away, and what it holds is
+    copied elsewhere while it is where it said."""
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+
+        async def last(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            p.database.write = write  # type: ignore[method-assign]
+            await p.beat(joined.node, run=2)  # that it is back is told by this one
+            await p.services.leaving.away(p.identity(), joined.node, 7200.0)
+            return await write(change, **more)
+
+        p.database.write = last  # type: ignore[method-assign, assignment]
+        await p.beat(joined.node, run=2)
+        kept = p.database.read(lambda c: members.peer(c, peer.number))
+        assert kept.away_until_s == peer.away_until_s == p.clock.time() + 7200.0
+        assert peer.back_from_s == 0.0
+
+
+async def test_who_announced_while_its_return_could_not_be_kept_has_told_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path) as p:
+        (joined,) = await p.peers(1, run=1)
+        peer, write = p.services.roster.peers[PeerNumber(joined.peer)], p.database.write
+        await p.services.leaving.away(p.identity(), joined.node, 3600.0)
+
+        async def full(_change: object, **_: object) -> None:
+            monkeypatch.setattr(p.database, "write", write)
+            await p.services.leaving.away(p.identity(), joined.node, 7200.0)
+            raise NoSpace("the disk is full")
+
+        monkeypatch.setattr(p.database, "write", full)
+        with pytest.raises(NoSpace):
+            await p.beat(joined.node, run=2)
+        await p.beat(joined.node, run=2)
+        kept = p.database.read(lambda c: members.peer(c, peer.number))
+        assert kept.away_until_s == peer.away_until_s == p.clock.time() + 7200.0
+        assert peer.back_from_s == 0.0
 
 
 def test_chunk_ids_of_the_tests_are_chunk_ids() -> None:

@@ -147,8 +147,9 @@ def safe_to_stop(names: tuple[str, ...], home: NodeHome, as_json: bool) -> int:
 def forget(node: str, yes: bool, home: NodeHome, as_json: bool) -> int:
     """Give a peer up that is gone for good: its copies count no more and are made anew from the others.
 
-    Shows what would be lost, and asks. Refused while the peer answers: drain it then. Should it be heard again after
-    all, it is a member again, with what it still holds. Needs the role admin.
+    Shows what would be lost, and asks. Refused while the peer answers: drain it then; and if all the others are being
+    drained: what they hold could go nowhere. Should it be heard again after all, it is a member again, with what it
+    still holds. Needs the role admin.
 
     \b
     Example:

@@ -99,8 +99,6 @@ class Leaving:
         _expect_not_forgotten(peer)
         if peer.state is PeerState.LEFT:
             return self._roster.info(peer.node)
-        if not peer.is_leaving and self._roster.staying() <= 1:
-            raise Invalid("this is the only peer that stays: what it holds can go nowhere")
         await self._settle(peer, is_leaving=True)
         _log.info("peer %s is being drained", peer.node.name)
         return self._roster.info(peer.node)
@@ -122,7 +120,7 @@ class Leaving:
 
         Raises:
             NotFound: No such peer.
-            Invalid: It is up, or has left.
+            Invalid: It is up, or has left, or nobody else stays for those who are being drained.
         """
         peer = self._peer(identity, node)
         if peer.state is PeerState.LEFT:
@@ -130,6 +128,12 @@ class Leaving:
         if peer.is_reachable:
             raise Invalid(
                 f"{peer.node.name} is {peer.state.value}: drain it, or stop it first if it shall be forgotten"
+            )
+        others = [one for one in self._roster.members() if one is not peer]
+        if peer.is_member and not peer.is_leaving and others and all(one.is_leaving for one in others):
+            raise Invalid(
+                f"{peer.node.name} is the last that is not being drained, and what the others hold could go nowhere:"
+                " let one of them stay first: p2pfs peer undrain"
             )
         await self._settle(peer, is_leaving=False, gone=PeerState.LOST)
         _log.warning("peer %s is forgotten: its copies do not count any more", peer.node.name)
@@ -154,12 +158,15 @@ class Leaving:
     async def _settle(self, peer: Peer, *, is_leaving: bool, gone: PeerState | None = None) -> None:
         now_s, put_seq = self._clock.time(), peer.put_seq
         state = gone or self._alive(peer, is_leaving=is_leaving)
+        others = [one.number for one in self._roster.members() if one is not peer]
 
         def settle(connection: sqlite3.Connection) -> int:
-            before = members.peer(connection, peer.number).state
-            if before is PeerState.REVOKED:  # meanwhile, and for ever
+            before = members.peer(connection, peer.number)
+            if before.state is PeerState.REVOKED:  # meanwhile, and for ever
                 raise NotFound("this node is no peer of the pool (any more)")
-            came_back = gone is None and before in GONE_STATES
+            if is_leaving and not before.is_leaving and not members.staying(connection, others):
+                raise Invalid("this is the only peer that stays: what it holds can go nowhere")
+            came_back = gone is None and before.state in GONE_STATES
             members.set_leaving(connection, peer.number, leaving=is_leaving)
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
             return members.appear(connection, peer.number, put_seq=put_seq) if came_back else 0
@@ -217,7 +224,7 @@ class Leaving:
         staying = [one for one in self._roster.members() if not one.is_leaving]
         solid = [one.number for one in staying if one.is_reachable and one.is_heard and not one.has_appeared]
         wanted, _ = self._reservations.copies_wanted()
-        wanted, as_of = min(wanted, len(staying)), self._roster.version
+        as_of = self._roster.version
 
         def look(connection: sqlite3.Connection) -> tuple[plans.Dependence, dict[PeerNumber, int]]:
             others = members.staying(connection, solid)
@@ -230,7 +237,8 @@ class Leaving:
             return False
 
         def let_go(connection: sqlite3.Connection) -> bool:
-            if not members.peer(connection, number).is_leaving or members.staying(connection, others) != others:
+            before = members.peer(connection, number)
+            if not before.is_leaving or before.state in GONE_STATES or members.staying(connection, others) != others:
                 return False
             if plans.lost_since(connection, number, since_s=now_s):
                 return False
@@ -249,6 +257,7 @@ class Leaving:
     async def _clear(self) -> bool:
         """Drop some rows of peers that are gone; whether there may be more."""
         gone = [peer for peer in self._roster.peers.values() if peer.state in GONE_STATES]
+        self._cleared &= {peer.number for peer in gone}
         numbers = [peer.number for peer in gone if peer.number not in self._cleared]
         if not numbers:
             return False
@@ -264,11 +273,12 @@ class Leaving:
         dropped, of_owners = await self._database.write(clear)
         self._gone(of_owners)
         if not dropped:
-            self._cleared.update(numbers)
             for one in gone:
-                self._deletions.forget(one.number)
-                for kind in (JobKind.RECOUNT, JobKind.SCRUB):
-                    self._end_of(kind, one)
+                if one.state in GONE_STATES:  # it may be back meanwhile
+                    self._cleared.add(one.number)
+                    self._deletions.forget(one.number)
+                    for kind in (JobKind.DRAIN, JobKind.RECOUNT, JobKind.SCRUB):
+                        self._end_of(kind, one)
         return bool(dropped)
 
     def _end_of(self, kind: JobKind, peer: Peer) -> None:
