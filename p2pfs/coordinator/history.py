@@ -75,7 +75,7 @@ def figures(report: StatusReport) -> dict[str, float]:
         "health": _HEALTH.get(report.health, math.nan),
         **{f"peers.{state}": states.count(state) for state in _STATES},
         "chunks.total": report.chunks.total,
-        "chunks.short": report.chunks.under_replicated,
+        "chunks.short": report.chunks.under_replicated - report.chunks.away,  # nobody is to do anything for those
         "chunks.lost": report.chunks.lost,
         **{f"chunks.copies.{copies}": count for copies, count in by_copies.items()},
         "space.capacity": report.pool.capacity,

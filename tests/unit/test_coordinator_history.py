@@ -209,6 +209,19 @@ async def test_a_look_has_every_name_once_there_is_something_to_see(tmp_path: Pa
         assert [value for _, value in found["chunks.total"]] == [2.0, 2.0]
 
 
+async def test_chunks_are_not_short_of_copies_while_their_peer_is_away_as_it_said(tmp_path: Path) -> None:
+    """The alert would tell for days of a repair that does not get on, and nothing is to be repaired."""
+    async with pool(tmp_path) as p:
+        c = await careful(p, 3)
+        await c.store(1, [1, 2, 3])
+        await c.settle()
+        await p.services.leaving.away(p.identity(), c.peers[3].node, 86400.0)
+        await c.pass_time(100, 3)
+        await p.services.history.work()
+        assert p.services.history.latest["peers.away"] == 1
+        assert (p.services.history.latest["chunks.total"], p.services.history.latest["chunks.short"]) == (1, 0)
+
+
 def test_there_are_not_more_names_than_are_kept() -> None:
     assert len(set(NAMES)) == len(NAMES) <= MOST_NAMES
 
