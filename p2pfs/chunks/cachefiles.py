@@ -76,13 +76,12 @@ class CacheFiles:
         with mapped("opening the cache"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._direct = allows_direct(self._disk, self.root)
-            found = sorted(_files(self.root), key=lambda entry: entry.stat().st_mtime_ns)
-            for entry in found:
-                run = _parse(Path(entry.path))
+            for _, size, path in sorted(_files(self.root)):
+                run = _parse(path)
                 if run is None:
-                    self._disk.remove(Path(entry.path))
+                    self._disk.remove(path)
                 else:
-                    self._add(run, entry.stat().st_size)
+                    self._add(run, size)
             self._evict(0)
 
     def find(self, volume: VolumeId, chunk: ChunkId, blocks: Blocks) -> Run | None:
@@ -227,13 +226,19 @@ class CacheFiles:
         return self.root / volume_name(run.volume) / name[:1] / f"{name[1:]}-{run.first}+{run.count}"
 
 
-def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
+def _files(directory: Path) -> Iterator[tuple[int, int, Path]]:
+    """(time of change, size, path) of each; those that another mount on the same cache removes meanwhile are passed
+    over."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(Path(entry.path))
-            else:
-                yield entry
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield status.st_mtime_ns, status.st_size, Path(entry.path)
 
 
 def _parse(path: Path) -> Run | None:

@@ -233,14 +233,17 @@ class Membership:
             ended = sessions.close_sessions_of(connection, node.id)
             return members.node(connection, node.id), all_revoked(connection), ended
 
-        out, revocations, ended = await self._database.write(put_out)
-        self._roster.revoke(out, revocations)
-        self._revocations.update(revocations)  # from here on its requests are refused
-        for session in ended:
-            self._session_over(session)
-        event, self.revoked = self.revoked, trio.Event()
-        event.set()
-        _log.warning("revoked %s (%s)", out.name, out.id)
+        def committed(found: tuple[Node, Revocations, list[SessionId]]) -> None:
+            out, revocations, ended = found
+            self._roster.revoke(out, revocations)
+            self._revocations.update(revocations)  # from here on its requests are refused
+            for session in ended:
+                self._session_over(session)
+            event, self.revoked = self.revoked, trio.Event()
+            event.set()
+            _log.warning("revoked %s (%s)", out.name, out.id)
+
+        out, _, _ = await self._database.write(put_out, committed=committed)
         return self._roster.info(out)
 
 

@@ -35,7 +35,7 @@ from p2pfs.net.addresses import RELAY, parse_address
 from p2pfs.net.identity import Identity
 from p2pfs.runtime.clocks import Clock
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import ChunkId, PeerNumber, PeerState, VolumeId
+from p2pfs.types import GONE_STATES, ChunkId, PeerNumber, PeerState, VolumeId
 from p2pfs.wire.membership import Heartbeat, HeartbeatAnswer, Resources, Scrub
 
 KEEP_EVERY_S: Final = 60.0
@@ -172,9 +172,9 @@ class Pulse:
         is_new, back_from_s, put_seq = peer.has_appeared, peer.back_from_s, peer.put_seq
         tally = self._churn.taken_if_due()
 
-        def keep(connection: sqlite3.Connection) -> tuple[int, bool, int]:
+        def keep(connection: sqlite3.Connection) -> tuple[int, bool, bool, int]:
             members.record_heartbeat(connection, number, heartbeat=heartbeat, capacity=capacity, now_s=now_s)
-            _set_state(connection, number, state=state, now_s=now_s)
+            is_so = _set_state(connection, number, state=state, now_s=now_s)
             if tally is not None:
                 settings.write(connection, settings.CHURN, value=tally)
             has_returned = back_from_s > 0 and members.set_back(connection, number, from_s=back_from_s)
@@ -182,10 +182,13 @@ class Pulse:
                 chunks_index.drop_replica(connection, VolumeId(volume), chunk=ChunkId(chunk), peer=number, now_s=now_s)
                 for volume, chunk in heartbeat.corrupt
             )
-            return dropped, has_returned, members.appear(connection, number, put_seq=put_seq) if is_new else 0
+            appearances = members.appear(connection, number, put_seq=put_seq) if is_new else 0
+            return dropped, is_so, has_returned, appearances
 
-        def committed(found: tuple[int, bool, int]) -> None:
-            _, has_returned, appearances = found
+        def committed(found: tuple[int, bool, bool, int]) -> None:
+            _, is_so, has_returned, appearances = found
+            if is_so and peer.state is PeerState.LOST:  # forgotten just before this was kept
+                self._roster.settle(peer, state=state, is_leaving=peer.is_leaving)
             if has_returned:
                 self._roster.announce(peer, away_until_s=0.0)
             elif peer.back_from_s == back_from_s:  # another one told of it, or it has announced to go again
@@ -194,7 +197,7 @@ class Pulse:
                 self._roster.appear(peer, appearances)
 
         try:
-            dropped, _, _ = await self._database.write(keep, committed=committed)
+            dropped, *_ = await self._database.write(keep, committed=committed)
         except BaseException:
             self._roster.untold(peer, has_appeared=is_new, back_from_s=back_from_s)
             raise
@@ -264,12 +267,15 @@ def _check_figures(told: Resources | Scrub) -> None:
             raise Misuse("a heartbeat has impossible figures")
 
 
-def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> None:
-    # The peer may have been revoked, forgotten or let go since this was decided by its silence or its voice.
+def _set_state(connection: sqlite3.Connection, number: PeerNumber, *, state: PeerState, now_s: float) -> bool:
+    """Whether it is so now. The peer may have been revoked, forgotten, let go or told to stay since this was decided by
+    its silence or its voice: neither makes anybody gone, and only its voice brings back who was forgotten."""
     known = members.peer(connection, number).state
-    is_settled = known is PeerState.LOST and state not in REACHABLE  # only its voice brings it back
-    if known is not PeerState.REVOKED and (known is not PeerState.LEFT or state is PeerState.LEFT) and not is_settled:
-        members.set_peer_state(connection, number, state=state, now_s=now_s)
+    is_settled = known in GONE_STATES and not (known is PeerState.LOST and state in REACHABLE)
+    if state in GONE_STATES or is_settled:
+        return False
+    members.set_peer_state(connection, number, state=state, now_s=now_s)
+    return True
 
 
 def _tell(change: Change) -> None:

@@ -4,8 +4,8 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,6 +286,31 @@ async def test_a_smaller_budget_is_obeyed_at_the_next_start(tmp_path: Path) -> N
     async with cache_at(tmp_path, budget=2 * (MIB + 8 * KIB)) as cache:
         assert len(files(tmp_path)) == 2
         assert cache.store.used <= 2 * (MIB + 8 * KIB)
+
+
+async def test_what_another_mount_removes_meanwhile_does_not_stop_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cache_at(tmp_path) as cache:
+        for seed in range(3):
+            chunk = sealed(seed)
+            await cache.inner.put(VOLUME, chunk.id, [chunk.data])
+            await cache.read(chunk)
+    victim, scandir = files(tmp_path)[0], os.scandir
+
+    @contextmanager
+    def then_removed(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            found = list(entries)
+        if victim.name in [entry.name for entry in found]:
+            victim.unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", then_removed)
+    async with cache_at(tmp_path) as cache:
+        monkeypatch.undo()
+        assert not victim.exists()
+        assert cache.store.used == sum(path.stat().st_size for path in files(tmp_path)) > 0
 
 
 async def test_the_owner_keeps_his_free_space(tmp_path: Path) -> None:

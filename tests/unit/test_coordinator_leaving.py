@@ -16,7 +16,7 @@ from plugins.checklogs import Claims
 from p2pfs.errors import Denied, Invalid, NotFound, Unavailable
 from p2pfs.meta import chunks_index, members, plans
 from p2pfs.runtime.worker import Progress
-from p2pfs.types import ChunkId, NodeId, PeerState, Role
+from p2pfs.types import GIB, ChunkId, NodeId, PeerState, Role
 from p2pfs.wire.jobs import JobKind
 from p2pfs.wire.orders import Audit, Failed, Order, Result
 from p2pfs.wire.plans import PlanKind, PlanRequest
@@ -305,6 +305,70 @@ async def test_who_was_forgotten_and_back_before_it_was_revoked_is_cleared_away(
         await p.services.membership.revoke(c.peers[2].node)
         await c.settle()
         assert 2 not in c.holders(chunk)
+
+
+async def test_a_heartbeat_under_way_does_not_make_who_was_told_to_stay_one_that_left(tmp_path: Path) -> None:
+    """In the database it was one for ever, and copies there did not count for commits."""
+    async with pool(tmp_path, replicas="2", min_replicas="2") as p:
+        c = await careful(p, 2)
+        left, write = p.services.roster.peers[c.peers[2].number], p.database.write
+        p.database.write_now(lambda c: members.set_peer_state(c, left.number, state=PeerState.LEFT, now_s=1.0))
+        p.services.roster.settle(left, state=PeerState.LEFT, is_leaving=False)
+
+        async def late(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            p.database.write = write  # type: ignore[method-assign]
+            await c.leaving.undrain(p.identity(), left.node.id)
+            return await write(change, **more)
+
+        p.database.write = late  # type: ignore[method-assign, assignment]
+        await p.beat(left.node.id, capacity=5 * GIB)
+        assert states(p, c.peers[2]) == (PeerState.UP, False)
+        await c.store(1, [1, 2])
+
+
+async def test_who_is_heard_as_it_is_forgotten_is_a_member_everywhere(tmp_path: Path, claim_logs: Claims) -> None:
+    """And shows what it holds anew, as some of its rows may be gone."""
+    claim_logs("is down", count=1)
+    claim_logs("is forgotten", count=1)
+    async with pool(tmp_path, replicas="2") as p:
+        c = await careful(p, 3)
+        await c.pass_time(100, 2)
+        gone, write = c.peers[2], p.database.write
+
+        async def late(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            p.database.write = write  # type: ignore[method-assign]
+            known = p.services.roster.peers[gone.number]
+            known.state = PeerState.DOWN  # as when it was forgotten
+            await c.leaving.forget(p.identity(), gone.node)
+            return await write(change, **more)
+
+        p.database.write = late  # type: ignore[method-assign, assignment]
+        await p.beat(gone.node)
+        assert states(p, gone) == (PeerState.UP, False)
+        assert p.services.roster.peers[gone.number].appearances == 1
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+async def test_nobody_is_brought_back_that_was_forgotten_just_before(verb: str, tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.peers(2)
+        peer = p.services.roster.members()[0]
+        p.ahead(lambda c: members.set_peer_state(c, peer.number, state=PeerState.LOST, now_s=1.0))
+        with pytest.raises(Invalid, match="was forgotten"):
+            await getattr(p.services.leaving, verb)(p.identity(), peer.node.id)
+        assert p.database.read(lambda c: members.peer(c, peer.number)).state is PeerState.LOST
+
+
+async def test_the_last_that_stays_is_not_forgotten_when_the_other_began_to_leave_just_before(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("is down", count=1)
+    async with pool(tmp_path) as p:
+        c = await careful(p, 2)
+        await c.pass_time(100, 2)
+        p.ahead(lambda connection: members.set_leaving(connection, c.peers[1].number, leaving=True))
+        with pytest.raises(Invalid, match="not being drained"):
+            await c.leaving.forget(p.identity(), c.peers[2].node)
 
 
 async def test_a_peer_revoked_meanwhile_is_not_drained(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Invites work once, for one key, for a while; what was revoked stays out."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coordination import FakeClock, Pool, certificate_request, pool, volume_message
@@ -272,3 +275,33 @@ async def test_the_coordinator_does_not_revoke_itself_and_nobody_unknown(tmp_pat
             await p.services.membership.revoke(p.record.node)
         with pytest.raises(NotFound):
             await p.services.membership.revoke("ee" * 16)
+
+
+async def test_of_two_revocations_at_once_both_are_told(tmp_path: Path, claim_logs: Claims) -> None:
+    """Who asked for the first may hear of it last; peers went on to take the second one's certificate."""
+    claim_logs("revoked", count=2)
+    async with pool(tmp_path) as p:
+        one, two = await p.peers(2)
+        write = p.database.write
+
+        async def heard_later(change: Callable[[sqlite3.Connection], object], **more: Any) -> object:  # noqa: ANN401
+            p.database.write = write  # type: ignore[method-assign]
+            done = await write(change, **more)
+            await p.services.membership.revoke(two.node)
+            return done
+
+        p.database.write = heard_later  # type: ignore[method-assign, assignment]
+        await p.services.membership.revoke(one.node)
+        assert {one.node, two.node} <= set(p.services.roster.revocations.nodes)
+
+
+async def test_a_revocation_that_its_asker_gave_up_is_obeyed_once_it_is_committed(
+    tmp_path: Path, claim_logs: Claims
+) -> None:
+    claim_logs("revoked", count=1)
+    async with pool(tmp_path) as p:
+        (one,) = await p.peers(1)
+        await p.give_up(lambda: p.services.membership.revoke(one.node))
+        assert one.node in p.services.roster.revocations.nodes
+        with pytest.raises(Denied):
+            p.services.roster.member(one.node)

@@ -129,12 +129,6 @@ class Leaving:
             raise Invalid(
                 f"{peer.node.name} is {peer.state.value}: drain it, or stop it first if it shall be forgotten"
             )
-        others = [one for one in self._roster.members() if one is not peer]
-        if peer.is_member and not peer.is_leaving and others and all(one.is_leaving for one in others):
-            raise Invalid(
-                f"{peer.node.name} is the last that is not being drained, and what the others hold could go nowhere:"
-                " let one of them stay first: p2pfs peer undrain"
-            )
         await self._settle(peer, is_leaving=False, gone=PeerState.LOST)
         _log.warning("peer %s is forgotten: its copies do not count any more", peer.node.name)
         return self._roster.info(peer.node)
@@ -164,8 +158,16 @@ class Leaving:
             before = members.peer(connection, peer.number)
             if before.state is PeerState.REVOKED:  # meanwhile, and for ever
                 raise NotFound("this node is no peer of the pool (any more)")
-            if is_leaving and not before.is_leaving and not members.staying(connection, others):
-                raise Invalid("this is the only peer that stays: what it holds can go nowhere")
+            if before.state is PeerState.LOST and gone is None:
+                raise _forgotten(peer)
+            if not before.is_leaving and not members.staying(connection, others):
+                if is_leaving:
+                    raise Invalid("this is the only peer that stays: what it holds can go nowhere")
+                if gone is not None and before.state is not gone and others:
+                    raise Invalid(
+                        f"{peer.node.name} is the last that is not being drained, and what the others hold could go"
+                        " nowhere: let one of them stay first: p2pfs peer undrain"
+                    )
             came_back = gone is None and before.state in GONE_STATES
             members.set_leaving(connection, peer.number, leaving=is_leaving)
             members.set_peer_state(connection, peer.number, state=state, now_s=now_s)
@@ -370,7 +372,11 @@ class Leaving:
 def _expect_not_forgotten(peer: Peer) -> None:
     """Raises Invalid."""
     if peer.state is PeerState.LOST:
-        raise Invalid(f"{peer.node.name} was forgotten: it is a peer of the pool again when it is heard")
+        raise _forgotten(peer)
+
+
+def _forgotten(peer: Peer) -> Invalid:
+    return Invalid(f"{peer.node.name} was forgotten: it is a peer of the pool again when it is heard")
 
 
 _COPYING: Final[Sequence[str]] = (JobKind.REPAIR.value, JobKind.DRAIN.value)
