@@ -4,7 +4,7 @@ Much of what is shown was written by other nodes: no table and no sentence comma
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 import msgspec
@@ -19,8 +19,23 @@ _WRAPPED: Final = frozenset({"address", "why"})
 
 
 def print_json(value: object) -> None:
-    """Any message, list or dictionary as indented JSON on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """Any message, list or dictionary as indented JSON on standard output. What is no UTF-8 in the name of a file is
+    shown as U+FFFD, as it is to people."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_encodable(value))
+    click.echo(msgspec.json.format(encoded, indent=2).decode())
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(inner) for inner in value]
+    return _encodable(msgspec.to_builtins(value)) if isinstance(value, msgspec.Struct) else value
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -173,3 +173,13 @@ def test_an_address_that_is_told_and_known_to_nobody_is_noted(tmp_path: Path) ->
     assert [line for line in result.stderr.splitlines() if line.startswith("note:")] == [
         "note: no address is known here for club.invalid; others must know one"
     ]
+
+
+@pytest.mark.parametrize("address", ["localhost", "::1", "192.0.2.9"])
+def test_an_address_without_a_port_has_the_usual_one_and_the_kit_is_shown(address: str, tmp_path: Path) -> None:
+    words = ["init", "--home", str(tmp_path / "home"), "--yes", "--address", address]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == exitcodes.OK, result.output
+    assert "BEGIN P2PFS RECOVERY KIT" in result.output
+    (told,) = NodeHome(tmp_path / "home").record().addresses
+    assert told.endswith(":9470")

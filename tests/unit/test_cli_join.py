@@ -170,6 +170,18 @@ def test_a_bad_setting_does_not_use_up_the_invite(
     assert used == []
 
 
+def test_a_home_that_cannot_be_one_does_not_use_up_the_invite(
+    home: NodeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enrolled: enrolment.Enrolled
+) -> None:
+    """Its node would be a member that nobody has the key of, and its name be taken."""
+    used = _joining(monkeypatch, enrolled)
+    home.path.mkdir()
+    home.path.chmod(0o777)
+    with pytest.raises(UserError, match="can be written by every user"):
+        join.enter(home, INVITE, {})
+    assert used == []
+
+
 def test_a_disk_that_fills_up_leaves_no_half_home(
     home: NodeHome, enrolled: enrolment.Enrolled, monkeypatch: pytest.MonkeyPatch
 ) -> None:

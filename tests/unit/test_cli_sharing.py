@@ -11,6 +11,7 @@ from p2pfs.cli import main
 from p2pfs.cli.volumes import sharing_changes, volume, volume_sharing
 from p2pfs.errors import CoordinatorAway
 from p2pfs.format import sharing
+from p2pfs.runtime import process
 from p2pfs.runtime.home import NodeHome
 from p2pfs.wire.sharing import Member
 from p2pfs.wire.volumes import VolumeInfo
@@ -105,3 +106,25 @@ def test_a_shared_volume_says_who_owns_it(
     shown = capsys.readouterr().out
     assert told in shown
     assert ("members" in shown) != bool(access)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("volume", "delete", "photos"),
+        ("volume", "accept", "anna/photos"),
+        ("key", "remove", "photos", "3f9c"),
+    ],
+)
+def test_a_question_is_no_part_of_an_answer_for_programs(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run([*words, "--json", "--home", str(tmp_path)]) == exitcodes.USAGE
+    said = capsys.readouterr()
+    assert (said.out, "say --yes too" in said.err) == ("", True)
+
+
+def test_who_is_no_node_gets_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "harden", lambda: None)  # a test process stays dumpable
+    assert main.run(["key", "fingerprint", "--home", str(tmp_path)]) == exitcodes.NO_HOME
+    assert list(tmp_path.iterdir()) == []

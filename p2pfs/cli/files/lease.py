@@ -11,7 +11,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import asking
 from p2pfs.cli.options import json_option
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, PoolError, UserError
 from p2pfs.runtime.sizes import format_duration, format_size, parse_span
 
@@ -115,12 +115,12 @@ def list_leases(path: Path | None, expiring: str, as_json: bool) -> None:
         except PoolError as error:
             if path is not None:
                 raise
-            click.echo(f"{mounted.record.mount_point}: {error}", err=True)
+            say(f"{mounted.record.mount_point}: {error}", err=True)
     found.sort(key=lambda item: item["expires_s"])
     if as_json:
         print_json(found)
     elif not found:
-        click.echo(f"nothing expires within {expiring}")
+        say(f"nothing expires within {expiring}")
     else:
         rows = [
             (
@@ -160,9 +160,9 @@ def _show(path: Path, expires_s: int, as_json: bool, changed: int | None = None)
         return
     of = "" if changed is None or changed < 2 else f" ({changed} files and directories)"
     if expires_s == _FOR_EVER:
-        click.echo(f"{path} is kept for ever{of}")
+        say(f"{path} is kept for ever{of}")
     else:
-        click.echo(f"{path} is kept until {_moment(expires_s)}: {_left(expires_s, time.time())}{of}")
+        say(f"{path} is kept until {_moment(expires_s)}: {_left(expires_s, time.time())}{of}")
 
 
 def _moment(expires_s: int) -> str:

@@ -29,9 +29,9 @@ def command(path: Path, as_json: bool) -> None:
         of_file = {"path": str(path), "volume": held.volume, "inode": held.inode, "size": held.size}
         print_json(of_file | {"inline": held.inline, "nodes": nodes, "chunks": chunks})
     elif held.inline:
-        click.echo(f"{path} is small: it lives sealed in the coordinator's metadata")
+        say(f"{path} is small: it lives sealed in the coordinator's metadata")
     elif not held.places:
-        click.echo(f"{path} has no stored content")
+        say(f"{path} has no stored content")
     else:
         rows = [_row(place) for place in held.places]
         print_table(("MiB", "chunk", "size", "copies", "nodes"), rows, right=("MiB", "size", "copies"))

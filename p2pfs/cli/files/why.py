@@ -13,7 +13,7 @@ from p2pfs.cli.files import holders
 from p2pfs.cli.files.holders import Held, Place
 from p2pfs.cli.options import json_option
 from p2pfs.cli.report import parse
-from p2pfs.cli.show import print_json, print_table
+from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.runtime.sizes import format_count, format_duration
 from p2pfs.types import PeerState
 
@@ -90,16 +90,16 @@ def _readable(place: Place, peers: Mapping[int, Peer]) -> list[int]:
 def _show(path: Path, held: Held, survival: Survival, report: Mapping[str, Any]) -> None:
     if held.inline:
         backup = report.get("backup") or {}
-        click.echo(
+        say(
             f"{path} is small: it lives sealed in the coordinator's metadata, of which {backup.get('holders', 0)} peers"
             " keep a backup"
         )
     elif not held.places:
-        click.echo(f"{path} has no stored content")
+        say(f"{path} has no stored content")
     elif survival.machines < 0:
-        click.echo(f"{path} cannot be read as a whole now: no peer that answers has some of its chunks")
+        say(f"{path} cannot be read as a whole now: no peer that answers has some of its chunks")
     else:
-        click.echo(
+        say(
             f"{path}: {format_count(len(held.places), 'chunk')}, {report['pool']['replicas']} copies wanted."
             f" It stays readable when it loses {_any(survival.machines, 'machine')}, {_any(survival.owners, 'owner')},"
             f" {_any(survival.zones, 'zone')}"

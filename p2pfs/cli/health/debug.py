@@ -122,6 +122,7 @@ def _redactor(home: NodeHome, made: dict[str, Any], *, anonymous: bool) -> Any: 
     is_told = isinstance(status, dict) and "error" not in status
     told = [status, made.get("node.json"), made.get("mounts.json"), _told(home) if is_told else None]
     names = {*_names(told), platform.node(), str(home.path)}
+    names |= {name[:_SHOWN_OF_ID] for name in names if _ID.fullmatch(name)}  # as refusals put them
     return Redactor((), names - _OUR_WORDS)
 
 
@@ -143,6 +144,8 @@ def _told(home: NodeHome) -> list[Any]:
         return []
 
 
+_ID: Final = re.compile("[0-9a-f]{32}")
+_SHOWN_OF_ID: Final = 8
 _OUR_WORDS: Final = frozenset({*Role, "demo", "mount", "server", "p2pfs"})
 """Names that everybody's machines may have, and that stand everywhere in our own logs."""
 _ROWS: Final[dict[str, Any]] = {

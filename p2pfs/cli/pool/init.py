@@ -85,7 +85,7 @@ def command(
         hand_over=kit.take,
     )
     record = made.record()
-    for host in unresolved(addresses):
+    for host in unresolved(record.addresses if wishes.addresses else ()):
         say(f"note: no address is known here for {host}; others must know one", err=True)
     if as_json:
         print_json({"home": str(made.path), "pool": record.pool, "node": record.node, "addresses": record.addresses})

@@ -70,6 +70,21 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
 
     home.require_vacant()
     home.settings(settings)  # a bad value is told before the invite is used
+    was_there = home.path.exists()
+    try:
+        home.prepare()  # and a home that cannot be one
+        return _enter(home, invite, settings)
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(home.path, ignore_errors=True)
+        raise
+
+
+def _enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecord:
+    import trio
+
+    from p2pfs.net import enrolment
+
     try:
         with waiting("joining") as tell:
             enrolled = trio.run(enrolment.join, invite, functools.partial(_look_around, invite, tell))
@@ -92,15 +107,8 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
         addresses=list(enrolled.addresses or invite.addresses),
         peer=PeerNumber(answer.peer),
     )
-    was_there = home.path.exists()
-    try:
-        home.prepare()
-        write_settings(home, settings)
-        home.create(record, ca=enrolled.ca, certificate=enrolled.certificate, key=enrolled.key)
-    except BaseException:
-        if not was_there:
-            shutil.rmtree(home.path, ignore_errors=True)
-        raise
+    write_settings(home, settings)
+    home.create(record, ca=enrolled.ca, certificate=enrolled.certificate, key=enrolled.key)
     return record
 
 

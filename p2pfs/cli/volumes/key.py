@@ -8,7 +8,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
-from p2pfs.cli.options import home_option, json_option, yes_option
+from p2pfs.cli.options import home_option, json_option, require_answer, yes_option
 from p2pfs.cli.show import print_json, print_table
 from p2pfs.cli.volumes import volume_sharing
 from p2pfs.errors import UserError
@@ -151,6 +151,7 @@ def remove(
     """
     from p2pfs.cli.volumes import key_changes
 
+    require_answer(yes, as_json)
     found = _find(home, volume)
     chosen = key_changes.choose(key_changes.slots(home, found), slot)
     if not yes and not click.confirm(f"Remove the {chosen.kind} {chosen.id} of {volume}?"):

@@ -33,7 +33,8 @@ class Offer:
 def publish(home: NodeHome) -> str:
     """Have the coordinator know this node's public key; its fingerprint, as people read it. Raises PoolError."""
     process.harden()
-    identity, record = shared_keys.load_or_make_identity(home), home.record()
+    record = home.record()  # before a key is made for what is no home
+    identity = shared_keys.load_or_make_identity(home)
     proof = sharing.prove(identity, record.pool, record.node)
     connect.call(home, "POST", "/keys", PublishKey(identity.public.encoded, proof), type(None))
     return sharing.shown(identity.public.fingerprint)

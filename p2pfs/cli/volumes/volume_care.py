@@ -11,7 +11,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
-from p2pfs.cli.options import home_option, json_option, yes_option
+from p2pfs.cli.options import home_option, json_option, require_answer, yes_option
 from p2pfs.cli.passphrases import Passphrase
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.errors import Invalid, NotFound, UserError
@@ -136,6 +136,7 @@ def delete(
       p2pfs volume delete scratch
       p2pfs volume delete scratch --yes --passphrase-file ~/.scratch.pass
     """
+    require_answer(yes, as_json)
     found = _find(home, volume)
     if not yes:
         _show_loss(found)

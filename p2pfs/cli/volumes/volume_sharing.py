@@ -11,7 +11,7 @@ import click
 from p2pfs import exitcodes
 from p2pfs.cli import passphrases
 from p2pfs.cli.members import find_volume
-from p2pfs.cli.options import home_option, json_option, yes_option
+from p2pfs.cli.options import home_option, json_option, require_answer, yes_option
 from p2pfs.cli.show import print_json, print_table, say
 from p2pfs.cli.volumes.volume_care import OLDER
 from p2pfs.errors import Invalid, NotFound, UserError
@@ -187,6 +187,7 @@ def accept(volume: str, signer: str | None, yes: bool, home: NodeHome, as_json: 
     from p2pfs.cli.volumes import sharing_changes
 
     wanted = None if signer is None else _parse(signer)
+    require_answer(yes or wanted is not None, as_json)
     found = find_volume(_volumes(home), volume)
     if not found.access:
         raise UserError(f"{volume} is your own: nothing has to be accepted", exitcodes.USAGE)
