@@ -167,6 +167,28 @@ def used_by_the_machine(machine: Machine) -> None:
     machine.output("! grep -rq 'correct horse' /proc/$(systemctl show -P MainPID p2pfs-mount@photos)/environ")
 
 
+def sealed(machine: Machine) -> None:
+    """A mount's passphrase as the machine's own key seals it, and nowhere else."""
+    machine.output("""
+        cd /etc/p2pfs/mounts
+        systemd-creds encrypt --with-key=host --name=passphrase photos.passphrase photos.cred
+        mv photos.passphrase /root/
+        dropin=/etc/systemd/system/p2pfs-mount@photos.service.d
+        mkdir $dropin
+        printf '[Service]\\nLoadCredential=\\nLoadCredentialEncrypted=passphrase:/etc/p2pfs/mounts/photos.cred\\n' \\
+            >$dropin/override.conf
+        systemctl daemon-reload
+        systemctl restart p2pfs-mount@photos
+    """)
+    everything_is_there(machine)
+    machine.output("""
+        mv /root/photos.passphrase /etc/p2pfs/mounts/
+        rm -r /etc/systemd/system/p2pfs-mount@photos.service.d /etc/p2pfs/mounts/photos.cred
+        systemctl daemon-reload
+        systemctl restart p2pfs-mount@photos
+    """)
+
+
 def write(machine: Machine, where: str, name: str) -> None:
     machine.output(f"""
         mkdir {where}/tree; head -c 30M /dev/urandom >{where}/tree/large
@@ -315,6 +337,7 @@ def removed_and_installed_again(machine: Machine) -> None:
     everything_is_there(machine)
     done = anna(machine, "systemctl --user stop p2pfs-mount@notes p2pfs-peer")
     assert done.returncode == 0, done.stderr
+    machine.output("mkdir '/srv/my photos'; mount -t p2pfs photos '/srv/my photos'; ls '/srv/my photos/tree'")
     machine.output("apt-get remove -y p2pfs", timeout_s=300)
     machine.output("test -e /var/lib/p2pfs/node.json -a -e /etc/p2pfs/mounts/photos.passphrase -a ! -e /usr/lib/p2pfs")
     machine.output('test -z "$(findmnt --noheadings --types fuse.p2pfs || true)"')
@@ -330,12 +353,14 @@ def purged(machine: Machine) -> None:
     machine.output("systemctl stop mnt-pool.automount; apt-get purge -y p2pfs 2>&1", timeout_s=300)
     machine.output("test -e /var/lib/p2pfs/node.json -a -e /etc/p2pfs/mounts/photos.passphrase")
     machine.output("apt-get install -y --no-install-recommends /root/next.deb", timeout_s=300)
+    machine.output("mount --bind /var/lib/p2pfs /var/lib/p2pfs")  # as where its home is on a disk of its own
     machine.output("echo p2pfs p2pfs/purge-data boolean true | debconf-set-selections; apt-get purge -y p2pfs")
-    machine.output("test ! -e /var/lib/p2pfs -a ! -e /etc/p2pfs -a ! -e /usr/lib/p2pfs")
+    machine.output("umount /var/lib/p2pfs; rmdir /var/lib/p2pfs")  # there is nothing in it
+    machine.output("test ! -e /etc/p2pfs -a ! -e /usr/lib/p2pfs")
 
 
 STEPS: Final = (
-    installed, used_by_the_machine, used_by_a_person, monitored, watched, upgraded, rebooted,
+    installed, used_by_the_machine, sealed, used_by_a_person, monitored, watched, upgraded, rebooted,
     removed_and_installed_again, purged,
 )  # fmt: skip
 

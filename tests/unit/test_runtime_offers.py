@@ -1,7 +1,11 @@
 """Kinds of resources, how rules are written, and what is offered when."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -260,6 +264,32 @@ def test_a_kind_more_is_shared_by_the_command(gpu: Kind, tmp_path: Path, capsys:
     assert (shared["kind"], shared["rule"], shared["about"]) == ("gpu", "4", "graphics cards")
     assert main.run(["share", "gpu=many", "--home", str(home)]) == 2
     assert "“many” is no number of cards" in capsys.readouterr().err
+
+
+def test_a_kind_more_is_what_the_page_says_and_nothing_else(tmp_path: Path) -> None:
+    """A copy of the program, the module of the page, and the lines of its registration."""
+    text = (DOCS / "resources.md").read_text(encoding="utf-8")
+    example = re.search(r"<!-- example: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
+    lines = re.search(r"<!-- registration -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    assert lines is not None
+    shutil.copytree(DOCS.parent / "p2pfs", tmp_path / "p2pfs", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / example[1]).write_text(example[2], encoding="utf-8")
+    imported, last, added = lines[1].splitlines()
+    known = tmp_path / "p2pfs/runtime/offers/registry.py"
+    code = known.read_text(encoding="utf-8")
+    code, imports = re.subn(r"^from p2pfs\.runtime\.offers import .*$", imported, code, flags=re.MULTILINE)
+    code, entries = re.subn(rf"^{re.escape(last)}$", f"{last}\n{added}", code, flags=re.MULTILINE)
+    assert (imports, entries) == (1, 1)
+    known.write_text(code, encoding="utf-8")
+    home = lone_peer(tmp_path)
+    for words in (["gpu=2"], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "p2pfs.cli.main", "share", *words, "--home", home],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, check=True,
+        )  # fmt: skip
+    offers = {offer["kind"]: offer["rule"] for offer in json.loads(done.stdout)["offers"]}
+    assert offers["gpu"] == "2"
 
 
 def test_a_rule_of_parts_takes_any_amount() -> None:

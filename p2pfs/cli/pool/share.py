@@ -33,7 +33,7 @@ def _kinds_beginning(_context: click.Context, _parameter: click.Parameter, begun
 def command(offers: tuple[str, ...], home: NodeHome, as_json: bool) -> int:
     """Show what this machine's peer offers to the pool, or change it: at once, and for good.
 
-    Kinds: storage, upload, download. A rule of bandwidth may have times, local ones, the first that fits counts:
+    Without OFFERS: every kind there is. A rule of bandwidth may have times, local ones, the first that fits counts:
     20Mbit@08:00-18:00,100Mbit or 20Mbit@mon-fri/08:00-18:00; none is without a limit. Offering less storage than is
     held deletes nothing: nothing new is taken, and what others have room for is moved there. See docs/resources.md.
 
