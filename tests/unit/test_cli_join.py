@@ -196,6 +196,22 @@ def test_a_disk_that_fills_up_leaves_no_half_home(
     assert not home.path.exists()
 
 
+def test_who_moved_in_meanwhile_stays(
+    home: NodeHome, enrolled: enrolment.Enrolled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key and its chunks would go with a join that nobody answered."""
+
+    async def nobody_answers(_invite: Invite, _elsewhere: object = None) -> enrolment.Enrolled:
+        _joining(monkeypatch, enrolled)
+        await trio.to_thread.run_sync(join.enter, home, INVITE, {})
+        raise Unavailable("nobody answers")
+
+    monkeypatch.setattr(enrolment, "join", nobody_answers)
+    with pytest.raises(Unavailable):
+        join.enter(home, INVITE, {})
+    assert home.record().name == "anna@laptop"
+
+
 def test_a_second_node_does_not_move_in(
     home: NodeHome, enrolled: enrolment.Enrolled, monkeypatch: pytest.MonkeyPatch
 ) -> None:

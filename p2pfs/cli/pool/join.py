@@ -75,7 +75,7 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
         home.prepare()  # and a home that cannot be one
         return _enter(home, invite, settings)
     except BaseException:
-        if not was_there:
+        if not was_there and not home.exists():  # another one may have moved in while this one waited
             shutil.rmtree(home.path, ignore_errors=True)
         raise
 

@@ -9,7 +9,7 @@ from p2pfs import exitcodes
 from p2pfs.cli import connect
 from p2pfs.cli.passphrases import Passphrase
 from p2pfs.cli.waiting import waiting
-from p2pfs.errors import PoolError, Unavailable, UserError
+from p2pfs.errors import PoolError, Semantic, Unavailable, UserError
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.indexing import Indexing, seal_indexing
@@ -89,16 +89,16 @@ def create(
         _write_new(recovery_file, phrase + "\n")
     try:
         info = connect.call(home, "POST", "/volumes", message, VolumeInfo)
-    except Unavailable as error:
+    except (Semantic, UserError):  # anything else, such as Ctrl-C, may come after the volume was made
+        if recovery_file is not None:
+            recovery_file.unlink(missing_ok=True)
+        raise
+    except PoolError as error:
         if recovery_file is None:
             raise
         raise Unavailable(
             f"{error}. The volume may have been made: keep {recovery_file} until `p2pfs volume list` shows that it was not"
         ) from None
-    except PoolError:  # anything else, such as Ctrl-C, may come after the volume was made
-        if recovery_file is not None:
-            recovery_file.unlink(missing_ok=True)
-        raise
     pin(home.path, volume, sub_keys.check)
     volume_settings.pin_indexing(home.path, volume, seal)
     return MadeVolume(info, phrase)
