@@ -17,7 +17,11 @@ from p2pfs.runtime.worker import Report
 
 _POOL: Final = (
     ("p2pfs_pool_health", "health", "0 healthy, 1 warning, 2 error."),
-    ("p2pfs_pool_chunks_short", "chunks.short", "Chunks short of copies with at least one, and not for announced absences."),
+    (
+        "p2pfs_pool_chunks_short",
+        "chunks.short",
+        "Chunks short of copies with at least one, and not for announced absences.",
+    ),
     ("p2pfs_pool_chunks_lost", "chunks.lost", "Chunks without a copy on a peer that answers."),
     ("p2pfs_pool_volumes", "volumes.count", "Volumes."),
     ("p2pfs_pool_files", "volumes.files", "Files and directories of all volumes."),

@@ -159,7 +159,14 @@ def test_an_anonymous_bundle_names_nobody(home: NodeHome) -> None:
     )
     found = bundle(home, "--anonymous")
     everything = b"\n".join(found.values())
-    for name in (b"root@server", b"192.0.2.77", b"2001:db8::77", str(home.path).encode(), home.record().pool[:8].encode(), home.record().node[:8].encode()):
+    for name in (
+        b"root@server",
+        b"192.0.2.77",
+        b"2001:db8::77",
+        str(home.path).encode(),
+        home.record().pool[:8].encode(),
+        home.record().node[:8].encode(),
+    ):
         assert name not in everything, name
     log = found["log/coordinator.log"].decode()
     for kept in ("12:34:56", "1.2.3", "127.0.0.1", ":9470"):

@@ -19,7 +19,7 @@ from p2pfs.cli.trying import demo_plan
 from p2pfs.cli.trying.demo_parts import Launched, Part
 from p2pfs.cli.volumes import volume_keys
 from p2pfs.cli.volumes.listing import Item, walk
-from p2pfs.errors import Corrupt, Denied, Exists, Invalid, Misuse, NotFound, Unavailable, UserError
+from p2pfs.errors import Corrupt, Denied, Exists, Invalid, Misuse, NotFound, Unavailable
 from p2pfs.format import keys
 from p2pfs.format.heads import Head, seal_head
 from p2pfs.format.indexing import Indexing
@@ -492,7 +492,12 @@ def test_a_name_that_leads_elsewhere_than_its_tag_says_is_not_shown(pool: Pool, 
 
 @pytest.mark.parametrize(
     ("error", "stays"),
-    [(Exists("there is one"), False), (Unavailable("no answer came"), True), (Misuse("unreadable"), True), (KeyboardInterrupt(), True)],
+    [
+        (Exists("there is one"), False),
+        (Unavailable("no answer came"), True),
+        (Misuse("unreadable"), True),
+        (KeyboardInterrupt(), True),
+    ],
 )
 def test_a_volume_that_was_not_made_leaves_no_recovery_file_and_one_that_may_have_been_does(
     error: BaseException, stays: bool, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

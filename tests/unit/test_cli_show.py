@@ -32,7 +32,10 @@ def test_tables_and_sentences_show_nothing_that_a_terminal_obeys(capsys: pytest.
 def test_a_name_that_is_no_text_does_not_end_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"caf\xe9")
     show.print_json({"path": f"/mnt/{name}", name: [{"é": (name, 1, True)}]})
-    assert json.loads(capsys.readouterr().out) == {"path": "/mnt/caf\ufffd", "caf\ufffd": [{"é": ["caf\ufffd", 1, True]}]}
+    assert json.loads(capsys.readouterr().out) == {
+        "path": "/mnt/caf\ufffd",
+        "caf\ufffd": [{"é": ["caf\ufffd", 1, True]}],
+    }
 
 
 def test_styles_of_a_cell_stay_where_they_were() -> None:
