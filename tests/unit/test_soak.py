@@ -253,6 +253,18 @@ def test_what_goes_up_with_the_load_and_down_with_it_is_no_leak_unless_it_stays(
     assert "second (4)" in wrong
 
 
+@pytest.mark.parametrize(("more", "is_wrong"), [(0, False), (12, True)])
+def test_what_is_taken_and_given_back_in_turn_counts_by_what_is_kept(more: int, is_wrong: bool) -> None:
+    """At whatever second of it a rest ends."""
+
+    def swung(at_s: float) -> int:
+        return int(18 * MIB * (at_s % 30.0) / 30.0) + (more * MIB if at_s > 700 else 0)
+
+    swings = [replace(one, resident=one.resident + swung(one.at_s)) for one in life("second", 4)]
+    for late_s in range(820, 851):
+        assert bool(memory.wrong(WELL + swings, (400.0, 600.0, float(late_s)), 30)) is is_wrong
+
+
 def test_rests_too_near_each_other_tell_nothing() -> None:
     assert memory.growth(life(), (600.0, 850.0)) is None
     assert memory.growth(life(), ()) is None
