@@ -227,7 +227,7 @@ class ContentUser:
         inode = await self.fs.lookup(ROOT_INODE, name)
         cell = self.chance.randrange(len(CELLS))
         cuts = self.files[name].cut(cell, self.mount, self.world.tick())
-        await through(lambda: self.fs.set_attributes(inode.id, size=CELLS[cell][0]), self.world)  # type: ignore[arg-type,return-value]
+        await through(lambda: self.fs.attributes.set(inode.id, size=CELLS[cell][0]), self.world)  # type: ignore[arg-type,return-value]
         Cells.was_cut(cuts, self.world.tick())
 
     async def reads(self) -> None:

@@ -97,7 +97,7 @@ class Author:
         self.witness.items[number].versions.append(version)
 
     async def truncate(self, number: InodeId, size: int) -> None:
-        await self.fs.set_attributes(number, size=size)
+        await self.fs.attributes.set(number, size=size)
         version = self.witness.items[number].versions[-1].copy()
         version.truncate(size)
         self.witness.items[number].versions.append(version)

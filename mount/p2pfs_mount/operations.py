@@ -138,8 +138,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         if self.enable_writeback_cache and fh is not None and not fields.update_size:  # no program can set times so
             times = attr.st_mtime_ns, attr.st_ctime_ns
-            return self._attributes(await self._fs.set_times_of_pages(InodeId(number), *times))
-        changed = await self._fs.set_attributes(
+            return self._attributes(await self._fs.attributes.set_times_of_pages(InodeId(number), *times))
+        changed = await self._fs.attributes.set(
             InodeId(number),
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             uid=self.owners.users.given(attr.st_uid) if fields.update_uid else None,

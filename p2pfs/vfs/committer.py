@@ -2,7 +2,7 @@
 
 Everything here holds the inode's `content` lock. A commit is built on the content loaded for one `change`; other tasks
 may take a newer state in at any await (`Inode.refresh`), so each build compares the change before and after and starts
-again if it moved: otherwise another mount's commit would be hidden without a Conflict. Called by `vfs.writer`.
+again if it moved: otherwise another mount's commit would be hidden without a Conflict. Called by `vfs.storing`.
 """
 
 import logging

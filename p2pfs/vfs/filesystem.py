@@ -4,24 +4,24 @@ Nothing here knows FUSE. Errors are those of `p2pfs.errors`. Every call either e
 deadlines of the stores and the namespace; cancelling one leaves unsaved bytes where they are.
 """
 
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Final, Self
 
 import trio
-from blake3 import blake3
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, NotFound, Semantic, Unavailable
+from p2pfs.errors import Invalid, IsDirectory, Semantic
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
-from p2pfs.types import MIB, Buffer, DentryId, InodeId, Kind, VolumeId
+from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import appending
 from p2pfs.vfs.access_times import AccessTimes
+from p2pfs.vfs.attribute_changes import AttributeChanges
 from p2pfs.vfs.blocks import BlockCache
 from p2pfs.vfs.committer import Committer
 from p2pfs.vfs.content import Sealer
+from p2pfs.vfs.digests import digest
 from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.handles import Handle
 from p2pfs.vfs.inode_table import InodeTable
@@ -41,7 +41,9 @@ from p2pfs.vfs.quota import VolumeQuota
 from p2pfs.vfs.reader import Reader
 from p2pfs.vfs.refused import given_up
 from p2pfs.vfs.search import Search
+from p2pfs.vfs.settling import Settler
 from p2pfs.vfs.space import Space
+from p2pfs.vfs.storing import Storer
 from p2pfs.vfs.surroundings import ALONE, Surroundings
 from p2pfs.vfs.trash import Trash
 from p2pfs.vfs.tree import Owner, Tree
@@ -53,8 +55,6 @@ from p2pfs.vfs.xattrs import Xattrs
 from p2pfs.wire import namespace as wire
 
 AGEING_S: Final = 1.0
-DIGEST_BYTES: Final = MIB
-DIGEST_TRIES: Final = 3
 LEAVING_S: Final = 3.0
 """For what is told at the end although nothing depends on it."""
 
@@ -115,15 +115,25 @@ class Filesystem:
             small_file=limits.write.small_file, now_ns=now_ns, took=self.tree.took,
             moved=self._moved, apply_now=around.apply_now,
         )  # fmt: skip
+        self.storer = Storer(uploader, committer, unsaved, limits=limits.write, done=self._table.drop_unused)
         self.writer = Writer(
-            uploader, committer, unsaved, nursery,
+            self.storer, committer, unsaved, nursery,
             limits=limits.write, now_ns=now_ns, inodes=self._table.all, done=self._table.drop_unused,
-            hurry=around.hurry, moved_s=around.moved_s,
+            moved_s=around.moved_s,
+        )  # fmt: skip
+        self.settler = Settler(
+            self.writer, self.storer, committer, unsaved,
+            limits=limits.write, inodes=self._table.all, hurry=around.hurry,
         )  # fmt: skip
         self.quota = VolumeQuota(namespace, self._unsaved_growth, around.hurry)
         self.promises = Promises(
-            namespace, self.writer, limits.durability, self.journal,
+            namespace, self.writer, self.storer, self.settler, limits.durability, self.journal,
             hard=limits.write.hard, has_trash=limits.has_trash,
+        )  # fmt: skip
+        self.attributes = AttributeChanges(
+            namespace, self._table, self.tree, self.settler, self.promises, self.quota, self._access_times,
+            self._page_times,
+            limits=limits.write, now_ns=now_ns, trust=around.trust,
         )  # fmt: skip
 
     @classmethod
@@ -143,7 +153,7 @@ class Filesystem:
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block.
 
-        Leaving the block drops what is not stored: `await filesystem.writer.settle_all()` first.
+        Leaving the block drops what is not stored: `await filesystem.settler.settle_all()` first.
         """
         async with trio.open_nursery() as nursery:
             filesystem = cls(
@@ -200,12 +210,12 @@ class Filesystem:
             await self._access_times.send_aged()
 
     async def settle_all(self, report: Callable[[int], None] = lambda _: None) -> None:
-        """Store and commit everything (unmount) that is not lost; see `Writer.settle_all`."""
+        """Store and commit everything (unmount) that is not lost; see `Settler.settle_all`."""
         patience_s = 2 * self._limits.write.io_timeout_s
         with trio.move_on_after(LEAVING_S):
             await self._access_times.send_all()
         try:
-            await self.writer.settle_all(report)
+            await self.settler.settle_all(report)
         finally:
             try:
                 await self._page_times.settle(self._table.all(), patience_s)
@@ -215,7 +225,7 @@ class Filesystem:
     async def recalled(self) -> None:
         """Another mount is about to use the volume: what closed files have unsaved is stored (close-to-open). What
         cannot be stay dirty; cancelling leaves all as it is."""
-        await self.writer.settle_closed()
+        await self.settler.settle_closed()
 
     # ---- references
 
@@ -250,73 +260,9 @@ class Filesystem:
         """Its attributes as they are now, or were known when the coordinator is away. Raises NotFound."""
         known = self._table.get(number)
         if known is None or not known.handles:
-            return self._named_or_used(await self.inode(number)).stat()
+            return self._table.named_or_used(await self.inode(number)).stat()
         await self.tree.patience.ask(lambda: self.tree.inode(number), STAT_S)
         return known.stat()
-
-    def _named_or_used(self, inode: Inode) -> Inode:
-        """The coordinator may keep for this mount what another one replaced. A kernel that is told so links it no more,
-        by whichever name it remembers of it; told that it is gone, it looks the name up again. Raises NotFound."""
-        if not inode.attributes.links and not self._table.is_in_use(inode.id):
-            raise NotFound("the file has no name any more, and nobody here has it open")
-        return inode
-
-    async def set_attributes(
-        self,
-        number: InodeId,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        atime_ns: int | None = None,
-        mtime_ns: int | None = None,
-        ctime_ns: int | None = None,
-    ) -> Stat:
-        """Change what is given; ctime is now by default. Before mtime is set, unsaved writes are stored, so that nobody
-        takes what was there before for what the time belongs to; while nobody else can look, they only move the time no
-        more. What a kernel writes that keeps pages does not move it."""
-        inode = self._table.get(number) or await self.tree.inode(number)
-        if size is not None:
-            if inode.kind is Kind.DIRECTORY:
-                raise IsDirectory("a directory has no size to set")
-            await self._truncate(inode, size)
-        sets_time_of_unsaved = mtime_ns is not None and inode.is_dirty and not self._limits.write.by_kernel
-        if sets_time_of_unsaved and not self.trust():
-            await self.writer.settle_for_others(inode)
-        if atime_ns is not None:
-            await self._access_times.forget(inode)
-        if size is None or not all(value is None for value in (mode, uid, gid, atime_ns, mtime_ns)):
-            # also when nothing is given: chown(-1, -1) moves ctime
-            operation = wire.SetAttributes(number, ctime_ns or self._now_ns(), mode, uid, gid, atime_ns, mtime_ns)
-            async with self.writer.untimed(inode) if sets_time_of_unsaved else nullcontext():
-                self.tree.took(await self._namespace.apply([operation]), inode)
-        if mtime_ns is not None:
-            inode.times_of_pages = None
-        await self.promises.changed(inode)
-        return self._named_or_used(inode).stat()
-
-    async def set_times_of_pages(self, number: InodeId, mtime_ns: int, ctime_ns: int) -> Stat:
-        """The times of what a kernel that keeps pages has sent: see `PageTimes.keep`."""
-        inode = self._table.get(number) or await self.tree.inode(number)
-        await self._page_times.keep(inode, mtime_ns, ctime_ns)
-        return inode.stat()
-
-    async def _truncate(self, inode: Inode, size: int) -> None:
-        """Times move also when the size is the same. Raises OverQuota when the file would be larger than it may."""
-        await self.quota.grow(size - inode.size)
-        is_new = await self.promises.lasting(lambda: self.writer.truncate(inode, size))
-        inode.kernel_size.wrote(size, trio.current_time(), is_end=True)
-        if not is_new:
-            now = self._now_ns()
-            self.tree.took(await self._namespace.apply([wire.SetAttributes(inode.id, now, mtime_ns=now)]), inode)
-
-    async def _clear_set_id(self, inode: Inode) -> None:
-        """chmod as a write by anybody but root does it: the group's bit goes where the group may execute."""
-        mode = inode.attributes.mode & 0o7777
-        cleared = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
-        if cleared != mode:
-            await self.set_attributes(inode.id, mode=cleared)
 
     async def space(self) -> wire.Space:
         return await self._namespace.space()
@@ -348,7 +294,7 @@ class Filesystem:
             moved.append(self.tree.known(new_parent, new_name) or await self.tree.lookup(new_parent, new_name))
         for inode in moved:
             if inode.is_dirty:
-                await self.writer.settle_for_others(inode)
+                await self.settler.settle_for_others(inode)
         if not flags:  # with either of them nothing loses its name
             await self._unnamed(new_parent, new_name)
         await self.tree.rename(parent, name, new_parent, new_name, flags)
@@ -458,11 +404,11 @@ class Filesystem:
                 raise IsDirectory("a directory cannot be opened as a file")
             self._keeper.check(inode)
             if appending.shifts(inode.appended, inode.head.size):  # unsaved bytes hide what another mount appended
-                await self.writer.settle_for_others(inode)
+                await self.settler.settle_for_others(inode)
             if truncate:
-                await self._truncate(inode, 0)
+                await self.attributes.truncate(inode, 0)
                 if not keep_set_id:
-                    await self._clear_set_id(inode)
+                    await self.attributes.clear_set_id(inode)
                 await self.promises.changed(inode)
             self._keeper.opened(inode)
             return Handle(inode, append, writes)
@@ -476,25 +422,12 @@ class Filesystem:
         return isinstance(known, Inode) and known.is_dirty
 
     async def _digest(self, number: InodeId, count: Callable[[int], Awaitable[None]]) -> tuple[bytes, int]:
-        """BLAKE3 of a file's whole content as it is committed, and its change; reads it a part at a time and tells of
-        each. Raises Unavailable when it keeps changing, and what reading raises."""
+        """As `digests.digest`, of a file that need not be open."""
         handle = await self.open(number, writes=False)
-        inode = handle.inode
         try:
-            for _ in range(DIGEST_TRIES):
-                await self.writer.settle_for_others(inode)
-                async with inode.content:  # a compaction behind that moves the change, and the content stays
-                    pass
-                hasher, at, change = blake3(), 0, inode.head.change
-                while part := await self._reader.read(inode, at, DIGEST_BYTES, handle.ahead):
-                    hasher.update(part)
-                    at += len(part)
-                    await count(len(part))
-                if inode.head.change == change and not inode.is_dirty:
-                    return hasher.digest(), change
+            return await digest(handle, self._reader, self.settler, count)
         finally:
             await self.release(handle)
-        raise Unavailable("the file keeps changing while it is read")
 
     async def write(self, handle: Handle, offset: int, data: Buffer) -> int:
         """Returns how many bytes were taken: all. Raises OverQuota, NoSpace: none, and nothing is lost by that."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from p2pfs.errors import NotFound
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.types import MIB, ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.vfs.glimpses import Glimpse
@@ -219,3 +220,11 @@ class InodeTable:
         self._seen[inode.id] = inode.head.change
         if len(self._seen) > REMEMBERED_CHANGES:
             self._seen.popitem(last=False)
+
+    def named_or_used(self, inode: Inode) -> Inode:
+        """The inode, if the kernel may be told of it. The coordinator may keep for this mount what another one
+        replaced: a kernel that is told so links it no more, by whichever name it remembers of it; told that it is gone,
+        it looks the name up again. Raises NotFound."""
+        if not inode.attributes.links and not self.is_in_use(inode.id):
+            raise NotFound("the file has no name any more, and nobody here has it open")
+        return inode

@@ -1,7 +1,7 @@
 """What calls promise about stable storage, by the mount's durability (docs/durability.md): who waits for what.
 
 A namespace may acknowledge changes before they are committed (`Namespace.settle`); here is decided which calls wait.
-Called by `vfs.filesystem`; storing is the writer's.
+Called by `vfs.filesystem`; storing is the business of `vfs.storing`.
 """
 
 import math
@@ -17,6 +17,8 @@ from p2pfs.vfs.inodes import Inode
 from p2pfs.vfs.journal.journal import NoJournal
 from p2pfs.vfs.limits import Durability
 from p2pfs.vfs.patience import until_available
+from p2pfs.vfs.settling import Settler
+from p2pfs.vfs.storing import Storer
 from p2pfs.vfs.writer import Writer
 
 T = TypeVar("T")
@@ -35,6 +37,8 @@ class Promises:
         self,
         namespace: Namespace,
         writer: Writer,
+        storer: Storer,
+        settler: Settler,
         durability: Durability,
         journal: NoJournal,
         *,
@@ -42,7 +46,8 @@ class Promises:
         has_trash: bool = True,
     ) -> None:
         self._journal, self._has_trash = journal, has_trash
-        self._namespace, self._writer, self._durability, self._hard = namespace, writer, durability, hard
+        self._writer, self._storer, self._settler = writer, storer, settler
+        self._namespace, self._durability, self._hard = namespace, durability, hard
         self._lost: Fenced | None = None
         self._hopeless_until = -math.inf
 
@@ -84,7 +89,7 @@ class Promises:
         if inode.attributes.links > 1 or trio.current_time() < self._hopeless_until:
             return
         with trio.move_on_after(REMOVED_S) as waiting:
-            await self._writer.stored(inode, inode.closed)
+            await self._settler.stored(inode, inode.closed)
         if waiting.cancelled_caught:
             self._hopeless_until = trio.current_time() + HOPELESS_S
 
@@ -92,10 +97,10 @@ class Promises:
         """fsync: everything done to the inode, and every name given before, is on stable storage on return.
 
         Raises:
-            PoolError: See `Writer.settle` and `Namespace.settle`.
+            PoolError: See `Settler.settle` and `Namespace.settle`.
         """
         changes = inode.changes
-        await self._writer.settle(inode)
+        await self._settler.settle(inode)
         await self.committed()
         inode.settled = max(inode.settled, changes)
 
@@ -121,9 +126,9 @@ class Promises:
     def losses(self) -> str:
         """What was acknowledged and this mount will never store, as a sentence; empty if nothing."""
         found = []
-        if size := self._writer.lost_bytes:
+        if size := self._storer.lost_bytes:
             found.append(f"{format_size(size)} written to files were given up")
-        if size := self._writer.left_bytes:
+        if size := self._storer.left_bytes:
             found.append(f"{format_size(size)} written to files are left to the next mount of this node")
         return "; ".join([*found, str(self._lost)] if self._lost else found)
 

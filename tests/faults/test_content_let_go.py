@@ -54,7 +54,7 @@ async def test_content_that_is_not_known_is_not_empty(how: str, what: str) -> No
                 await b.write(theirs, 0, b"BBBBBBBB")
                 await b.fsync(theirs)
             else:
-                await b.set_attributes(inode.id, mode=0o600)
+                await b.attributes.set(inode.id, mode=0o600)
             await a.directory(ROOT_INODE, DentryId(0), 100)
             inode.let_go()
 
@@ -64,7 +64,7 @@ async def test_content_that_is_not_known_is_not_empty(how: str, what: str) -> No
         if how == "read":
             assert bytes(await a.read(mine, 0, 100)) == newest
         elif how == "truncate":
-            await a.set_attributes(inode.id, size=4)
+            await a.attributes.set(inode.id, size=4)
             assert await content(b, inode.id) == await content(a, inode.id) == newest[:4]
         else:
             await a.write(mine, 0, b"x")

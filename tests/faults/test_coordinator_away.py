@@ -83,7 +83,7 @@ async def mounted(kind: str, durability: Durability = Durability.FSYNC) -> Async
             await fs.fsync(file)
             coordinator.back_s = math.inf
             if kind == "delegated":
-                await fs.set_attributes(file.inode.id, mode=0o600)
+                await fs.attributes.set(file.inode.id, mode=0o600)
                 delegated.changes.hurry()
                 await trio.sleep(2)  # the second try of the change is vain too
             yield Mount(coordinator, fs, file)
@@ -121,7 +121,7 @@ async def test_who_leaves_does_not_wait_without_end(kind: str, autojump_clock: M
         await mount.fs.write(mount.file, 0, DATA)
         began_s = trio.current_time()
         with pytest.raises(CoordinatorAway):
-            await mount.fs.writer.settle_all()
+            await mount.fs.settler.settle_all()
         assert 2 * IO_TIMEOUT_S <= trio.current_time() - began_s <= 2 * IO_TIMEOUT_S + 10
         assert mount.file.inode.is_dirty
 
@@ -133,7 +133,7 @@ async def test_what_is_stored_after_all_leaves_no_error(kind: str, autojump_cloc
         mount.fs.writer.freeze(mount.file.inode)
         mount.back_in(IO_TIMEOUT_S - 10)
         await trio.sleep(2 * IO_TIMEOUT_S)
-        assert (mount.file.inode.is_dirty, mount.fs.writer.failures) == (False, 0)
+        assert (mount.file.inode.is_dirty, mount.fs.storer.failures) == (False, 0)
         await mount.fs.flush(mount.file)
 
 
@@ -143,8 +143,8 @@ async def test_who_waits_for_others_bytes_leaves_their_writer_no_error(kind: str
         await mount.fs.write(mount.file, 0, DATA)
         mount.fs.writer.freeze(mount.file.inode)
         mount.back_in(IO_TIMEOUT_S - 10)
-        await mount.fs.writer.stored(mount.file.inode, mount.file.inode.freezes)
-        assert (mount.file.inode.is_dirty, mount.fs.writer.failures) == (False, 0)
+        await mount.fs.settler.stored(mount.file.inode, mount.file.inode.freezes)
+        assert (mount.file.inode.is_dirty, mount.fs.storer.failures) == (False, 0)
 
 
 @KINDS

@@ -71,7 +71,7 @@ async def fsync(fs: Filesystem, handle: Handle) -> None:
 
 async def truncate(fs: Filesystem, handle: Handle) -> None:
     await fs.write(handle, 0, b"y" * SIZE)
-    await fs.set_attributes(handle.inode.id, size=SIZE // 2)
+    await fs.attributes.set(handle.inode.id, size=SIZE // 2)
 
 
 async def write_much(fs: Filesystem, handle: Handle) -> None:
@@ -136,10 +136,10 @@ async def test_storing_everything_at_the_end_does_not_wait_without_end(autojump_
         await fs.write(handle, 0, b"x" * SIZE)
         start = trio.current_time()
         with pytest.raises(Unavailable):
-            await fs.writer.settle_all()
+            await fs.settler.settle_all()
         assert trio.current_time() - start == 2 * IO_TIMEOUT_S
         store.is_away = False
-        await fs.writer.settle_all()
+        await fs.settler.settle_all()
 
 
 async def test_a_full_pool_is_an_answer(autojump_clock: MockClock) -> None:

@@ -63,6 +63,7 @@ class World:
         store: MemoryStore | None = None,
         namespace: MemoryNamespace | None = None,
         limits: Limits = LIMITS,
+        trust_s: float = 0.0,
     ) -> AsyncIterator[tuple[Filesystem, Recovery]]:
         keeps = limits.durability is Durability.FSYNC
         async with (
@@ -77,7 +78,11 @@ class World:
                 open_namespace=self.namespace,
             ) as recovery,
             filesystem(
-                namespace or self.session(), store or self.chunks, limits=limits, journal=recovery.journal
+                namespace or self.session(),
+                store or self.chunks,
+                limits=limits,
+                journal=recovery.journal,
+                trust=lambda: trust_s,
             ) as fs,
         ):
             await recovery.restore(fs)
@@ -167,7 +172,7 @@ async def test_what_was_only_partly_committed_is_completed(world: World) -> None
     async with world.mount() as (fs, _):
         handle = await write(fs, b"f", data[: 2 * MIB])
         await fs.fsync(handle)
-        fs.writer._uploader._store = DeadStore()
+        fs.storer._uploader._store = DeadStore()
         await fs.write(handle, 2 * MIB, data[2 * MIB :])
         await fs.write(handle, 7, b"later")
         await close(fs, handle)
@@ -431,11 +436,10 @@ async def test_a_file_removed_since_takes_its_bytes_along(world: World) -> None:
 
 
 async def test_a_time_set_after_writing_stays(world: World) -> None:
-    async with world.mount(store=DeadStore()) as (fs, _):
-        fs.trust = lambda: 10.0
+    async with world.mount(store=DeadStore(), trust_s=10.0) as (fs, _):
         handle = await write(fs, b"f", BIG)
         await close(fs, handle)
-        await fs.set_attributes(handle.inode.id, mtime_ns=10**18 + 5)
+        await fs.attributes.set(handle.inode.id, mtime_ns=10**18 + 5)
         world.die(fs)
     async with world.mount("dead") as (fs, _):
         await fs.settle_all()

@@ -227,11 +227,11 @@ async def test_a_kernel_is_not_told_that_a_file_has_no_names_left_which_nobody_h
     gate = Gate(two.b.namespace, of=Released)
     await take_name(two.a, way)
     assert (await two.b.fs.stat(number)).links == 0
-    assert (await two.b.fs.set_attributes(number, mode=0o600)).links == 0
+    assert (await two.b.fs.attributes.set(number, mode=0o600)).links == 0
     await two.b.fs.release(handle)
     await gate.reached.wait()
     assert await two.b.namespace.held() == [number]
-    for asked in (lambda: two.b.fs.stat(number), lambda: two.b.fs.set_attributes(number, mode=0o644)):
+    for asked in (lambda: two.b.fs.stat(number), lambda: two.b.fs.attributes.set(number, mode=0o644)):
         with pytest.raises(NotFound):
             await asked()
     gate.open()

@@ -77,7 +77,7 @@ async def test_a_file_cut_by_another_mount_while_it_is_read_gives_no_invented_ze
         await writer.write(handle, 0, b"x" * 100_000)
         await writer.fsync(handle)
         opened = await reader.open(handle.inode.id)
-        await cutter.set_attributes(handle.inode.id, size=50_000)
+        await cutter.attributes.set(handle.inode.id, size=50_000)
         assert bytes(await reader.read(opened, 0, 100_000)) == b"x" * 50_000
 
 

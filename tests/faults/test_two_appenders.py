@@ -68,7 +68,7 @@ async def test_what_was_appended_after_a_truncation_elsewhere_follows_the_end() 
         await append(a, mine, b"old" * 1000)
         await a.fsync(mine)
         await append(a, mine, b"new")
-        await b.set_attributes(mine.inode.id, size=10)
+        await b.attributes.set(mine.inode.id, size=10)
         await a.fsync(mine)
         assert await content(a, mine.inode.id) == (b"old" * 4)[:10] + b"new"
 
@@ -264,7 +264,7 @@ async def test_pages_of_a_mapping_are_none_after_the_size_was_set_or_only_told()
     async with filesystem(shared.session(), store) as a, filesystem(shared.session(), store) as b:
         mine = await a.create(ROOT_INODE, b"log", 0o644, Owner(0, 0), append=True)
         await a.stat(mine.inode.id)
-        await a.set_attributes(mine.inode.id, size=30_000)
+        await a.attributes.set(mine.inode.id, size=30_000)
         await a.stat(mine.inode.id)
         await a.write(mine, 16_384, b"p" * 4096)
         await a.fsync(mine)
@@ -286,7 +286,7 @@ async def test_a_record_stays_behind_bytes_written_by_position_when_the_file_is_
         tail = await opened(a)
         tail.inode.stat()
         await append(a, tail, b"tail")
-        await b.set_attributes(mine.inode.id, size=0)
+        await b.attributes.set(mine.inode.id, size=0)
         await a.fsync(mine)
         assert await content(b, mine.inode.id) == b"0123456789tail"
 

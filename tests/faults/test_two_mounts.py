@@ -103,7 +103,7 @@ async def test_a_write_beside_a_growing_truncate_is_stored() -> None:
             return await apply(operations)
 
         async def grow() -> None:
-            await fs.set_attributes(handle.inode.id, size=1 << 20)
+            await fs.attributes.set(handle.inode.id, size=1 << 20)
 
         session.apply = held  # type: ignore[method-assign]
         with trio.fail_after(30):
@@ -260,7 +260,7 @@ async def test_leaving_tries_every_file_whatever_failed_before() -> None:
         await fs.write(first, 0, b"x" * 100)
         await fs.write(second, 0, b"y" * 100)
         first.inode.fail(Unavailable("an upload was delayed a minute ago"))
-        await fs.writer.settle_all()
+        await fs.settler.settle_all()
         assert fs.writer.unsaved_bytes() == 0
         assert (await content(fs), await content(fs, b"g")) == (b"x" * 100, b"y" * 100)
 
@@ -400,5 +400,5 @@ async def test_a_truncation_to_the_size_that_was_known_cuts_what_another_mount_w
         theirs = await b.open((await b.lookup(ROOT_INODE, b"f")).id)
         await a.write(mine, 5, b"more")
         await a.fsync(mine)
-        await b.set_attributes(theirs.inode.id, size=5)
+        await b.attributes.set(theirs.inode.id, size=5)
         assert await content(a) == b"12345"

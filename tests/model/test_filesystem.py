@@ -73,7 +73,7 @@ class Runner:
             async with filesystem(self.namespace, self.store, limits=limits) as fs:
                 while remaining and remaining[0][0] != "remount":
                     await self.step(fs, remaining.pop(0))
-                await fs.writer.settle_all()
+                await fs.settler.settle_all()
                 await self.compare_all(fs)
             if not remaining:
                 return
@@ -154,7 +154,7 @@ class Runner:
         if verb == "link":
             await fs.tree.link(inode.id, ROOT_INODE, NAMES[seed % len(NAMES)])
         elif verb == "truncate":
-            assert (await fs.set_attributes(inode.id, size=offset)).size == offset
+            assert (await fs.attributes.set(inode.id, size=offset)).size == offset
         elif verb == "freeze":
             fs.writer.freeze(inode)
             await trio.lowlevel.checkpoint()

@@ -229,7 +229,7 @@ async def contents(seed: int, count: int) -> None:
             for user in users:
                 nursery.start_soon(user.work, count // USERS // LIVES // 2)
         world.failing, before = 0.0, world.failing
-        await through(fs.writer.settle_all, world)
+        await through(fs.settler.settle_all, world)
         for cells in files.values():
             cells.commit(mount, world.tick(), world.tick())
         world.failing = before

@@ -52,7 +52,7 @@ async def contents(seed: int, count: int) -> None:
                 nursery.start_soon(user.work, count // len(users))
         world.failing = 0
         for mount, fs in enumerate(both):
-            await fs.writer.settle_all()
+            await fs.settler.settle_all()
             for cells in files.values():
                 cells.commit(mount, world.tick(), world.tick())
         seen = []

@@ -211,7 +211,7 @@ class Load:
         file.versions.append(before[:size].ljust(size, b"\0"))
         last = len(file.versions) - 1
         with self._in_doubt(file):
-            await mounted.filesystem.set_attributes(file.inode, size=size)
+            await mounted.filesystem.attributes.set(file.inode, size=size)
             await mounted.filesystem.promises.committed()
         self._acknowledged(file, last)
 
@@ -323,7 +323,7 @@ class Load:
         """Overwrite what others wrote there. Whoever has the volume delegated goes on before it is committed."""
         stamp = Stamp(len(self.stamps) + 1, next(self._moments))
         self.stamps.append(stamp)
-        await mounted.filesystem.set_attributes(ROOT_INODE, gid=stamp.number)
+        await mounted.filesystem.attributes.set(ROOT_INODE, gid=stamp.number)
         stamp.told = next(self._moments)
         await mounted.filesystem.promises.committed()
         stamp.is_committed = True

@@ -161,7 +161,7 @@ async def _looked_into(fs: Filesystem) -> None:
 
 
 async def _read_at(fs: Filesystem) -> None:
-    await fs.set_attributes(await _number(fs, b"3"), atime_ns=5)
+    await fs.attributes.set(await _number(fs, b"3"), atime_ns=5)
 
 
 CHANGES: dict[str, Callable[[Filesystem], Awaitable[object]]] = {
@@ -181,7 +181,7 @@ CHANGES: dict[str, Callable[[Filesystem], Awaitable[object]]] = {
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_listing_shows_what_was_changed_since_the_last(change: str, autojump_clock: object) -> None:
     async with mounted(60) as (_, fs, operations):
-        await fs.set_attributes(await _number(fs, b"1"), mode=0o600)
+        await fs.attributes.set(await _number(fs, b"1"), mode=0o600)
         before = await listing(operations)
         await CHANGES[change](fs)
         after = await listing(operations)

@@ -91,7 +91,7 @@ async def test_a_time_a_program_sets_is_not_overtaken_by_a_read_before_it() -> N
     async with filesystem(names, MemoryStore()) as fs:
         handle = await made(fs)
         await fs.read(handle, 0, 7)
-        await fs.set_attributes(handle.inode.id, atime_ns=5)
+        await fs.attributes.set(handle.inode.id, atime_ns=5)
         await fs.settle_all()
         assert (await fs.stat(handle.inode.id)).atime_ns == 5
         assert (await names.attributes(handle.inode.id)).atime_ns == 5
@@ -114,7 +114,7 @@ async def test_a_time_a_program_sets_is_not_overtaken_by_one_on_its_way() -> Non
         await wait_all_tasks_blocked()
 
         async def utimes() -> None:
-            await fs.set_attributes(handle.inode.id, atime_ns=5)
+            await fs.attributes.set(handle.inode.id, atime_ns=5)
 
         nursery.start_soon(utimes)
         await wait_all_tasks_blocked()

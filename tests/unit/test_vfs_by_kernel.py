@@ -43,7 +43,7 @@ async def test_pages_that_come_do_not_move_the_time_that_the_kernel_sets(size: i
         made_ns = handle.inode.stat().mtime_ns
         await fs.write(handle, 0, bytes(size))
         assert handle.inode.stat().mtime_ns == made_ns
-        assert (await fs.set_attributes(handle.inode.id, mtime_ns=5, ctime_ns=7)).mtime_ns == 5
+        assert (await fs.attributes.set(handle.inode.id, mtime_ns=5, ctime_ns=7)).mtime_ns == 5
         assert handle.inode.is_dirty  # nobody else can look: what was written need not be stored for that
         await fs.write(handle, 10, b"later")
         await fs.fsync(handle)
@@ -162,14 +162,14 @@ async def test_times_of_pages_that_cannot_be_set_now_are_set_by_the_next_close()
         handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
         await fs.write(handle, 0, bytes(4096))
         session.is_away = True
-        await fs.set_times_of_pages(handle.inode.id, 5, 7)
+        await fs.attributes.set_times_of_pages(handle.inode.id, 5, 7)
         with pytest.raises(CoordinatorAway):
             await fs.flush(handle)
         session.is_away = False
         await fs.flush(handle)
         attributes = await session.attributes(handle.inode.id)
         assert (attributes.mtime_ns, attributes.ctime_ns) == (5, 7)
-        await fs.set_attributes(handle.inode.id, mtime_ns=9)
+        await fs.attributes.set(handle.inode.id, mtime_ns=9)
         await fs.flush(handle)
         assert handle.inode.stat().mtime_ns == 9
 
@@ -185,7 +185,7 @@ async def test_times_of_pages_of_a_closed_file_are_set_at_unmount(goes: str, mon
         await fs.write(handle, 0, bytes(4096))
         await fs.fsync(handle)
         session.is_away = True
-        await fs.set_times_of_pages(number, 5, 7)
+        await fs.attributes.set_times_of_pages(number, 5, 7)
         await fs.release(handle)
         for name in (b"1", b"2", b"3", b"4", b"5"):
             await fs.make(ROOT_INODE, name, Kind.FILE, 0o644, Owner(0, 0))

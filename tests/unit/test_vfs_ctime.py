@@ -39,15 +39,15 @@ async def written(fs: Filesystem) -> Inode:
 
 
 async def chmod(fs: Filesystem, inode: Inode) -> None:
-    await fs.set_attributes(inode.id, mode=0o600)
+    await fs.attributes.set(inode.id, mode=0o600)
 
 
 async def chown(fs: Filesystem, inode: Inode) -> None:
-    await fs.set_attributes(inode.id, uid=7)
+    await fs.attributes.set(inode.id, uid=7)
 
 
 async def touch_atime(fs: Filesystem, inode: Inode) -> None:
-    await fs.set_attributes(inode.id, atime_ns=5)
+    await fs.attributes.set(inode.id, atime_ns=5)
 
 
 async def setxattr(fs: Filesystem, inode: Inode) -> None:
@@ -80,7 +80,7 @@ async def test_no_commit_of_earlier_writes_moves_ctime_back(change: Change) -> N
         assert inode.is_dirty
         before = await fs.stat(inode.id)
         assert (before.mtime_ns, before.ctime_ns > unsaved.ctime_ns) == (unsaved.mtime_ns, True)
-        await fs.writer.settle(inode)
+        await fs.settler.settle(inode)
         after = await names.attributes(inode.id)
         assert (after.mtime_ns, after.ctime_ns) == (before.mtime_ns, before.ctime_ns)
         assert (inode.stat().mtime_ns, inode.stat().ctime_ns) == (before.mtime_ns, before.ctime_ns)
@@ -98,8 +98,8 @@ async def test_setting_mtime_stores_earlier_writes_first() -> None:
     names = namespace()
     async with filesystem(names, MemoryStore()) as fs:
         inode = await written(fs)
-        await fs.set_attributes(inode.id, mtime_ns=5)
-        await fs.writer.settle(inode)
+        await fs.attributes.set(inode.id, mtime_ns=5)
+        await fs.settler.settle(inode)
         assert (await names.attributes(inode.id)).mtime_ns == inode.stat().mtime_ns == 5
 
 
@@ -118,16 +118,16 @@ async def test_while_nobody_else_can_look_setting_mtime_waits_for_no_store_and_n
     async with filesystem(names, store, trust=lambda: 30.0) as fs:
         inode = await written(fs)
         unsaved = inode.stat()
-        await fs.set_attributes(inode.id, mtime_ns=5)
+        await fs.attributes.set(inode.id, mtime_ns=5)
         now = inode.stat()
         assert (now.mtime_ns, now.ctime_ns > unsaved.ctime_ns, inode.is_dirty) == (5, True, True)
         names.refuses = True
         with pytest.raises(Denied):
-            await fs.set_attributes(inode.id, mtime_ns=7)
+            await fs.attributes.set(inode.id, mtime_ns=7)
         names.refuses = False
         store.put = MemoryStore().put  # type: ignore[method-assign]
         inode.error = None
-        await fs.writer.settle(inode)
+        await fs.settler.settle(inode)
         assert inode.stat() == now._replace(change=inode.head.change)
         assert (await names.attributes(inode.id)).mtime_ns == 5
         handle = await fs.open(inode.id)
@@ -145,10 +145,10 @@ async def test_a_time_that_was_refused_leaves_that_of_the_writes() -> None:
         unsaved = inode.stat()
         names.refuses = True
         with pytest.raises(Denied):
-            await fs.set_attributes(inode.id, mtime_ns=7)
+            await fs.attributes.set(inode.id, mtime_ns=7)
         names.refuses = False
         inode.error = None
-        await fs.writer.settle(inode)
+        await fs.settler.settle(inode)
         assert (await names.attributes(inode.id)).mtime_ns == inode.stat().mtime_ns == unsaved.mtime_ns
 
 

@@ -11,8 +11,8 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.chunks.protocol import Released
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import MIB, ROOT_INODE, Buffer, ChunkId, VolumeId
+from p2pfs.vfs.storing import GATHER_S
 from p2pfs.vfs.tree import Owner
-from p2pfs.vfs.writer import GATHER_S
 from p2pfs.wire.chunks import Receipt
 from p2pfs.wire.namespace import Applied, Commit, Operation
 

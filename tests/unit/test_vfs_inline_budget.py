@@ -19,7 +19,7 @@ BUDGET = 64 * KIB
 
 
 async def chmod(fs: Filesystem, inode: Inode) -> None:
-    await fs.set_attributes(inode.id, mode=0o600)
+    await fs.attributes.set(inode.id, mode=0o600)
 
 
 async def setxattr(fs: Filesystem, inode: Inode) -> None:

@@ -141,10 +141,10 @@ async def test_a_change_of_attributes_is_told_also_of_an_inode_that_left_memory_
 
         session.apply = evicting  # type: ignore[method-assign]
         if change == "mode":
-            assert (await fs.set_attributes(inode.id, mode=0o600)).mode == 0o600
+            assert (await fs.attributes.set(inode.id, mode=0o600)).mode == 0o600
         elif change == "size":  # the same: only times move
             before_ns = inode.stat().mtime_ns
-            assert (await fs.set_attributes(inode.id, size=3)).mtime_ns > before_ns
+            assert (await fs.attributes.set(inode.id, size=3)).mtime_ns > before_ns
         else:
-            assert (await fs.set_times_of_pages(inode.id, 7, 8)).mtime_ns == 7
+            assert (await fs.attributes.set_times_of_pages(inode.id, 7, 8)).mtime_ns == 7
         assert fs._table.glimpse(inode.id) is None

@@ -70,7 +70,7 @@ async def test_that_nobody_answered_reaches_the_writer_and_stops_no_call_once_th
         handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
         await fs.write(handle, 0, b"x")
         handle.inode.fail(Unavailable("no peer"))
-        await fs.set_attributes(handle.inode.id, mtime_ns=5)
+        await fs.attributes.set(handle.inode.id, mtime_ns=5)
         with pytest.raises(Unavailable):
             await fs.fsync(handle)
         await fs.fsync(handle)

@@ -125,7 +125,7 @@ async def test_closing_waits_for_what_was_written_or_set_though_a_commit_in_the_
         assert (handle.inode.is_dirty, names.outstanding) == (False, 2)
         await fs.flush(handle)
         assert names.outstanding == 0
-        await fs.set_attributes(handle.inode.id, mode=0o600)
+        await fs.attributes.set(handle.inode.id, mode=0o600)
         await fs.flush(handle)
         assert names.outstanding == 0
 
@@ -246,7 +246,7 @@ async def test_an_error_in_the_background_meets_the_next_who_closes_the_file() -
         names.refuses = NoSpace("full")
         await close(fs, handle)
         await wait_all_tasks_blocked()
-        assert (fs.writer.failures, fs.writer.lost_bytes) == (1, 0)
+        assert (fs.storer.failures, fs.storer.lost_bytes) == (1, 0)
         again = await fs.open(handle.inode.id)
         with pytest.raises(NoSpace):
             await fs.flush(again)
@@ -264,7 +264,7 @@ async def test_what_had_to_be_given_up_is_counted(claim_logs: Claims) -> None:
         names.refuses = Fenced("over")
         await close(fs, handle)
         await wait_all_tasks_blocked()
-        assert (fs.writer.failures, fs.writer.lost_bytes) == (1, 5)
+        assert (fs.storer.failures, fs.storer.lost_bytes) == (1, 5)
         await fs.settle_all()
         assert fs.promises.losses() == "5 B written to files were given up"
 
@@ -506,7 +506,7 @@ async def test_truncating_waits_for_earlier_bytes() -> None:
     ):
         handle = await make(fs, data=BIG)
         await close(fs, handle)
-        ended = await is_waiting(nursery, lambda: fs.set_attributes(handle.inode.id, size=10))
+        ended = await is_waiting(nursery, lambda: fs.attributes.set(handle.inode.id, size=10))
         store.lets_go.set()
         await ended.wait()
 
@@ -547,7 +547,7 @@ async def write(fs: Filesystem, handle: Handle) -> None:
 
 
 async def truncate(fs: Filesystem, handle: Handle) -> None:
-    await fs.set_attributes(handle.inode.id, size=7)
+    await fs.attributes.set(handle.inode.id, size=7)
 
 
 async def open_truncated(fs: Filesystem, handle: Handle) -> None:
@@ -555,7 +555,7 @@ async def open_truncated(fs: Filesystem, handle: Handle) -> None:
 
 
 async def chmod(fs: Filesystem, handle: Handle) -> None:
-    await fs.set_attributes(handle.inode.id, mode=0o600)
+    await fs.attributes.set(handle.inode.id, mode=0o600)
 
 
 async def create(fs: Filesystem, _: Handle) -> None:

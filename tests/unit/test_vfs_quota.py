@@ -91,8 +91,8 @@ async def test_small_files_and_holes_count(autojump_clock: MockClock) -> None:
         with pytest.raises(OverQuota):
             await fs.write(handle, 1 << 30, b"x")
         with pytest.raises(OverQuota):
-            await fs.set_attributes(handle.inode.id, size=1)
-        await fs.set_attributes(handle.inode.id, size=0)
+            await fs.attributes.set(handle.inode.id, size=1)
+        await fs.attributes.set(handle.inode.id, size=0)
         await fs.release(handle)
 
 

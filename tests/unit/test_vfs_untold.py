@@ -234,7 +234,7 @@ async def test_a_file_that_left_the_table_while_it_was_asked_for_is_cut(
                 await fs.make(ROOT_INODE, b"new %d" % at, Kind.FILE, 0o644, NOBODY)
 
         session.meanwhile = meanwhile
-        await fs.set_attributes(numbers[5], size=3)
+        await fs.attributes.set(numbers[5], size=3)
         assert session.meanwhile is None
         assert await read(fs, numbers[5]) == text(5)[:3]
 
@@ -276,13 +276,13 @@ async def test_what_is_changed_while_content_is_on_its_way_is_not_undone(what: s
 
         async def meanwhile() -> None:
             if what == "mode":
-                await fs.set_attributes(number, mode=0o600)
+                await fs.attributes.set(number, mode=0o600)
             elif what == "content":
                 writer = await fs.open(number, writes=True)
                 await fs.write(writer, 0, b"something new")
                 await fs.release(writer)
             elif what == "size":
-                await fs.set_attributes(number, size=7)
+                await fs.attributes.set(number, size=7)
             elif what == "moved":
                 await fs.rename(ROOT_INODE, b"5", ROOT_INODE, b"moved", 0)
             else:

@@ -31,11 +31,11 @@ class Refusing(MemoryNamespace):
 
 
 async def truncate(fs: Filesystem, number: InodeId) -> None:
-    await fs.set_attributes(number, size=0)
+    await fs.attributes.set(number, size=0)
 
 
 async def utimes(fs: Filesystem, number: InodeId) -> None:
-    await fs.set_attributes(number, mtime_ns=5)
+    await fs.attributes.set(number, mtime_ns=5)
 
 
 async def rename(fs: Filesystem, number: InodeId) -> None:

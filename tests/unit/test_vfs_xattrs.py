@@ -174,7 +174,7 @@ async def test_own_writes_and_own_new_files_do_not_make_it_ask_again(namespace: 
             await fs.fsync(handle)
             assert await fs.xattrs.names(handle.inode.id) == []
         assert namespace.asked == 0
-        await fs.set_attributes(handle.inode.id, mode=0o600)  # a change that says nothing of attributes
+        await fs.attributes.set(handle.inode.id, mode=0o600)  # a change that says nothing of attributes
         await fs.xattrs.names(handle.inode.id)
         assert namespace.asked == 1
         await fs.release(handle)
@@ -260,7 +260,7 @@ async def test_a_list_replaces_what_another_mount_set_a_moment_ago(
         number = await file(fs)
         assert await fs.xattrs.names(number) == []
         await theirs.xattrs.set(number, ACCESS, acl.encode((*LIST[:2], Entry(USER, 7, 1002), *LIST[2:])))
-        await theirs.set_attributes(number, mode=0o4770)
+        await theirs.attributes.set(number, mode=0o4770)
         await fs.xattrs.set(number, ACCESS, acl.encode(entries))
         assert await theirs.xattrs.names(number) == [ACCESS] * (entries is LIST)
         assert (await theirs.stat(number)).mode == 0o4000 | acl.mode_of(entries)
@@ -270,10 +270,10 @@ async def test_chmod_shows_in_the_list_whoever_does_it(volume: MemoryVolume, nam
     async with mounted(namespace) as fs, mounted(Counted(volume)) as other:
         number = await file(fs)
         await fs.xattrs.set(number, ACCESS, acl.encode(LIST))
-        await fs.set_attributes(number, mode=0o640)
+        await fs.attributes.set(number, mode=0o640)
         shown = acl.decode(await fs.xattrs.get(number, ACCESS))
         assert shown == acl.with_mode(LIST, 0o640)
-        await other.set_attributes(number, mode=0o700)
+        await other.attributes.set(number, mode=0o700)
         assert acl.mode_of(acl.decode(await other.xattrs.get(number, ACCESS))) == 0o700
 
 
@@ -281,7 +281,7 @@ async def test_the_set_gid_bit_stays_with_the_group_only(namespace: Counted) -> 
     async with mounted(namespace) as fs:
         number = await file(fs)
         for keeps, expected in ((True, 0o6770), (False, 0o4770)):
-            await fs.set_attributes(number, mode=0o6644)
+            await fs.attributes.set(number, mode=0o6644)
             await fs.xattrs.set(number, ACCESS, acl.encode(LIST), keeps_set_gid=keeps)
             assert await mode(fs, number) == expected
 
