@@ -477,7 +477,9 @@ async def test_who_leaves_waits_for_a_coordinator_that_is_known_to_be_away(autoj
         session.before_apply = lost
         await make(delegated, b"acknowledged")
         await gone.wait()
-        leaving = Promises(delegated, NotImplemented, NotImplemented, NotImplemented, Durability.FSYNC, NotImplemented, hard=False)
+        leaving = Promises(
+            delegated, NotImplemented, NotImplemented, NotImplemented, Durability.FSYNC, NotImplemented, hard=False
+        )
         await leaving.committed_at_last(60)
         assert trio.current_time() >= back_s
 
