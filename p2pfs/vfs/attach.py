@@ -124,11 +124,11 @@ async def attach(
     by_kernel: bool = False,
     succeeds: Callable[[], str] = str,
 ) -> AsyncIterator[Attached]:
-    """A volume ready to use. Whoever leaves the block has settled the writer or does not want to. If it is `hard`,
-    what is asked of it waits without end for a pool that does not answer; single requests to peers end by `io_timeout`
-    all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one that is
-    alone. `by_kernel`: writes will come from the kernel's cache, so that nobody else may have the volume; `succeeds`
-    names a session of this node whose process is dead, or none (""), and is asked when all else is known.
+    """A volume ready to use. Whoever leaves the block has settled what was written or does not want to. If it is
+    `hard`, what is asked of it waits without end for a pool that does not answer; single requests to peers end by
+    `io_timeout` all the same. A mount says its `mount_point`: only mounts count when the volume is delegated to the one
+    that is alone. `by_kernel`: writes will come from the kernel's cache, so that nobody else may have the volume;
+    `succeeds` names a session of this node whose process is dead, or none (""), and is asked when all else is known.
 
     Raises:
         UserError: No such volume, wrong passphrase.

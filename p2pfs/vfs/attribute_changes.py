@@ -1,4 +1,4 @@
-"""Setting attributes: chmod, chown, utimes and truncate.
+"""Setting attributes: chmod, chown, utimes and truncate. Extended ones are `vfs.xattrs`.
 
 Called by `vfs.filesystem` and by whoever answers the kernel's SETATTR.
 """
@@ -25,19 +25,19 @@ from p2pfs.wire.namespace import SetAttributes
 
 
 class AttributeChanges:
-    """Of one mount."""
+    """Sets what one mount's programs ask for, and keeps it in order with what they wrote."""
 
     def __init__(
         self,
         namespace: Namespace,
         table: InodeTable,
         tree: Tree,
+        *,
         settler: Settler,
         promises: Promises,
         quota: VolumeQuota,
         access_times: AccessTimes,
         page_times: PageTimes,
-        *,
         limits: WriteLimits,
         now_ns: Callable[[], int],
         trust: Callable[[], float],
@@ -90,7 +90,8 @@ class AttributeChanges:
         return inode.stat()
 
     async def truncate(self, inode: Inode, size: int) -> None:
-        """Times move also when the size is the same. Raises OverQuota when the file would be larger than it may."""
+        """Set the size of a file; the caller tells `Promises.changed`. Times move also when the size is the same.
+        Raises OverQuota when the file would be larger than it may."""
         await self._quota.grow(size - inode.size)
         is_new = await self._promises.lasting(lambda: self._settler.truncate(inode, size))
         inode.kernel_size.wrote(size, trio.current_time(), is_end=True)

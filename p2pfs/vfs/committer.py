@@ -2,7 +2,8 @@
 
 Everything here holds the inode's `content` lock. A commit is built on the content loaded for one `change`; other tasks
 may take a newer state in at any await (`Inode.refresh`), so each build compares the change before and after and starts
-again if it moved: otherwise another mount's commit would be hidden without a Conflict. Called by `vfs.storing`.
+again if it moved: otherwise another mount's commit would be hidden without a Conflict. Called by
+`vfs.storing`, for what is committed where it is frozen by `vfs.writer`, and by `vfs.settling`.
 """
 
 import logging

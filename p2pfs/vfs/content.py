@@ -1,4 +1,4 @@
-"""Which rows a change of content adds and drops, and the head that goes with them. Pure: the writer applies the result.
+"""Which rows a change of content adds and drops, and the head that goes with them. Pure: `committer` applies it.
 
 A commit's rows take sequence numbers above every earlier one: `change << SEQ_BITS | ordinal`. Rows that newer ones hide
 entirely are dropped in the same commit, so that layers do not pile up; what remains is bounded by compaction.

@@ -78,7 +78,7 @@ class Filesystem:
     ) -> None:
         self.trust = around.trust
         """See `Surroundings`."""
-        self._namespace, self._limits, self._now_ns = namespace, limits, now_ns
+        self._namespace, self._limits = namespace, limits
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
@@ -127,12 +127,15 @@ class Filesystem:
         )  # fmt: skip
         self.quota = VolumeQuota(namespace, self._unsaved_growth, around.hurry)
         self.promises = Promises(
-            namespace, self.writer, self.storer, self.settler, limits.durability, self.journal,
+            namespace,
+            writer=self.writer, storer=self.storer, settler=self.settler,
+            durability=limits.durability, journal=self.journal,
             hard=limits.write.hard, has_trash=limits.has_trash,
         )  # fmt: skip
         self.attributes = AttributeChanges(
-            namespace, self._table, self.tree, self.settler, self.promises, self.quota, self._access_times,
-            self._page_times,
+            namespace, self._table, self.tree,
+            settler=self.settler, promises=self.promises, quota=self.quota,
+            access_times=self._access_times, page_times=self._page_times,
             limits=limits.write, now_ns=now_ns, trust=around.trust,
         )  # fmt: skip
 

@@ -108,6 +108,14 @@ class InodeTable:
         has_handles = known is not None and known.handles > 0
         return has_handles or inode in self._opening or inode in self._used_by_reference
 
+    def named_or_used(self, inode: Inode) -> Inode:
+        """The inode, if the kernel may be told of it. The coordinator may keep for this mount what another one
+        replaced: a kernel that is told so links it no more, by whichever name it remembers of it; told that it is gone,
+        it looks the name up again. Raises NotFound."""
+        if not inode.attributes.links and not self.is_in_use(inode.id):
+            raise NotFound("the file has no name any more, and nobody here has it open")
+        return inode
+
     # ---- inodes
 
     def take(self, attributes: Attributes) -> tuple[Inode, bool]:
@@ -220,11 +228,3 @@ class InodeTable:
         self._seen[inode.id] = inode.head.change
         if len(self._seen) > REMEMBERED_CHANGES:
             self._seen.popitem(last=False)
-
-    def named_or_used(self, inode: Inode) -> Inode:
-        """The inode, if the kernel may be told of it. The coordinator may keep for this mount what another one
-        replaced: a kernel that is told so links it no more, by whichever name it remembers of it; told that it is gone,
-        it looks the name up again. Raises NotFound."""
-        if not inode.attributes.links and not self.is_in_use(inode.id):
-            raise NotFound("the file has no name any more, and nobody here has it open")
-        return inode

@@ -21,7 +21,7 @@ class Durability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Budgets of the writer; all bytes and seconds."""
+    """Budgets of what is written and stored; all bytes and seconds."""
 
     dirty_bytes: int = 64 * MIB
     small_file: int = 16 * 1024

@@ -1,6 +1,7 @@
 """Times of files whose pages a kernel keeps: it tells them once, and they are set when the coordinator answers.
 
-Called by `filesystem`. What is still to be set is with the inode (`times_of_pages`), which is kept for it.
+Called by `vfs.filesystem` and `vfs.attribute_changes`. What is still to be set is with the inode (`times_of_pages`),
+which is kept for it.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """What calls promise about stable storage, by the mount's durability (docs/durability.md): who waits for what.
 
 A namespace may acknowledge changes before they are committed (`Namespace.settle`); here is decided which calls wait.
-Called by `vfs.filesystem`; storing is the business of `vfs.storing`.
+Called by `vfs.filesystem` and `vfs.attribute_changes`; storing is the business of `vfs.storing`.
 """
 
 import math
@@ -36,12 +36,12 @@ class Promises:
     def __init__(
         self,
         namespace: Namespace,
+        *,
         writer: Writer,
         storer: Storer,
         settler: Settler,
         durability: Durability,
         journal: NoJournal,
-        *,
         hard: bool,
         has_trash: bool = True,
     ) -> None:

@@ -2,7 +2,7 @@
 
 The coordinator says what the limits are and what is committed; this adds what this mount has taken in since. Near the
 limit it counts anew before it refuses. Other mounts' growth is known from then: the coordinator, which refuses the
-commit, has the last word (`meta.quotas`). Called by `vfs.filesystem`.
+commit, has the last word (`meta.quotas`). Called by `vfs.filesystem` and `vfs.attribute_changes`.
 """
 
 from collections.abc import Callable

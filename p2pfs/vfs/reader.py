@@ -1,7 +1,7 @@
 """From a byte range to bytes: unsaved ones, the memory cache, then the chunk stores (design: journeys, read).
 
 Every byte that leaves is either this mount's own unsaved write or was authenticated: the extents against the inode's
-head, each block by its tag. Called by `vfs.filesystem` and, for what lies below a write, by the writer.
+head, each block by its tag. Called by `vfs.filesystem` and, for what lies below a write, by the committer.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,8 @@
-"""Waiting until what was written is stored and committed, and changes that need it to be.
+"""Waiting until what was written is stored and committed; and the two changes that need that first, of a file's size
+and of its mtime.
 
-Called by `vfs.filesystem` and `vfs.promises`. `vfs.writer` puts bytes on their way, `vfs.storing` stores them.
+Called by `vfs.filesystem`, `vfs.promises`, `vfs.attribute_changes` and `vfs.digests`. `vfs.writer` puts bytes on their
+way, `vfs.storing` stores them.
 """
 
 import logging
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Of one mount."""
+    """Has what one mount wrote stored, and waits for it."""
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Settler:
 
     @contextmanager
     def _hurried(self, inode: Inode, last: int) -> Iterator[None]:
-        """Within the block somebody waits for the freezes up to this number."""
+        """As `Storer.awaited`; and what the commit goes behind, or what pauses after a failure, goes on at once."""
         self._hurry()  # the commit goes behind the making of the file, which can go while chunks are stored
         inode.kick.pulse()
         with self._storer.awaited(inode, last):

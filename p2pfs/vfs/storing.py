@@ -1,6 +1,6 @@
 """From frozen bytes to stored and committed ones, in the background.
 
-Called by `vfs.writer` for each freeze that does not fit a commit by itself; `vfs.settling` says what is waited for.
+Called by `vfs.writer` for each freeze that was not committed at once; `vfs.settling` says what is waited for.
 Data goes before metadata; commits of one inode go in the order its bytes were frozen. What could not be stored stays
 dirty and is tried again; its error is kept for the program.
 """

@@ -12,7 +12,7 @@ from p2pfs.vfs.uploads import LateCopies
 
 
 class Unsaved:
-    """Shared by the writer, which fills it, and the committer, which empties it."""
+    """Shared by the writer, which fills it, and those who empty it: the committer, and whoever gives bytes up."""
 
     def __init__(self, space: Space, copies: LateCopies, budget_bytes: int, journal: NoJournal) -> None:
         self.space, self._copies, self.journal = space, copies, journal

@@ -1,8 +1,8 @@
 """From a chunk plan to receipts: seal, put on the peers, remember where it is.
 
-Used by the writer for what was frozen and by the committer for what must be stored beside it. Receipts that come after
-a put has returned are kept with the upload while it is uncommitted, and sent on their own afterwards, so that no copy
-is forgotten.
+Used by `vfs.storing` for what was frozen and by the committer for what must be stored beside it. Receipts that come
+after a put has returned are kept with the upload while it is uncommitted, and sent on their own afterwards, so that no
+copy is forgotten.
 """
 
 import logging

@@ -1,6 +1,7 @@
 """Collecting what programs write, and putting it on its way: frozen bytes, which no write changes any more.
 
-Called by `vfs.filesystem`. What fits a commit by itself is committed where it is frozen; all else is stored by
+Called by `vfs.filesystem`, `vfs.promises`, `vfs.settling` and, for what a crash left, `vfs.journal.recovery`. What fits
+a commit and needs nobody asked (`Committer.commit_now`) is committed where it is frozen; all else is stored by
 `vfs.storing`, in the nursery given here. docs/concurrency.md says which lock protects what.
 """
 

@@ -1,5 +1,7 @@
 """Parts of backups and recovery kits: what the coordinator made opens with the kit, and nothing else does."""
 
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import msgspec
@@ -31,8 +33,8 @@ CONTENT = Content(4096, 3, [(1, b"page one"), (3, b"page three")], {"ca.key": b"
 BLANK = Part(1, POOL, 7, 0, IMAGE, True, 1_800_000_000.5, FIRST, b"", b"", b"")
 
 
-def sealed(blank: Part = BLANK, signing: Ed25519PrivateKey = SIGNING) -> bytes:
-    return seal_part(blank, CONTENT, box=BOX.public_key(), signing=signing)
+def sealed(blank: Part = BLANK, signing: Ed25519PrivateKey = SIGNING, content: Content = CONTENT) -> bytes:
+    return seal_part(blank, content, box=BOX.public_key(), signing=signing)
 
 
 def opened(data: bytes, **expected: Any) -> Content:  # noqa: ANN401 - check_part's
@@ -47,6 +49,21 @@ def test_a_part_opens_to_what_was_sealed() -> None:
     assert opened(data) == CONTENT
     assert data != sealed()  # a key of its own each time
     assert b"page one" not in data
+
+
+def of_pages(page: Callable[[int], bytes], count: int = 64) -> Content:
+    return Content(4096, count, [(number, page(number)) for number in range(1, count + 1)], {})
+
+
+def test_pages_shrink_as_far_as_they_can() -> None:
+    random = Random(5)
+    rows = of_pages(lambda number: b"".join(b"row %04d of a table;" % (number + at) for at in range(200)).ljust(4096))
+    secret = of_pages(lambda _: random.randbytes(3072).ljust(4096, b"\0"))
+    nothing = of_pages(lambda _: bytes(4096))
+    for content, share in ((rows, 0.15), (secret, 0.76), (nothing, 0.01)):
+        data = sealed(content=content)
+        assert opened(data) == content
+        assert len(data) < share * 64 * 4096
 
 
 def test_every_changed_byte_is_noticed() -> None:

@@ -478,7 +478,13 @@ async def test_who_leaves_waits_for_a_coordinator_that_is_known_to_be_away(autoj
         await make(delegated, b"acknowledged")
         await gone.wait()
         leaving = Promises(
-            delegated, NotImplemented, NotImplemented, NotImplemented, Durability.FSYNC, NotImplemented, hard=False
+            delegated,
+            writer=NotImplemented,
+            storer=NotImplemented,
+            settler=NotImplemented,
+            durability=Durability.FSYNC,
+            journal=NotImplemented,
+            hard=False,
         )
         await leaving.committed_at_last(60)
         assert trio.current_time() >= back_s
