@@ -4,12 +4,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import docs_blocks
 import pytest
 from pools import DemoPool, demo_pool
 
@@ -217,6 +219,40 @@ def test_a_page_whose_session_ends_goes_to_the_login_by_itself(look: Look) -> No
     other.get_by_role("button", name="Log out").click()
     look.page.wait_for_url("**/login")
     look.complaints = [one for one in look.complaints if "401" not in one]  # Chromium's own words about that answer
+
+
+BY_CERTIFICATE = "Log in with this browser's certificate"
+
+
+def test_an_admins_browser_needs_no_link(pool: DemoPool, chromium: Any) -> None:  # noqa: ANN401
+    """It has the certificate of an admin's node, made into what a browser imports as the page on the dashboard says."""
+    target = base(link_of(pool))
+    home = pool.root / "mount"
+    page = docs_blocks.ROOT / "docs" / "dashboard.md"
+    [command] = [block.text for block in docs_blocks.blocks(page) if "pkcs12" in block.text]
+    # in a session of its own there is no terminal to ask at
+    subprocess.run(
+        command, shell=True, cwd=home, input="only here\nonly here\n", text=True, check=True, start_new_session=True
+    )
+    shown = {"origin": target, "pfxPath": str(home / "admin.p12"), "passphrase": "only here"}
+    seen = Look(chromium, client_certificates=[shown])
+    seen.page.goto(target + "/login")
+    seen.page.get_by_role("button", name=BY_CERTIFICATE).click()
+    seen.page.get_by_role("heading", name="Overview").wait_for()
+    assert seen.complaints == []
+    seen.context.close()
+
+
+def test_a_node_that_is_no_admin_gets_no_further(pool: DemoPool, chromium: Any) -> None:  # noqa: ANN401
+    target = base(link_of(pool))
+    tls = NodeHome(pool.root / "peer-1")
+    shown = {"origin": target, "certPath": str(tls.certificate_path), "keyPath": str(tls.key_path)}
+    seen = Look(chromium, client_certificates=[shown])
+    seen.page.goto(target + "/login")
+    seen.page.get_by_role("button", name=BY_CERTIFICATE).click()
+    seen.page.get_by_role("alert").get_by_text("no certificate of an admin").wait_for()
+    assert seen.context.cookies() == []
+    seen.context.close()
 
 
 def test_intruders_stay_out(pool: DemoPool, chromium: Any) -> None:  # noqa: ANN401
