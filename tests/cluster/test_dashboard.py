@@ -231,8 +231,9 @@ def test_an_admins_browser_needs_no_link(pool: DemoPool, chromium: Any) -> None:
     page = docs_blocks.ROOT / "docs" / "dashboard.md"
     [command] = [block.text for block in docs_blocks.blocks(page) if "pkcs12" in block.text]
     # in a session of its own there is no terminal to ask at
+    answers = "only here\nonly here\n"
     subprocess.run(
-        command, shell=True, cwd=home, input="only here\nonly here\n", text=True, check=True, start_new_session=True
+        command, shell=True, cwd=home, input=answers, text=True, check=True, start_new_session=True, timeout=30
     )
     shown = {"origin": target, "pfxPath": str(home / "admin.p12"), "passphrase": "only here"}
     seen = Look(chromium, client_certificates=[shown])

@@ -64,7 +64,6 @@ def enter(home: NodeHome, invite: Invite, settings: dict[str, str]) -> NodeRecor
         UserError: BAD_INVITE, FOREIGN_COORDINATOR, BAD_CONFIGURATION, ALREADY_INITIALISED.
         Unavailable: The coordinator does not answer.
     """
-
     home.require_vacant()
     home.settings(settings)  # a bad value is told before the invite is used
     was_there = home.path.exists()

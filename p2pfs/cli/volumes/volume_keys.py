@@ -97,7 +97,7 @@ def create(
         if recovery_file is None:
             raise
         raise Unavailable(
-            f"{error}. The volume may have been made: keep {recovery_file} unless `p2pfs volume list` shows that not"
+            f"{error}. The volume may have been made: keep {recovery_file} if `p2pfs volume list` shows the volume"
         ) from None
     pin(home.path, volume, sub_keys.check)
     volume_settings.pin_indexing(home.path, volume, seal)
