@@ -156,7 +156,7 @@ class Filesystem:
     ) -> AsyncIterator[Self]:
         """A file system whose background tasks live as long as the block.
 
-        Leaving the block drops what is not stored: `await filesystem.settler.settle_all()` first.
+        Leaving the block drops what is not stored: `await filesystem.settle_all()` first.
         """
         async with trio.open_nursery() as nursery:
             filesystem = cls(

@@ -54,7 +54,14 @@ class Storer:
         """As many more are in the journal, for the next mount."""
 
     async def store(self, inode: Inode, freeze: Freeze) -> None:
-        """Upload and commit until done; only a fenced session or a vanished inode gives bytes up."""
+        """Upload and commit until done; only a fenced session or a vanished inode gives bytes up. Raises nothing: what
+        fails is kept with the inode.
+
+        Durability: on return the bytes are committed, and before that on `min_replicas` peers if they do not fit the
+        metadata; or they are given up.
+
+        Cancellation: they stay unsaved, with the inode.
+        """
         pause = 0.5
         trouble_s = math.inf  # from when on what passes by itself, as a rule, is the program's trouble too
         while freeze in inode.frozen:
