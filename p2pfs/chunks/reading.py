@@ -14,7 +14,7 @@ from p2pfs.chunks import blocks as runs
 from p2pfs.chunks.outcomes import Outcomes
 from p2pfs.chunks.protocol import Asking, Blocks, Check, PeerStore
 from p2pfs.chunks.standing import HEDGE_CAP_S, PATIENCE_S, Attempt, Standings
-from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable
+from p2pfs.errors import Corrupt, Denied, NotFound, PoolError, Unavailable, bare
 from p2pfs.net.watch import Watch
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import ChunkId, PeerNumber, VolumeId
@@ -136,7 +136,7 @@ async def _answered_soon(sources: Sources, wanted: Wanted, first: _First) -> mem
     except PoolError as error:
         if not first.is_over:
             standings.declined(attempt)
-        first.is_over, first.failure = True, error
+        first.is_over, first.failure = True, bare(error)
     except BaseException:
         await first.asking.aclose()
         standings.dropped(attempt)
@@ -247,7 +247,7 @@ async def _outcome(sources: Sources, wanted: Wanted, race: _Race, patience_s: fl
                 if wanted.check is not None:
                     wanted.check(outcome)
             except Corrupt as error:
-                outcome = error
+                outcome = bare(error)
         if isinstance(outcome, PoolError):
             race.failures[peer] = outcome
         else:
@@ -282,10 +282,10 @@ async def _ask(
             standings.read(attempt)
         except (Unavailable, Denied) as error:
             standings.failed(attempt)
-            outcome = error
+            outcome = bare(error)
         except PoolError as error:
             standings.declined(attempt)
-            outcome = error
+            outcome = bare(error)
         except trio.Cancelled:
             standings.dropped(attempt)
             raise

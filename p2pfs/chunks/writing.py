@@ -22,7 +22,7 @@ from p2pfs.chunks.protocol import PeerStore, Released
 from p2pfs.chunks.standing import Attempt, Standings
 from p2pfs.chunks.turns import Turns
 from p2pfs.chunks.uplink import Uplink
-from p2pfs.errors import Denied, NoSpace, NotFound, PoolError, Unavailable
+from p2pfs.errors import Denied, NoSpace, NotFound, PoolError, Unavailable, bare
 from p2pfs.placement.distribution import Progress, Step, next_steps
 from p2pfs.runtime.retry import backoff
 from p2pfs.types import Buffer, ChunkId, Distribution, PeerNumber, VolumeId
@@ -340,10 +340,10 @@ class WriteFlight:
             standings.wrote(attempt)
         except Unavailable as error:
             standings.failed(attempt)
-            outcome = error
+            outcome = bare(error)
         except PoolError as error:
             standings.refused(attempt)
-            outcome = error
+            outcome = bare(error)
         except trio.Cancelled:
             standings.dropped(attempt)
             raise

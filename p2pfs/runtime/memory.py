@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
@@ -30,7 +31,12 @@ def watch(keeping: Keeping) -> None:
 
 def give_back(trim: Callable[[int], object] | None) -> None:
     """Once. Takes a few milliseconds, most of them `trim`'s (malloc_trim(3) with what to keep; None where there is no
-    such thing): a burst of chunks leaves tens of MiB free between what is in use, which only that returns."""
+    such thing): a burst of chunks leaves tens of MiB free between what is in use, which only that returns.
+
+    Garbage first: an error and the frames that it went through often keep each other, and with them the chunks that
+    were under way, until somebody looks for such cycles; a process that has come to rest makes too little for that.
+    """
+    gc.collect()
     for keeping in list(_keeping):
         keeping.look()
     if trim is not None:

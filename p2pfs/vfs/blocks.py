@@ -17,6 +17,11 @@ class PlainRun:
     start: int
     data: memoryview
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it keeps, if it is all that lies in them."""
+        return memoryview(self.data.obj).nbytes
+
     def slice(self, off: int, length: int) -> memoryview | None:
         """Plain bytes off…off+length of the chunk if all are here."""
         low = off - self.start
@@ -26,13 +31,13 @@ class PlainRun:
 
     def compact(self) -> "PlainRun":
         """The same bytes; in memory of their own, unless they fill nearly all of that they lie in."""
-        if memoryview(self.data.obj).nbytes <= MOST_MEMORY * len(self.data):
+        if self.memory <= MOST_MEMORY * len(self.data):
             return self
         return PlainRun(self.start, memoryview(bytes(self.data)))
 
 
 class BlockCache:
-    """Runs by (chunk, first block), bounded in bytes of plain data.
+    """Runs by (chunk, first block), bounded in bytes of the memory they lie in.
 
     A run is found by any byte in it through `_first`, which maps each block of a chunk to its run's key.
     """
@@ -61,10 +66,10 @@ class BlockCache:
             older = self._first.get((chunk, block))
             if older is not None:
                 self._remove((chunk, older))
-        self._runs[chunk, first] = run.compact()
+        kept = self._runs[chunk, first] = run.compact()
         for block in blocks:
             self._first[chunk, block] = first
-        self.bytes += len(run.data)
+        self.bytes += kept.memory
         while self.bytes > self._budget and len(self._runs) > 1:
             self._remove(next(iter(self._runs)))
 
@@ -80,4 +85,4 @@ class BlockCache:
         chunk, first = key
         for block in range(first, (run.start + len(run.data) + BLOCK_BYTES - 1) // BLOCK_BYTES):
             self._first.pop((chunk, block), None)
-        self.bytes -= len(run.data)
+        self.bytes -= run.memory

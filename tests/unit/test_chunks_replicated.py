@@ -1,6 +1,8 @@
 """Promise P2 in simulated time: what a replicated store does when peers die, hang, fill up or lie."""
 
-from collections.abc import AsyncIterator, Callable
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -106,7 +108,42 @@ async def pool_of(
         nursery.cancel_scope.cancel()
 
 
+class Held:
+    """Something of whom asks, that is to be gone when the request is."""
+
+
+@pytest.fixture
+def _uncollected() -> Iterator[None]:
+    """No garbage is looked for: what goes, goes because nobody has it any more."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+REFUSALS = [NotFound, Corrupt, Denied, Unavailable, Misuse]
+
 # ---- reading --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("delay_s", [0.002, 0.4])
+async def test_a_read_that_a_peer_refused_leaves_no_garbage(
+    refusal: type[PoolError], delay_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Found: each kept its chunk, and a mount at rest several MiB. The failure was kept with its traceback, that is
+    with the frames it went through, and those with the failure."""
+    async with pool_of(2) as pool:
+        chunk, held = sealed(1, 5000), Held()
+        kept = weakref.ref(held)
+        await pool.hold(chunk, 1, 2)
+        pool.fault(Fault(delay_s=delay_s, refuse=refusal("no")), 1)
+        await pool.read(chunk, check=lambda _, held=held: held)
+        del held
+        await trio.sleep(60)
+        pool.faults.clear()  # which the error is kept in
+        assert kept() is None
 
 
 @pytest.mark.parametrize("known", [0, 20])
@@ -505,6 +542,22 @@ async def test_parts_are_released_once_when_nobody_uses_them_any_more(
         await pool.store.settle(60)
         assert len(released) == 1
         assert released[0] <= 2.0
+
+
+@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.parametrize("refusal", [*REFUSALS, NoSpace])
+async def test_a_write_that_a_peer_refused_leaves_no_garbage(
+    refusal: type[PoolError], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with pool_of(4, replicas=3) as pool:
+        chunk, held = sealed(1, 5000), Held()
+        kept = weakref.ref(held)
+        pool.fault(Fault(delay_s=0.002, refuse=refusal("no")), *pool.placed(chunk)[:1])
+        await pool.store.put(VOLUME, chunk.id, [chunk.data], released=lambda held=held: None)
+        del held
+        await trio.sleep(60)
+        pool.faults.clear()  # which the error is kept in
+        assert kept() is None
 
 
 async def test_a_cancelled_write_releases_its_parts(autojump_clock: trio.testing.MockClock) -> None:

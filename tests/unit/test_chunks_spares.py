@@ -1,10 +1,16 @@
 """Memory kept to be used again: at most so much, and no longer than it is needed."""
 
+import gc
+import weakref
+from collections.abc import Iterator
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pfs.chunks.pages import LARGE_BYTES, PAGE, PagePool
 from p2pfs.chunks.spares import LOOK_EVERY, Spares
+from p2pfs.errors import Unavailable
 from p2pfs.runtime import memory
 
 pytestmark = pytest.mark.l0
@@ -58,6 +64,33 @@ async def test_what_nobody_takes_any_more_goes_too_and_the_heap_with_it(
         await trio.sleep(2.5 * memory.EVERY_S)
         assert len(spares) == 0
         assert trims == [0, 0]
+
+
+@pytest.fixture
+def _uncollected() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_uncollected")
+def test_what_only_garbage_keeps_goes_too() -> None:
+    """Found: mounts at rest kept 3 to 12 MiB of chunks that requests had failed for, until there was load again."""
+    memory_of_chunk = PagePool().lend(LARGE_BYTES - 3 * PAGE)
+    lent = weakref.ref(memory_of_chunk.obj)
+
+    def fail(chunk: memoryview) -> Unavailable:
+        try:
+            raise Unavailable(f"{len(chunk)} bytes did not come")
+        except Unavailable as error:
+            kept = error  # with its traceback, which has this frame, which has it
+            return kept
+
+    fail(memory_of_chunk)
+    del memory_of_chunk
+    assert lent() is not None
+    memory.give_back(None)
+    assert lent() is None
 
 
 async def test_where_malloc_cannot_trim_spares_go_all_the_same(

@@ -50,3 +50,19 @@ def test_a_run_takes_little_more_memory_than_it_has_bytes(size: int) -> None:
     assert kept is not None
     assert kept == expected
     assert memoryview(kept.obj).nbytes <= MOST_MEMORY * size
+    assert cache.bytes == memoryview(kept.obj).nbytes
+    cache.drop(CHUNK)
+    assert cache.bytes == 0
+
+
+def test_the_budget_is_of_memory_not_of_the_bytes_in_it() -> None:
+    """Found: a cache of runs that each fill four fifths of what they lie in took a quarter more than it may."""
+    cache = BlockCache(4 * MIB)
+    for number in range(20):
+        cache.put(ChunkId(number.to_bytes(32, "big")), PlainRun(0, lent(900 * KIB)))
+        assert memory_of(cache) <= 4 * MIB
+    assert memory_of(cache) > 3 * MIB
+
+
+def memory_of(cache: BlockCache) -> int:
+    return sum(memoryview(run.data.obj).nbytes for run in cache._runs.values())
