@@ -122,6 +122,7 @@ def test_parts_lie_where_the_design_says(pool: DemoPool) -> None:
         assert part.home == pool.root / name
         assert part.pid_path == pool.root / "run" / f"{name}.pid"
         assert part.log_path == pool.root / "log" / f"{name}.log"
+        assert part.arguments[part.arguments.index("--log-file") + 1] == str(part.log_path)  # and so it is bounded
     words = " ".join(parts["mount"].arguments)
     assert str(pool.passphrase_path) in words  # the file, not what is in it
 

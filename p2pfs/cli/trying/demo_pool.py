@@ -133,13 +133,16 @@ class DemoPool:
 
     def _part(self, name: str, arguments: tuple[str, ...], **settings: str) -> Part:
         home, pid_path = self.root / name, self.root / "run" / f"{name}.pid"
+        log_path = self.root / "log" / f"{name}.log"
+        # Its output goes there too, but only a log that its process knows of is kept within bounds.
+        files = ("--home", str(home), "--pid-file", str(pid_path), "--log-file", str(log_path))
         given = [f"--set={key}={value}" for key, value in (self.plan.settings | settings).items() if key != "capacity"]
         return Part(
             name=name,
             home=home,
-            arguments=(*arguments, "--home", str(home), "--pid-file", str(pid_path), *given),
+            arguments=(*arguments, *files, *given),
             pid_path=pid_path,
-            log_path=self.root / "log" / f"{name}.log",
+            log_path=log_path,
         )
 
     # ---- starting ---------------------------------------------------------------------------------------------------
