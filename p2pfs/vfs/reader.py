@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from p2pfs.chunks.pages import room
+from p2pfs.chunks.pages import LARGE_BYTES, room
 from p2pfs.chunks.protocol import Blocks, ChunkStore
 from p2pfs.errors import Corrupt, NotFound, PoolError, Unavailable
 from p2pfs.format.chunk import open_blocks
@@ -73,7 +73,7 @@ class Reader:
         self._sealer, self._namespace, self._store = sealer, namespace, store
         self._places, self._nursery, self._refresh = places, nursery, refresh
         self.blocks = BlockCache(memory_bytes)
-        self._most_ahead = min(MOST_AHEAD, max(0, memory_bytes - CHUNK_BYTES) // 2 // CHUNK_BYTES)
+        self._most_ahead = min(MOST_AHEAD, max(0, memory_bytes - LARGE_BYTES) // 2 // LARGE_BYTES)
         self._flights: dict[tuple[ChunkId, int], Signal] = {}
 
     # ---- extents

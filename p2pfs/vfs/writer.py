@@ -98,7 +98,7 @@ class Writer:
             self.freeze(inode)  # all in one commit: a record that another mount's could part is none
         else:
             for index in full:
-                self._freeze(inode, [index])
+                self._freeze_up_to(inode, index)
         return offset
 
     def _time_ns(self) -> int:
@@ -158,6 +158,16 @@ class Writer:
     def freeze(self, inode: Inode) -> None:
         """Start storing everything dirty of an inode, without waiting."""
         for indices in _portions(inode.active[index] for index in sorted(inode.active)):
+            self._freeze(inode, indices)
+
+    def _freeze_up_to(self, inode: Inode, index: int) -> None:
+        """A MiB that will not grow, and in one commit with it what is unfinished right before it: of a file that is
+        written from start to end a crash leaves a beginning, not zeros where the rest of a MiB was still waited for.
+        A kernel with pages of its own sends them in any order; there half a MiB is not what comes before the next."""
+        first = index
+        while first - 1 in inode.active and not self._limits.by_kernel:
+            first -= 1
+        for indices in _portions(inode.active[at] for at in range(first, index + 1)):
             self._freeze(inode, indices)
 
     def _freeze(self, inode: Inode, indices: list[int]) -> None:

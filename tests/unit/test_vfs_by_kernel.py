@@ -14,7 +14,7 @@ from volumes import ROOT_HEAD, VOLUME, filesystem
 from p2pfs.chunks.memory import MemoryStore
 from p2pfs.errors import CoordinatorAway, NoSpace, PoolError, Unavailable
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import ROOT_INODE, Kind
+from p2pfs.types import MIB, ROOT_INODE, Kind
 from p2pfs.vfs import inode_table
 from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.space import EndlessSpace
@@ -49,6 +49,19 @@ async def test_pages_that_come_do_not_move_the_time_that_the_kernel_sets(size: i
         await fs.fsync(handle)
         stat = handle.inode.stat()
         assert (stat.mtime_ns, stat.ctime_ns, stat.size) == (5, 7, size)
+
+
+@pytest.mark.parametrize(("limits", "waiting"), [(BY_KERNEL, [0]), (Limits(), [])])
+async def test_pages_of_a_kernel_come_in_any_order_so_that_a_full_mib_takes_no_half_one_along(
+    limits: Limits, waiting: list[int]
+) -> None:
+    async with filesystem(volume().session(), MemoryStore(), limits=limits) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, bytes(MIB // 2))
+        await fs.write(handle, MIB, bytes(MIB))
+        assert list(handle.inode.active) == waiting
+        await fs.write(handle, MIB // 2, bytes(MIB // 2))
+        await fs.fsync(handle)
 
 
 async def test_an_earlier_error_does_not_refuse_pages_that_the_kernel_would_lose() -> None:

@@ -1,5 +1,6 @@
 """Commits of a file that is being written: few, and never late for who waits."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from p2pfs.chunks.memory import MemoryStore
 from p2pfs.chunks.protocol import Released
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
 from p2pfs.types import MIB, ROOT_INODE, Buffer, ChunkId, VolumeId
+from p2pfs.vfs.limits import Limits, WriteLimits
 from p2pfs.vfs.storing import GATHER_S
 from p2pfs.vfs.tree import Owner
 from p2pfs.wire.chunks import Receipt
@@ -131,3 +133,28 @@ async def test_what_is_stored_during_a_commit_gets_none_of_its_own(mock_clock: M
         store.waiting[2].set()
         await fs.fsync(handle)
         assert namespace.commits == [1, 2]
+
+
+@pytest.mark.parametrize("at_once", [MIB // 4, MIB // 2, MIB, 3 * MIB])
+@pytest.mark.parametrize("synced", [1, MIB // 2, MIB + 5])
+async def test_of_what_is_written_from_start_to_end_a_crash_leaves_a_prefix(
+    synced: int, at_once: int, autojump_clock: MockClock
+) -> None:
+    """Found by a soak: the second half of a MiB whose first half was stored by itself waited to be five seconds old,
+    while the MiBs behind it, which were full, were committed: a killed mount left zeros in the middle of a file."""
+    volume, store = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME), MemoryStore()
+    written = random.Random(f"{synced} {at_once}").randbytes(4 * MIB + 100)
+    ageless = Limits(WriteLimits(age_s=1e9))
+    async with filesystem(volume.session(), store, limits=ageless) as fs, filesystem(volume.session(), store) as others:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, written[:synced])
+        await fs.fsync(handle)
+        for start in range(synced, len(written), at_once):
+            await fs.write(handle, start, written[start : start + at_once])
+        while handle.inode.head.size < 4 * MIB:  # noqa: ASYNC110 - sealing is in threads, of which no event tells
+            await trio.sleep(GATHER_S)
+        assert handle.inode.is_dirty  # its end; else the crash would come too late
+        left = await others.open((await others.lookup(ROOT_INODE, b"f")).id, writes=False)
+        found = bytes(await others.read(left, 0, len(written)))
+        assert len(found) >= 4 * MIB
+        assert found == written[: len(found)]
