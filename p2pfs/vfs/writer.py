@@ -7,13 +7,13 @@ a commit and needs nobody asked (`Committer.commit_now`) is committed where it i
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
 from p2pfs.errors import Unavailable
 from p2pfs.format.ranges import pieces
-from p2pfs.types import MIB, Buffer
+from p2pfs.types import CHUNK_BYTES, MIB, Buffer
 from p2pfs.vfs import appending
 from p2pfs.vfs.committer import MOST_ROWS, Committer
 from p2pfs.vfs.content import check_size
@@ -161,12 +161,11 @@ class Writer:
             self._freeze(inode, indices)
 
     def _freeze_up_to(self, inode: Inode, index: int) -> None:
-        """A MiB that will not grow, and in one commit with it what is unfinished right before it: of a file that is
+        """A MiB that will not grow, and in one commit with it what leads up to it without a gap: of a file that is
         written from start to end a crash leaves a beginning, not zeros where the rest of a MiB was still waited for.
-        A kernel with pages of its own sends them in any order; there half a MiB is not what comes before the next."""
-        first = index
-        while first - 1 in inode.active and not self._limits.by_kernel:
-            first -= 1
+        No more than that, as who writes here and there goes on doing so, and each time it would be a chunk more. A
+        kernel with pages of its own sends them in any order; there nothing is known to lead up to anything."""
+        first = index if self._limits.by_kernel else _leading_up_to(inode.active, index)
         for indices in _portions(inode.active[at] for at in range(first, index + 1)):
             self._freeze(inode, indices)
 
@@ -223,6 +222,15 @@ class Writer:
     def unsaved_bytes(self) -> int:
         """Bytes not yet stored and committed, with their bookkeeping."""
         return self._credits.taken
+
+
+def _leading_up_to(active: Mapping[int, DirtyMib], index: int) -> int:
+    """The first MiB from which on everything up to the start of this one is dirty, or its own index."""
+    while (before := active.get(index - 1)) is not None and before.end == index * CHUNK_BYTES:
+        index -= 1
+        if before.runs[-1].start > 0:
+            break
+    return index
 
 
 def _portions(mibs: Iterable[DirtyMib]) -> Iterator[list[int]]:

@@ -88,9 +88,26 @@ def test_what_only_garbage_keeps_goes_too() -> None:
 
     fail(memory_of_chunk)
     del memory_of_chunk
-    assert lent() is not None
     memory.give_back(None)
+    assert lent() is not None
+    spares = Spares[object](16)
+    busy(spares, 16, 1)
+    memory.give_back(None, comes_to_rest=True)
     assert lent() is None
+    assert len(spares) == 0
+
+
+async def test_garbage_is_looked_for_once_when_a_process_comes_to_rest(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    used = iter([0.0, 9.0, 9.1, 9.2, 20.0, 20.1, 20.2])  # seconds of a processor, each half a minute
+    monkeypatch.setattr(memory, "process_time", lambda: next(used))
+    monkeypatch.setattr(memory.gc, "collect", lambda: looks.append(trio.current_time()))
+    began_s = trio.current_time()
+    async with memory.thrifty():
+        await trio.sleep(6.5 * memory.EVERY_S)
+    assert [round(at_s - began_s) for at_s in looks] == [2 * memory.EVERY_S, 5 * memory.EVERY_S]
 
 
 async def test_where_malloc_cannot_trim_spares_go_all_the_same(

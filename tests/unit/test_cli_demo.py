@@ -242,6 +242,21 @@ def test_a_part_that_fails_passes_on_its_sentence_and_exit_status(part: Part, mo
     assert caught.value.exit_code == exitcodes.BUSY
 
 
+def test_a_part_whose_log_was_full_passes_on_its_sentence_from_the_new_one(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part.log_path.parent.mkdir()
+    part.log_path.write_text("of last week\n" * 10_000)
+    turned = (
+        f"os.rename({str(part.log_path)!r}, {str(part.log_path) + '.1'!r}); log = open({str(part.log_path)!r}, 'w')"
+    )
+    launched = _launch(
+        part, monkeypatch, f"{turned}; print('p2pfs: the port is taken', file=log, flush=True); sys.exit(17)"
+    )
+    with pytest.raises(UserError, match="peer-1 did not start: the port is taken"):
+        launched.await_ready(60)
+
+
 def test_a_part_that_is_killed_while_it_starts_is_a_failure(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = _launch(part, monkeypatch, "os.kill(os.getpid(), 9)")
     with pytest.raises(UserError, match=r"see .*peer-1\.log") as caught:

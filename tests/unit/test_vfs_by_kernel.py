@@ -57,10 +57,10 @@ async def test_pages_of_a_kernel_come_in_any_order_so_that_a_full_mib_takes_no_h
 ) -> None:
     async with filesystem(volume().session(), MemoryStore(), limits=limits) as fs:
         handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
-        await fs.write(handle, 0, bytes(MIB // 2))
+        await fs.write(handle, MIB // 2, bytes(MIB // 2))
         await fs.write(handle, MIB, bytes(MIB))
         assert list(handle.inode.active) == waiting
-        await fs.write(handle, MIB // 2, bytes(MIB // 2))
+        await fs.write(handle, 0, bytes(MIB // 2))
         await fs.fsync(handle)
 
 

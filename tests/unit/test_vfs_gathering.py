@@ -158,3 +158,14 @@ async def test_of_what_is_written_from_start_to_end_a_crash_leaves_a_prefix(
         found = bytes(await others.read(left, 0, len(written)))
         assert len(found) >= 4 * MIB
         assert found == written[: len(found)]
+
+
+async def test_what_does_not_lead_up_to_a_full_mib_waits_to_be_full_itself() -> None:
+    """Else who writes here and there in a file would have it stored in many small chunks."""
+    async with filesystem(Counting(), MemoryStore()) as fs:
+        handle = await fs.create(ROOT_INODE, b"f", 0o644, Owner(0, 0))
+        await fs.write(handle, 0, b"a" * (MIB // 2))
+        await fs.write(handle, 2 * MIB - 100, b"b" * 100)
+        await fs.write(handle, 2 * MIB, b"c" * MIB)
+        assert list(handle.inode.active) == [0]  # a gap is behind its bytes; those of the second one end where c begins
+        await fs.fsync(handle)

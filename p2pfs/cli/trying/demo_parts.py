@@ -142,7 +142,8 @@ class Launched:
         """The part's own sentence, and where there is more."""
         with self.part.log_path.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - _TAIL_BYTES))
+            begun = self._log_start if self._log_start <= end else 0  # a full log was set aside meanwhile
+            log.seek(max(begun, end - _TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()
         spoken = [line.removeprefix("p2pfs: ") for line in lines if line.startswith("p2pfs: ")]
         return f"{spoken[-1]} ({self.part.log_path})" if spoken else f"see {self.part.log_path}"
