@@ -1,5 +1,6 @@
 """Loaded for every test: plugins, and hypothesis settings that keep runs short and repeatable."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -26,3 +27,12 @@ def sigint() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage is looked for: what goes, goes because nobody has it any more."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

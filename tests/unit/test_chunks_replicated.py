@@ -1,8 +1,7 @@
 """Promise P2 in simulated time: what a replicated store does when peers die, hang, fill up or lie."""
 
-import gc
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -112,21 +111,12 @@ class Held:
     """Something of whom asks, that is to be gone when the request is."""
 
 
-@pytest.fixture
-def _uncollected() -> Iterator[None]:
-    """No garbage is looked for: what goes, goes because nobody has it any more."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 REFUSALS = [NotFound, Corrupt, Denied, Unavailable, Misuse]
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("delay_s", [0.002, 0.4])
 async def test_a_read_that_a_peer_refused_leaves_no_garbage(
@@ -544,7 +534,7 @@ async def test_parts_are_released_once_when_nobody_uses_them_any_more(
         assert released[0] <= 2.0
 
 
-@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("refusal", [*REFUSALS, NoSpace])
 async def test_a_write_that_a_peer_refused_leaves_no_garbage(
     refusal: type[PoolError], autojump_clock: trio.testing.MockClock

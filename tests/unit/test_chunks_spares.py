@@ -1,8 +1,6 @@
 """Memory kept to be used again: at most so much, and no longer than it is needed."""
 
-import gc
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -66,14 +64,7 @@ async def test_what_nobody_takes_any_more_goes_too_and_the_heap_with_it(
         assert trims == [0, 0]
 
 
-@pytest.fixture
-def _uncollected() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.usefixtures("uncollected")
 def test_what_only_garbage_keeps_goes_too() -> None:
     """Found: mounts at rest kept 3 to 12 MiB of chunks that requests had failed for, until there was load again."""
     memory_of_chunk = PagePool().lend(LARGE_BYTES - 3 * PAGE)
