@@ -35,11 +35,13 @@ DEB_VERSION ?=
 DEB_PACKAGES = debhelper dpkg-dev fakeroot po-debconf fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv
 TRY_PACKAGES = systemd-container debootstrap dpkg-dev util-linux
 TRY_DIR ?= build/package
+RELEASE ?= trixie
+TRY_RELEASE_DIR ?= build/release
 TESTS ?=
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help web demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search screenshots deb test-package install uninstall lock clean system
+.PHONY: help web demo demo-stop test conformance conformance-sample soak check format bench bench-heal bench-peers bench-link bench-swarm bench-scale bench-search screenshots deb test-package test-release install uninstall lock clean system
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -56,7 +58,7 @@ $(STAMPS)/run: requirements.lock pyproject.toml
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
-	@packaging/system-packages dbus-daemon iproute2 util-linux chromium openssl
+	@packaging/system-packages dbus-daemon e2fsprogs iproute2 util-linux chromium openssl
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	@touch $@
 
@@ -145,6 +147,10 @@ deb: web ## the Debian package of this checkout, in ./dist (DEB_VERSION=1.2 for 
 test-package: web ## build it, and try it in a machine booted for that (root; 2 GiB of disk, five minutes)
 	@packaging/system-packages $(DEB_PACKAGES) $(TRY_PACKAGES)
 	@package=$$(packaging/build-deb '$(TRY_DIR)' $(DEB_VERSION)) && $(PYTHON) packaging/try_package.py "$$package" '$(TRY_DIR)'
+
+test-release: ## all tests in a small system of another release of Debian (RELEASE=trixie; root; 3 GiB of disk)
+	@packaging/system-packages debootstrap util-linux
+	@packaging/try-release '$(RELEASE)' '$(TRY_RELEASE_DIR)' test
 
 install: requirements.lock web ## the package under PREFIX, units, mount helpers (as root)
 	@packaging/system-packages

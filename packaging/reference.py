@@ -141,6 +141,9 @@ def _sections() -> dict[str, str]:
 def schemas() -> dict[str, Any]:
     """JSON Schema (2020-12) of each command's output."""
     found, components = msgspec.json.schema_components(list(OUTPUTS.values()), ref_template="#/$defs/{name}")
+    for component in components.values():
+        if "description" in component:
+            component["description"] = inspect.cleandoc(component["description"])  # as Python 3.13 has it already
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What p2pfs commands print with --json",

@@ -3,7 +3,7 @@ move. Nothing happens but what a test asks for."""
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from p2pfs.format.invites import decode_invite
 from p2pfs.format.kits import Kit
 from p2pfs.meta import settings as rows
 from p2pfs.meta.database import ThreadedDatabase, open_database
+from p2pfs.meta.rounds import Rounds
 from p2pfs.net.addresses import bound_addresses, open_listeners
 from p2pfs.net.client import Client
 from p2pfs.net.identity import Credentials, Identity, Revocations, client_context, server_context
@@ -179,6 +180,7 @@ async def start(
     authority, secrets = files.load(record.pool)
     database = await stack.enter_async_context(open_database(files.database))
     revocations = Revocations()
+    rounds = stack.enter_context(closing(Rounds()))
     services = await compose(
         record,
         settings,
@@ -187,6 +189,7 @@ async def start(
         secrets=secrets,
         revocations=revocations,
         clock=clock,
+        rounds=rounds,
     )
     credentials = Credentials(home.ca_path, home.certificate_path, home.key_path)
     client = Client(client_context(credentials), record.pool, clock=clock, revocations=revocations)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-pytest_plugins = ["plugins.checklogs"]
+pytest_plugins = ["plugins.checkconnections", "plugins.checklogs"]
 
 os.environ.pop("CI", None)  # pytest would print all of a difference there, which takes it hours for a MiB of bytes
 

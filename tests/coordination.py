@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from p2pfs.coordinator.receipts import sign
 from p2pfs.coordinator.services import Services
 from p2pfs.format.invites import decode_invite
 from p2pfs.meta.database import InlineDatabase
+from p2pfs.meta.rounds import Rounds
 from p2pfs.net.client import Client, Endpoint, joining_client
 from p2pfs.net.identity import Credentials, Identity, Revocations, client_context
 from p2pfs.runtime.clocks import FakeClock
@@ -194,8 +195,8 @@ async def pool(path: Path, *, clock: FakeClock | None = None, **settings: str) -
         new_pool(path, clock, **settings)
     files, record, loaded = CoordinatorFiles(home), home.record(), home.settings(settings)
     authority, secrets = files.load(record.pool)
-    database, revocations = InlineDatabase(files.database), Revocations()
-    try:
+    revocations = Revocations()
+    with closing(InlineDatabase(files.database)) as database, closing(Rounds()) as rounds:
         services = await compose(
             record,
             loaded,
@@ -204,10 +205,9 @@ async def pool(path: Path, *, clock: FakeClock | None = None, **settings: str) -
             secrets=secrets,
             revocations=revocations,
             clock=clock,
+            rounds=rounds,
         )
         yield Pool(home, record, loaded, clock, database, services, revocations)
-    finally:
-        database.close()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -161,6 +162,14 @@ class SqlWorld:
         self.clock = FakeClock()
         self.listeners = Listeners()
         self.delegations = Delegations(database=database, listeners=self.listeners, lasts_s=30.0, clock=self.clock)
+
+    @classmethod
+    def in_memory(cls) -> "SqlWorld":
+        """Over a database in memory, closed when nobody has the world any more."""
+        database = InlineDatabase()
+        world = cls(database)
+        weakref.finalize(world, database.close)
+        return world
 
     async def prepare(self, *, trash_s: float = 0.0) -> None:
         message = create_volume(trash_s=trash_s)

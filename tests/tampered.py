@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sqlite3
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -141,6 +142,7 @@ class Stage:
     async def build(cls, directory: Path) -> "Stage":
         database = InlineDatabase()
         stage = cls(database._connection, directory)  # damaged below the engine
+        weakref.finalize(stage, database.close)
         await database.write(_make_volume)
         store = MemoryStore()
         namespace = LyingNamespace(await _open(database), stage.told)

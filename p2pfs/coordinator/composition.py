@@ -58,11 +58,11 @@ async def compose(
     secrets: PoolSecrets,
     revocations: Revocations,
     clock: Clock,
+    rounds: Rounds,
     probe: Probe | None = None,
-    rounds: Rounds | None = None,
 ) -> Services:
-    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; without a
-    `probe` every peer is taken for one that can be dialled, and without `rounds` history is kept in memory."""
+    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; in `rounds`
+    history is kept; without a `probe` every peer is taken for one that can be dialled."""
     foundation = await foundations.lay(record, settings, database=database, secrets=secrets, clock=clock)
     roster = foundation.roster
     revocations.update(roster.revocations)
@@ -194,7 +194,7 @@ async def compose(
         jobs=upkeep.jobs,
         pool_clock=foundation.pool_clock,
         usefulness=usefulness,
-        history=_history(foundation, rounds or Rounds(), status=status, upkeep=upkeep, flow=flow, sessions=sessions),
+        history=_history(foundation, rounds, status=status, upkeep=upkeep, flow=flow, sessions=sessions),
         flow=flow,
         copied=lambda: upkeep.care.copied,
         workers=(

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,12 +107,11 @@ def write_as_another(path: Path) -> bytes:
 
 
 def use_sqlite(path: Path) -> None:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)")
         for number in range(50):
             with database:
                 database.execute("INSERT INTO t VALUES (?, ?)", (number, b"%d" % number * 100))
-    database.close()
 
 
 STEPS = (
@@ -131,9 +131,8 @@ def test_what_was_written_is_there_after_a_remount_with_its_times(pool: DemoPool
     before = look(directory)
     pool.remount_empty()
     assert look(directory) == before
-    with sqlite3.connect(directory / "sqlite") as database:
+    with closing(sqlite3.connect(directory / "sqlite")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    database.close()
 
 
 def test_a_file_without_a_name_is_written_and_closed_without_error(pool: DemoPool) -> None:

@@ -8,6 +8,7 @@ still arrives or does not. Then the volume is compared with one to which the ope
 
 import os
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -105,9 +106,12 @@ async def memory() -> Namespace:
 
 
 async def sql() -> Namespace:
-    world = SqlWorld(InlineDatabase())
+    database = InlineDatabase()
+    world = SqlWorld(database)
     await world.prepare()
-    return await world.mount()
+    namespace = await world.mount()
+    weakref.finalize(namespace, database.close)
+    return namespace
 
 
 async def picture(namespace: Namespace) -> dict[tuple[bytes, ...], Any]:

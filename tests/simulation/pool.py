@@ -34,6 +34,7 @@ from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta import members, volumes
 from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.remote import RemoteNamespace
+from p2pfs.meta.rounds import Rounds
 from p2pfs.net.client import Endpoint
 from p2pfs.net.identity import Revocations
 from p2pfs.net.server import Limits as ServerLimits
@@ -166,23 +167,24 @@ class SimCoordinator:
             Revocations(),
             self.host.clock,
         )
-        services = self.services = await compose(
-            self.record, SETTINGS, database=database, authority=_authority(), secrets=_SECRETS,
-            revocations=revocations, clock=clock,
-        )  # fmt: skip
-        self.host.server = Server(
-            COORDINATOR_ROUTES, Handlers(services).table(), context=None, pool=POOL,  # type: ignore[arg-type]
-            limits=ServerLimits(waiting_per_node=MAX_SESSIONS), revocations=revocations, clock=clock,
-            authorise=services.authorise,
-        )  # fmt: skip
-        async with trio.open_nursery() as nursery:
-            for one in (
-                services.pulse,
-                Reaper(services.sessions),
-                Expiry(services.sessions, services.reservations),
-                *services.workers,
-            ):
-                nursery.start_soon(worker.run, one)
+        with contextlib.closing(Rounds()) as rounds:
+            services = self.services = await compose(
+                self.record, SETTINGS, database=database, authority=_authority(), secrets=_SECRETS,
+                revocations=revocations, clock=clock, rounds=rounds,
+            )  # fmt: skip
+            self.host.server = Server(
+                COORDINATOR_ROUTES, Handlers(services).table(), context=None, pool=POOL,  # type: ignore[arg-type]
+                limits=ServerLimits(waiting_per_node=MAX_SESSIONS), revocations=revocations, clock=clock,
+                authorise=services.authorise,
+            )  # fmt: skip
+            async with trio.open_nursery() as nursery:
+                for one in (
+                    services.pulse,
+                    Reaper(services.sessions),
+                    Expiry(services.sessions, services.reservations),
+                    *services.workers,
+                ):
+                    nursery.start_soon(worker.run, one)
 
 
 class SimPeer:

@@ -1,5 +1,8 @@
 """What waits to be copied, without a pool."""
 
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 from careful import SIZE
 
@@ -17,9 +20,10 @@ TARGET = PeerNumber(2)
 
 
 @pytest.fixture
-def backlog() -> Backlog:
+def backlog() -> Iterator[Backlog]:
     clock = FakeClock()
-    return Backlog(Jobs(InlineDatabase(), clock), clock, str)
+    with closing(InlineDatabase()) as database:
+        yield Backlog(Jobs(database, clock), clock, str)
 
 
 def move(number: int) -> Task:

@@ -3,6 +3,8 @@
 import errno
 import itertools
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -27,14 +29,19 @@ NOON = 1_800_000_000.0 // 3600 * 3600
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
+@pytest.fixture
+def rounds() -> Iterator[Rounds]:
+    with closing(Rounds()) as kept:
+        yield kept
+
+
 def minutes(rounds: Rounds, count: int, *, until_s: float = NOON) -> None:
     """One look each minute up to `until_s`, whose value is the number of minutes before it."""
     for ago in range(count, -1, -1):
         rounds.add(until_s - ago * MINUTE, {"x": float(ago)})
 
 
-def test_the_finest_ring_that_reaches_back_answers() -> None:
-    rounds = Rounds()
+def test_the_finest_ring_that_reaches_back_answers(rounds: Rounds) -> None:
     minutes(rounds, 7 * 60)
     hour = rounds.series(["x"], NOON - HOUR, NOON, points=1000, now_s=NOON)["x"]
     assert hour == [(NOON - ago * MINUTE, float(ago)) for ago in range(60, -1, -1)]
@@ -43,8 +50,7 @@ def test_the_finest_ring_that_reaches_back_answers() -> None:
     assert day[-2] == (NOON - 10 * MINUTE, sum(range(1, 11)) / 10)
 
 
-def test_no_more_points_than_asked_for_each_the_mean_of_its_time() -> None:
-    rounds = Rounds()
+def test_no_more_points_than_asked_for_each_the_mean_of_its_time(rounds: Rounds) -> None:
     minutes(rounds, 119)
     found = rounds.series(["x"], NOON - 119 * MINUTE, NOON, points=12, now_s=NOON)["x"]
     assert len(found) in (12, 13)  # the first and the last may be cut
@@ -78,8 +84,7 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_clock_set_ahead_and_back_leaves_a_gap_and_nothing_from_the_future() -> None:
-    rounds = Rounds()
+def test_a_clock_set_ahead_and_back_leaves_a_gap_and_nothing_from_the_future(rounds: Rounds) -> None:
     minutes(rounds, 30)
     rounds.add(NOON + 400 * DAY, {"x": -1.0})
     rounds.add(NOON - 10 * MINUTE, {"x": 20.0})  # set back: the minute is told of twice
@@ -92,8 +97,7 @@ def test_a_clock_set_ahead_and_back_leaves_a_gap_and_nothing_from_the_future() -
     assert found[NOON - 10 * MINUTE] == 15.0
 
 
-def test_a_moment_has_no_more_names_however_often_it_is_told_of() -> None:
-    rounds = Rounds()
+def test_a_moment_has_no_more_names_however_often_it_is_told_of(rounds: Rounds) -> None:
     first = [f"first.{number}" for number in range(MOST_NAMES)]
     others = [f"other.{number}" for number in range(MOST_NAMES)]
     for names in (first, others):
@@ -102,8 +106,7 @@ def test_a_moment_has_no_more_names_however_often_it_is_told_of() -> None:
     assert [name for name, points in found.items() if points] == first
 
 
-def test_what_is_no_number_is_not_kept() -> None:
-    rounds = Rounds()
+def test_what_is_no_number_is_not_kept(rounds: Rounds) -> None:
     rounds.add(NOON, {"x": float("nan"), "y": float("inf"), "z": 1})
     found = rounds.series(["x", "y", "z", "never"], NOON - HOUR, NOON, points=10, now_s=NOON)
     assert {name: len(points) for name, points in found.items()} == {"x": 0, "y": 0, "z": 1, "never": 0}

@@ -7,7 +7,6 @@ from namespaces import VOLUME, Hand, SqlWorld, broken_invariants
 
 from p2pfs.errors import Conflict, Invalid, Loop, Misuse, NotFound
 from p2pfs.meta import engine, fsck
-from p2pfs.meta.database import InlineDatabase
 from p2pfs.meta.work import Rules, Work
 from p2pfs.types import ROOT_INODE, InodeId, Kind, VolumeId
 from p2pfs.wire.fsck import (
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.l0
 
 
 async def prepared(trash_s: float = 0.0) -> tuple[SqlWorld, Hand]:
-    world = SqlWorld(InlineDatabase())
+    world = SqlWorld.in_memory()
     await world.prepare(trash_s=trash_s)
     return world, Hand(await world.mount())
 

@@ -22,7 +22,7 @@ def token(number: int) -> bytes:
 
 
 async def prepared() -> tuple[SqlWorld, Hand]:
-    world = SqlWorld(InlineDatabase())
+    world = SqlWorld.in_memory()
     await world.prepare()
     return world, Hand(await world.mount())
 
@@ -55,7 +55,7 @@ async def test_the_more_tokens_the_fewer_rows_are_looked_at(monkeypatch: pytest.
 
 async def test_a_content_that_many_without_a_name_have_is_looked_for_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SCANNED", 4)
-    world = SqlWorld(InlineDatabase())
+    world = SqlWorld.in_memory()
     await world.prepare(trash_s=3600.0)
     hand = Hand(await world.mount())
     inodes = [await hand.make(b"%d" % at) for at in range(10)]

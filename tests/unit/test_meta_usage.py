@@ -5,7 +5,6 @@ from namespaces import VOLUME, Hand, SqlWorld, extent, new_chunk
 
 from p2pfs.errors import NotDirectory, NotFound
 from p2pfs.meta import engine, usage
-from p2pfs.meta.database import InlineDatabase
 from p2pfs.types import ROOT_INODE, Kind
 from p2pfs.wire.namespace import Commit
 from p2pfs.wire.usage import FileUsage, ReadFileUsage, ReadUsage, UsagePage
@@ -16,7 +15,7 @@ CHUNKS = list(range(1, 9))
 
 
 async def prepared() -> tuple[SqlWorld, Hand]:
-    world = SqlWorld(InlineDatabase())
+    world = SqlWorld.in_memory()
     await world.prepare()
     return world, Hand(await world.mount())
 
