@@ -58,7 +58,7 @@ $(STAMPS)/run: requirements.lock pyproject.toml
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/run
-	@packaging/system-packages dbus-daemon e2fsprogs iproute2 util-linux chromium openssl
+	@packaging/system-packages dbus-daemon e2fsprogs git iproute2 util-linux chromium openssl
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	@touch $@
 

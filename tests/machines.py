@@ -77,12 +77,13 @@ class Machine:
         """As when the plug is pulled: no process of it sees that coming."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, 9)
+        if self._pid:  # else it did not come so far; 0 would be this process and all its group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, 9)
         self._process.wait(20)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process = None
+        self._process, self._pid = None, 0
 
     def entering(self, *words: str) -> list[str]:
         """The command line that runs `words` there, with the environment that root has after logging in."""

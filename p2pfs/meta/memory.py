@@ -54,7 +54,8 @@ class MemoryVolume(MemoryRules):
             raise Busy("another mount has the volume")
         for other in in_the_way:
             self.end(other)
-        number = next(self._session_numbers)
+        self._newest_session += 1
+        number = self._newest_session
         if exclusive:
             self._alone = number
         self._sessions.add(number)

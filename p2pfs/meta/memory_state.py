@@ -3,7 +3,6 @@ back. Rules are in `memory_rules`; sessions in `memory`.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -104,7 +103,7 @@ class MemoryState:
         self.asleep: set[int] = set()  # sessions nothing is kept for: tests put them here
         self._next_id = ROOT_INODE + 1
         self._sessions: set[int] = set()
-        self._session_numbers = itertools.count(1)
+        self._newest_session = 0
         root = Attributes(
             ROOT_INODE,
             Kind.DIRECTORY,
