@@ -11,7 +11,7 @@ from typing import Final, Self
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, Semantic
+from p2pfs.errors import Invalid, IsDirectory, PoolError, Semantic
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
@@ -78,7 +78,7 @@ class Filesystem:
     ) -> None:
         self.trust = around.trust
         """See `Surroundings`."""
-        self._namespace, self._limits = namespace, limits
+        self._namespace, self._limits, self._nursery = namespace, limits, nursery
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
@@ -286,7 +286,16 @@ class Filesystem:
         known = self._table.get(number)
         if known is not None:
             self._access_times.note(known)
-        return await self.tree.directory(number, after, limit)
+        listed, complete = await self.tree.directory(number, after, limit)
+        if listed and not complete and self.trust() > 0:
+            self._nursery.start_soon(self._open_ahead, number, listed[-1].cookie, limit)
+        return listed, complete
+
+    async def _open_ahead(self, number: InodeId, after: DentryId, limit: int) -> None:
+        try:
+            await self.tree.open_ahead(number, after, limit)
+        except PoolError:
+            return  # who asks for these entries hears why
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a

@@ -133,15 +133,23 @@ class InodeTable:
         self._rest(inode)
         return inode, True
 
-    def take_listed(self, attributes: Attributes) -> tuple[Inode | Glimpse, bool]:
-        """As `take`; of a file not known otherwise there is only a glimpse then."""
+    def glimpse_of(self, attributes: Attributes) -> Glimpse | None:
+        """What `take_listed` would make of them, not taken in; None if that is nothing new. Raises Corrupt."""
+        number = InodeId(attributes.inode)
+        if number in self._glimpses or number in self._inodes or attributes.kind != Kind.FILE:
+            return None
+        return Glimpse(self._keys, self._volume, attributes)
+
+    def take_listed(self, attributes: Attributes, ready: Glimpse | None = None) -> tuple[Inode | Glimpse, bool]:
+        """As `take`; of a file not known otherwise there is only a glimpse then, `ready` if there is one of these
+        attributes."""
         number = InodeId(attributes.inode)
         known = self._glimpses.get(number)
         if known is not None and known.attributes == attributes:
             return known, True
         if known is not None or number in self._inodes or attributes.kind != Kind.FILE:
             return self.take(attributes)
-        glimpse = Glimpse(self._keys, self._volume, attributes)
+        glimpse = Glimpse(self._keys, self._volume, attributes) if ready is None else ready
         if attributes.change < self._seen.get(number, 0):
             return glimpse, False
         self._seen.pop(number, None)

@@ -26,6 +26,14 @@ class Listed(NamedTuple):
     inode: Inode | Glimpse
 
 
+class OpenedAhead(NamedTuple):
+    """A page that will be listed next, and what its first entries say: names, and glimpses of files. Verified, and
+    nothing else came of it yet."""
+
+    page: DirectoryPage
+    entries: list[tuple[bytes, Glimpse | None]]
+
+
 class _Kept(NamedTuple):
     page: DirectoryPage
     listed: list[Listed]

@@ -1,5 +1,6 @@
 """Directories through the FUSE handlers while the mount holds the delegation: what is known is not asked for again."""
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,16 +13,19 @@ from trio.testing import wait_all_tasks_blocked
 from volumes import ROOT_HEAD, VOLUME, filesystem, ticking
 
 from p2pfs.chunks.memory import MemoryStore
-from p2pfs.errors import CoordinatorAway, PoolError
+from p2pfs.errors import CoordinatorAway, Corrupt, NotFound, PoolError
+from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.memory import MemoryNamespace, MemoryVolume
-from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind
+from p2pfs.types import ROOT_INODE, DentryId, InodeId, Kind, VolumeId
 from p2pfs.vfs import inode_table
+from p2pfs.vfs import tree as tree_module
 from p2pfs.vfs.delegation.ahead import DIRECTORIES
 from p2pfs.vfs.delegation.delegated import SETTLING_S, Delegated
 from p2pfs.vfs.delegation.holding import Holding
 from p2pfs.vfs.filesystem import Filesystem
+from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.tree import Owner
-from p2pfs.wire.namespace import RENAME_EXCHANGE, DirectoryPage, SetAttributes, Unlink
+from p2pfs.wire.namespace import RENAME_EXCHANGE, Attributes, DirectoryPage, SetAttributes, Unlink
 from p2pfs_mount import operations as operations_module
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.trust import KERNEL_CACHE_S
@@ -365,3 +369,121 @@ async def test_a_page_that_was_asked_for_before_everything_was_forgotten_is_not_
             delegated._known.clear()
             session.may_answer.set()
         assert sorted(found[0]) == [b"0", b"2"]
+
+
+# ---- opened ahead
+
+
+async def _first(fs: Filesystem, limit: int) -> DentryId:
+    """List so many entries; the last one's cookie."""
+    return (await fs.directory(ROOT_INODE, DentryId(0), limit))[0][-1].cookie
+
+
+@pytest.fixture
+def glimpsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes whose heads were opened for a listing."""
+    found: list[int] = []
+
+    class Counted(Glimpse):
+        __slots__ = ()
+
+        def __init__(self, keys: VolumeKeys, volume: VolumeId, attributes: Attributes) -> None:
+            found.append(attributes.inode)
+            super().__init__(keys, volume, attributes)
+
+    monkeypatch.setattr(inode_table, "Glimpse", Counted)
+    return found
+
+
+async def test_what_is_listed_next_is_opened_meanwhile_and_once(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, glimpsed: list[int]
+) -> None:
+    monkeypatch.setattr(tree_module, "AHEAD_AT_ONCE", 10)
+    async with mounted(200) as (_, fs, _):
+        at = await _first(fs, 40)
+        assert len(glimpsed) == 40
+        await wait_all_tasks_blocked()
+        assert len(glimpsed) == 80
+        listed, _ = await fs.directory(ROOT_INODE, at, 40)
+        assert (len(listed), len(glimpsed)) == (40, 80)
+        while len(glimpsed) < 90:  # the first of the next are open
+            await trio.lowlevel.checkpoint()
+        wanted = fs.tree._ahead[ROOT_INODE]
+        again, _ = await fs.directory(ROOT_INODE, listed[-1].cookie, 40)
+        assert len(glimpsed) == 120
+        await wait_all_tasks_blocked()
+        assert len(wanted.entries) < 40
+        assert len(glimpsed) == len(set(glimpsed)) == 160
+        assert [entry.name for entry in (*listed, *again)] == [b"%d" % number for number in range(40, 120)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_was_opened_ahead_is_shown_as_it_is_when_it_is_given(change: str, autojump_clock: object) -> None:
+    async with mounted(60) as (_, fs, _):
+        await fs._namespace.directory(ROOT_INODE, DentryId(0), 100)  # all is known, and nothing opened
+        at = await _first(fs, 1)
+        await wait_all_tasks_blocked()
+        await fs.tree.open_ahead(ROOT_INODE, at, 100)
+        assert len(fs.tree._ahead[ROOT_INODE].entries) == 59
+        await CHANGES[change](fs)
+        shown = {name: inode.stat() for name, _, inode in (await fs.directory(ROOT_INODE, at, 100))[0]}
+        wanted = {}
+        for name in [*map(b"%d".__mod__, range(1, 60)), b"new", b"moved"]:
+            with contextlib.suppress(NotFound):
+                wanted[name] = (await fs.lookup(ROOT_INODE, name)).stat()
+        assert shown == wanted
+
+
+async def test_what_cannot_be_opened_ahead_is_told_to_who_lists_it(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(60) as (_, fs, _):
+        check = fs.tree._check_tag
+
+        def refused(parent: InodeId, name: bytes, *rest: object) -> None:
+            if name == b"30":
+                raise Corrupt("a directory entry was changed by somebody without the key")
+            check(parent, name, *rest)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as damaged:
+            damaged.setattr(fs.tree, "_check_tag", refused)
+            at = await _first(fs, 20)
+            await wait_all_tasks_blocked()
+            with pytest.raises(Corrupt):
+                await fs.directory(ROOT_INODE, at, 20)
+        assert len((await fs.directory(ROOT_INODE, at, 20))[0]) == 20
+
+
+async def test_nothing_is_opened_ahead_that_others_may_change(autojump_clock: object, glimpsed: list[int]) -> None:
+    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
+    async with filesystem(volume.session(), MemoryStore()) as other:
+        for number in range(60):
+            await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
+    async with filesystem(volume.session(), MemoryStore()) as fs:
+        await _first(fs, 20)
+        await wait_all_tasks_blocked()
+        assert len(glimpsed) == 20
+
+
+async def test_only_the_directories_listed_last_are_opened_ahead(autojump_clock: object) -> None:
+    async with mounted(0, directories=5) as (_, fs, operations):
+        below = [InodeId(told[0]) for told in (await listing(operations)).values()]
+        for number in below:
+            await fs.tree.open_ahead(number, DentryId(0), 10)
+        assert list(fs.tree._ahead) == below[-tree_module.MOST_AHEAD :]
+
+
+async def test_a_full_page_stays_the_same_whatever_comes_behind_it(autojump_clock: object) -> None:
+    async with mounted(35) as (_, fs, _):
+        at = await _first(fs, 10)
+        await wait_all_tasks_blocked()
+        namespace = fs._namespace
+        page = await namespace.directory(ROOT_INODE, at, 10)
+        await wait_all_tasks_blocked()  # what follows is known now
+        assert await namespace.directory(ROOT_INODE, at, 10) is page
+        await fs.make(ROOT_INODE, b"new", Kind.FILE, 0o644, NOBODY)
+        assert await namespace.directory(ROOT_INODE, at, 10) is page
+        await fs.remove(ROOT_INODE, b"12", directory=False)
+        assert [
+            fs.tree._open(ROOT_INODE, entry.name) for entry in (await namespace.directory(ROOT_INODE, at, 10)).entries
+        ] == [b"%d" % number for number in (10, 11, *range(13, 21))]

@@ -28,7 +28,18 @@ class _Told:
     names: list[Name]
     order: list[tuple[int, bytes]]
     length: int
-    made_for: tuple[int, float, int]  # after, upto, limit
+    after: int
+    upto: float
+    limit: int
+
+    def answers(self, after: int, upto: float, limit: int) -> bool:
+        """Whether it was made for this question, or for one whose answer is the same."""
+        return (self.after, self.limit) == (after, limit) and (self.is_full or self.upto == upto)
+
+    @property
+    def is_full(self) -> bool:
+        """It ends for its limit, so that what is known or made behind it changes nothing."""
+        return len(self.names) == self.limit and not self.page.complete
 
 
 class KnownPages(MemoryRules):
@@ -96,23 +107,25 @@ class KnownPages(MemoryRules):
     def page(self, directory: int, after: int, upto: float, limit: int) -> tuple[DirectoryPage, list[int]]:
         """As `between`, up to `limit`: the same object as last time while it is the same."""
         told = self._told.get(directory)
-        if told is not None and told.made_for == (after, upto, limit) and self._is_still(directory, told):
+        if told is not None and told.answers(after, upto, limit) and self._is_still(directory, told):
             return told.page, []
         found, lacking = self.between(directory, after, upto, limit + 1)
         page = DirectoryPage(found[:limit], upto == math.inf and len(found) <= limit)
         if not lacking:
-            self._tell(directory, page, (after, upto, limit))
+            self._tell(directory, page, after, upto, limit)
         return page, lacking
 
-    def _tell(self, directory: int, page: DirectoryPage, made_for: tuple[int, float, int]) -> None:
+    def _tell(self, directory: int, page: DirectoryPage, after: int, upto: float, limit: int) -> None:
         old = self._told.get(directory)
         self.bytes += _TOLD_COST * (len(page.entries) - (len(old.names) if old is not None else 0))
         names, order = self._names.get(directory, {}), self._sorted(directory)
         made_of = [names[entry.name] for entry in page.entries]
-        self._told[directory] = _Told(page, made_of, order, len(order), made_for)
+        self._told[directory] = _Told(page, made_of, order, len(order), after, upto, limit)
 
     def _is_still(self, directory: int, told: _Told) -> bool:
-        if self._order.get(directory) is not told.order or len(told.order) != told.length:
+        if self._order.get(directory) is not told.order:
+            return False
+        if len(told.order) != told.length and not told.is_full:  # of the same list, what was there stays
             return False
         names, rows = self._names[directory], self._inodes
         return all(
