@@ -149,7 +149,7 @@ test-package: web ## build it, and try it in a machine booted for that (root; 2 
 	@package=$$(packaging/build-deb '$(TRY_DIR)' $(DEB_VERSION)) && $(PYTHON) packaging/try_package.py "$$package" '$(TRY_DIR)'
 
 test-release: ## all tests in a small system of another release of Debian (RELEASE=trixie; root; 3 GiB of disk)
-	@packaging/system-packages debootstrap util-linux
+	@packaging/system-packages ca-certificates debootstrap git util-linux
 	@packaging/try-release '$(RELEASE)' '$(TRY_RELEASE_DIR)' test
 
 install: requirements.lock web ## the package under PREFIX, units, mount helpers (as root)

@@ -80,6 +80,8 @@ class Machine:
         if self._pid:  # else it did not come so far; 0 would be this process and all its group
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, 9)
+        else:
+            self._process.kill()
         self._process.wait(20)
         if self._process.stdout is not None:
             self._process.stdout.close()

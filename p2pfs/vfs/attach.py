@@ -195,7 +195,8 @@ async def attach(
             limits=limits, now_ns=time.time_ns,
             around=Surroundings(
                 copies=copies, trust=namespace.trust_s, holds=lambda: namespace.holds,
-                apply_now=namespace.apply_now, hurry=namespace.changes.hurry, journal=journal,
+                apply_now=namespace.apply_now, known_page=namespace.known_page,
+                hurry=namespace.changes.hurry, journal=journal,
                 index=(indexing.names, indexing.prefixes), moved_s=replicated.uplink.moved_s,
             ),
         ) as filesystem:  # fmt: skip

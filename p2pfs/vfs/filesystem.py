@@ -79,6 +79,7 @@ class Filesystem:
         self.trust = around.trust
         """See `Surroundings`."""
         self._namespace, self._limits, self._nursery = namespace, limits, nursery
+        self._known_page, self._is_opening_ahead = around.known_page, False
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
@@ -286,16 +287,21 @@ class Filesystem:
         known = self._table.get(number)
         if known is not None:
             self._access_times.note(known)
-        listed, complete = await self.tree.directory(number, after, limit)
-        if listed and not complete and self.trust() > 0:
-            self._nursery.start_soon(self._open_ahead, number, listed[-1].cookie, limit)
-        return listed, complete
+        return await self.tree.directory(number, after, limit)
+
+    def will_list(self, number: InodeId, after: DentryId, limit: int) -> None:
+        """`directory` will be asked this when a program has taken in what it was given: some entries are opened soon,
+        if they are known. To be said again until it is asked."""
+        if not self._is_opening_ahead:
+            self._is_opening_ahead = True
+            self._nursery.start_soon(self._open_ahead, number, after, limit)
 
     async def _open_ahead(self, number: InodeId, after: DentryId, limit: int) -> None:
-        try:
-            await self.tree.open_ahead(number, after, limit)
-        except PoolError:
-            return  # who asks for these entries hears why
+        self._is_opening_ahead = False
+        with suppress(PoolError):  # who asks for these entries hears why
+            page = self._known_page(number, after, limit)
+            if page is not None:
+                self.tree.open_ahead(number, page)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a

@@ -1,6 +1,7 @@
 """Entries of directories as they are shown, and those shown last, to be shown again. For `tree`."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from p2pfs.types import MIB, DentryId, InodeId
@@ -13,6 +14,9 @@ LISTED_BYTES: Final = 24 * MIB
 _PAGE_COST: Final = 400
 _ENTRY_COST: Final = 1100
 """Bytes of memory for an entry, its row and a glimpse besides what is sealed in them; measured."""
+
+KnownPage = Callable[[InodeId, DentryId, int], DirectoryPage | None]
+"""As `Namespace.directory`, where that needs no waiting; else None. See `vfs.delegation`."""
 
 Place = tuple[InodeId, DentryId]
 """A directory, and behind which of its entries a page begins."""

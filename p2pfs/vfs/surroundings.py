@@ -7,6 +7,7 @@ from typing import Final
 
 from p2pfs.vfs.committer import ApplyNow
 from p2pfs.vfs.journal.journal import NoJournal
+from p2pfs.vfs.listings import KnownPage
 from p2pfs.vfs.uploads import LateCopies
 
 
@@ -23,6 +24,8 @@ class Surroundings:
     """Whether the same question is answered by the same object as long as nothing has changed: see `Delegated`."""
     apply_now: ApplyNow = lambda _: None
     """Does a change that nobody has to be asked about; see `Delegated.apply_now`."""
+    known_page: KnownPage = lambda *_: None
+    """A page of a directory, if nobody has to be asked for it; see `Delegated.known_page`."""
     hurry: Callable[[], None] = lambda: None
     """Has changes that were acknowledged sent without waiting for more of them."""
     journal: NoJournal | None = None

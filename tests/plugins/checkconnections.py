@@ -1,6 +1,6 @@
-"""pytest plugin: a connection to an SQLite database that nobody closed fails the test, whichever Python runs it.
+"""pytest plugin: a connection to an SQLite database that nobody closed fails the run, whichever Python it is.
 
-From 3.13 on `sqlite3` says so by itself.
+From 3.13 on `sqlite3` warns by itself. It is noticed when the connection goes, which may be in another test.
 """
 
 import functools

@@ -103,6 +103,7 @@ async def mounted(files: int, directories: int = 0) -> AsyncIterator[tuple[Sessi
             MemoryStore(),
             trust=delegated.trust_s,
             holds=lambda: delegated.holds,
+            known_page=delegated.known_page,
             now_ns=ticking(2 * 10**18),
         ) as fs,
         trio.open_nursery() as nursery,
@@ -395,26 +396,31 @@ def glimpsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-async def test_what_is_listed_next_is_opened_meanwhile_and_once(
+async def read(operations: Operations, fh: pyfuse3.FileHandleT, start: int) -> list[tuple[bytes, Any, int]]:
+    """One answer, and what is done behind it."""
+    buffer: Any = Buffer(ROOM)
+    await operations.readdir(fh, start, buffer)
+    await wait_all_tasks_blocked()
+    return list(buffer.entries)
+
+
+async def test_what_is_listed_next_is_opened_while_a_program_reads_on_and_once(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch, glimpsed: list[int]
 ) -> None:
-    monkeypatch.setattr(tree_module, "AHEAD_AT_ONCE", 10)
-    async with mounted(200) as (_, fs, _):
-        at = await _first(fs, 40)
-        assert len(glimpsed) == 40
-        await wait_all_tasks_blocked()
-        assert len(glimpsed) == 80
-        listed, _ = await fs.directory(ROOT_INODE, at, 40)
-        assert (len(listed), len(glimpsed)) == (40, 80)
-        while len(glimpsed) < 90:  # the first of the next are open
-            await trio.lowlevel.checkpoint()
-        wanted = fs.tree._ahead[ROOT_INODE]
-        again, _ = await fs.directory(ROOT_INODE, listed[-1].cookie, 40)
-        assert len(glimpsed) == 120
-        await wait_all_tasks_blocked()
-        assert len(wanted.entries) < 40
-        assert len(glimpsed) == len(set(glimpsed)) == 160
-        assert [entry.name for entry in (*listed, *again)] == [b"%d" % number for number in range(40, 120)]
+    monkeypatch.setattr(operations_module, "PAGE_ENTRIES", 100)
+    monkeypatch.setattr(tree_module, "AHEAD_AT_ONCE", 30)
+    async with mounted(260) as (session, _, operations):
+        fh = await operations.opendir(ROOT, None)  # type: ignore[arg-type]
+        found, opened = await read(operations, fh, 0), []
+        assert len(glimpsed) == 100  # who looks at the beginning only wants no more
+        while entries := await read(operations, fh, found[-1][2]):
+            opened.append(len(glimpsed))
+            found += entries
+        await operations.releasedir(fh)
+        assert opened[:4] == [130, 160, 200, 230]
+        assert len(glimpsed) == len(set(glimpsed)) == 260
+        assert [entry[0] for entry in found[2:]] == [b"%d" % number for number in range(260)]
+        assert len(session.pages) == 3  # opening asks for nothing
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -422,8 +428,8 @@ async def test_what_was_opened_ahead_is_shown_as_it_is_when_it_is_given(change: 
     async with mounted(60) as (_, fs, _):
         await fs._namespace.directory(ROOT_INODE, DentryId(0), 100)  # all is known, and nothing opened
         at = await _first(fs, 1)
+        fs.will_list(ROOT_INODE, at, 100)
         await wait_all_tasks_blocked()
-        await fs.tree.open_ahead(ROOT_INODE, at, 100)
         assert len(fs.tree._ahead[ROOT_INODE].entries) == 59
         await CHANGES[change](fs)
         shown = {name: inode.stat() for name, _, inode in (await fs.directory(ROOT_INODE, at, 100))[0]}
@@ -438,6 +444,7 @@ async def test_what_cannot_be_opened_ahead_is_told_to_who_lists_it(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with mounted(60) as (_, fs, _):
+        await fs._namespace.directory(ROOT_INODE, DentryId(0), 100)
         check = fs.tree._check_tag
 
         def refused(parent: InodeId, name: bytes, *rest: object) -> None:
@@ -448,28 +455,46 @@ async def test_what_cannot_be_opened_ahead_is_told_to_who_lists_it(
         with monkeypatch.context() as damaged:
             damaged.setattr(fs.tree, "_check_tag", refused)
             at = await _first(fs, 20)
+            fs.will_list(ROOT_INODE, at, 20)
             await wait_all_tasks_blocked()
+            assert len(fs.tree._ahead[ROOT_INODE].entries) == 10
             with pytest.raises(Corrupt):
                 await fs.directory(ROOT_INODE, at, 20)
         assert len((await fs.directory(ROOT_INODE, at, 20))[0]) == 20
 
 
-async def test_nothing_is_opened_ahead_that_others_may_change(autojump_clock: object, glimpsed: list[int]) -> None:
-    volume = MemoryVolume(root_head=ROOT_HEAD, volume=VOLUME)
-    async with filesystem(volume.session(), MemoryStore()) as other:
-        for number in range(60):
-            await other.make(ROOT_INODE, b"%d" % number, Kind.FILE, 0o644, NOBODY)
-    async with filesystem(volume.session(), MemoryStore()) as fs:
-        await _first(fs, 20)
+async def test_what_nobody_knows_or_may_change_is_not_opened_ahead(autojump_clock: object) -> None:
+    async with mounted(60) as (session, fs, _):
+        session.may_answer = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_first, fs, 20)
+            await wait_all_tasks_blocked()
+            session.may_answer.set()
+            session.may_answer = trio.Event()  # what follows is on its way
+        at = (await fs.directory(ROOT_INODE, DentryId(0), 20))[0][-1].cookie
+        fs.will_list(ROOT_INODE, at, 20)
         await wait_all_tasks_blocked()
-        assert len(glimpsed) == 20
+        assert fs.tree._ahead == {}
+        session.may_answer.set()
+        await wait_all_tasks_blocked()
+        delegated: Any = fs._namespace
+        delegated._known.clear()
+        session.pages.clear()
+        fs.will_list(ROOT_INODE, at, 20)
+        await wait_all_tasks_blocked()
+        await delegated.directory(ROOT_INODE, DentryId(0), 100)
+        delegated.recalled.set()
+        fs.will_list(ROOT_INODE, at, 20)
+        await wait_all_tasks_blocked()
+        assert fs.tree._ahead == {}
+        assert session.pages == [(ROOT, 0)]
 
 
 async def test_only_the_directories_listed_last_are_opened_ahead(autojump_clock: object) -> None:
     async with mounted(0, directories=5) as (_, fs, operations):
         below = [InodeId(told[0]) for told in (await listing(operations)).values()]
         for number in below:
-            await fs.tree.open_ahead(number, DentryId(0), 10)
+            fs.tree.open_ahead(number, await fs._namespace.directory(number, DentryId(0), 10))
         assert list(fs.tree._ahead) == below[-tree_module.MOST_AHEAD :]
 
 

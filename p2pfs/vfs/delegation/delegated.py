@@ -196,16 +196,31 @@ class Delegated:
                 upto = await self.learning.listing(inode, int(max(after, upto)), limit)
                 if not upto:
                     continue
-            before = self._known.told(inode)
-            page, lacking = self._known.page(inode, after, upto, limit)
-            if not lacking:
-                if page is not before:
-                    self.learning.look_ahead(inode, page, limit)
+            page, lacking = self._page(inode, after, upto, limit)
+            if page is not None:
                 return page
             for number in lacking:  # a change of them went through
                 await self.learning.row(InodeId(number))
         await self._ordered()
         return await self.inner.directory(inode, after, limit, content=content)
+
+    def _page(
+        self, inode: InodeId, after: DentryId, upto: float, limit: int
+    ) -> tuple[DirectoryPage | None, Sequence[int]]:
+        """As `KnownTree.page`, None for one that lacks something; what follows a new one is fetched meanwhile."""
+        before = self._known.told(inode)
+        page, lacking = self._known.page(inode, after, upto, limit)
+        if lacking:
+            return None, lacking
+        if page is not before:
+            self.learning.look_ahead(inode, page, limit)
+        return page, lacking
+
+    def known_page(self, inode: InodeId, after: DentryId, limit: int) -> DirectoryPage | None:
+        """What `directory` would answer, if nobody has to be asked for it; else None."""
+        if not self._answers(inode) or self._known.row(inode) is None or not self._known.has_behind(inode, after):
+            return None
+        return self._page(inode, after, self._known.covered(inode), limit)[0]
 
     async def extents(self, inode: InodeId, range_number: int) -> ExtentPage:
         """See Namespace."""
