@@ -1,7 +1,8 @@
 """Limits of bandwidth: within 5 % over whatever load, shared by all connections, changed while bytes flow."""
 
+import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import trio
@@ -29,11 +30,11 @@ LOADS = {
 }
 
 
-_open: list[trio.socket.SocketType] = []
+_open: list[socket.socket] = []
 
 
 @pytest.fixture(autouse=True)
-async def _closing() -> AsyncIterator[None]:
+def _closing() -> Iterator[None]:
     yield
     while _open:
         _open.pop().close()
@@ -41,9 +42,10 @@ async def _closing() -> AsyncIterator[None]:
 
 def _pair(pace: Pace) -> tuple[Wire, Wire]:
     """A paced socket and a plain one, whose bytes pass within the call that sends them."""
-    ours, theirs = trio.socket.socketpair()
-    _open.extend((ours, theirs))
-    return wire_of(pace.over(trio.SocketStream(ours))), wire_of(trio.SocketStream(theirs))
+    pair = socket.socketpair()
+    _open.extend(pair)
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in pair)
+    return wire_of(pace.over(ours)), wire_of(theirs)
 
 
 async def _receive(wire: Wire) -> None:
