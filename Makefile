@@ -148,7 +148,7 @@ test-package: web ## build it, and try it in a machine booted for that (root; 2 
 	@packaging/system-packages $(DEB_PACKAGES) $(TRY_PACKAGES)
 	@package=$$(packaging/build-deb '$(TRY_DIR)' $(DEB_VERSION)) && $(PYTHON) packaging/try_package.py "$$package" '$(TRY_DIR)'
 
-test-release: ## all tests in a small system of another release of Debian (RELEASE=trixie; root; 3 GiB of disk)
+test-release: ## all tests in a small system of another release of Debian (RELEASE=trixie; as root)
 	@packaging/system-packages ca-certificates debootstrap git util-linux
 	@packaging/try-release '$(RELEASE)' '$(TRY_RELEASE_DIR)' test
 

@@ -234,7 +234,7 @@ class Operations(pyfuse3.Operations):
             await self._fetch(handle)
             self._give(handle, token, is_new=True)
         elif handle.listed and not handle.complete:  # who reads on will want what follows
-            self._fs.will_list(handle.inode, handle.listed[-1].cookie, PAGE_ENTRIES)
+            self._fs.listing_ahead.want(handle.inode, handle.listed[-1].cookie, PAGE_ENTRIES)
 
     async def _fetch(self, handle: DirectoryHandle) -> None:
         """Have entries to give, unless none are left."""

@@ -61,8 +61,8 @@ async def compose(
     rounds: Rounds,
     probe: Probe | None = None,
 ) -> Services:
-    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; in `rounds`
-    history is kept; without a `probe` every peer is taken for one that can be dialled."""
+    """All services, knowing what an earlier run left. `revocations` is the server's and is filled here; in `rounds`,
+    which the caller closes, history is kept; without a `probe` every peer is taken for one that can be dialled."""
     foundation = await foundations.lay(record, settings, database=database, secrets=secrets, clock=clock)
     roster = foundation.roster
     revocations.update(roster.revocations)

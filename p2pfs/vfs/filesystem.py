@@ -11,7 +11,7 @@ from typing import Final, Self
 import trio
 
 from p2pfs.chunks.protocol import ChunkStore
-from p2pfs.errors import Invalid, IsDirectory, PoolError, Semantic
+from p2pfs.errors import Invalid, IsDirectory, Semantic
 from p2pfs.format.keys import VolumeKeys
 from p2pfs.meta.protocol import Namespace
 from p2pfs.types import Buffer, DentryId, InodeId, Kind, VolumeId
@@ -31,6 +31,7 @@ from p2pfs.vfs.keeping import Keeper
 from p2pfs.vfs.labels import Labels
 from p2pfs.vfs.leases import Leases
 from p2pfs.vfs.limits import Limits
+from p2pfs.vfs.listing_ahead import ListingAhead
 from p2pfs.vfs.listings import Listed
 from p2pfs.vfs.news import KernelCache, News, NoKernelCache
 from p2pfs.vfs.page_times import PageTimes
@@ -78,8 +79,7 @@ class Filesystem:
     ) -> None:
         self.trust = around.trust
         """See `Surroundings`."""
-        self._namespace, self._limits, self._nursery = namespace, limits, nursery
-        self._known_page, self._is_opening_ahead = around.known_page, False
+        self._namespace, self._limits = namespace, limits
         self._kernel: KernelCache = NoKernelCache()
         self._access_times = AccessTimes(namespace, now_ns=now_ns, enabled=limits.access_times)
         sealer = Sealer(keys, volume)
@@ -92,6 +92,7 @@ class Filesystem:
             keys, volume, namespace, self._table, self._keeper,
             now_ns=now_ns, deleted=self._discard, holds=around.holds, indexed=self.labels.name_operations,
         )  # fmt: skip
+        self.listing_ahead = ListingAhead(self.tree, around.known_page, nursery)
         self._page_times = PageTimes(namespace, self.tree)
         self.xattrs = Xattrs(keys, volume, namespace, self._table, self.tree, now_ns=now_ns)
         self.trash = Trash(
@@ -288,20 +289,6 @@ class Filesystem:
         if known is not None:
             self._access_times.note(known)
         return await self.tree.directory(number, after, limit)
-
-    def will_list(self, number: InodeId, after: DentryId, limit: int) -> None:
-        """`directory` will be asked this when a program has taken in what it was given: some entries are opened soon,
-        if they are known. To be said again until it is asked."""
-        if not self._is_opening_ahead:
-            self._is_opening_ahead = True
-            self._nursery.start_soon(self._open_ahead, number, after, limit)
-
-    async def _open_ahead(self, number: InodeId, after: DentryId, limit: int) -> None:
-        self._is_opening_ahead = False
-        with suppress(PoolError):  # who asks for these entries hears why
-            page = self._known_page(number, after, limit)
-            if page is not None:
-                self.tree.open_ahead(number, page)
 
     async def rename(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, flags: int) -> None:
         """rename(2). What was written to a moved file is stored first: after a crash its new name must not show a

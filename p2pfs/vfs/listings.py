@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from p2pfs.types import MIB, DentryId, InodeId
 from p2pfs.vfs.glimpses import Glimpse
 from p2pfs.vfs.inodes import Inode
+from p2pfs.vfs.known_names import Child
 from p2pfs.wire.namespace import DirectoryPage, Entry
 
 LISTED_BYTES: Final = 24 * MIB
@@ -31,11 +32,11 @@ class Listed(NamedTuple):
 
 
 class OpenedAhead(NamedTuple):
-    """A page that will be listed next, and what its first entries say: names, and glimpses of files. Verified, and
-    nothing else came of it yet."""
+    """A page that will be listed next, and what its first entries say: names, what they lead to, and glimpses
+    of files. Verified, and nothing else came of it yet."""
 
     page: DirectoryPage
-    entries: list[tuple[bytes, Glimpse | None]]
+    entries: list[tuple[bytes, Child, Glimpse | None]]
 
 
 class _Kept(NamedTuple):

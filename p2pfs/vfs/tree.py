@@ -156,13 +156,8 @@ class Tree:
         return self._names.parent(directory)
 
     def _checked(self, parent: InodeId, name: bytes, entry: Entry) -> tuple[Inode, bool]:
-        self._check(parent, name, entry)
+        self._names.put((parent, name), self._verified(parent, name, entry))
         return self._table.take(entry.attributes)
-
-    def _check(self, parent: InodeId, name: bytes, entry: Entry) -> None:
-        child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
-        self._check_tag(parent, name, child.inode, child.kind, entry.tag)
-        self._names.put((parent, name), child)
 
     async def _child(self, parent: InodeId, name: bytes) -> Child:
         """What the name leads to, from memory if it was seen: the change that builds on it is checked."""
@@ -182,12 +177,8 @@ class Tree:
         opened = ahead.entries if ahead is not None and ahead.page is page else []
         listed = []
         for at, entry in enumerate(page.entries):
-            if at < len(opened):
-                name, ready = opened[at]
-                self._names.put((number, name), Child(InodeId(entry.attributes.inode), _kind(entry.attributes)))
-            else:
-                name, ready = self._open(number, entry.name), None
-                self._check(number, name, entry)
+            name, child, ready = opened[at] if at < len(opened) else (*self._opened(number, entry), None)
+            self._names.put((number, name), child)
             inode, is_new_enough = self._table.take_listed(entry.attributes, ready)
             if not is_new_enough and self._table.get(inode.id) is None:
                 inode = await self.inode(inode.id)  # an older state than was seen before it was forgotten
@@ -197,8 +188,8 @@ class Tree:
         return listed, page.complete
 
     def open_ahead(self, number: InodeId, page: DirectoryPage) -> None:
-        """Open and verify some more of the entries that `directory` will be asked for next, while a program and its
-        kernel take in what they were given. Raises Corrupt."""
+        """Open and verify AHEAD_AT_ONCE more entries of a page that `directory` will be asked for next. It takes
+        them only while the same page is the same object. No checkpoint. Raises Corrupt."""
         ahead = self._ahead.pop(number, None)
         if ahead is None or ahead.page is not page:
             ahead = OpenedAhead(page, [])
@@ -207,9 +198,17 @@ class Tree:
             del self._ahead[next(iter(self._ahead))]
         begin = len(ahead.entries)
         for entry in page.entries[begin : begin + AHEAD_AT_ONCE]:
-            name, row = self._open(number, entry.name), entry.attributes
-            self._check_tag(number, name, InodeId(row.inode), _kind(row), entry.tag)
-            ahead.entries.append((name, self._table.glimpse_of(row)))
+            ahead.entries.append((*self._opened(number, entry), self._table.glimpse_of(entry.attributes)))
+
+    def _opened(self, directory: InodeId, entry: Entry) -> tuple[bytes, Child]:
+        """The name of a listed entry and what it leads to, verified; nothing is taken in. Raises Corrupt."""
+        name = self._open(directory, entry.name)
+        return name, self._verified(directory, name, entry)
+
+    def _verified(self, parent: InodeId, name: bytes, entry: Entry) -> Child:
+        child = Child(InodeId(entry.attributes.inode), _kind(entry.attributes))
+        self._check_tag(parent, name, child.inode, child.kind, entry.tag)
+        return child
 
     def current(self, directory: InodeId, listed: Listed) -> Inode | Glimpse | None:
         """What an entry that was listed before leads to, with all that this mount changed since. None if it leads

@@ -428,7 +428,7 @@ async def test_what_was_opened_ahead_is_shown_as_it_is_when_it_is_given(change: 
     async with mounted(60) as (_, fs, _):
         await fs._namespace.directory(ROOT_INODE, DentryId(0), 100)  # all is known, and nothing opened
         at = await _first(fs, 1)
-        fs.will_list(ROOT_INODE, at, 100)
+        fs.listing_ahead.want(ROOT_INODE, at, 100)
         await wait_all_tasks_blocked()
         assert len(fs.tree._ahead[ROOT_INODE].entries) == 59
         await CHANGES[change](fs)
@@ -455,7 +455,7 @@ async def test_what_cannot_be_opened_ahead_is_told_to_who_lists_it(
         with monkeypatch.context() as damaged:
             damaged.setattr(fs.tree, "_check_tag", refused)
             at = await _first(fs, 20)
-            fs.will_list(ROOT_INODE, at, 20)
+            fs.listing_ahead.want(ROOT_INODE, at, 20)
             await wait_all_tasks_blocked()
             assert len(fs.tree._ahead[ROOT_INODE].entries) == 10
             with pytest.raises(Corrupt):
@@ -472,7 +472,7 @@ async def test_what_nobody_knows_or_may_change_is_not_opened_ahead(autojump_cloc
             session.may_answer.set()
             session.may_answer = trio.Event()  # what follows is on its way
         at = (await fs.directory(ROOT_INODE, DentryId(0), 20))[0][-1].cookie
-        fs.will_list(ROOT_INODE, at, 20)
+        fs.listing_ahead.want(ROOT_INODE, at, 20)
         await wait_all_tasks_blocked()
         assert fs.tree._ahead == {}
         session.may_answer.set()
@@ -480,11 +480,11 @@ async def test_what_nobody_knows_or_may_change_is_not_opened_ahead(autojump_cloc
         delegated: Any = fs._namespace
         delegated._known.clear()
         session.pages.clear()
-        fs.will_list(ROOT_INODE, at, 20)
+        fs.listing_ahead.want(ROOT_INODE, at, 20)
         await wait_all_tasks_blocked()
         await delegated.directory(ROOT_INODE, DentryId(0), 100)
         delegated.recalled.set()
-        fs.will_list(ROOT_INODE, at, 20)
+        fs.listing_ahead.want(ROOT_INODE, at, 20)
         await wait_all_tasks_blocked()
         assert fs.tree._ahead == {}
         assert session.pages == [(ROOT, 0)]
