@@ -6,6 +6,7 @@ is read back through a new mount with empty caches and one peer missing. A kill 
 command: P2PFS_CRASHES=100 pytest tests/cluster/test_promise_durability.py -k random), `P2PFS_SEED` the first seed.
 """
 
+import hashlib
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from durable_writer import Manifest, Promises
+from durable_writer import ABSENT, Manifest, Promises
 from pools import demo_pool
 from written import writing
 
@@ -39,6 +40,29 @@ def test_a_line_of_a_manifest_counts_once_it_is_whole(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         promises = Promises(path)
         assert (promises.in_flight, promises.done) == (int(first <= size < len(whole)), int(size == len(whole)))
+
+
+@pytest.mark.parametrize("moved", [b"", b"one"])
+@pytest.mark.parametrize("replaced", [b"", b"two"])
+def test_a_rename_is_half_done_where_both_names_say_so(tmp_path: Path, moved: bytes, replaced: bytes) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    manifest = Manifest(tmp_path / "manifest")
+    versions = [{"size": len(content), "sha": hashlib.sha256(content).hexdigest()} for content in (moved, replaced)]
+    for path, content, version in zip((old, new), (moved, replaced), versions, strict=True):
+        path.write_bytes(content)
+        manifest.say("done", path, by="close", **version)
+    manifest.say("begin", new, **versions[0])
+    manifest.say("begin", old, moves_to=str(new), **ABSENT)
+    promises = Promises(tmp_path / "manifest")
+    assert promises.broken() == []  # not begun
+    new.write_bytes(moved)
+    half = [] if moved == replaced else [f"{old}: its rename to {new} is half done"]
+    assert promises.broken() == half
+    old.rename(new)
+    assert promises.broken() == []
+    new.write_bytes(replaced)
+    neither = [] if moved == replaced else [f"{old}: its rename to {new} is neither done"]
+    assert promises.broken() == neither
 
 
 def test_what_was_promised_outlives_a_killed_mount_a_lost_peer_and_every_cache(tmp_path: Path) -> None:
