@@ -4,9 +4,9 @@
 usage: nothing.py MOUNT-POINT      until unmounted; all is lost then
 
 A tree in this process's memory. It keeps the bytes, because the workload compares what it reads with what it wrote; a
-whole MiB is kept as the kernel gave it, without a copy. The kernel may keep everything
-it ever saw (names, attributes, pages), which no file system with a second mount could allow: it is the ceiling, not a
-rival. Without xattrs, with the read-ahead of a p2pfs mount. Only what the workload calls is there.
+whole MiB is kept as the kernel gave it, without a copy. The kernel may keep everything it ever saw (names, attributes,
+pages), which no file system with a second mount could allow: it is the ceiling, not a rival. Without xattrs, with the
+read-ahead of a p2pfs mount and its way of reading requests. Only what the workload calls is there.
 """
 
 import errno
@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
 
+from p2pfs_mount.fuse_loop import FuseLoop
 from p2pfs_mount.life import raise_read_ahead
 
 KERNEL_CACHE_S = 3600.0
@@ -268,17 +269,19 @@ class Nothing(pyfuse3.Operations):
         """pyfuse3 asks for this when the attribute fuse_stacktrace is set: not offered."""
 
 
-async def serve(mount_point: Path) -> None:
+async def serve(mount_point: Path, loop: FuseLoop) -> None:
     async with trio.open_nursery() as nursery:
         # Asks the mount itself, so it must run beside it.
         nursery.start_soon(trio.to_thread.run_sync, raise_read_ahead, mount_point)
-        await pyfuse3.main()
+        await loop.serve()
 
 
 def main(mount_point: Path) -> None:
-    pyfuse3.init(Nothing(), str(mount_point), {"default_permissions", "fsname=nothing", "subtype=nothing"})
+    loop = FuseLoop()
+    options = {"default_permissions", "fsname=nothing", "subtype=nothing"}
+    pyfuse3.init(loop.of(Nothing()), str(mount_point), options)
     try:
-        trio.run(serve, mount_point)
+        trio.run(serve, mount_point, loop)
     finally:
         pyfuse3.close(unmount=True)
 

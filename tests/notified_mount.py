@@ -25,6 +25,7 @@ from p2pfs.runtime import log
 from p2pfs_mount import connection
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.entries import nothing
+from p2pfs_mount.fuse_loop import FuseLoop
 from p2pfs_mount.guard import guarded
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.meter import Meter
@@ -117,7 +118,8 @@ async def withdrawn(operations: Operations, kernel: KernelCache) -> None:
 
 async def serve(path: Path, mode: str, arguments: list[str]) -> int:
     operations = Operations()
-    pyfuse3.init(operations, str(path), {"fsname=test", "subtype=p2pfs"})
+    loop = FuseLoop()
+    pyfuse3.init(loop.of(operations), str(path), {"fsname=test", "subtype=p2pfs"})
     way, deadline = (arguments[0], float(arguments[1])) if mode == "stuck" else ("force", 30.0)
     found = Connection(path, Path(way.removeprefix("file=") if way.startswith("file=") else "/nowhere"))
     if way == "none":
@@ -140,7 +142,7 @@ async def serve(path: Path, mode: str, arguments: list[str]) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(play)
         nursery.start_soon(kernel.watch)
-        await pyfuse3.main()
+        await loop.serve()
         nursery.cancel_scope.cancel()
     await kernel.aclose()
     pyfuse3.close(unmount=True)

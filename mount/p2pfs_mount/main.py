@@ -26,6 +26,7 @@ from p2pfs_mount.cache_commands import CacheCommands
 from p2pfs_mount.commands import Commands
 from p2pfs_mount.connection import Connection, Cut
 from p2pfs_mount.figures import MountFigures
+from p2pfs_mount.fuse_loop import FuseLoop
 from p2pfs_mount.invalidation import KernelCache
 from p2pfs_mount.operations import Operations
 from p2pfs_mount.options import MountOptions, source
@@ -106,7 +107,8 @@ class _Mount:
             attached.filesystem, io_timeout_s=io_timeout, hard=hard,
             writeback_cache=self._options.writeback_cache, owners=self._options.owners,
         )  # fmt: skip
-        self._mount(operations, attached)
+        loop = FuseLoop()
+        self._mount(loop.of(operations), attached)
         connection = Connection(self._path)
         cut = Cut(connection, operations.pending)
         stuck_s = stuck_after_s(operations.pending)
@@ -143,7 +145,7 @@ class _Mount:
                     nursery.start_soon(operations.pending.keep_capped, io_timeout)
                 else:
                     nursery.start_soon(operations.pending.excuse, attached.replicated.uplink.moved_s)
-                await pyfuse3.main()  # ends when the kernel lets go of the mount, or we of it
+                await loop.serve()  # ends when the kernel lets go of the mount, or we of it
                 await trio.to_thread.run_sync(connection.detach)  # at once: later another's mount may be there
                 await self._settle(attached)
                 await control.everybody_told()
@@ -156,7 +158,7 @@ class _Mount:
         if cut.is_cut and self._exit_code == exitcodes.OK:
             self._exit_code = exitcodes.ABORTED
 
-    def _mount(self, operations: Operations, attached: Attached) -> None:
+    def _mount(self, operations: pyfuse3.Operations, attached: Attached) -> None:
         options = self._fuse_options(attached)
         if not self._options.xattr:
             pyfuse3.init(operations, str(self._path), options)

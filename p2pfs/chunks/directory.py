@@ -25,6 +25,7 @@ from p2pfs.chunks.receipts import Sign
 from p2pfs.errors import Misuse, NotFound, Unavailable
 from p2pfs.format.chunk import BlockHasher
 from p2pfs.runtime.clocks import Clock, SystemClock
+from p2pfs.runtime.looks import Looks
 from p2pfs.runtime.threads import Threads
 from p2pfs.types import BLOCKS_PER_CHUNK, Buffer, ChunkId, VolumeId
 from p2pfs.wire.chunks import Receipt
@@ -40,27 +41,7 @@ _HASH_STEP: Final = 256 * 1024
 _SMALL: Final = 4
 """Blocks. Reading one through the page cache costs 0.04 ms of processor instead of 0.02, and 0.01 the next time."""
 
-_IN_VAIN: Final = 8
-
 T = TypeVar("T")
-
-
-class Looks:
-    """Whether to look for a few blocks in the page cache before a thread is asked for them. A look in vain costs as
-    much as a thread's way to the loop and back: behind some in a row only every few reads look."""
-
-    def __init__(self) -> None:
-        self._in_vain = self._passed_over = 0
-
-    def is_due(self) -> bool:
-        """Ask once for each read, and `note` what a look found."""
-        if self._in_vain < _IN_VAIN:
-            return True
-        self._passed_over = (self._passed_over + 1) % _IN_VAIN
-        return not self._passed_over
-
-    def note(self, *, found: bool) -> None:
-        self._in_vain = 0 if found else self._in_vain + 1
 
 
 class DirectoryStore:
@@ -72,7 +53,7 @@ class DirectoryStore:
         self._clock = clock
         self._disk_timeout_s = disk_timeout_s
         self._buffers = BufferPool(buffers)
-        self._looks = Looks()
+        self._looks = Looks()  # in the page cache: one in vain costs as much as a thread's way to the loop and back
         # Reads and writes do not wait for each other's threads: a disk that stalls on fsync still serves its cache.
         self._writing = Threads(8)
         self._reading = Threads(8)

@@ -13,7 +13,6 @@ from plugins.checklogs import Claims
 from sealed import OTHER_VOLUME, VOLUME, sealed
 
 from p2pfs.chunks import blocks as runs
-from p2pfs.chunks.directory import Looks
 from p2pfs.chunks.disk import Disk
 from p2pfs.chunks.header import HEADER_BYTES, Header, pack, unpack
 from p2pfs.chunks.protocol import Blocks
@@ -21,6 +20,7 @@ from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import Corrupt, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import block_hashes
 from p2pfs.runtime.clocks import FakeClock
+from p2pfs.runtime.looks import Looks
 from p2pfs.types import KIB, MIB, Buffer, PeerNumber, PoolId
 
 pytestmark = pytest.mark.l0
