@@ -28,8 +28,10 @@ import trio
 from p2pfs.runtime.looks import Looks
 
 SPIN_NS: Final = 20_000
-AWAKE_NS: Final = 300_000
+AWAKE_NS: Final = 1_000_000
 """Requests are read without letting other tasks run for no longer than that, and one more."""
+SHARED_NS: Final = 100_000
+"""The same while somebody's request waits for other tasks."""
 _IDLE_TASKS: Final = 8
 """Kept for when they are needed again; pyfuse3 keeps one, and makes and ends one for each close otherwise."""
 
@@ -57,6 +59,7 @@ class Turn:
         self._owner: trio.lowlevel.Task | None = None
         self._waiting: list[trio.lowlevel.Task] = []
         self.was_kept = False  # by its owner, which answered a request since it last waited
+        self.suspended = 0  # handlers that wait for something
 
     async def __aenter__(self) -> None:
         """Return when it is this task's turn, which it may be already.
@@ -96,11 +99,17 @@ class Turn:
         def awaited(answer: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
             try:
                 message = answer.send(None)
-                self.pass_on()
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # it is the handler's
+            self.pass_on()
+            self.suspended += 1
+            try:
                 while True:  # trio resumes tasks by nothing but `send`
                     message = answer.send((yield message))
             except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # it is the handler's
+                return end.value  # type: ignore[no-any-return]
+            finally:
+                self.suspended -= 1
 
         return lambda *args: awaited(handler(*args))
 
@@ -167,7 +176,7 @@ class FuseLoop:
 
     def _is_soon_ready(self, fd: int) -> bool:
         now_ns = self._now_ns()
-        if now_ns - self._awake_since_ns > AWAKE_NS:
+        if now_ns - self._awake_since_ns > (SHARED_NS if self.turn.suspended else AWAKE_NS):
             return False
         if self._is_ready(fd):
             return True

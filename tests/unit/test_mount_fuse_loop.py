@@ -1,19 +1,21 @@
 """How tasks take turns at reading: with pyfuse3's loop written out (`read_on`), and a socket as the device."""
 
+import contextlib
 import inspect
 import random
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 import trio.testing
 
-from p2pfs_mount.fuse_loop import AWAKE_NS, SPIN_NS, FuseLoop, poller
+from p2pfs_mount.fuse_loop import AWAKE_NS, SHARED_NS, SPIN_NS, FuseLoop, poller
 
 pytestmark = pytest.mark.l1
 
@@ -244,10 +246,12 @@ async def test_a_request_that_is_about_to_come_is_waited_for_awake() -> None:
     assert looks == 1  # to see what is there already is always worth it
 
 
-async def test_other_tasks_run_after_a_while_however_many_requests_there_are() -> None:
+@pytest.mark.parametrize(("suspended", "limit_ns"), [(0, AWAKE_NS), (1, SHARED_NS)])
+async def test_other_tasks_run_after_a_while_however_many_requests_there_are(suspended: int, limit_ns: int) -> None:
     clock = Clock()
     loop = FuseLoop(is_ready=lambda _: True, now_ns=clock)
-    clock.now_ns = AWAKE_NS
+    loop.turn.suspended = suspended
+    clock.now_ns = limit_ns
     assert not await lets_others_run(loop)
     clock.now_ns += 1
     assert await lets_others_run(loop)
@@ -257,6 +261,38 @@ async def test_other_tasks_run_after_a_while_however_many_requests_there_are() -
         async with loop.turn:
             await loop.wait_readable(ours.fileno())
     assert not await lets_others_run(loop)  # they have
+
+
+async def test_handlers_count_while_they_wait_for_something() -> None:
+    turn = FuseLoop().turn
+
+    async def waits(event: trio.Event) -> None:
+        await event.wait()
+
+    async def fails(event: trio.Event) -> None:
+        await event.wait()
+        raise OSError("disk")
+
+    async def answers() -> None:
+        assert turn.suspended == expected
+
+    async def run(handler: Callable[[trio.Event], Coroutine[Any, Any, None]], event: trio.Event) -> None:
+        with contextlib.suppress(OSError):
+            await turn.passing_on(handler)(event)
+
+    for handler in (waits, fails):
+        event, expected = trio.Event(), 0
+        await turn.passing_on(answers)()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, handler, event)
+            await trio.testing.wait_all_tasks_blocked()
+            expected = 1
+            await turn.passing_on(answers)()
+            event.set()
+        assert turn.suspended == 0
+    with trio.move_on_after(0):
+        await turn.passing_on(waits)(trio.Event())
+    assert turn.suspended == 0
 
 
 def test_a_descriptor_at_its_end_is_ready() -> None:
