@@ -1,7 +1,7 @@
 """How pyfuse3's loop reads the kernel's requests.
 
 It is a number of tasks: each waits for the FUSE device, reads a request, answers it and comes back. pyfuse3 settles who
-may wait by a lock, which goes to another task with each request: two turns of the event loop for each, and a process
+may wait by a lock, which goes to another task with each request: two passes of the event loop for each, and a process
 that goes to sleep while the program behind it is about to ask the next thing. Here
 
 * a task keeps its turn to read for as long as its handlers answer without suspending; one that suspends passes the turn
@@ -16,11 +16,10 @@ something else in place, and so does `FuseLoop`.
 import inspect
 import select
 import time
-import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pyfuse3
 import trio
@@ -58,11 +57,11 @@ class Turn:
     def __init__(self) -> None:
         self._owner: trio.lowlevel.Task | None = None
         self._waiting: list[trio.lowlevel.Task] = []
-        self.was_kept = False  # by its owner, which answered a request since it last waited
+        self.was_kept = False  # by its owner, which answered a request since it last waited; until it waits again
         self.suspended = 0  # handlers that wait for something
 
     async def __aenter__(self) -> None:
-        """Return when it is this task's turn, which it may be already.
+        """Return when it is this task's turn, without a checkpoint when it is already.
 
         Cancellation: it has no turn and waits for none.
         """
@@ -92,30 +91,67 @@ class Turn:
             if self._owner is not None:
                 trio.lowlevel.reschedule(self._owner)
 
-    def passing_on(self, handler: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., Coroutine[Any, Any, R]]:
+    def passing_on(self, handler: Callable[..., Coroutine[Any, Any, R]]) -> "Callable[..., _Answer[R]]":
         """`handler`, which passes the turn on once it suspends."""
+        return lambda *args: _Answer(handler(*args), self)
 
-        @types.coroutine
-        def awaited(answer: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
-            try:
-                message = answer.send(None)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # it is the handler's
-            self.pass_on()
-            self.suspended += 1
-            try:
-                while True:  # trio resumes tasks by nothing but `send`
-                    message = answer.send((yield message))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            finally:
-                self.suspended -= 1
 
-        return lambda *args: awaited(handler(*args))
+class _Answer(Generic[R]):
+    """A handler's coroutine under way, as whoever awaits it sees it; `runtime.inspection` too."""
+
+    __slots__ = ("_handler", "_is_suspended", "_turn")
+
+    def __init__(self, handler: Coroutine[Any, Any, R], turn: Turn) -> None:
+        self._handler: Any = handler  # with the frames that every real coroutine has
+        self._turn, self._is_suspended = turn, False
+
+    def __await__(self) -> "_Answer[R]":
+        return self
+
+    def __iter__(self) -> "_Answer[R]":
+        return self
+
+    def __next__(self) -> Any:  # noqa: ANN401 - a message for trio
+        return self._step(self._handler.send, None)
+
+    def send(self, value: Any) -> Any:  # noqa: ANN401 - trio's answer to it
+        return self._step(self._handler.send, value)
+
+    def throw(self, error: BaseException) -> Any:  # noqa: ANN401
+        return self._step(self._handler.throw, error)
+
+    def close(self) -> None:
+        self._end()
+        self._handler.close()
+
+    @property
+    def cr_frame(self) -> Any:  # noqa: ANN401
+        return self._handler.cr_frame
+
+    @property
+    def cr_await(self) -> Any:  # noqa: ANN401
+        return self._handler.cr_await
+
+    def _step(self, step: Callable[[Any], Any], value: Any) -> Any:  # noqa: ANN401
+        try:
+            message = step(value)
+        except BaseException:  # its result too
+            self._end()
+            raise
+        if not self._is_suspended:
+            self._is_suspended = True
+            self._turn.suspended += 1
+            self._turn.pass_on()
+        return message
+
+    def _end(self) -> None:
+        if self._is_suspended:
+            self._is_suspended = False
+            self._turn.suspended -= 1
 
 
 class _Passing(pyfuse3.Operations):
-    """Others' handlers, all of which pass the turn on."""
+    """Others' handlers, as they are now, all of which pass the turn on."""
 
     def __init__(self, operations: pyfuse3.Operations, turn: Turn) -> None:
         super().__init__()
@@ -195,12 +231,12 @@ class _Nursery:
     def __init__(self, nursery: trio.Nursery, turn: Turn) -> None:
         self._nursery, self._turn = nursery, turn
 
-    def start_soon(self, loop: Callable[..., Coroutine[Any, Any, None]], _: object, *args: int, name: str) -> None:
-        """`loop` is told the nursery to start others in, and how many there may be."""
-        self._nursery.start_soon(self._run, loop, *args, name=name)
+    def start_soon(self, session: Callable[..., Coroutine[Any, Any, None]], _: object, *args: int, name: str) -> None:
+        """`session` is told the nursery to start others in, and how many there may be."""
+        self._nursery.start_soon(self._run, session, *args, name=name)
 
-    async def _run(self, loop: Callable[..., Coroutine[Any, Any, None]], *args: int) -> None:
+    async def _run(self, session: Callable[..., Coroutine[Any, Any, None]], *args: int) -> None:
         try:
-            await loop(self, *args)
+            await session(self, *args)
         finally:
             self._turn.pass_on()

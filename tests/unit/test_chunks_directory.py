@@ -20,7 +20,6 @@ from p2pfs.chunks.receipts import ReceiptKey
 from p2pfs.errors import Corrupt, NoSpace, NotFound, Unavailable
 from p2pfs.format.chunk import block_hashes
 from p2pfs.runtime.clocks import FakeClock
-from p2pfs.runtime.looks import Looks
 from p2pfs.types import KIB, MIB, Buffer, PeerNumber, PoolId
 
 pytestmark = pytest.mark.l0
@@ -515,19 +514,6 @@ async def test_the_second_read_of_a_few_blocks_takes_no_thread(tmp_path: Path) -
     for _ in range(3):
         assert await store.get(VOLUME, chunk.id, chunk.size, Blocks(3, 1)) == chunk.data[3 * BLOCK : 4 * BLOCK]
     assert disk.opens == 1
-
-
-def test_looks_in_vain_become_rare_and_one_that_finds_brings_them_back() -> None:
-    looks = Looks()
-    for _ in range(8):
-        assert looks.is_due()
-        looks.note(found=False)
-    for _ in range(3):
-        assert [looks.is_due() for _ in range(8)] == [False] * 7 + [True]
-        looks.note(found=False)
-    assert [looks.is_due() for _ in range(8)][-1]
-    looks.note(found=True)
-    assert [looks.is_due() for _ in range(8)] == [True] * 8
 
 
 async def test_where_nothing_is_cached_few_reads_look_for_it(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import pytest
 import trio
 import trio.testing
 
+from p2pfs.runtime.inspection import lines
 from p2pfs_mount.fuse_loop import AWAKE_NS, SHARED_NS, SPIN_NS, FuseLoop, poller
+from p2pfs_mount.views import ViewOperations, ViewXattrOperations
 
 pytestmark = pytest.mark.l1
 
@@ -31,7 +33,7 @@ class Device:
         self._kernel, self._ours = socket.socketpair()
         self._ours.setblocking(False)
         self.tasks = self.waiting = 0
-        self.readers: list[str] = []
+        self.readers: list[tuple[int, trio.lowlevel.Task]] = []
         self.is_closed = False
 
     def ask(self, *requests: int) -> None:
@@ -58,7 +60,7 @@ class Device:
             if not request:
                 self.is_closed = True
                 break
-            self.readers.append(f"{request[0]} {id(trio.lowlevel.current_task())}")
+            self.readers.append((request[0], trio.lowlevel.current_task()))
             await self._handle(request[0])
         self.tasks -= 1
 
@@ -98,7 +100,7 @@ async def test_who_does_not_suspend_reads_the_next_one_too() -> None:
         while len(answered) < 50:
             await trio.lowlevel.checkpoint()
     assert answered == list(range(50))
-    assert len({reader.split()[1] for reader in device.readers}) == 1
+    assert len({task for _, task in device.readers}) == 1
 
 
 async def test_while_one_waits_others_are_answered_and_it_reads_again_later() -> None:
@@ -154,7 +156,7 @@ async def test_all_that_may_wait_wait_and_the_next_that_is_done_reads() -> None:
     async with device.served():
         device.ask(*range(MOST), 100)
         await trio.testing.wait_all_tasks_blocked()
-        assert answered == []
+        assert ([request for request, _ in device.readers], answered) == (list(range(MOST)), [])
         held.set()
         while len(answered) <= MOST:
             await trio.lowlevel.checkpoint()
@@ -239,7 +241,7 @@ async def test_a_request_that_is_about_to_come_is_waited_for_awake() -> None:
         looks, clock.now_ns = 0, 0
         assert await lets_others_run(loop)
         found.append(looks)
-    assert found[:8] == [1 + SPIN_NS // 1000 - 1] * 8
+    assert found[:8] == [SPIN_NS // 1000] * 8
     assert found[8:] == ([1] * 7 + [SPIN_NS // 1000]) * 7  # in vain: seldom
     looks, clock.now_ns, comes_at_ns = 0, 0, 1
     assert not await lets_others_run(loop)
@@ -319,20 +321,83 @@ def test_everything_that_pyfuse3_takes_from_trio_is_there() -> None:
             assert hasattr(getattr(FuseLoop(), owner) if owner else FuseLoop(), last), name
 
 
-def test_handlers_pass_the_turn_on_and_what_else_there_is_stays() -> None:
-    class Operations(pyfuse3.Operations):
+async def test_handlers_pass_the_turn_on_and_what_else_there_is_stays() -> None:
+    class Own(pyfuse3.Operations):
         enable_writeback_cache = True
         supports_dot_lookup = False
 
-        async def lookup(self, parent: int, name: bytes, ctx: object) -> pyfuse3.EntryAttributes:
-            raise NotImplementedError
+        async def lookup(self, parent: int, name: bytes, ctx: object) -> Any:  # noqa: ANN401
+            assert loop.turn.suspended == 0
+            await trio.lowlevel.checkpoint()
+            assert loop.turn.suspended == 1
+            return name
 
-    own, loop = Operations(), FuseLoop()
+    own, loop = Own(), FuseLoop()
     given = loop.of(own)
     assert given.enable_writeback_cache
     assert not given.supports_dot_lookup
     assert given.init == own.init
-    handlers = {name for name, value in inspect.getmembers(own) if inspect.iscoroutinefunction(value)}
-    assert {"lookup", "read", "forget", "readdir"} <= handlers
-    for name in handlers:
-        assert getattr(given, name) != getattr(own, name)
+    found: object = await given.lookup(pyfuse3.InodeT(1), pyfuse3.FileNameT(b"name"), None)  # type: ignore[arg-type]
+    assert found == b"name"
+
+
+@pytest.mark.parametrize("kind", [ViewOperations, ViewXattrOperations])
+def test_what_is_no_handler_is_known(kind: type[pyfuse3.Operations]) -> None:
+    names = [name for name in dir(pyfuse3.Operations) if not name.startswith("_")]
+    called = {name for name in names if callable(getattr(kind, name))}
+    assert {name for name in called if not inspect.iscoroutinefunction(getattr(kind, name))} == {"init", "stacktrace"}
+
+
+async def test_pyfuse3_is_told_whom_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[object]()
+
+    async def main(min_tasks: int = 1, max_tasks: int = 99) -> None:
+        asked.extend((pyfuse3.trio, min_tasks, max_tasks))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(pyfuse3, "trio", pyfuse3.trio)  # type: ignore[attr-defined]  # put back behind the test
+    monkeypatch.setattr(pyfuse3, "main", main)
+    loop = FuseLoop()
+    await loop.serve()
+    assert asked == [loop, 8, 99]
+
+
+async def test_the_tree_of_tasks_shows_where_a_handler_waits() -> None:
+    async def wait_for_a_peer() -> None:
+        await trio.sleep_forever()
+
+    async def handle(request: int) -> None:
+        with trio.move_on_after(1000) as scope:
+            scopes.append(scope)
+            await wait_for_a_peer()
+
+    scopes: list[trio.CancelScope] = []
+    device = Device(FuseLoop(), handle)
+    async with device.served():
+        device.ask(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [line for line in lines() if "handle" in line and "wait_for_a_peer" in line]
+        scopes[0].cancel()
+
+
+async def test_what_is_thrown_reaches_the_handler_and_one_given_up_counts_no_more() -> None:
+    turn, seen = FuseLoop().turn, list[str]()
+
+    async def handle() -> None:
+        try:
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+        except LookupError:
+            seen.append("thrown")
+        except GeneratorExit:
+            seen.append("given up")
+            raise
+
+    answer = turn.passing_on(handle)()
+    next(answer)
+    with pytest.raises(StopIteration):
+        answer.throw(LookupError())
+    assert (seen, turn.suspended) == (["thrown"], 0)
+    answer = turn.passing_on(handle)()
+    next(answer)
+    assert turn.suspended == 1
+    answer.close()
+    assert (seen, turn.suspended) == (["thrown", "given up"], 0)
