@@ -283,7 +283,9 @@ async def test_what_piled_up_is_told_in_reports_that_the_coordinator_takes() -> 
     assert told == results
 
 
-async def test_a_source_that_keeps_others_waiting_is_asked_last(tmp_path: Path) -> None:
+async def test_a_source_that_keeps_others_waiting_is_asked_last(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
     chunk = sealed(1, 5000)
     async with rig(tmp_path) as r:
         r.sources[1].answer = Unavailable("after all this time")
@@ -292,6 +294,7 @@ async def test_a_source_that_keeps_others_waiting_is_asked_last(tmp_path: Path) 
         r.coordinator.orders.append(transfer(chunk))
         r.runner.wake(map_version=1)
         await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(1)
         r.sources[1].pause.set()
         with trio.fail_after(5):
             while not r.coordinator.results:
