@@ -7,7 +7,7 @@ that goes to sleep while the program behind it is about to ask the next thing. H
 * a task keeps its turn to read for as long as its handlers answer without suspending; one that suspends passes the turn
   on, so that others are answered meanwhile;
 * who comes back for the next request looks whether it is there already, and where that was worth it lately waits for it
-  awake for `SPIN_NS`: a program that makes files asks again within 10 µs, where waking this process takes 30 or more.
+  awake for `SPIN_NS`: a program that makes files asks again so soon, and waking this process takes longer.
 
 pyfuse3 takes its lock, its waiting and its nursery from its own name `trio`, for which its mode for asyncio puts
 something else in place, and so does `FuseLoop`.

@@ -158,9 +158,8 @@ def test_a_mount_that_slept_through_its_delegation_loses_loudly_what_it_had_not_
         pool.signal("coordinator", signal.SIGSTOP)
         try:
             until, names = time.monotonic() + STOPPED_SENDING_S, []
-            while (
-                time.monotonic() < until and len(names) < MOST_MADE
-            ):  # the first are on their way, those behind them are not
+            # The first are on their way, those behind them are not.
+            while time.monotonic() < until and len(names) < MOST_MADE:
                 names.append(f"late-{len(names):04}")
                 (pool.mount / names[-1]).mkdir()
             assert pool.stats()["changes_waiting"] > 0
